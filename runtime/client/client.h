@@ -48,6 +48,7 @@ struct TaskSpec {
   std::string function;
   uint64_t signature = 0;
   std::vector<protocol::Argument> arguments;
+  std::vector<ObjectName> held;  // Refs inside the arguments: kept alive until the reply.
   std::vector<protocol::ResourceAmount> demand;
   int32_t priority = 0;
   int32_t retries = 0;  // After a death of its process: how often it may run again.
@@ -59,6 +60,7 @@ struct ActorCallSpec {
   std::string method;
   uint64_t signature = 0;
   std::vector<protocol::Argument> arguments;
+  std::vector<ObjectName> held;  // As in TaskSpec.
   Duration budget = std::chrono::hours(24);
   bool retriable = false;  // May run twice: an unknown outcome is tried again.
 };

@@ -51,6 +51,7 @@ enum class Method : uint32_t {
   fetch_chunk = 50,
   read_log = 51,  // A stream of LogChunk.
   abort_block = 52,
+  job_ended = 53,  // EndJob, from the head: what the job's processes left behind goes.
   // To an actor process or a driver.
   assign_actor = 60,
   assign_slot = 61,
@@ -386,6 +387,7 @@ struct AttachSegment {
 struct CreateBlock {
   ObjectId object;
   uint64_t size_bytes = 0;
+  ProcessId owner;  // Who holds the object until it releases it as its owner; nil: the sender.
 };
 
 struct Block {
@@ -407,6 +409,7 @@ struct GetBlock {
 
 struct ReleaseBlock {
   ObjectId object;
+  ProcessId owner;  // Set: the sender is this owner and has no more refs. Else: one pin goes.
 };
 
 struct FetchChunk {

@@ -357,6 +357,7 @@ struct AttachSegment {
 struct CreateBlock {
   object @0 :Data;
   sizeBytes @1 :UInt64;
+  owner @2 :Data;
 }
 
 struct Block {
@@ -380,6 +381,7 @@ struct GetBlock {
 
 struct ReleaseBlock {
   object @0 :Data;
+  owner @1 :Data;
 }
 
 # Worker to worker.

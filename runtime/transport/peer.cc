@@ -32,11 +32,42 @@ uint64_t to_us(Duration budget) {
 
 }  // namespace
 
-struct Peer::PendingCall {
-  explicit PendingCall(const Executor& executor) : done(executor) {}
+struct OutgoingCall::Pending {
+  explicit Pending(const Executor& executor) : done(executor) {}
   std::optional<Result<Message>> outcome;
   Event done;
+  TimerClock::TimerId timer = 0;
 };
+
+OutgoingCall::OutgoingCall(std::shared_ptr<Peer> peer, uint64_t id, Method method, Duration budget)
+    : peer_(std::move(peer)),
+      id_(id),
+      method_(method),
+      budget_(budget),
+      pending_(std::make_unique<Pending>(peer_->environment_.loop)) {
+  TimerClock& clock = peer_->environment_.clock;
+  pending_->timer =
+      clock.call_at(clock.now() + budget, [pending = pending_.get()] { pending->done.set(); });
+  peer_->pending_.emplace(id, pending_.get());
+}
+
+OutgoingCall::OutgoingCall(OutgoingCall&&) noexcept = default;
+
+OutgoingCall::~OutgoingCall() {
+  if (!pending_) return;
+  peer_->environment_.clock.cancel(pending_->timer);
+  if (peer_->pending_.erase(id_) > 0 && peer_->is_open()) {
+    peer_->send_control(FrameKind::cancel, id_, 0);
+  }
+}
+
+Async<Result<Message>> OutgoingCall::reply() {
+  co_await pending_->done.wait();
+  if (pending_->outcome) co_return std::move(*pending_->outcome);
+  co_return error(Code::deadline_exceeded,
+                  fmt::format("{} to {} got no answer within {} ms", method_name(method_),
+                              peer_->remote_.kind, budget_ / std::chrono::milliseconds(1)));
+}
 
 Peer::Peer(Scope& scope, Environment environment, std::unique_ptr<Connection> connection,
            Service& service)
@@ -130,38 +161,22 @@ void Peer::shut_down(const Error& why) {
 }
 
 Async<Result<Message>> Peer::call(Method method, Message request, Duration budget) {
-  if (!is_open()) {
-    co_return error(Code::unavailable, fmt::format("the connection to {} is closed", remote_.kind));
-  }
+  const auto self = shared_from_this();
   if (!connection_->is_writable()) co_await connection_->writable();
+  auto sent = begin_call(method, std::move(request), budget);
+  if (!sent) co_return std::move(sent).error();
+  co_return co_await sent->reply();
+}
+
+Result<OutgoingCall> Peer::begin_call(Method method, Message request, Duration budget) {
+  if (!is_open()) {
+    return error(Code::unavailable, fmt::format("the connection to {} is closed", remote_.kind));
+  }
   const uint64_t id = next_call_++;
   Frame frame = make_frame(FrameKind::request, id, method, std::move(request));
   frame.header.budget_us = to_us(budget);
-  TROUPE_CO_CHECK(connection_->send(std::move(frame)));
-
-  PendingCall pending{environment_.loop};
-  pending_.emplace(id, &pending);
-  // On every way out, also by unwinding, the entry and the timer go; an unanswered callee is told.
-  struct Guard {
-    Peer& peer;
-    uint64_t id;
-    TimerClock::TimerId timer;
-    std::shared_ptr<Peer> keep_alive;
-    ~Guard() {
-      peer.environment_.clock.cancel(timer);
-      if (peer.pending_.erase(id) > 0 && peer.is_open()) {
-        peer.send_control(FrameKind::cancel, id, 0);
-      }
-    }
-  } guard{*this, id,
-          environment_.clock.call_at(environment_.clock.now() + budget,
-                                     [&pending] { pending.done.set(); }),
-          shared_from_this()};
-  co_await pending.done.wait();
-  if (pending.outcome) co_return std::move(*pending.outcome);
-  co_return error(Code::deadline_exceeded,
-                  fmt::format("{} to {} got no answer within {} ms", method_name(method),
-                              remote_.kind, budget / std::chrono::milliseconds(1)));
+  TROUPE_CHECK(connection_->send(std::move(frame)));
+  return OutgoingCall{shared_from_this(), id, method, budget};
 }
 
 Result<std::shared_ptr<IncomingStream>> Peer::open_stream(Method method, Message request,
@@ -206,7 +221,7 @@ void Peer::dispatch(Frame frame) {
     }
     case FrameKind::reply: {
       if (const auto found = pending_.find(id); found != pending_.end()) {
-        PendingCall* pending = found->second;
+        OutgoingCall::Pending* pending = found->second;
         pending_.erase(found);
         if (header.error.code != 0) {
           pending->outcome = protocol::from_info(header.error);

@@ -83,6 +83,27 @@ class IncomingStream {
   TimerClock::TimerId timer_ = 0;
 };
 
+// A request that was sent. Dropping it tells the callee that nobody waits any more.
+class OutgoingCall {
+ public:
+  OutgoingCall(OutgoingCall&&) noexcept;
+  OutgoingCall& operator=(OutgoingCall&&) = delete;
+  ~OutgoingCall();
+  // Waits for the reply, once. Errors: deadline_exceeded, outcome_unknown (the connection closed),
+  // and whatever the handler returned.
+  Async<Result<Message>> reply();
+
+ private:
+  friend class Peer;
+  struct Pending;
+  OutgoingCall(std::shared_ptr<Peer> peer, uint64_t id, Method method, Duration budget);
+  std::shared_ptr<Peer> peer_;
+  uint64_t id_;
+  Method method_;
+  Duration budget_;
+  std::unique_ptr<Pending> pending_;
+};
+
 // One end of a connection. Made by start(), which exchanges hellos and begins to serve.
 class Peer : public std::enable_shared_from_this<Peer> {
  public:
@@ -105,6 +126,12 @@ class Peer : public std::enable_shared_from_this<Peer> {
   // unavailable (not sent), outcome_unknown (the connection closed after it was sent), and whatever
   // the handler returned.
   Async<Result<Message>> call(Method method, Message request, Duration budget);
+  // The first half of call(): the request is queued when this returns, so calls keep their order.
+  // Errors: unavailable (closed), invalid (over a size limit), exhausted (the peer does not read).
+  Result<OutgoingCall> begin_call(Method method, Message request, Duration budget);
+  // Whether more can be sent without piling up; call() and streams wait for it by themselves.
+  bool is_writable() const { return connection_->is_writable(); }
+  Async<void> writable() { return connection_->writable(); }
   // Opens a server stream; `budget` bounds the whole of it (zero: no bound).
   Result<std::shared_ptr<IncomingStream>> open_stream(Method method, Message request,
                                                       Duration budget);
@@ -112,7 +139,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
  private:
   friend class OutgoingStream;
   friend class IncomingStream;
-  struct PendingCall;
+  friend class OutgoingCall;
 
   Peer(Scope& scope, Environment environment, std::unique_ptr<Connection> connection,
        Service& service);
@@ -124,7 +151,6 @@ class Peer : public std::enable_shared_from_this<Peer> {
   void dispatch(Frame frame);
   void send_reply(uint64_t call, Result<Message> outcome);
   void send_control(protocol::FrameKind kind, uint64_t call, uint32_t credit);
-  void forget_stream(uint64_t call);
   CallContext context_of(const protocol::FrameHeader& header);
   void shut_down(const Error& why);
 
@@ -136,7 +162,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   Event closed_;
   Error closing_reason_{Code::cancelled, "this process stops"};
   uint64_t next_call_ = 1;
-  std::unordered_map<uint64_t, PendingCall*> pending_;  // Each lives in its caller's frame.
+  std::unordered_map<uint64_t, OutgoingCall::Pending*> pending_;  // Each lives in its OutgoingCall.
   std::unordered_map<uint64_t, IncomingStream*> incoming_;
   std::unordered_map<uint64_t, std::shared_ptr<Event>> serving_;  // Cancel events by remote call.
   std::unordered_map<uint64_t, OutgoingStream*> outgoing_;
