@@ -209,6 +209,7 @@ class ObjectTable {
   class FreedNotice;
 
   const Workplace* workplace(Caller caller) const;
+  Workplace* workplace(Caller caller);
   Status check_attached(Caller caller) const;
   Result<const Object*> find(Caller caller, ObjectId id) const;
   Result<Object*> find_as_producer(Caller caller, ObjectId id);
