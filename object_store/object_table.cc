@@ -79,33 +79,31 @@ void ObjectTable::process_died(ProcessId process) {
   FreedNotice notice{*this};
   const auto found = processes_.find(process);
   if (found == processes_.end()) return;
-  // Nothing below this creates records, so the reference holds; the owned ones go last because the
-  // last of them takes the record along.
+  // Moved out first: what is below must neither trip over them nor take the record along.
   Process& record = found->second;
-  while (!record.unsealed.empty()) erase(*record.unsealed.begin());
+  for (const ObjectId id : std::exchange(record.owned, {})) {
+    const auto object = objects_.find(id);
+    object->second.owner_holds = false;
+    free_if_unheld(object);
+  }
+  while (!record.unsealed.empty()) erase(objects_.find(*record.unsealed.begin()));
   while (!record.pinned.empty()) {
-    const ObjectId id = *record.pinned.begin();
-    drop_pins(id, objects_.at(id), process);
-    free_if_unheld(id);
+    const auto object = objects_.find(*record.pinned.begin());
+    drop_pins(object->first, object->second, process);
+    free_if_unheld(object);
   }
   for (const Workplace& place : std::exchange(record.workplaces, {})) {
     if (place.segment) orphan(*place.segment);
   }
-  const std::unordered_set<ObjectId> owned = record.owned;
-  for (const ObjectId id : owned) {
-    drop_owner_hold(id, objects_.at(id));
-    free_if_unheld(id);
-  }
-  processes_.erase(process);
+  processes_.erase(found);
 }
 
 void ObjectTable::end_job(JobId job) {
   FreedNotice notice{*this};
-  std::vector<ObjectId> of_job;
-  for (const auto& [id, object] : objects_) {
-    if (object.producer.job == job) of_job.push_back(id);
+  for (auto next = objects_.begin(); next != objects_.end();) {
+    const auto object = next++;
+    if (object->second.producer.job == job) erase(object);
   }
-  for (const ObjectId id : of_job) erase(id);
   std::vector<ProcessId> idle;
   for (auto& [id, process] : processes_) {
     const auto place = std::ranges::find(process.workplaces, job, &Workplace::job);
@@ -209,33 +207,33 @@ bool ObjectTable::can_fit(Caller caller, uint64_t size_bytes) const {
 
 Status ObjectTable::seal(Caller caller, ObjectId id) {
   FreedNotice notice{*this};
-  TROUPE_TRY(Object * object, find_as_producer(caller, id));
-  if (object->sealed) return ok();
-  object->sealed = true;
+  TROUPE_TRY(const auto object, find_as_producer(caller, id));
+  if (object->second.sealed) return ok();
+  object->second.sealed = true;
   --unsealed_objects_;
   processes_.at(caller.process).unsealed.erase(id);
-  free_if_unheld(id);
+  free_if_unheld(object);
   return ok();
 }
 
 Status ObjectTable::abort(Caller caller, ObjectId id) {
   FreedNotice notice{*this};
-  TROUPE_TRY(const Object* object, find_as_producer(caller, id));
-  if (object->sealed) {
+  TROUPE_TRY(const auto object, find_as_producer(caller, id));
+  if (object->second.sealed) {
     return error(Code::conflict, fmt::format("object {} is sealed", id.to_string()));
   }
-  erase(id);
+  erase(object);
   return ok();
 }
 
 Result<std::optional<Block>> ObjectTable::get(Caller caller, ObjectId id) const {
-  TROUPE_TRY(const Object* object, find(caller, id));
-  return object->sealed ? std::optional{object->block} : std::nullopt;
+  TROUPE_TRY(const auto object, find(caller, id));
+  return object->second.sealed ? std::optional{object->second.block} : std::nullopt;
 }
 
 Status ObjectTable::pin(Caller caller, ObjectId id) {
-  TROUPE_CHECK(find(caller, id));
-  Object& object = objects_.at(id);
+  TROUPE_TRY(const auto found, find(caller, id));
+  Object& object = found->second;
   Process& process = processes_.at(caller.process);
   const auto held = std::ranges::find(object.pins, caller.process, &Pin::process);
   if (held != object.pins.end()) {
@@ -276,7 +274,7 @@ Status ObjectTable::release(Caller caller, ObjectId id, uint32_t count) {
     held->count -= count;
     processes_.at(caller.process).pins -= count;
   }
-  free_if_unheld(id);
+  free_if_unheld(found);
   return ok();
 }
 
@@ -289,7 +287,7 @@ Status ObjectTable::release_owner(ProcessId owner, ObjectId id) {
                                            id.to_string()));
   }
   drop_owner_hold(id, found->second);
-  free_if_unheld(id);
+  free_if_unheld(found);
   return ok();
 }
 
@@ -359,23 +357,28 @@ Status ObjectTable::check_attached(Caller caller) const {
                                          caller.process.to_string(), caller.job.to_string()));
 }
 
-Result<const ObjectTable::Object*> ObjectTable::find(Caller caller, ObjectId id) const {
+Result<ObjectTable::Objects::const_iterator> ObjectTable::find(Caller caller, ObjectId id) const {
   TROUPE_CHECK(check_attached(caller));
   const auto found = objects_.find(id);
   if (found == objects_.end()) return no_such_object(id);
   if (found->second.producer.job != caller.job) {
     return error(Code::denied, fmt::format("object {} is another job's", id.to_string()));
   }
-  return &found->second;
+  return found;
 }
 
-Result<ObjectTable::Object*> ObjectTable::find_as_producer(Caller caller, ObjectId id) {
-  TROUPE_TRY(const Object* object, find(caller, id));
-  if (object->producer != caller) {
+Result<ObjectTable::Objects::iterator> ObjectTable::find(Caller caller, ObjectId id) {
+  TROUPE_TRY(const auto found, std::as_const(*this).find(caller, id));
+  return objects_.erase(found, found);  // Erases nothing: it makes the iterator a mutable one.
+}
+
+Result<ObjectTable::Objects::iterator> ObjectTable::find_as_producer(Caller caller, ObjectId id) {
+  TROUPE_TRY(const auto object, find(caller, id));
+  if (object->second.producer != caller) {
     return error(Code::denied, fmt::format("process {} did not create object {}",
                                            caller.process.to_string(), id.to_string()));
   }
-  return const_cast<Object*>(object);
+  return object;
 }
 
 uint64_t ObjectTable::touched_bytes_max(const Segment& segment) const {
@@ -391,13 +394,14 @@ Error ObjectTable::does_not_fit(const CreateRequest& request) const {
                            request.object.to_string(), need, unused, capacity_bytes_, why));
 }
 
-void ObjectTable::free_if_unheld(ObjectId id) {
-  const Object& object = objects_.at(id);
-  if (object.sealed && !object.owner_holds && object.pins.empty()) erase(id);
+void ObjectTable::free_if_unheld(Objects::iterator found) {
+  const Object& object = found->second;
+  if (object.sealed && !object.owner_holds && object.pins.empty()) erase(found);
 }
 
-void ObjectTable::erase(ObjectId id) {
-  Object& object = objects_.at(id);
+void ObjectTable::erase(Objects::iterator found) {
+  const ObjectId id = found->first;
+  Object& object = found->second;
   while (!object.pins.empty()) drop_pins(id, object, object.pins.back().process);
   drop_owner_hold(id, object);
   if (!object.sealed) {
@@ -407,7 +411,7 @@ void ObjectTable::erase(ObjectId id) {
   const SegmentId segment = object.block.segment;
   used_bytes_ -= block_bytes(object.block.size_bytes);
   segments_.at(segment).allocator.free(object.handle);
-  objects_.erase(id);
+  objects_.erase(found);
   freed_ = true;
   drop_if_done(segment);
 }

@@ -205,19 +205,22 @@ class ObjectTable {
     std::unordered_set<ObjectId> pinned;
     uint64_t pins = 0;
   };
+  using Objects = std::unordered_map<ObjectId, Object>;
   // Makes the hook's call when a public function returns.
   class FreedNotice;
 
   const Workplace* workplace(Caller caller) const;
   Workplace* workplace(Caller caller);
   Status check_attached(Caller caller) const;
-  Result<const Object*> find(Caller caller, ObjectId id) const;
-  Result<Object*> find_as_producer(Caller caller, ObjectId id);
+  Result<Objects::const_iterator> find(Caller caller, ObjectId id) const;
+  // The same, for changing the object.
+  Result<Objects::iterator> find(Caller caller, ObjectId id);
+  Result<Objects::iterator> find_as_producer(Caller caller, ObjectId id);
   // How far the segment's blocks may reach before the node's memory is all committed.
   uint64_t touched_bytes_max(const Segment& segment) const;
   Error does_not_fit(const CreateRequest& request) const;
-  void free_if_unheld(ObjectId id);
-  void erase(ObjectId id);
+  void free_if_unheld(Objects::iterator object);
+  void erase(Objects::iterator object);
   void drop_pins(ObjectId id, Object& object, ProcessId process);
   void drop_owner_hold(ObjectId id, Object& object);
   void orphan(SegmentId id);
@@ -232,7 +235,7 @@ class ObjectTable {
   uint64_t pinned_bytes_ = 0;
   uint64_t last_segment_ = 0;
   bool freed_ = false;
-  std::unordered_map<ObjectId, Object> objects_;
+  Objects objects_;
   std::unordered_map<ProcessId, Process> processes_;
   std::map<SegmentId, Segment> segments_;
   std::vector<SegmentId> dropped_;

@@ -193,6 +193,12 @@ Result<ReaderSegment> ReaderSegment::open(UniqueFd fd) {
   return ReaderSegment{std::move(fd), size_bytes};
 }
 
+Result<uint64_t> ReaderSegment::memory_bytes() const {
+  struct stat status {};
+  if (::fstat(fd_.get(), &status) != 0) return system_error("look at a segment", errno);
+  return static_cast<uint64_t>(status.st_blocks) * 512;
+}
+
 Result<BytesView> ReaderSegment::view(uint64_t offset_bytes, uint64_t size_bytes) {
   if (!inside(offset_bytes, size_bytes, size_bytes_)) {
     return outside(offset_bytes, size_bytes, size_bytes_);

@@ -95,6 +95,9 @@ class ReaderSegment {
   uint64_t size_bytes() const { return size_bytes_; }
   int fd() const { return fd_.get(); }
   bool mapped() const { return static_cast<bool>(mapping_); }
+  // What the segment costs now. More than the table's committed_bytes for it betrays a producer
+  // that takes memory which it was not given.
+  Result<uint64_t> memory_bytes() const;
 
   // The bytes [offset, offset + size), faulted in so that reading cannot SIGBUS even if the
   // producer never wrote them. Valid while the segment lives.

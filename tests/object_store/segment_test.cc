@@ -40,12 +40,6 @@ UniqueFd copy_of(int fd) {
   return UniqueFd{::fcntl(fd, F_DUPFD_CLOEXEC, 0)};
 }
 
-uint64_t memory_bytes(int fd) {
-  struct stat status {};
-  EXPECT_EQ(::fstat(fd, &status), 0);
-  return static_cast<uint64_t>(status.st_blocks) * 512;
-}
-
 // Lowers a limit of this process for a scope.
 class Limit {
  public:
@@ -75,16 +69,17 @@ TEST_F(SegmentTest, WhatIsWrittenIsReadWithoutACopy) {
 
 TEST_F(SegmentTest, CostsMemoryOnlyForPreparedPages) {
   auto producer = ProducerSegment::create(uint64_t{1} << 40).value();
-  EXPECT_EQ(memory_bytes(producer.fd()), 0U);
+  const auto reader = ReaderSegment::open(copy_of(producer.fd())).value();
+  EXPECT_EQ(reader.memory_bytes().value(), 0U);
   ASSERT_TRUE(producer.prepare(0, 100));
-  EXPECT_EQ(memory_bytes(producer.fd()), page_bytes);
+  EXPECT_EQ(reader.memory_bytes().value(), page_bytes);
   ASSERT_TRUE(producer.prepare(64, 2 * page_bytes));
-  EXPECT_EQ(memory_bytes(producer.fd()), 3 * page_bytes);
+  EXPECT_EQ(reader.memory_bytes().value(), 3 * page_bytes);
   ASSERT_TRUE(producer.prepare(0, 3 * page_bytes));
-  EXPECT_EQ(memory_bytes(producer.fd()), 3 * page_bytes);
+  EXPECT_EQ(reader.memory_bytes().value(), 3 * page_bytes);
   // Far above what was used so far: only that block, not all that lies below it.
   ASSERT_TRUE(producer.prepare(uint64_t{1} << 39, page_bytes));
-  EXPECT_EQ(memory_bytes(producer.fd()), 4 * page_bytes);
+  EXPECT_EQ(reader.memory_bytes().value(), 4 * page_bytes);
 }
 
 TEST_F(SegmentTest, ReaderMapsOnFirstView) {
