@@ -38,7 +38,11 @@ uint64_t ObjectTable::Segment::committed_bytes() const {
   return page_floor(allocator.touched_bytes() + page_bytes - 1);
 }
 
-ObjectTable::ObjectTable(uint64_t capacity_bytes) : capacity_bytes_(page_floor(capacity_bytes)) {
+ObjectTable::ObjectTable(uint64_t capacity_bytes, Random& random)
+    : capacity_bytes_(page_floor(capacity_bytes)),
+      hash_{random.next(), random.next()},
+      objects_(0, hash_),
+      processes_(0, hash_) {
   TROUPE_ASSERT(capacity_bytes_ > 0, "an object store needs at least one page");
 }
 
@@ -49,7 +53,7 @@ Status ObjectTable::attach(Caller caller) {
     return error(Code::invalid, "attach needs a process and a job");
   }
   if (workplace(caller) == nullptr) {
-    processes_[caller.process].workplaces.push_back({.job = caller.job});
+    record_of(caller.process).workplaces.push_back({.job = caller.job});
   }
   return ok();
 }
@@ -81,7 +85,7 @@ void ObjectTable::process_died(ProcessId process) {
   if (found == processes_.end()) return;
   // Moved out first: what is below must neither trip over them nor take the record along.
   Process& record = found->second;
-  for (const ObjectId id : std::exchange(record.owned, {})) {
+  for (const ObjectId id : std::exchange(record.owned, IdSet{0, hash_})) {
     const auto object = objects_.find(id);
     object->second.owner_holds = false;
     free_if_unheld(object);
@@ -193,8 +197,8 @@ Result<Block> ObjectTable::create(Caller caller, const CreateRequest& request, I
                               .block = block,
                               .handle = place->handle,
                               .created = now});
-  processes_[caller.process].unsealed.insert(id);
-  processes_[request.owner].owned.insert(id);
+  record_of(caller.process).unsealed.insert(id);
+  record_of(request.owner).owned.insert(id);
   return block;
 }
 

@@ -20,6 +20,7 @@
 
 #include "base/clock.h"
 #include "base/ids.h"
+#include "base/random.h"
 #include "base/status.h"
 #include "object_store/block_allocator.h"
 
@@ -87,8 +88,9 @@ struct Stats {
 
 class ObjectTable {
  public:
-  // `capacity_bytes` is what all segments may cost in memory; whole pages of it are used.
-  explicit ObjectTable(uint64_t capacity_bytes);
+  // `capacity_bytes` is what all segments may cost in memory; whole pages of it are used. `random`
+  // seeds the hashing: ids come from outside, and chosen ones must not make look-ups slow.
+  ObjectTable(uint64_t capacity_bytes, Random& random);
   ObjectTable(const ObjectTable&) = delete;
   ObjectTable& operator=(const ObjectTable&) = delete;
 
@@ -167,6 +169,15 @@ class ObjectTable {
   std::vector<ObjectInfo> list(size_t count_max) const;
 
  private:
+  struct SeededHash {
+    uint64_t seed_high = 0, seed_low = 0;
+    size_t operator()(const RawId& id) const noexcept {
+      const auto product = static_cast<unsigned __int128>(id.high ^ seed_high) *
+                           static_cast<unsigned __int128>(id.low ^ seed_low);
+      return static_cast<size_t>(product >> 64) ^ static_cast<size_t>(product);
+    }
+  };
+  using IdSet = std::unordered_set<ObjectId, SeededHash>;
   struct Pin {
     ProcessId process;
     uint32_t count = 0;
@@ -199,16 +210,19 @@ class ObjectTable {
   };
   // A process that is attached, or one that owns objects from afar (without workplaces).
   struct Process {
+    explicit Process(SeededHash hash) : unsealed(0, hash), owned(0, hash), pinned(0, hash) {}
+
     std::vector<Workplace> workplaces;
-    std::unordered_set<ObjectId> unsealed;
-    std::unordered_set<ObjectId> owned;
-    std::unordered_set<ObjectId> pinned;
+    IdSet unsealed;
+    IdSet owned;
+    IdSet pinned;
     uint64_t pins = 0;
   };
-  using Objects = std::unordered_map<ObjectId, Object>;
+  using Objects = std::unordered_map<ObjectId, Object, SeededHash>;
   // Makes the hook's call when a public function returns.
   class FreedNotice;
 
+  Process& record_of(ProcessId id) { return processes_.try_emplace(id, hash_).first->second; }
   const Workplace* workplace(Caller caller) const;
   Workplace* workplace(Caller caller);
   Status check_attached(Caller caller) const;
@@ -228,6 +242,7 @@ class ObjectTable {
   void drop(SegmentId id, Segment& segment);
 
   const uint64_t capacity_bytes_;
+  const SeededHash hash_;
   uint64_t used_bytes_ = 0;
   uint64_t committed_bytes_ = 0;
   uint64_t unsealed_objects_ = 0;
@@ -236,7 +251,7 @@ class ObjectTable {
   uint64_t last_segment_ = 0;
   bool freed_ = false;
   Objects objects_;
-  std::unordered_map<ProcessId, Process> processes_;
+  std::unordered_map<ProcessId, Process, SeededHash> processes_;
   std::map<SegmentId, Segment> segments_;
   std::vector<SegmentId> dropped_;
   std::function<void()> on_freed_;

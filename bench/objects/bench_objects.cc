@@ -56,7 +56,7 @@ struct Store {
   Random& random;
   Caller producer{ProcessId::random(random), JobId::random(random)};
   Caller reader{ProcessId::random(random), producer.job};
-  ObjectTable table{store_bytes};
+  ObjectTable table{store_bytes, random};
   ProducerSegment writable = ProducerSegment::create(store_bytes).value();
   ReaderSegment readable = reader_of(writable);
 

@@ -303,7 +303,7 @@ class History {
   }
 
   SeededRandom random_;
-  ObjectTable table_{capacity};
+  ObjectTable table_{capacity, random_};
   const JobId job_ = JobId::random(random_);
   const JobId other_job_ = JobId::random(random_);
   std::vector<Caller> callers_;

@@ -64,7 +64,8 @@ class ObjectTableTest : public testing::Test {
   const Caller stranger{process_id(3), job_id(2)};
   const ProcessId owner = process_id(9);  // On another node.
   const ObjectId object = object_id(1);
-  ObjectTable table{capacity};
+  SeededRandom random{1};
+  ObjectTable table{capacity, random};
   SegmentId segment;
 };
 

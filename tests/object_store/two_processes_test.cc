@@ -11,6 +11,7 @@
 #include <csignal>
 #include <cstring>
 
+#include "base/random.h"
 #include "object_store/object_table.h"
 #include "object_store/segment.h"
 #include "tests/object_store/leak_check.h"
@@ -99,7 +100,8 @@ TEST_F(TwoProcessesTest, ObjectsStayReadableWhenTheirProducerIsKilled) {
 
   const JobId job{{1, 1}};
   const Caller producer{ProcessId{{2, 1}}, job}, reader{ProcessId{{2, 2}}, job};
-  ObjectTable table{segment_bytes};
+  SeededRandom random{1};
+  ObjectTable table{segment_bytes, random};
   ASSERT_TRUE(table.attach(producer));
   ASSERT_TRUE(table.attach(reader));
   auto opened = ReaderSegment::open(receive_descriptor(ours.get()));
