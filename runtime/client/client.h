@@ -2,10 +2,9 @@
 // makes and answers. Drivers, actor processes, the gateway and the CLI each have one.
 #pragma once
 
-#include <map>
+#include <functional>
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "protocol/messages.h"
@@ -75,6 +74,12 @@ class InvocationHandler {
                                       transport::OutgoingStream& out) = 0;
 };
 
+class Connections;
+class StoreClient;
+class ObjectDirectory;
+class ActorCaller;
+class LeasePool;
+
 // Everything runs on the environment's loop. Must be stopped before it is destroyed.
 class Client {
  public:
@@ -84,6 +89,7 @@ class Client {
   // Attaches to the worker, opens this process's own listeners. Errors: unavailable (no worker),
   // denied (another user's cluster).
   Async<Status> start();
+  // Fails what waits, gives leases back, closes every connection.
   Async<void> stop();
 
   const protocol::ProcessAddress& address() const { return address_; }
@@ -95,32 +101,36 @@ class Client {
   transport::Router& router() { return router_; }
   void set_invocation_handler(InvocationHandler* handler) { invocations_ = handler; }
   // The connection to the node's worker; set by start().
-  const std::shared_ptr<Peer>& worker() const { return worker_; }
+  const std::shared_ptr<Peer>& worker() const;
 
   // A connection to a process, made or reused. Errors: unavailable, denied, deadline_exceeded.
   Async<Result<std::shared_ptr<Peer>>> peer_of(protocol::ProcessAddress address, Instant deadline);
-  // A connection to the head. Reconnects.
+  // A connection to the head, made or reused.
   Async<Result<std::shared_ptr<Peer>>> head(Instant deadline);
 
-  // An idempotent request to the head, retried with back-off while it is unavailable, within
-  // `budget`.
+  // An idempotent request to the head, retried with back-off while the head is unavailable.
   template <class Reply, class Request>
-  Async<Result<Reply>> ask_head(Method method, Request request, Duration budget);
+  Async<Result<Reply>> ask_head(Method method, Request request, Duration budget) {
+    auto answer = co_await ask_head_raw(method, protocol::encode(request), budget);
+    if (!answer) co_return std::move(answer).error();
+    co_return protocol::decode<Reply>(answer->body);
+  }
+  Async<Result<transport::Message>> ask_head_raw(Method method, Bytes body, Duration budget);
 
   // --- Actors. create_actor answers once the head has promised it.
   Async<Result<protocol::ActorInfo>> create_actor(protocol::ActorSpec spec, Duration budget);
-  // Waits until it is alive in an incarnation above `after`. Errors: not_found, unavailable (dead:
-  // why).
+  // Waits until it is alive in an incarnation above `after`.
+  // Errors: not_found, unavailable (dead: why), deadline_exceeded.
   Async<Result<protocol::ActorInfo>> locate_actor(ActorId actor, uint32_t after, Duration budget);
-  // One call; the result's bytes. Calls of one process to one actor are delivered in order.
+  // One call; the result's bytes. Calls of one process to one actor are sent in order.
   Async<Result<ObjectBytes>> call_actor(ActorCallSpec spec);
   // A streaming call.
   Async<Result<std::shared_ptr<transport::IncomingStream>>> stream_actor(ActorCallSpec spec);
 
   // --- Objects and tasks. Each gives an object that this process owns, with one reference held.
-  ObjectId submit_task(TaskSpec spec);
-  ObjectId submit_call(ActorCallSpec spec);
-  Async<Result<ObjectId>> put(BytesView value, Duration budget);
+  ObjectName submit_task(TaskSpec spec);
+  ObjectName submit_call(ActorCallSpec spec);
+  Async<Result<ObjectName>> put(std::shared_ptr<const Bytes> value, std::vector<ObjectName> held);
   void add_reference(const ObjectName& object);
   void drop_reference(const ObjectName& object);
 
@@ -136,15 +146,23 @@ class Client {
   // The bytes of arguments, refs resolved through their owners.
   Async<Result<std::vector<ObjectBytes>>> resolve(std::vector<protocol::Argument> arguments,
                                                   Duration budget);
-  // A reply that carries `value` inline or, when it is large, through the store under `result`.
-  Async<Result<protocol::InvokeReply>> make_reply(Bytes value, ObjectId result);
+  // A reply that carries `value` inline or, when it is large, through the store under `result`,
+  // whose owner is `caller`. `held`: refs inside the value, kept for as long as `caller` keeps the
+  // result.
+  Async<Result<protocol::InvokeReply>> make_reply(Bytes value, ObjectId result, ProcessId caller,
+                                                  std::vector<ObjectName> held);
 
  private:
-  class Objects;
-  class Leases;
-  class Actors;
-  class StoreClient;
-  friend class Objects;
+  friend class ObjectDirectory;
+  friend class ActorCaller;
+  friend class LeasePool;
+
+  Async<Result<transport::Message>> answer_invoke(transport::Message message,
+                                                  transport::CallContext context);
+  Async<Status> answer_stream(transport::Message message, transport::CallContext context,
+                              transport::OutgoingStream& out);
+  Async<void> run_call(std::shared_ptr<ActorCallSpec> spec, ObjectId result,
+                       std::shared_ptr<Event> cancelled);
 
   transport::Environment environment_;
   ClientOptions options_;
@@ -152,13 +170,15 @@ class Client {
   InvocationHandler* invocations_ = nullptr;
   protocol::ProcessAddress address_;
   protocol::Attached attached_;
-  std::shared_ptr<Peer> worker_;
   Scope scope_;
-  std::unique_ptr<class Connections> connections_;
+  std::unique_ptr<Connections> connections_;
   std::unique_ptr<StoreClient> store_;
-  std::unique_ptr<Objects> objects_;
-  std::unique_ptr<Actors> actors_;
-  std::unique_ptr<Leases> leases_;
+  std::unique_ptr<ObjectDirectory> objects_;
+  std::unique_ptr<ActorCaller> actors_;
+  std::unique_ptr<LeasePool> leases_;
 };
+
+// Values up to this size ride in messages; larger ones go through the object store.
+inline constexpr size_t inline_bytes_max = 64 << 10;
 
 }  // namespace troupe::client
