@@ -93,12 +93,12 @@ Status make_private_directory(const std::filesystem::path& directory) {
   return ok();
 }
 
-void LastComplaint::set(std::string text) {
+void DamagedLog::set(std::string text) {
   const std::lock_guard lock{mutex_};
   text_ = std::move(text);
 }
 
-std::string LastComplaint::get() const {
+std::string DamagedLog::get() const {
   const std::lock_guard lock{mutex_};
   return text_;
 }
@@ -107,8 +107,8 @@ namespace {
 
 class RocksLogger final : public rocksdb::Logger {
  public:
-  explicit RocksLogger(std::shared_ptr<LastComplaint> last)
-      : rocksdb::Logger(rocksdb::InfoLogLevel::WARN_LEVEL), last_(std::move(last)) {}
+  explicit RocksLogger(std::shared_ptr<DamagedLog> damaged)
+      : rocksdb::Logger(rocksdb::InfoLogLevel::WARN_LEVEL), damaged_(std::move(damaged)) {}
 
   using rocksdb::Logger::Logv;
   void LogHeader(const char*, va_list) override {}
@@ -119,11 +119,14 @@ class RocksLogger final : public rocksdb::Logger {
     std::array<char, 512> line{};
     std::vsnprintf(line.data(), line.size(), format, arguments);
     log::warning("rocksdb_complained", {{"line", line.data()}});
-    last_->set(line.data());
+    const std::string_view text = line.data();
+    if (text.find(": dropping ") == text.npos) return;
+    const size_t place = text.find("] ");  // "[db_impl_open.cc:982] /path: dropping ..."
+    damaged_->set(std::string(place == text.npos ? text : text.substr(place + 2)));
   }
 
  private:
-  const std::shared_ptr<LastComplaint> last_;
+  const std::shared_ptr<DamagedLog> damaged_;
 };
 
 rocksdb::IOStatus fault_status(int number, const std::string& path) {
@@ -195,8 +198,8 @@ class FaultyFileSystem final : public rocksdb::FileSystemWrapper {
 
 }  // namespace
 
-std::shared_ptr<rocksdb::Logger> make_rocks_logger(std::shared_ptr<LastComplaint> last) {
-  return std::make_shared<RocksLogger>(std::move(last));
+std::shared_ptr<rocksdb::Logger> make_rocks_logger(std::shared_ptr<DamagedLog> damaged) {
+  return std::make_shared<RocksLogger>(std::move(damaged));
 }
 
 std::unique_ptr<rocksdb::Env> make_faulty_env(std::shared_ptr<DiskFaults> faults) {

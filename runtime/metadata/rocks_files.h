@@ -36,9 +36,9 @@ class DirectoryLock {
 // Makes the directory (0700) and its parents, and makes its own name durable.
 Status make_private_directory(const std::filesystem::path& directory);
 
-// The last complaint that RocksDB logged: it names the file, its Status often does not.
+// What RocksDB said of the last log file that it could not read: its Status does not name the file.
 // Thread-safe.
-class LastComplaint {
+class DamagedLog {
  public:
   void set(std::string text);
   std::string get() const;
@@ -49,7 +49,7 @@ class LastComplaint {
 };
 
 // Sends RocksDB's warnings and errors to our log, so that it keeps no log files of its own.
-std::shared_ptr<rocksdb::Logger> make_rocks_logger(std::shared_ptr<LastComplaint> last);
+std::shared_ptr<rocksdb::Logger> make_rocks_logger(std::shared_ptr<DamagedLog> damaged);
 
 // The real files, with faults before their appends and syncs.
 std::unique_ptr<rocksdb::Env> make_faulty_env(std::shared_ptr<DiskFaults> faults);

@@ -92,13 +92,13 @@ class RocksStore final : public Store {
       : path_(path),
         lock_(std::move(lock)),
         env_(options.faults ? make_faulty_env(options.faults) : nullptr),
-        options_(make_options(make_rocks_logger(complaint_),
+        options_(make_options(make_rocks_logger(damaged_log_),
                               env_ ? env_.get() : rocksdb::Env::Default())) {}
 
   Status open_families(bool create);
   Status make_missing_families();
   Status read_identity(const RocksOptions& options);
-  Status write_identity(ClusterId cluster_id);
+  Status write_identity(const RocksOptions& options);
   Status write(rocksdb::WriteBatch& batch);
   Family* family(Table table) const { return families_[static_cast<size_t>(table)]; }
   Error damaged(std::string_view what) const;
@@ -106,7 +106,7 @@ class RocksStore final : public Store {
 
   const fs::path path_;
   const DirectoryLock lock_;  // Let go of last.
-  const std::shared_ptr<LastComplaint> complaint_ = std::make_shared<LastComplaint>();
+  const std::shared_ptr<DamagedLog> damaged_log_ = std::make_shared<DamagedLog>();
   const std::unique_ptr<rocksdb::Env> env_;
   const rocksdb::Options options_;
   std::unique_ptr<rocksdb::DB> db_;
@@ -120,10 +120,10 @@ class RocksStore final : public Store {
 };
 
 Error RocksStore::damaged(std::string_view what) const {
-  const std::string complaint = complaint_->get();
+  const std::string log = damaged_log_->get();
   return error(Code::data_loss,
                fmt::format("the metadata in {} is damaged: {}{}{}; restore it from a backup",
-                           path_.string(), what, complaint.empty() ? "" : "; ", complaint));
+                           path_.string(), what, log.empty() ? "" : "; ", log));
 }
 
 Error RocksStore::failure(const rocksdb::Status& status) const {
@@ -152,6 +152,9 @@ Result<bool> holds_database(const fs::path& path) {
 }
 
 Result<std::unique_ptr<Store>> RocksStore::open(const fs::path& path, const RocksOptions& options) {
+  if (options.create && options.cluster_id.is_nil()) {
+    return error(Code::invalid, "making a cluster's metadata needs the cluster's id");
+  }
   if (options.create) {
     TROUPE_CHECK(make_private_directory(path));
   } else if (!fs::is_directory(path)) {
@@ -222,16 +225,15 @@ Status RocksStore::read_identity(const RocksOptions& options) {
     if (!options.create) {
       return error(Code::not_found, fmt::format("there is no metadata in {}", path_.string()));
     }
-    if (options.cluster_id.is_nil()) return error(Code::invalid, "a new cluster needs an id");
-    return write_identity(options.cluster_id);
+    return write_identity(options);
   }
   const std::optional<uint64_t> version = to_number(schema);
   if (!version) return damaged("its schema version is no number");
-  if (*version > schema_version) {
+  if (*version > options.schema) {
     return error(Code::unimplemented,
                  fmt::format("the metadata in {} has schema {}, written by a newer Troupe; this "
                              "build reads up to {}",
-                             path_.string(), *version, schema_version));
+                             path_.string(), *version, options.schema));
   }
   TROUPE_TRY(const auto cluster, get(Table::meta, cluster_key));
   if (!cluster) return damaged("its cluster id is missing");
@@ -249,12 +251,12 @@ Status RocksStore::read_identity(const RocksOptions& options) {
   return ok();
 }
 
-Status RocksStore::write_identity(ClusterId cluster_id) {
+Status RocksStore::write_identity(const RocksOptions& options) {
   TROUPE_CHECK(make_missing_families());
   rocksdb::WriteBatch rows;
-  rows.Put(family(Table::meta), slice(schema_key), std::to_string(schema_version));
-  rows.Put(family(Table::meta), slice(cluster_key), cluster_id.to_string());
-  cluster_id_ = cluster_id;
+  rows.Put(family(Table::meta), slice(schema_key), std::to_string(options.schema));
+  rows.Put(family(Table::meta), slice(cluster_key), options.cluster_id.to_string());
+  cluster_id_ = options.cluster_id;
   return write(rows);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -26,9 +27,11 @@ class DiskFaults {
 struct RocksOptions {
   // Make the directory (0700) and the tables if there are none.
   bool create = false;
-  // Must equal the recorded one. Nil accepts any, and is refused where tables are to be made.
+  // Must equal the recorded one. Nil accepts any, and is refused together with `create`.
   ClusterId cluster_id;
-  std::shared_ptr<DiskFaults> faults;  // Tests only.
+  // Tests only: faulty files, and the schema that another build would write and read.
+  std::shared_ptr<DiskFaults> faults;
+  uint64_t schema = schema_version;
 };
 
 // Opens the tables under `path`; one process at a time may. Blocks while the log is replayed.
