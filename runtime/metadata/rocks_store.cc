@@ -24,7 +24,8 @@ namespace fs = std::filesystem;
 using Family = rocksdb::ColumnFamilyHandle;
 
 rocksdb::Slice slice(std::string_view text) {
-  return {text.data(), text.size()};
+  // A Slice compares with memcmp, which takes no null pointer.
+  return text.empty() ? rocksdb::Slice{} : rocksdb::Slice{text.data(), text.size()};
 }
 
 Code code_of(const rocksdb::Status& status) {
