@@ -25,7 +25,7 @@ class Waiter {
 template <class Handler>
 class HandlerWaiter final : public Waiter {
  public:
-  HandlerWaiter(Handler handler, const asio::any_io_executor& loop)
+  HandlerWaiter(Handler handler, const Executor& loop)
       : handler_(std::move(handler)), executor_(asio::get_associated_executor(handler_, loop)) {}
 
   void resume(Status status) override {
@@ -36,13 +36,13 @@ class HandlerWaiter final : public Waiter {
 
  private:
   Handler handler_;
-  asio::associated_executor_t<Handler, asio::any_io_executor> executor_;
+  asio::associated_executor_t<Handler, Executor> executor_;
 };
 
 using Waiters = std::vector<std::unique_ptr<Waiter>>;
 
 template <class Handler>
-std::unique_ptr<Waiter> make_waiter(Handler&& handler, const asio::any_io_executor& loop) {
+std::unique_ptr<Waiter> make_waiter(Handler&& handler, const Executor& loop) {
   return std::make_unique<HandlerWaiter<std::decay_t<Handler>>>(std::forward<Handler>(handler),
                                                                 loop);
 }
@@ -56,7 +56,7 @@ void resume_all(Waiters& waiters, const Status& status) {
 
 // Touched on the loop only, but for `abandoned` and what write() reads.
 struct GroupCommit::State : std::enable_shared_from_this<State> {
-  State(asio::any_io_executor loop_executor, Store& target, asio::any_io_executor blocking_executor,
+  State(Executor loop_executor, Store& target, Executor blocking_executor,
         const GroupCommitOptions& given)
       : loop(std::move(loop_executor)),
         store(target),
@@ -69,9 +69,9 @@ struct GroupCommit::State : std::enable_shared_from_this<State> {
   void finish(const Status& status);
   void abandon();
 
-  const asio::any_io_executor loop;
+  const Executor loop;
   Store& store;
-  const asio::any_io_executor blocking;
+  const Executor blocking;
   const GroupCommitOptions options;
 
   Batch gathering;  // The group that has not begun.
@@ -133,7 +133,7 @@ void GroupCommit::State::abandon() {
   stop_waiters.clear();
 }
 
-GroupCommit::GroupCommit(asio::any_io_executor loop, Store& store, asio::any_io_executor blocking,
+GroupCommit::GroupCommit(Executor loop, Store& store, Executor blocking,
                          const GroupCommitOptions& options)
     : state_(std::make_shared<State>(std::move(loop), store, std::move(blocking), options)) {}
 
@@ -141,7 +141,7 @@ GroupCommit::~GroupCommit() {
   state_->abandon();
 }
 
-asio::awaitable<Status> GroupCommit::commit(Batch batch) {
+Async<Status> GroupCommit::commit(Batch batch) {
   return asio::async_initiate<const asio::use_awaitable_t<>, void(Status)>(
       [](auto handler, std::shared_ptr<State> state, Batch mutations) {
         auto waiter = make_waiter(std::move(handler), state->loop);
@@ -150,10 +150,10 @@ asio::awaitable<Status> GroupCommit::commit(Batch batch) {
       asio::use_awaitable, state_, std::move(batch));
 }
 
-asio::awaitable<void> GroupCommit::stop() {
+Async<void> GroupCommit::stop() {
   const std::shared_ptr<State> state = state_;
   state->stopped = true;
-  asio::awaitable<Status> idle = asio::async_initiate<const asio::use_awaitable_t<>, void(Status)>(
+  Async<Status> idle = asio::async_initiate<const asio::use_awaitable_t<>, void(Status)>(
       [state](auto handler) {
         auto waiter = make_waiter(std::move(handler), state->loop);
         if (!state->busy) return waiter->resume(ok());

@@ -2,14 +2,13 @@
 // write is being synced, share one write and one sync.
 #pragma once
 
-#include <boost/asio/any_io_executor.hpp>
-#include <boost/asio/awaitable.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 
 #include "base/status.h"
 #include "metadata/store.h"
+#include "transport/async.h"
 
 namespace troupe {
 
@@ -24,20 +23,21 @@ struct GroupCommitOptions {
 class GroupCommit {
  public:
   // Store::commit runs on `blocking`, one call at a time; in simulation that is the loop itself.
-  GroupCommit(boost::asio::any_io_executor loop, Store& store,
-              boost::asio::any_io_executor blocking, const GroupCommitOptions& options);
+  GroupCommit(Executor loop, Store& store, Executor blocking, const GroupCommitOptions& options);
   ~GroupCommit();
   GroupCommit(const GroupCommit&) = delete;
   GroupCommit& operator=(const GroupCommit&) = delete;
 
   // Durable on OK. Commits become durable in the order in which they were awaited. A failed write
-  // fails all that shared it, and all that come after (see Store::health). Cancelling has no
-  // effect: the write may be under way, so its outcome is awaited. Errors: those of Store::commit,
-  // exhausted (over pending_bytes_max), unavailable (stopped).
-  boost::asio::awaitable<Status> commit(Batch batch);
+  // fails all that shared it, and all that come after (see Store::health).
+  // Cancellation and deadlines do not cut the wait short: a caller that unwound while its rows
+  // reached the disk would leave the head's memory behind its metadata. What follows the co_await
+  // up to the next one runs in any case.
+  // Errors: those of Store::commit, exhausted (over pending_bytes_max), unavailable (stopped).
+  Async<Status> commit(Batch batch);
 
   // Takes no more commits and waits for those it has.
-  boost::asio::awaitable<void> stop();
+  Async<void> stop();
 
   // Syncs done so far; commits per sync is the point of this class.
   uint64_t syncs() const;

@@ -38,8 +38,7 @@ void measure_naive(Store& store) {
   std::printf("one sync a commit:            %8.0f commits/s\n", done / seconds_since(start));
 }
 
-asio::awaitable<void> commit_until(GroupCommit& commits, int who, SteadyClock::time_point end,
-                                   int& done) {
+Async<void> commit_until(GroupCommit& commits, int who, SteadyClock::time_point end, int& done) {
   for (int round = 0; SteadyClock::now() < end; ++round) {
     Batch batch = one_row(who, round);
     if (!co_await commits.commit(std::move(batch))) co_return;

@@ -35,7 +35,7 @@ class GroupCommitTest : public testing::Test {
   void begin_put(std::string key, std::string value) {
     begin(Batch{}.put(Table::names, std::move(key), std::move(value)));
   }
-  asio::awaitable<void> waiting(Batch batch, size_t index) {
+  Async<void> waiting(Batch batch, size_t index) {
     Status status = co_await commits_->commit(std::move(batch));
     results_[index] = status ? Code::ok : status.error().code();
   }
@@ -218,7 +218,7 @@ struct Committers {
   int failures = 0;
 };
 
-asio::awaitable<void> commit_rounds(Committers& all, int who, int rounds) {
+Async<void> commit_rounds(Committers& all, int who, int rounds) {
   const std::string key = std::to_string(who);
   ++all.running;
   for (int round = 0; round < rounds; ++round) {
