@@ -9,6 +9,7 @@ struct IdText {
   std::string operator()(const LeaseId& id) const { return "lease " + id.to_string(); }
   std::string operator()(const ActorId& id) const { return "actor " + id.to_string(); }
   std::string operator()(const GangId& id) const { return "gang " + id.to_string(); }
+  std::string operator()(const NodeId& id) const { return "node " + id.to_string(); }
 };
 
 std::string devices_text(const Devices& devices) {
@@ -60,6 +61,10 @@ struct DecisionText {
 }  // namespace
 
 std::string to_string(const RequestId& id) {
+  return std::visit(IdText{}, id);
+}
+
+std::string to_string(const SubjectId& id) {
   return std::visit(IdText{}, id);
 }
 

@@ -18,8 +18,11 @@ namespace troupe::scheduler {
 using GangId = Id<struct GangTag>;
 using RequestId = std::variant<LeaseId, ActorId, GangId>;
 
+using SubjectId = std::variant<LeaseId, ActorId, GangId, NodeId>;
+
 // "lease 12ab..", all 32 digits.
 std::string to_string(const RequestId& id);
+std::string to_string(const SubjectId& id);
 
 struct Label {
   std::string key;
@@ -48,10 +51,12 @@ enum class GangStrategy : uint8_t {
 
 // ---- Events -----------------------------------------------------------------------------------
 
+// A node that is known: with the same total it stops draining, with another it counts as removed
+// and added anew.
 struct NodeAdded {
   NodeId node;
   ResourceVector total;
-  std::vector<Label> labels;
+  std::vector<Label> labels;  // Ascending.
 };
 // The node is dead: what it held is gone and free. Gangs with a bundle there are told broken, and
 // keep their other bundles until GangReleased, for processes may still run in them.
@@ -188,7 +193,7 @@ struct Infeasible {
 };
 // The event was wrong and changed nothing.
 struct Rejected {
-  RequestId id;
+  SubjectId id;
   Error error;
 };
 

@@ -85,7 +85,6 @@ class Scheduler {
   Explanation explain(const RequestId& id) const;
   // Ascending by node id.
   std::vector<NodeView> nodes() const;
-  std::optional<NodeView> node(const NodeId& id) const;
   // What a request holds: slots, the actor's place, bundles.
   std::vector<Placed> held(const RequestId& id) const;
   // What lies on a node, by arrival.
