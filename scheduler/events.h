@@ -1,0 +1,206 @@
+// What the scheduler is told and what it answers. Plain values, no behaviour.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "scheduler/resources.h"
+
+namespace troupe::scheduler {
+
+// A placement group: its bundles start together or not at all.
+using GangId = Id<struct GangTag>;
+using RequestId = std::variant<LeaseId, ActorId, GangId>;
+
+using SubjectId = std::variant<LeaseId, ActorId, GangId, NodeId>;
+
+// "lease 12ab..", all 32 digits.
+std::string to_string(const RequestId& id);
+std::string to_string(const SubjectId& id);
+
+struct Label {
+  std::string key;
+  std::string value;
+  auto operator<=>(const Label&) const = default;
+};
+
+// Where a request may go. Empty: anywhere.
+struct Affinity {
+  std::optional<NodeId> node;  // Only there.
+  std::vector<Label> labels;   // Only on nodes that have all of these. Ascending.
+  auto operator<=>(const Affinity&) const = default;
+};
+
+enum class Strategy : uint8_t {
+  pack,    // The fullest node that has room; GPU nodes last for what needs no GPU.
+  spread,  // The node that holds the fewest things.
+};
+
+enum class GangStrategy : uint8_t {
+  pack,           // On as few nodes as the bundles allow.
+  spread,         // On different nodes where possible.
+  strict_pack,    // On one node.
+  strict_spread,  // Each bundle on a node of its own.
+};
+
+// ---- Events -----------------------------------------------------------------------------------
+
+// A node that is known: with the same total it stops draining, with another it counts as removed
+// and added anew.
+struct NodeAdded {
+  NodeId node;
+  ResourceVector total;
+  std::vector<Label> labels;  // Ascending.
+};
+// The node is dead: what it held is gone and free. Gangs with a bundle there are told broken, and
+// keep their other bundles until GangReleased, for processes may still run in them.
+struct NodeRemoved {
+  NodeId node;
+};
+// Nothing new goes there. Leases there are recalled: they hold their slots until they give them
+// back or expire. Actors and gangs stay.
+struct NodeDraining {
+  NodeId node;
+};
+
+// Slots to run tasks of one class. Granted in parts, as room appears. Idempotent by id.
+struct LeaseRequested {
+  LeaseId lease;
+  JobId job;
+  std::string scheduling_class;  // Opaque; policies may group by it.
+  ResourceVector demand;         // Of each slot.
+  uint32_t slots = 1;
+  int32_t priority = 0;  // Higher goes first.
+  Affinity affinity;
+  Strategy strategy = Strategy::pack;
+};
+// Gives back slots, which are not wanted any more; an empty list gives back all and ends the lease.
+struct LeaseReturned {
+  LeaseId lease;
+  std::vector<uint32_t> slots;
+};
+// The slot's process died: the slot is free, and another is wanted in its place.
+struct SlotLost {
+  LeaseId lease;
+  uint32_t slot = 0;
+};
+// Extends the lease by its term from now.
+struct LeaseRenewed {
+  LeaseId lease;
+};
+
+// Resources on one node until ActorReleased. Idempotent by id.
+struct ActorRequested {
+  ActorId actor;
+  JobId job;
+  ResourceVector demand;
+  int32_t priority = 0;
+  bool restart = false;  // Restarts go before first starts of the same priority.
+  Affinity affinity;
+  Strategy strategy = Strategy::pack;
+};
+struct ActorReleased {
+  ActorId actor;
+};
+
+struct GangRequested {
+  GangId gang;
+  JobId job;
+  std::vector<ResourceVector> bundles;
+  GangStrategy strategy = GangStrategy::pack;
+  int32_t priority = 0;
+  bool restart = false;
+  Affinity affinity;  // Of every bundle.
+};
+struct GangReleased {
+  GangId gang;
+};
+
+// Where one slot (of a lease), actor or bundle (of a gang) lies.
+struct Placed {
+  uint32_t unit = 0;  // The slot's number, the bundle's place in the request; 0 for an actor.
+  NodeId node;
+  Devices devices;
+  auto operator<=>(const Placed&) const = default;
+};
+// A new head learns what runs already: the request, and what it holds. It is taken as it is, or
+// Rejected if the resources are not free; nothing else is decided about it.
+struct Adopted {
+  std::variant<LeaseRequested, ActorRequested, GangRequested> request;
+  std::vector<Placed> held;
+};
+
+// Drops what still waits of it. Slots that a lease holds stay; a placed actor or gang stays.
+struct Cancelled {
+  RequestId id;
+};
+// Frees and forgets everything of the job.
+struct JobRemoved {
+  JobId job;
+};
+// Time went by: due when Scheduler::next_deadline() says so.
+struct TimePassed {};
+
+using Event = std::variant<NodeAdded, NodeRemoved, NodeDraining, LeaseRequested, LeaseReturned,
+                           SlotLost, LeaseRenewed, ActorRequested, ActorReleased, GangRequested,
+                           GangReleased, Adopted, Cancelled, JobRemoved, TimePassed>;
+
+// ---- Decisions --------------------------------------------------------------------------------
+
+struct Slot {
+  uint32_t slot = 0;  // Never used twice within a lease.
+  Devices devices;
+};
+struct LeaseGranted {
+  LeaseId lease;
+  NodeId node;
+  std::vector<Slot> slots;
+  Instant expires_at;  // Of the whole lease, unless it is renewed.
+};
+struct ActorPlaced {
+  ActorId actor;
+  NodeId node;
+  Devices devices;
+};
+struct GangPlaced {
+  GangId gang;
+  std::vector<Placed> bundles;  // In the order of the request.
+};
+
+enum class RevokeReason : uint8_t {
+  node_lost,      // Freed here. A lease waits for other slots; actors and gangs are over.
+  node_draining,  // A wish: the slots stay held until they are given back or expire.
+  lease_expired,  // Freed here; the lease is over.
+  job_removed,    // Freed here; the request is over.
+};
+std::string_view reason_name(RevokeReason reason);
+
+struct Revoked {
+  RequestId id;
+  RevokeReason reason{};
+  std::vector<Placed> units;  // What was taken or recalled.
+};
+// No node could ever hold it as the cluster stands. It waits for a node that can. Told once.
+struct Infeasible {
+  RequestId id;
+  std::string why;
+};
+// The event was wrong and changed nothing.
+struct Rejected {
+  SubjectId id;
+  Error error;
+};
+
+using Decision = std::variant<LeaseGranted, ActorPlaced, GangPlaced, Revoked, Infeasible, Rejected>;
+using Decisions = std::vector<Decision>;
+
+// One stable line a decision: equal runs give equal logs.
+std::string to_string(const Decision& decision);
+
+}  // namespace troupe::scheduler

@@ -1,0 +1,129 @@
+// The scheduler's state. Internal: scheduler.cc changes it, placement.cc finds places,
+// explain.cc reads it.
+#pragma once
+
+#include <map>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "scheduler/cluster.h"
+#include "scheduler/gang_plan.h"
+#include "scheduler/queue.h"
+#include "scheduler/scheduler.h"
+
+namespace troupe::scheduler {
+
+struct Scheduler::Impl {
+  using Table = std::unordered_map<RawId, Request, SeededIdHash>;
+
+  explicit Impl(SchedulerOptions given)
+      : options(std::move(given)),
+        cluster(options.hash_seed),
+        leases(16, SeededIdHash{options.hash_seed}),
+        actors(16, SeededIdHash{options.hash_seed}),
+        gangs(16, SeededIdHash{options.hash_seed}) {
+    if (!options.policy) options.policy = make_priority_policy();
+  }
+
+  // ---- Events (scheduler.cc) ----
+  void on(const NodeAdded& event);
+  void on(const NodeRemoved& event);
+  void on(const NodeDraining& event);
+  void on(const LeaseRequested& event);
+  void on(const LeaseReturned& event);
+  void on(const SlotLost& event);
+  void on(const LeaseRenewed& event);
+  void on(const ActorRequested& event);
+  void on(const ActorReleased& event);
+  void on(const GangRequested& event);
+  void on(const GangReleased& event);
+  void on(const Adopted& event);
+  void on(const Cancelled& event);
+  void on(const JobRemoved& event);
+  void on(const TimePassed&) {}
+  void expire_leases();
+
+  // ---- Requests (scheduler.cc) ----
+  Table& table(const RequestId& id);
+  const Table& table(const RequestId& id) const;
+  Request* find(const RequestId& id);
+  const Request* find(const RequestId& id) const;
+  struct Application;
+  static Result<Application> read(const LeaseRequested& event);
+  static Result<Application> read(const ActorRequested& event);
+  static Result<Application> read(const GangRequested& event);
+  Request* admit(Application application);
+  template <class Requested>
+  void submit(const Requested& event);
+  Status adopt(Application application, const std::vector<Placed>& held);
+  void wait(Request* request, uint32_t units);
+  void finish(Request* request);
+  void hold(Request* request, uint32_t unit, NodeIndex node, Devices devices);
+  void unhold(Request* request, size_t position);
+  void stop_waiting(Request* request);
+  void remove_node(NodeIndex index);
+  void revoke(const Request& request, RevokeReason reason, std::vector<Placed> units);
+  Placed placed(const Request::Unit& unit) const;
+  std::vector<Placed> placed(const Request& request) const;
+
+  // ---- Placement (placement.cc) ----
+  // Decides all that can be decided now.
+  void settle();
+  void wake();
+  void place_ready();
+  bool place_units(Request* request);
+  bool place_gang(Request* request);
+  GangPlan plan_now(const Shape& shape);
+  void set_aside(Shape* shape);
+  bool feasible(Shape* shape);
+  void recheck_feasibility();
+  void tell_infeasible(Request* request);
+  bool helps(const Node& node, const Shape& shape) const;
+
+  // ---- Nodes kept for what waited too long (keep.cc) ----
+  // True if nodes were let go, so that others may fit.
+  bool update_kept();
+  // What a blocked shape may ask for: by its most senior request that is overdue, not by a younger
+  // one before it, so that who comes late changes nothing for the others.
+  struct Claim {
+    std::optional<Seniority> overdue;
+    Instant next_due = Instant::max();
+    Shape* shape = nullptr;
+  };
+  Claim claim_of(Shape& shape) const;
+  GangPlan plan_keep(const Shape& shape, bool beside_gangs) const;
+  NodeLedger without_transient(const Node& node, bool beside_gangs) const;
+  bool keep_nodes(Shape* shape);
+  void release_kept();
+
+  // ---- Reading (explain.cc) ----
+  std::vector<Shortage> shortages(const ResourceVector& demand, const Affinity& affinity,
+                                  bool when_empty) const;
+  std::string infeasible_text(const Shape& shape) const;
+
+  SchedulerOptions options;
+  Cluster cluster;
+  Queue queue;
+  Table leases;
+  Table actors;
+  Table gangs;
+  std::map<JobId, std::map<uint64_t, Request*>> jobs;  // Requests by number of arrival.
+  std::map<std::pair<Instant, uint64_t>, Request*> expiries;
+  uint64_t next_arrival_number = 0;
+  // Changes with the nodes, and when an actor or gang goes: what may change feasibility or keeping.
+  uint64_t version = 0;
+  Instant now;
+  std::vector<NodeIndex> freed;  // Have more room since the last settle.
+  Shape* keeper = nullptr;       // The shape that nodes are kept for.
+  std::vector<NodeIndex> kept;
+  // Whose turn it is to have nodes kept is looked at again from then on, and at a new version.
+  Instant next_claim = Instant::max();
+  uint64_t claims_seen_at = 0;
+  Decisions decisions;
+};
+
+// "gpu on 3 nodes (needs 8, at most 4 free)" and so on.
+std::string to_string(const std::vector<Shortage>& shortages, std::string_view free_word);
+
+}  // namespace troupe::scheduler

@@ -1,0 +1,112 @@
+// Bounds how long a request may be overtaken. The most senior one that has waited longer than
+// options.patience gets nodes kept for it: what is freed there is not given to others.
+#include <algorithm>
+#include <tuple>
+
+#include "scheduler/impl.h"
+
+namespace troupe::scheduler {
+
+Scheduler::Impl::Claim Scheduler::Impl::claim_of(Shape& shape) const {
+  Claim claim{.shape = &shape};
+  // Of equal rank the first is the oldest: one look at each rank.
+  for (auto it = shape.waiting.begin(); it != shape.waiting.end() && !claim.overdue;) {
+    const Request& oldest = **it;
+    const Instant due = oldest.arrival + options.patience;
+    if (due <= now) claim.overdue = oldest.seniority;
+    if (due > now) claim.next_due = std::min(claim.next_due, due);
+    it = shape.waiting.upper_bound(Seniority{oldest.seniority.rank, UINT64_MAX});
+  }
+  return claim;
+}
+
+// The most senior overdue request for which nodes can be kept has them.
+bool Scheduler::Impl::update_kept() {
+  if (now < next_claim && claims_seen_at == version) return false;
+  next_claim = Instant::max();
+  claims_seen_at = version;
+  std::vector<Claim> claims;
+  for (Shape* shape : queue.blocked()) {
+    Claim claim = claim_of(*shape);
+    next_claim = std::min(next_claim, claim.next_due);
+    if (claim.overdue) claims.push_back(claim);
+  }
+  std::sort(claims.begin(), claims.end(),
+            [](const Claim& a, const Claim& b) { return *a.overdue < *b.overdue; });
+  const bool had_nodes = keeper != nullptr;
+  for (const Claim& claim : claims) {
+    if (claim.shape == keeper) return false;
+    if (claim.shape->unkeepable_at == version) continue;
+    if (keep_nodes(claim.shape)) return had_nodes;
+    claim.shape->unkeepable_at = version;
+  }
+  release_kept();
+  return had_nodes;
+}
+
+// Nodes that will do for it once what is expected to end has ended: leases; if that is not enough,
+// gangs too. Actors may stay for ever, so nothing is kept idle beside them.
+bool Scheduler::Impl::keep_nodes(Shape* shape) {
+  GangPlan plan = plan_keep(*shape, /*beside_gangs=*/true);
+  if (plan.outcome != GangPlan::Outcome::found) plan = plan_keep(*shape, /*beside_gangs=*/false);
+  if (plan.outcome != GangPlan::Outcome::found) return false;
+  release_kept();
+  keeper = shape;
+  for (const GangPlan::Place& place : plan.places) {
+    if (cluster[place.node].kept_for == shape) continue;
+    cluster[place.node].kept_for = shape;
+    kept.push_back(place.node);
+  }
+  return true;
+}
+
+void Scheduler::Impl::release_kept() {
+  if (keeper == nullptr) return;
+  next_claim = now;
+  for (const NodeIndex index : kept) {
+    cluster[index].kept_for = nullptr;
+    freed.push_back(index);
+  }
+  kept.clear();
+  keeper = nullptr;
+}
+
+GangPlan Scheduler::Impl::plan_keep(const Shape& shape, bool beside_gangs) const {
+  const Needs& needs = *shape.needs;
+  using Room = std::tuple<int64_t, int64_t, NodeIndex>;  // Negative, so the roomiest come first.
+  std::vector<Room> eligible;
+  cluster.for_each([&](NodeIndex index, const Node& node) {
+    if (node.eligible(needs.affinity))
+      eligible.emplace_back(-node.ledger.available().gpu_milli, -node.ledger.available().cpu_milli,
+                            index);
+    return true;
+  });
+  std::sort(eligible.begin(), eligible.end());
+  GangNodes candidates(needs.bundles);
+  const bool one_node = needs.gang && needs.gang_strategy == GangStrategy::strict_pack;
+  const ResourceVector floor = sum_floor(needs.bundles);
+  for (const auto& [gpu, cpu, index] : eligible) {
+    if (candidates.enough()) break;
+    const NodeLedger ledger = without_transient(cluster[index], beside_gangs);
+    if (!one_node || ledger.fits(floor)) candidates.offer(index, ledger);
+  }
+  return plan_gang(needs.bundles, needs.gang ? needs.gang_strategy : GangStrategy::pack,
+                   candidates.nodes());
+}
+
+// The node as it will be when only actors, or only actors and gangs, are left.
+NodeLedger Scheduler::Impl::without_transient(const Node& node, bool beside_gangs) const {
+  NodeLedger ledger(node.ledger.total());
+  for (const auto& [arrival_number, holder] : node.holders) {
+    const Request& request = *holder.request;
+    if (request.is_lease() || (request.is_gang() && !beside_gangs)) continue;
+    for (const Request::Unit& unit : request.held) {
+      if (cluster[unit.node].id != node.id) continue;
+      const bool taken = ledger.take_exactly(request.demand_of(unit.number), unit.devices);
+      TROUPE_ASSERT(taken, "what is held fits the empty node");
+    }
+  }
+  return ledger;
+}
+
+}  // namespace troupe::scheduler

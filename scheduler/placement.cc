@@ -1,0 +1,202 @@
+// Finds places for what waits: from the most senior request on, past those that do not fit.
+#include <algorithm>
+
+#include "scheduler/impl.h"
+
+namespace troupe::scheduler {
+namespace {
+
+// What every node must have that a bundle could go to.
+Cluster::Floor floor_of(const std::vector<ResourceVector>& bundles) {
+  Cluster::Floor floor{.gpu = true, .whole_gpus = gpus_per_node_max, .cpu_milli = amount_max};
+  for (const ResourceVector& bundle : bundles) {
+    floor.gpu = floor.gpu && bundle.gpu_milli > 0;
+    floor.whole_gpus = std::min(floor.whole_gpus, bundle.gpu_milli / whole_gpu_milli);
+    floor.cpu_milli = std::min(floor.cpu_milli, bundle.cpu_milli);
+  }
+  return floor;
+}
+
+GangPlan plan_on(NodeIndex index, const Node& node, const Needs& needs) {
+  std::vector<GangNode> one{{index, node.ledger}};
+  return plan_gang(needs.bundles, GangStrategy::strict_pack, one);
+}
+
+}  // namespace
+
+void Scheduler::Impl::settle() {
+  do {
+    wake();
+    place_ready();
+  } while (update_kept() || !freed.empty());
+}
+
+bool Scheduler::Impl::helps(const Node& node, const Shape& shape) const {
+  if (!node.open_to(&shape) || !node.eligible(shape.needs->affinity)) return false;
+  return std::any_of(shape.needs->bundles.begin(), shape.needs->bundles.end(),
+                     [&](const ResourceVector& bundle) { return node.ledger.fits(bundle); });
+}
+
+// A shape that did not fit is tried again only when a node with more room could hold a part of it.
+void Scheduler::Impl::wake() {
+  std::sort(freed.begin(), freed.end());
+  freed.erase(std::unique(freed.begin(), freed.end()), freed.end());
+  std::vector<Shape*> woken;
+  for (const Queue::Line* line : {&queue.blocked(), &queue.infeasible()}) {
+    for (Shape* shape : *line) {
+      const bool helped = std::any_of(freed.begin(), freed.end(), [&](NodeIndex index) {
+        return cluster[index].alive && helps(cluster[index], *shape);
+      });
+      if (helped) woken.push_back(shape);
+    }
+  }
+  freed.clear();
+  for (Shape* shape : woken) queue.set_state(shape, Shape::State::ready);
+}
+
+void Scheduler::Impl::place_ready() {
+  while (!queue.ready().empty()) {
+    Shape* shape = *queue.ready().begin();
+    Request* request = shape->head();
+    const bool done = shape->needs->gang ? place_gang(request) : place_units(request);
+    if (!done) set_aside(shape);
+  }
+}
+
+// Grants what fits; true if nothing more of it waits.
+bool Scheduler::Impl::place_units(Request* request) {
+  Shape* shape = request->shape;
+  const Needs& needs = *shape->needs;
+  const bool spread = needs.strategy == Strategy::spread;
+  const auto any_node = [](NodeIndex, const Node&) { return true; };
+  while (request->units_pending > 0) {
+    const auto index =
+        cluster.search(shape->demand(), needs.affinity, needs.strategy, shape, any_node);
+    if (!index) return false;
+    Node& node = cluster[*index];
+    const uint32_t wanted = spread ? 1 : request->units_pending;
+    const size_t first = request->held.size();
+    for (uint32_t n = 0; n < wanted; ++n) {
+      auto devices = node.ledger.take(shape->demand());
+      if (!devices) break;
+      hold(request, request->next_slot++, *index, std::move(*devices));
+    }
+    cluster.reindex(*index);
+    queue.pop(request, static_cast<uint32_t>(request->held.size() - first));
+    if (keeper == shape) release_kept();
+
+    if (request->is_lease()) {
+      LeaseGranted granted{std::get<LeaseId>(request->id), node.id, {}, request->expires_at};
+      for (size_t i = first; i < request->held.size(); ++i)
+        granted.slots.push_back({request->held[i].number, request->held[i].devices});
+      decisions.emplace_back(std::move(granted));
+    } else {
+      decisions.emplace_back(
+          ActorPlaced{std::get<ActorId>(request->id), node.id, request->held.back().devices});
+    }
+  }
+  return true;
+}
+
+bool Scheduler::Impl::place_gang(Request* request) {
+  const Shape& shape = *request->shape;
+  GangPlan plan = plan_now(shape);
+  if (plan.outcome != GangPlan::Outcome::found) return false;
+  for (uint32_t i = 0; i < plan.places.size(); ++i) {
+    GangPlan::Place& place = plan.places[i];
+    Node& node = cluster[place.node];
+    TROUPE_ASSERT(node.ledger.take_exactly(shape.needs->bundles[i], place.devices),
+                  "a plan holds while nothing changes");
+    hold(request, i, place.node, std::move(place.devices));
+    cluster.reindex(place.node);
+  }
+  queue.pop(request, request->units_pending);
+  if (keeper == request->shape) release_kept();
+  decisions.emplace_back(GangPlaced{std::get<GangId>(request->id), placed(*request)});
+  return true;
+}
+
+GangPlan Scheduler::Impl::plan_now(const Shape& shape) {
+  const Needs& needs = *shape.needs;
+  GangPlan plan;
+  const bool pack = needs.gang_strategy == GangStrategy::pack;
+  if (pack || needs.gang_strategy == GangStrategy::strict_pack) {
+    // On one node if one has room for all.
+    bool unsure = false;
+    cluster.search(sum_floor(needs.bundles), needs.affinity, Strategy::pack, &shape,
+                   [&](NodeIndex index, const Node& node) {
+                     plan = plan_on(index, node, needs);
+                     unsure = unsure || plan.outcome == GangPlan::Outcome::unsure;
+                     return plan.outcome == GangPlan::Outcome::found;
+                   });
+    if (plan.outcome == GangPlan::Outcome::found) return plan;
+    if (!pack) {
+      if (unsure) plan.outcome = GangPlan::Outcome::unsure;
+      return plan;
+    }
+  }
+  GangNodes candidates(needs.bundles);
+  const auto offer = [&](NodeIndex index, const Node& node) {
+    if (node.open_to(&shape) && node.eligible(needs.affinity)) candidates.offer(index, node.ledger);
+    return !candidates.enough();
+  };
+  if (pack) {
+    cluster.for_each_roomiest(floor_of(needs.bundles), offer);
+  } else {
+    cluster.for_each_least_loaded(offer);
+  }
+  return plan_gang(needs.bundles, needs.gang_strategy, candidates.nodes());
+}
+
+void Scheduler::Impl::set_aside(Shape* shape) {
+  if (feasible(shape)) {
+    queue.set_state(shape, Shape::State::blocked);
+    const Claim claim = claim_of(*shape);
+    next_claim = std::min(next_claim, claim.overdue ? now : claim.next_due);
+    return;
+  }
+  queue.set_state(shape, Shape::State::infeasible);
+  if (keeper == shape) release_kept();
+  for (Request* request : shape->waiting) tell_infeasible(request);
+}
+
+// Would it fit if nothing else were there?
+bool Scheduler::Impl::feasible(Shape* shape) {
+  if (shape->feasible_at == version) return true;
+  const Needs& needs = *shape->needs;
+  bool fits = false;
+  if (!needs.gang) {
+    cluster.for_each([&](NodeIndex, const Node& node) {
+      fits = node.eligible(needs.affinity) && node.ledger.could_fit(shape->demand());
+      return !fits;
+    });
+  } else {
+    GangNodes candidates(needs.bundles);
+    const bool one_node = needs.gang_strategy == GangStrategy::strict_pack;
+    const ResourceVector floor = sum_floor(needs.bundles);
+    cluster.for_each([&](NodeIndex index, const Node& node) {
+      if (!node.eligible(needs.affinity)) return true;
+      if (!one_node || node.ledger.could_fit(floor))
+        candidates.offer(index, NodeLedger(node.ledger.total()));
+      return !candidates.enough();
+    });
+    fits = plan_gang(needs.bundles, needs.gang_strategy, candidates.nodes()).outcome !=
+           GangPlan::Outcome::impossible;
+  }
+  if (fits) shape->feasible_at = version;
+  return fits;
+}
+
+// After a change of the nodes.
+void Scheduler::Impl::recheck_feasibility() {
+  std::vector<Shape*> waiting(queue.blocked().begin(), queue.blocked().end());
+  waiting.insert(waiting.end(), queue.infeasible().begin(), queue.infeasible().end());
+  for (Shape* shape : waiting) set_aside(shape);
+}
+
+void Scheduler::Impl::tell_infeasible(Request* request) {
+  if (std::exchange(request->told_infeasible, true)) return;
+  decisions.emplace_back(Infeasible{request->id, infeasible_text(*request->shape)});
+}
+
+}  // namespace troupe::scheduler

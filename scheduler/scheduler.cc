@@ -1,0 +1,441 @@
+#include "scheduler/scheduler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+#include "scheduler/impl.h"
+
+namespace troupe::scheduler {
+namespace {
+
+constexpr uint32_t slots_max = 1U << 20;
+constexpr size_t bundles_max = 4096;
+
+template <class T>
+bool strictly_ascending(const std::vector<T>& items) {
+  return std::adjacent_find(items.begin(), items.end(), std::greater_equal<>()) == items.end();
+}
+
+Status check_affinity(const Affinity& affinity) {
+  if (!strictly_ascending(affinity.labels))
+    return error(Code::invalid, "labels are not ascending or not distinct");
+  return ok();
+}
+
+RequestId request_id(const LeaseRequested& event) {
+  return event.lease;
+}
+RequestId request_id(const ActorRequested& event) {
+  return event.actor;
+}
+RequestId request_id(const GangRequested& event) {
+  return event.gang;
+}
+SubjectId subject_of(const RequestId& id) {
+  return std::visit([](const auto& typed) -> SubjectId { return typed; }, id);
+}
+RawId raw_of(const RequestId& id) {
+  return std::visit([](const auto& typed) -> RawId { return typed; }, id);
+}
+
+std::optional<size_t> position_of(const Request& request, uint32_t slot) {
+  const auto it = std::lower_bound(
+      request.held.begin(), request.held.end(), slot,
+      [](const Request::Unit& unit, uint32_t number) { return unit.number < number; });
+  if (it == request.held.end() || it->number != slot) return std::nullopt;
+  return static_cast<size_t>(it - request.held.begin());
+}
+
+// A lease's slots are some numbers, an actor and a gang are held in whole.
+Status check_held(const RequestId& id, uint32_t units, const std::vector<Placed>& held) {
+  const bool lease = std::holds_alternative<LeaseId>(id);
+  if (held.empty() || held.size() > units || (!lease && held.size() != units))
+    return error(Code::invalid,
+                 fmt::format("{} of {} units cannot be adopted", held.size(), units));
+  for (size_t i = 0; i < held.size(); ++i) {
+    const bool in_order = lease ? i == 0 || held[i - 1].unit < held[i].unit : held[i].unit == i;
+    if (!in_order || held[i].unit == UINT32_MAX)
+      return error(Code::invalid, "units to adopt are not ascending");
+  }
+  return ok();
+}
+
+}  // namespace
+
+// A request as it came, before it is known.
+struct Scheduler::Impl::Application {
+  RequestId id;
+  Applicant applicant;
+  Needs needs;
+  uint32_t units = 1;
+};
+
+Result<Scheduler::Impl::Application> Scheduler::Impl::read(const LeaseRequested& event) {
+  TROUPE_CHECK(check_demand(event.demand));
+  TROUPE_CHECK(check_affinity(event.affinity));
+  if (event.slots == 0 || event.slots > slots_max)
+    return error(Code::invalid, fmt::format("{} slots: 1 to {} possible", event.slots, slots_max));
+  return Application{
+      .id = event.lease,
+      .applicant = {.job = event.job,
+                    .scheduling_class = event.scheduling_class,
+                    .priority = event.priority},
+      .needs = {.bundles = {event.demand}, .affinity = event.affinity, .strategy = event.strategy},
+      .units = event.slots};
+}
+
+Result<Scheduler::Impl::Application> Scheduler::Impl::read(const ActorRequested& event) {
+  TROUPE_CHECK(check_demand(event.demand));
+  TROUPE_CHECK(check_affinity(event.affinity));
+  return Application{
+      .id = event.actor,
+      .applicant = {.job = event.job, .priority = event.priority, .restart = event.restart},
+      .needs = {.bundles = {event.demand}, .affinity = event.affinity, .strategy = event.strategy}};
+}
+
+Result<Scheduler::Impl::Application> Scheduler::Impl::read(const GangRequested& event) {
+  TROUPE_CHECK(check_affinity(event.affinity));
+  if (event.bundles.empty() || event.bundles.size() > bundles_max)
+    return error(Code::invalid,
+                 fmt::format("{} bundles: 1 to {} possible", event.bundles.size(), bundles_max));
+  for (const ResourceVector& bundle : event.bundles) TROUPE_CHECK(check_demand(bundle));
+  return Application{
+      .id = event.gang,
+      .applicant = {.job = event.job, .priority = event.priority, .restart = event.restart},
+      .needs = {.gang = true,
+                .bundles = event.bundles,
+                .affinity = event.affinity,
+                .gang_strategy = event.strategy},
+      .units = static_cast<uint32_t>(event.bundles.size())};
+}
+
+// ---- Requests ---------------------------------------------------------------------------------
+
+Scheduler::Impl::Table& Scheduler::Impl::table(const RequestId& id) {
+  return std::holds_alternative<LeaseId>(id)   ? leases
+         : std::holds_alternative<ActorId>(id) ? actors
+                                               : gangs;
+}
+const Scheduler::Impl::Table& Scheduler::Impl::table(const RequestId& id) const {
+  return const_cast<Impl*>(this)->table(id);
+}
+
+const Request* Scheduler::Impl::find(const RequestId& id) const {
+  const Table& requests = table(id);
+  const auto it = requests.find(raw_of(id));
+  return it != requests.end() ? &it->second : nullptr;
+}
+Request* Scheduler::Impl::find(const RequestId& id) {
+  return const_cast<Request*>(std::as_const(*this).find(id));
+}
+
+Request* Scheduler::Impl::admit(Application application) {
+  const auto [it, is_new] = table(application.id).try_emplace(raw_of(application.id));
+  TROUPE_ASSERT(is_new, "a request is admitted once");
+  application.applicant.arrival = now;
+  Request& request = it->second;
+  request.id = application.id;
+  request.job = application.applicant.job;
+  request.arrival = now;
+  request.seniority = {options.policy->rank(application.applicant), next_arrival_number++};
+  request.shape = queue.intern(std::move(application.needs));
+  jobs[request.job].emplace(request.seniority.arrival_number, &request);
+  return &request;
+}
+
+template <class Requested>
+void Scheduler::Impl::submit(const Requested& event) {
+  const RequestId id = request_id(event);
+  if (find(id) != nullptr) return;  // The first one counts.
+  auto application = read(event);
+  if (!application) {
+    decisions.emplace_back(Rejected{subject_of(id), application.error()});
+    return;
+  }
+  const uint32_t units = application->units;
+  wait(admit(std::move(*application)), units);
+}
+
+void Scheduler::Impl::wait(Request* request, uint32_t units) {
+  queue.push(request, units);
+  if (request->shape->state == Shape::State::infeasible) tell_infeasible(request);
+  if (request->shape->state == Shape::State::blocked)
+    next_claim = std::min(next_claim, std::max(now, request->arrival + options.patience));
+}
+
+void Scheduler::Impl::stop_waiting(Request* request) {
+  if (request->units_pending == 0) return;
+  queue.pop(request, request->units_pending);
+  if (keeper != request->shape) return;
+  next_claim = now;  // It may have been the one that nodes are kept for.
+  if (keeper->state == Shape::State::idle) release_kept();
+}
+
+void Scheduler::Impl::finish(Request* request) {
+  stop_waiting(request);
+  while (!request->held.empty()) unhold(request, request->held.size() - 1);
+  const auto job = jobs.find(request->job);
+  job->second.erase(request->seniority.arrival_number);
+  if (job->second.empty()) jobs.erase(job);
+  queue.release(request->shape);
+  const RequestId id = request->id;
+  table(id).erase(raw_of(id));
+}
+
+// The node's ledger has given the devices; the caller reindexes the node.
+void Scheduler::Impl::hold(Request* request, uint32_t unit, NodeIndex index, Devices devices) {
+  if (request->is_lease() && request->held.empty()) {
+    request->expires_at = now + options.lease_term;
+    expiries.emplace(std::pair{request->expires_at, request->seniority.arrival_number}, request);
+  }
+  request->held.push_back({unit, index, std::move(devices)});
+  Node& node = cluster[index];
+  Node::Holder& holder = node.holders[request->seniority.arrival_number];
+  holder.request = request;
+  ++holder.units;
+  ++node.units;
+}
+
+void Scheduler::Impl::unhold(Request* request, size_t position) {
+  const Request::Unit unit = std::move(request->held[position]);
+  request->held.erase(request->held.begin() + static_cast<ptrdiff_t>(position));
+  Node& node = cluster[unit.node];
+  node.ledger.give_back(request->demand_of(unit.number), unit.devices);
+  const auto holder = node.holders.find(request->seniority.arrival_number);
+  if (--holder->second.units == 0) node.holders.erase(holder);
+  --node.units;
+  cluster.reindex(unit.node);
+  freed.push_back(unit.node);
+  if (request->is_lease()) {
+    if (request->held.empty())
+      expiries.erase({request->expires_at, request->seniority.arrival_number});
+  } else {
+    ++version;
+  }
+}
+
+Placed Scheduler::Impl::placed(const Request::Unit& unit) const {
+  return {.unit = unit.number, .node = cluster[unit.node].id, .devices = unit.devices};
+}
+
+std::vector<Placed> Scheduler::Impl::placed(const Request& request) const {
+  std::vector<Placed> units;
+  units.reserve(request.held.size());
+  for (const Request::Unit& unit : request.held) units.push_back(placed(unit));
+  return units;
+}
+
+void Scheduler::Impl::revoke(const Request& request, RevokeReason reason,
+                             std::vector<Placed> units) {
+  decisions.emplace_back(Revoked{request.id, reason, std::move(units)});
+}
+
+// ---- Events -----------------------------------------------------------------------------------
+
+void Scheduler::Impl::on(const NodeAdded& event) {
+  Status checked = check_total(event.total);
+  if (checked && !strictly_ascending(event.labels))
+    checked = error(Code::invalid, "labels are not ascending or not distinct");
+  if (!checked) {
+    decisions.emplace_back(Rejected{event.node, checked.error()});
+    return;
+  }
+  auto index = cluster.find(event.node);
+  if (index && cluster[*index].ledger.total() == event.total) {
+    cluster[*index].labels = event.labels;
+    cluster[*index].draining = false;
+    cluster.reindex(*index);
+  } else {
+    if (index) remove_node(*index);
+    index = cluster.add(event.node, event.total, event.labels);
+  }
+  ++version;
+  freed.push_back(*index);
+  recheck_feasibility();
+}
+
+void Scheduler::Impl::on(const NodeRemoved& event) {
+  const auto index = cluster.find(event.node);
+  if (index) remove_node(*index);
+}
+
+void Scheduler::Impl::remove_node(NodeIndex index) {
+  if (cluster[index].kept_for != nullptr) release_kept();
+  const auto holders = cluster[index].holders;  // By arrival. Changes as units go.
+  for (const auto& [arrival_number, holder] : holders) {
+    Request* request = holder.request;
+    std::vector<Placed> lost;
+    for (size_t i = request->held.size(); i-- > 0;) {
+      if (request->held[i].node != index) continue;
+      lost.push_back(placed(request->held[i]));
+      unhold(request, i);
+    }
+    std::reverse(lost.begin(), lost.end());
+    const auto count = static_cast<uint32_t>(lost.size());
+    revoke(*request, RevokeReason::node_lost, std::move(lost));
+    if (request->is_lease()) {
+      wait(request, count);
+    } else if (request->held.empty()) {
+      finish(request);
+    }
+  }
+  cluster.remove(index);
+  ++version;
+  recheck_feasibility();
+}
+
+void Scheduler::Impl::on(const NodeDraining& event) {
+  const auto index = cluster.find(event.node);
+  if (!index || cluster[*index].draining) return;
+  Node& node = cluster[*index];
+  if (node.kept_for != nullptr) release_kept();
+  node.draining = true;
+  cluster.reindex(*index);
+  ++version;
+  for (const auto& [arrival_number, holder] : node.holders) {
+    if (!holder.request->is_lease()) continue;
+    std::vector<Placed> recalled;
+    for (const Request::Unit& unit : holder.request->held)
+      if (unit.node == *index) recalled.push_back(placed(unit));
+    revoke(*holder.request, RevokeReason::node_draining, std::move(recalled));
+  }
+  recheck_feasibility();
+}
+
+void Scheduler::Impl::on(const LeaseRequested& event) {
+  submit(event);
+}
+void Scheduler::Impl::on(const ActorRequested& event) {
+  submit(event);
+}
+void Scheduler::Impl::on(const GangRequested& event) {
+  submit(event);
+}
+
+void Scheduler::Impl::on(const LeaseReturned& event) {
+  Request* request = find(event.lease);
+  if (request == nullptr) return;
+  if (event.slots.empty()) return finish(request);
+  for (const uint32_t slot : event.slots)
+    if (const auto position = position_of(*request, slot)) unhold(request, *position);
+  if (request->held.empty() && request->units_pending == 0) finish(request);
+}
+
+void Scheduler::Impl::on(const SlotLost& event) {
+  Request* request = find(event.lease);
+  if (request == nullptr) return;
+  if (const auto position = position_of(*request, event.slot)) {
+    unhold(request, *position);
+    wait(request, 1);
+  }
+}
+
+void Scheduler::Impl::on(const LeaseRenewed& event) {
+  Request* request = find(event.lease);
+  if (request == nullptr || request->held.empty()) return;
+  auto entry = expiries.extract({request->expires_at, request->seniority.arrival_number});
+  request->expires_at = now + options.lease_term;
+  entry.key().first = request->expires_at;
+  expiries.insert(std::move(entry));
+}
+
+void Scheduler::Impl::on(const ActorReleased& event) {
+  if (Request* request = find(event.actor)) finish(request);
+}
+void Scheduler::Impl::on(const GangReleased& event) {
+  if (Request* request = find(event.gang)) finish(request);
+}
+
+void Scheduler::Impl::on(const Adopted& event) {
+  const RequestId id =
+      std::visit([](const auto& requested) { return request_id(requested); }, event.request);
+  if (find(id) != nullptr) return;
+  auto application =
+      std::visit([](const auto& requested) { return read(requested); }, event.request);
+  const Status adopted =
+      application ? adopt(std::move(*application), event.held) : Status{application.error()};
+  if (!adopted) decisions.emplace_back(Rejected{subject_of(id), adopted.error()});
+}
+
+Status Scheduler::Impl::adopt(Application application, const std::vector<Placed>& held) {
+  TROUPE_CHECK(check_held(application.id, application.units, held));
+  const std::vector<ResourceVector>& bundles = application.needs.bundles;
+  const auto demand = [&](const Placed& unit) -> const ResourceVector& {
+    return bundles[application.needs.gang ? unit.unit : 0];
+  };
+  std::vector<NodeIndex> places;
+  for (const Placed& unit : held) {
+    const auto index = cluster.find(unit.node);
+    if (index && cluster[*index].ledger.take_exactly(demand(unit), unit.devices)) {
+      places.push_back(*index);
+      continue;
+    }
+    for (size_t i = places.size(); i-- > 0;)
+      cluster[places[i]].ledger.give_back(demand(held[i]), held[i].devices);
+    return error(Code::conflict,
+                 fmt::format("unit {} is not free on node {}", unit.unit, unit.node.to_string()));
+  }
+  Request* request = admit(std::move(application));
+  for (size_t i = 0; i < held.size(); ++i) {
+    hold(request, held[i].unit, places[i], held[i].devices);
+    cluster.reindex(places[i]);
+  }
+  request->next_slot = held.back().unit + 1;
+  return ok();
+}
+
+void Scheduler::Impl::on(const Cancelled& event) {
+  Request* request = find(event.id);
+  if (request == nullptr) return;
+  if (request->held.empty()) return finish(request);
+  stop_waiting(request);
+}
+
+void Scheduler::Impl::on(const JobRemoved& event) {
+  const auto it = jobs.find(event.job);
+  if (it == jobs.end()) return;
+  const auto requests = it->second;  // finish() takes the original apart.
+  for (const auto& [arrival_number, request] : requests) {
+    if (!request->held.empty()) revoke(*request, RevokeReason::job_removed, placed(*request));
+    finish(request);
+  }
+}
+
+void Scheduler::Impl::expire_leases() {
+  while (!expiries.empty() && expiries.begin()->first.first <= now) {
+    Request* request = expiries.begin()->second;
+    revoke(*request, RevokeReason::lease_expired, placed(*request));
+    finish(request);
+  }
+}
+
+// ---- The public face --------------------------------------------------------------------------
+
+Scheduler::Scheduler(SchedulerOptions options)
+    : impl_(std::make_unique<Impl>(std::move(options))) {}
+Scheduler::Scheduler(Scheduler&&) noexcept = default;
+Scheduler& Scheduler::operator=(Scheduler&&) noexcept = default;
+Scheduler::~Scheduler() = default;
+
+Decisions Scheduler::apply(const Event& event, Instant now) {
+  TROUPE_ASSERT(now >= impl_->now, "time never goes back");
+  impl_->now = now;
+  impl_->expire_leases();
+  std::visit([this](const auto& typed) { impl_->on(typed); }, event);
+  impl_->settle();
+  return std::exchange(impl_->decisions, {});
+}
+
+std::optional<Instant> Scheduler::next_deadline() const {
+  std::optional<Instant> next;
+  if (!impl_->expiries.empty()) next = impl_->expiries.begin()->first.first;
+  if (!impl_->queue.blocked().empty() && impl_->next_claim != Instant::max() &&
+      (!next || impl_->next_claim < *next))
+    next = std::max(impl_->next_claim, impl_->now);
+  return next;
+}
+
+}  // namespace troupe::scheduler
