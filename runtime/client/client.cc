@@ -229,6 +229,12 @@ Async<Result<ObjectName>> Client::put(std::shared_ptr<const Bytes> value,
   co_return object;
 }
 
+ObjectName Client::make_failed(Error failure) {
+  ObjectName object = objects_->create(nullptr);
+  objects_->set_error(object.id, std::move(failure));
+  return object;
+}
+
 void Client::add_reference(const ObjectName& object) {
   objects_->add_reference(object);
 }

@@ -131,6 +131,8 @@ class Client {
   ObjectName submit_task(TaskSpec spec);
   ObjectName submit_call(ActorCallSpec spec);
   Async<Result<ObjectName>> put(std::shared_ptr<const Bytes> value, std::vector<ObjectName> held);
+  // An object that has failed already.
+  ObjectName make_failed(Error failure);
   void add_reference(const ObjectName& object);
   void drop_reference(const ObjectName& object);
 
