@@ -112,7 +112,7 @@ void keep_result_refs(std::vector<std::shared_ptr<RefHandle>> refs);
 template <class Tuple, size_t... I>
 bool decode_arguments(const troupe_bytes* arguments, Tuple& out, std::index_sequence<I...>) {
   bool good = true;
-  const auto one = [&](const troupe_bytes& bytes, auto& value) {
+  [[maybe_unused]] const auto one = [&](const troupe_bytes& bytes, auto& value) {
     Reader in{{bytes.data, bytes.size}, process_session()};
     read<std::remove_cvref_t<decltype(value)>>(in, value);
     good = good && !in.failed;
