@@ -16,6 +16,13 @@
 
 #include "base/log.h"
 
+#if defined(__SANITIZE_THREAD__)
+// The installed librocksdb is not built for TSan, which so takes what it does inside for races.
+extern "C" __attribute__((weak)) const char* __tsan_default_suppressions() {
+  return "race:librocksdb.so\n";
+}
+#endif
+
 namespace troupe {
 namespace {
 
