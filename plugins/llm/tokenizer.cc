@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <fstream>
 #include <unordered_map>
 
+#include "llm/added_tokens.h"
 #include "llm/atomic_file.h"
 #include "llm/merge_table.h"
 #include "llm/pre_tokenizer.h"
@@ -20,35 +20,6 @@ namespace {
 // The names of the end-of-text token in common models.
 constexpr std::array<std::string_view, 5> eos_names{"<|endoftext|>", "<|end_of_text|>", "</s>",
                                                     "<|im_end|>", "<eos>"};
-
-// The added tokens that are looked for in a text.
-class AddedTokenFinder {
- public:
-  void add(const AddedToken& token) {
-    tokens_.push_back(token);
-    starts_[static_cast<uint8_t>(token.content[0])] = true;
-    // The longest first, so that it wins over its own prefixes.
-    std::stable_sort(tokens_.begin(), tokens_.end(), [](const auto& a, const auto& b) {
-      return a.content.size() > b.content.size();
-    });
-  }
-
-  // The leftmost token at or after `from`, the longest of those; its position, or npos.
-  std::pair<size_t, const AddedToken*> find(std::string_view text, size_t from) const {
-    if (tokens_.empty()) return {std::string_view::npos, nullptr};
-    for (size_t i = from; i < text.size(); ++i) {
-      if (!starts_[static_cast<uint8_t>(text[i])]) continue;
-      for (const AddedToken& token : tokens_) {
-        if (text.substr(i).starts_with(token.content)) return {i, &token};
-      }
-    }
-    return {std::string_view::npos, nullptr};
-  }
-
- private:
-  std::vector<AddedToken> tokens_;
-  std::array<bool, 256> starts_{};
-};
 
 }  // namespace
 
