@@ -25,6 +25,7 @@ class KvBlockAllocator {
   void retain(uint32_t block);   // One more reference to an allocated block.
   void release(uint32_t block);  // One less; the last one frees it.
 
+  uint32_t references(uint32_t block) const;  // 0 if it is free.
   uint32_t free_count() const { return static_cast<uint32_t>(free_.size()); }
   uint32_t total_count() const { return static_cast<uint32_t>(references_.size()); }
 
@@ -56,7 +57,8 @@ struct InferenceOptions {
 class InferenceModel {
  public:
   // Copies `parameters` (flat, as in gpt2_config.h).
-  // Errors: invalid (config, options or size), unimplemented (bf16 on this processor).
+  // Errors: invalid (config, options or size), unimplemented (bf16 on this processor), exhausted
+  // (memory).
   static Result<InferenceModel> create(const Gpt2Config& config, std::span<const float> parameters,
                                        const InferenceOptions& options);
   InferenceModel(InferenceModel&&) noexcept;

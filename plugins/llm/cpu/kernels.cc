@@ -5,6 +5,7 @@ namespace {
 
 namespace baseline {
 #include "llm/cpu/kernels_body.inc"
+#include "llm/cpu/paged_attention_body.inc"
 }  // namespace baseline
 
 #ifdef __x86_64__
@@ -12,6 +13,7 @@ namespace baseline {
 #pragma GCC target("avx2,fma,bmi2")
 namespace avx2 {
 #include "llm/cpu/kernels_body.inc"
+#include "llm/cpu/paged_attention_body.inc"
 }  // namespace avx2
 #pragma GCC pop_options
 
@@ -19,6 +21,7 @@ namespace avx2 {
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2,prefer-vector-width=512")
 namespace avx512 {
 #include "llm/cpu/kernels_body.inc"
+#include "llm/cpu/paged_attention_body.inc"
 }  // namespace avx512
 #pragma GCC pop_options
 
@@ -65,6 +68,14 @@ const OptimizerKernels& optimizer_kernels() {
   if (has_avx2()) return avx2::optimizer_table;
 #endif
   return baseline::optimizer_table;
+}
+
+const AttentionKernels& attention_kernels() {
+#ifdef __x86_64__
+  if (has_avx512()) return avx512::attention_table;
+  if (has_avx2()) return avx2::attention_table;
+#endif
+  return baseline::attention_table;
 }
 
 }  // namespace troupe::llm::cpu

@@ -83,4 +83,32 @@ struct OptimizerKernels {
 };
 const OptimizerKernels& optimizer_kernels();
 
+// One layer's keys and values in pages of `page` tokens: the lane of a vector is a token in the
+// keys, and a channel in the values, so that neither product ever sums across a vector.
+//   keys: [blocks, H, D, page]       values: [blocks, H, page, D_padded]
+struct PagedKv {
+  static constexpr int64_t page = 16;
+
+  float* keys;
+  float* values;
+  int64_t H, D;
+
+  int64_t D_padded() const { return (D + 15) / 16 * 16; }
+  int64_t key_block() const { return H * D * page; }  // Elements of one block.
+  int64_t value_block() const { return H * D_padded() * page; }
+};
+
+struct AttentionKernels {
+  // Puts one token's k and v ([H, D] each) at `position` of the sequence with these blocks.
+  void (*store)(const PagedKv& kv, const uint32_t* blocks, int64_t position, const float* k,
+                const float* v);
+  // Causal attention of one head for `queries` consecutive tokens from `position` on, whose keys
+  // and values are stored. q and out point to the first token's head; their tokens lie q_stride
+  // and out_stride apart. scratch: 4 * (position + queries + page) floats, 64-byte aligned.
+  void (*attend)(float* out, int64_t out_stride, const float* q, int64_t q_stride, int64_t queries,
+                 const PagedKv& kv, const uint32_t* blocks, int64_t head, int64_t position,
+                 float scale, float* scratch);
+};
+const AttentionKernels& attention_kernels();
+
 }  // namespace troupe::llm::cpu
