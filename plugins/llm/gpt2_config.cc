@@ -8,12 +8,14 @@
 namespace troupe::llm {
 namespace {
 
-// Far above any GPT-2, far below where a product of two sizes overflows.
-constexpr int64_t size_max = int64_t{1} << 24;
+// Far above any GPT-2, far below where a product of sizes overflows.
+constexpr int64_t size_max = int64_t{1} << 20;
+constexpr int64_t vocab_size_max = int64_t{1} << 24;
+constexpr int64_t layers_max = int64_t{1} << 12;
 
-Status check_size(std::string_view name, int64_t value) {
-  if (value >= 1 && value <= size_max) return ok();
-  return error(Code::invalid, fmt::format("{} is {}, not in [1, {}]", name, value, size_max));
+Status check_size(std::string_view name, int64_t value, int64_t max) {
+  if (value >= 1 && value <= max) return ok();
+  return error(Code::invalid, fmt::format("{} is {}, not in [1, {}]", name, value, max));
 }
 
 // Box-Muller; both numbers of a pair are used, so the order of calls fixes the values.
@@ -41,11 +43,11 @@ class Normal {
 }  // namespace
 
 Status Gpt2Config::validate() const {
-  TROUPE_CHECK(check_size("vocab_size", vocab_size));
-  TROUPE_CHECK(check_size("n_positions", n_positions));
-  TROUPE_CHECK(check_size("n_embd", n_embd));
-  TROUPE_CHECK(check_size("n_layer", n_layer));
-  TROUPE_CHECK(check_size("n_head", n_head));
+  TROUPE_CHECK(check_size("vocab_size", vocab_size, vocab_size_max));
+  TROUPE_CHECK(check_size("n_positions", n_positions, size_max));
+  TROUPE_CHECK(check_size("n_embd", n_embd, size_max));
+  TROUPE_CHECK(check_size("n_layer", n_layer, layers_max));
+  TROUPE_CHECK(check_size("n_head", n_head, size_max));
   if (n_embd % n_head != 0) {
     return error(Code::invalid,
                  fmt::format("n_embd {} is not a multiple of n_head {}", n_embd, n_head));
