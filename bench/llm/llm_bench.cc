@@ -1,5 +1,5 @@
 // How fast a training step is, and how near its matrix products come to oneDNN alone.
-// One JSON object a line: {"name", "value", "unit"}. Usage: llm_bench [products|step].
+// One JSON object a line: {"name", "value", "unit"}. Usage: llm_bench [products|step|serve].
 #include <fmt/format.h>
 #include <omp.h>
 
@@ -13,6 +13,7 @@
 #include "llm/cpu/matmul.h"
 #include "llm/cpu/threads.h"
 #include "llm/gpt2.h"
+#include "llm/inference_model.h"
 #include "llm/optimizer.h"
 
 namespace troupe::llm {
@@ -163,16 +164,79 @@ void bench_step(Precision precision, int threads) {
   print(name + ".flops", gpt2_training_flops(config, batch, length) / took * 1e-9, "GFLOP/s");
 }
 
+// Prefill of one prompt, and one decode step of a batch whose sequences are half full.
+void bench_serving(Precision precision, int threads) {
+  std::vector<float> parameters(Gpt2Layout(config).total());
+  SeededRandom random(1);
+  initialize_gpt2<float>(config, random, parameters);
+  auto model =
+      InferenceModel::create(config, parameters,
+                             {.threads = threads, .precision = precision, .kv_blocks = 1024})
+          .value();
+  const auto name =
+      fmt::format("serve.{}.{}t", precision == Precision::f32 ? "f32" : "bf16", threads);
+  const std::vector<int32_t> tokens(length, 1);
+  std::vector<float> logits(64 * 1024);
+  for (const int64_t prompt : {16, 128, 255}) {
+    const double took = seconds([&] {
+      KvSequence sequence;
+      (void)model
+          .prefill(sequence, std::span(tokens).first(static_cast<size_t>(prompt)),
+                   std::span(logits).first(1024))
+          .value();
+      model.release(sequence);
+    });
+    print(fmt::format("{}.prefill.{}", name, prompt), static_cast<double>(prompt) / took,
+          "token/s");
+  }
+  for (const size_t count : {1, 8, 64}) {
+    std::vector<KvSequence> sequences(count);
+    std::vector<KvSequence*> batch_of;
+    for (KvSequence& sequence : sequences) {
+      (void)model
+          .prefill(sequence, std::span(tokens).first(length / 2), std::span(logits).first(1024))
+          .value();
+      batch_of.push_back(&sequence);
+    }
+    const double took = seconds([&] {
+      (void)model
+          .decode(batch_of, std::span(tokens).first(count), std::span(logits).first(count * 1024))
+          .value();
+      for (KvSequence& sequence : sequences) --sequence.length;  // The same step again.
+    });
+    print(fmt::format("{}.decode.{}", name, count), static_cast<double>(count) / took, "token/s");
+    for (KvSequence& sequence : sequences) model.release(sequence);
+  }
+  // A batch size that was never met before costs the making of its products, once.
+  KvSequence sequence;
+  const auto start = std::chrono::steady_clock::now();
+  for (size_t i = 20; i < 40; ++i) {
+    (void)model.prefill(sequence, std::span(tokens).first(i), std::span(logits).first(1024))
+        .value();
+    model.release(sequence);
+  }
+  const double each =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / 20;
+  const double again = seconds([&] {
+    (void)model.prefill(sequence, std::span(tokens).first(39), std::span(logits).first(1024))
+        .value();
+    model.release(sequence);
+  });
+  print(name + ".new_shape", (each - again) * 1e3, "ms");
+}
+
 int run(std::string_view what) {
   const bool bf16 = bf16_supported();
+  const auto wanted = [&](std::string_view part) { return what.empty() || what == part; };
   for (const int threads : {1, 2}) {
-    if (what != "step") {
+    if (wanted("products")) {
       bench_products<float>("f32", threads);
       if (bf16) bench_products<cpu::bf16>("bf16", threads);
     }
-    if (what != "products") {
-      bench_step(Precision::f32, threads);
-      if (bf16) bench_step(Precision::bf16, threads);
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+      if (precision == Precision::bf16 && !bf16) continue;
+      if (wanted("step")) bench_step(precision, threads);
+      if (wanted("serve")) bench_serving(precision, threads);
     }
   }
   return 0;

@@ -18,7 +18,8 @@ enum class Precision : uint8_t { f32, bf16 };
 bool bf16_supported();
 
 struct Gpt2Options {
-  int threads = 1;  // Of this model's calls; the caller's own thread is one of them.
+  // At most, of this model's calls; the caller's own is one of them. Small passes use only that.
+  int threads = 1;
   Precision precision = Precision::f32;  // bf16 needs bf16_supported().
 };
 

@@ -111,9 +111,7 @@ KvBlockAllocator& InferenceModel::kv_blocks() {
 }
 
 size_t InferenceModel::kv_block_bytes() const {
-  const Gpt2Config& c = impl_->config;
-  const cpu::PagedKv kv{nullptr, nullptr, c.n_head, c.head_dim()};
-  return static_cast<size_t>(c.n_layer * (kv.key_block() + kv.value_block())) * sizeof(float);
+  return std::visit([&](const auto& p) { return p.block_bytes(impl_->config); }, impl_->pass);
 }
 
 Status InferenceModel::reserve(KvSequence& sequence, int64_t tokens) {

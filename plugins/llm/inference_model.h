@@ -48,12 +48,12 @@ struct SequenceChunk {
 };
 
 struct InferenceOptions {
-  int threads = 1;
+  int threads = 1;  // As in Gpt2Options.
   Precision precision = Precision::f32;
   uint32_t kv_blocks = 1024;
 };
 
-// Not thread-safe. Owns its weights (in the products' precision) and the cache.
+// Not thread-safe. Owns its weights and the cache, both in the products' precision.
 class InferenceModel {
  public:
   // Copies `parameters` (flat, as in gpt2_config.h).

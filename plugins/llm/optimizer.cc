@@ -14,16 +14,21 @@ namespace {
 
 // Square sums are taken over pieces of this size and added in order, so that the norm, and with
 // it training, does not depend on the number of threads.
-constexpr int64_t piece = int64_t{1} << 16;
+constexpr int64_t piece = int64_t{1} << 17;
+
+const cpu::OptimizerKernels& best_kernels() {
+  return cpu::best_kernels<float, float>().optimizer;
+}
 
 double norm_of(std::span<const float> values, int threads) {
+  const cpu::OptimizerKernels& kernels = best_kernels();
   const auto count = static_cast<int64_t>(values.size());
   const int64_t pieces = (count + piece - 1) / piece;
   std::vector<double> sums(static_cast<size_t>(pieces));
   cpu::parallel_parts(threads, pieces, [&](int64_t begin, int64_t end, int64_t) {
     for (int64_t i = begin; i < end; ++i) {
-      sums[static_cast<size_t>(i)] = cpu::optimizer_kernels().sum_of_squares(
-          values.data() + i * piece, std::min(piece, count - i * piece));
+      sums[static_cast<size_t>(i)] =
+          kernels.sum_of_squares(values.data() + i * piece, std::min(piece, count - i * piece));
     }
   });
   double sum = 0;
@@ -66,6 +71,7 @@ Result<float> AdamW::step(std::span<float> parameters, std::span<const float> gr
       .gradient_scale = limit > 0 && norm > limit ? static_cast<float>(limit / norm) : 1.0f,
       .m_correction = static_cast<float>(1 / (1 - std::pow(double{options_.beta1}, t))),
       .v_correction = static_cast<float>(1 / (1 - std::pow(double{options_.beta2}, t)))};
+  const cpu::OptimizerKernels& kernels = best_kernels();
   for (const Range& range : ranges_) {
     step.weight_decay = range.decays ? options_.weight_decay : 0;
     const auto count = static_cast<int64_t>(range.end - range.begin);
@@ -73,9 +79,8 @@ Result<float> AdamW::step(std::span<float> parameters, std::span<const float> gr
     const int threads = count < piece ? 1 : options_.threads;
     cpu::parallel_parts(threads, count, [&](int64_t begin, int64_t end, int64_t) {
       const size_t first = range.begin + static_cast<size_t>(begin);
-      cpu::optimizer_kernels().adamw(parameters.data() + first, state_.m.data() + first,
-                                     state_.v.data() + first, gradients.data() + first, end - begin,
-                                     step);
+      kernels.adamw(parameters.data() + first, state_.m.data() + first, state_.v.data() + first,
+                    gradients.data() + first, end - begin, step);
     });
   }
   return static_cast<float>(norm);

@@ -156,11 +156,15 @@ TEST(Gpt2, HalfBatchesAverageToTheWholeBatch) {
 }
 
 TEST(Gpt2, ThreadsDoNotChangeTheResultBeyondRounding) {
-  auto one = make<float>(small);
-  auto two = make<float>(small, {.threads = 2});
-  fill_lively(one, 8);
-  fill_lively(two, 8);
-  const Data data = random_data(3, 12, small.vocab_size, 9);
+  // Enough work for a second thread, and an odd number of heads and sequences to share.
+  constexpr Gpt2Config larger{
+      .vocab_size = 101, .n_positions = 33, .n_embd = 96, .n_layer = 2, .n_head = 3};
+  auto one = make<float>(larger);
+  auto two = make<float>(larger, {.threads = 2});
+  SeededRandom first(8), second(8);
+  initialize_gpt2(larger, first, one.parameters());
+  initialize_gpt2(larger, second, two.parameters());
+  const Data data = random_data(3, 33, larger.vocab_size, 9);
   EXPECT_NEAR(one.forward_backward(data.view()).value(), two.forward_backward(data.view()).value(),
               1e-6);
   EXPECT_LT(largest_difference(one.gradients(), two.gradients()), 1e-6);

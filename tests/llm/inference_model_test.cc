@@ -16,6 +16,10 @@ constexpr Gpt2Config small{
     .vocab_size = 53, .n_positions = 40, .n_embd = 24, .n_layer = 2, .n_head = 2};
 constexpr size_t V = 53;
 
+// Large enough that a prompt is worth two threads.
+constexpr Gpt2Config larger{
+    .vocab_size = 53, .n_positions = 160, .n_embd = 96, .n_layer = 2, .n_head = 3};
+
 std::vector<float> lively_parameters(const Gpt2Config& config) {
   const Gpt2Layout layout(config);
   std::vector<float> parameters(layout.total());
@@ -42,9 +46,9 @@ InferenceModel make(const InferenceOptions& options = {.kv_blocks = 32}) {
 }
 
 // The logits after each token, by the training model's dense pass.
-std::vector<float> dense_logits(std::span<const int32_t> tokens) {
-  auto model = Gpt2<float>::create(small).value();
-  std::ranges::copy(lively_parameters(small), model.parameters().begin());
+std::vector<float> dense_logits(std::span<const int32_t> tokens, const Gpt2Config& config = small) {
+  auto model = Gpt2<float>::create(config).value();
+  std::ranges::copy(lively_parameters(config), model.parameters().begin());
   std::vector<float> logits(tokens.size() * V);
   EXPECT_TRUE(model.logits({1, static_cast<int64_t>(tokens.size()), tokens, {}}, logits));
   return logits;
@@ -64,22 +68,34 @@ std::span<const float> row(std::span<const float> logits, size_t i) {
 TEST(InferenceModel, PrefillAndDecodeEqualTheDensePass) {
   const auto tokens = random_tokens(40, 2);
   const auto expected = dense_logits(tokens);
-  for (const int threads : {1, 2}) {
-    for (const size_t prompt : {1u, 7u, 16u, 17u, 39u}) {
-      auto model = make({.threads = threads, .kv_blocks = 3});
-      KvSequence sequence;
-      std::vector<float> logits(V);
-      ASSERT_TRUE(model.prefill(sequence, std::span(tokens).first(prompt), logits));
-      expect_near(logits, row(expected, prompt - 1), 2e-5f);
-      for (size_t i = prompt; i < tokens.size(); ++i) {
-        KvSequence* const one = &sequence;
-        ASSERT_TRUE(model.decode({&one, 1}, std::span(tokens).subspan(i, 1), logits));
-        expect_near(logits, row(expected, i), 2e-5f);
-      }
-      EXPECT_EQ(sequence.length, 40);
-      EXPECT_EQ(sequence.blocks.size(), 3u);
+  for (const size_t prompt : {1u, 7u, 16u, 17u, 39u}) {
+    auto model = make({.kv_blocks = 3});
+    KvSequence sequence;
+    std::vector<float> logits(V);
+    ASSERT_TRUE(model.prefill(sequence, std::span(tokens).first(prompt), logits));
+    expect_near(logits, row(expected, prompt - 1), 2e-5f);
+    for (size_t i = prompt; i < tokens.size(); ++i) {
+      KvSequence* const one = &sequence;
+      ASSERT_TRUE(model.decode({&one, 1}, std::span(tokens).subspan(i, 1), logits));
+      expect_near(logits, row(expected, i), 2e-5f);
     }
+    EXPECT_EQ(sequence.length, 40);
+    EXPECT_EQ(sequence.blocks.size(), 3u);
   }
+}
+
+TEST(InferenceModel, TwoThreadsShareALongPrompt) {
+  const auto tokens = random_tokens(150, 9);
+  const auto expected = dense_logits(tokens, larger);
+  auto model =
+      InferenceModel::create(larger, lively_parameters(larger), {.threads = 2, .kv_blocks = 20})
+          .value();
+  KvSequence a, b;
+  std::vector<float> logits(2 * V);
+  const SequenceChunk chunks[] = {{&a, tokens}, {&b, std::span(tokens).first(101)}};
+  ASSERT_TRUE(model.forward(chunks, logits));
+  expect_near(row(logits, 0), row(expected, 149), 1e-4f);
+  expect_near(row(logits, 1), row(expected, 100), 1e-4f);
 }
 
 TEST(InferenceModel, BatchedDecodeEqualsEachSequenceAlone) {

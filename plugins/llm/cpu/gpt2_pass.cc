@@ -19,8 +19,9 @@ template <class Real, class Operand>
 Gpt2Pass<Real, Operand>::Gpt2Pass(const Gpt2Config& config, const Gpt2Layout& layout, int threads)
     : config_(config),
       layout_(layout),
+      threads_max_(threads),
       threads_(threads),
-      kernels_(kernels<Real, Operand>()),
+      kernels_(best_kernels<Real, Operand>().rows),
       C_(config.n_embd),
       H_(config.n_head),
       D_(config.head_dim()),
@@ -30,6 +31,7 @@ Gpt2Pass<Real, Operand>::Gpt2Pass(const Gpt2Config& config, const Gpt2Layout& la
 template <class Real, class Operand>
 Result<double> Gpt2Pass<Real, Operand>::run(const Real* parameters, const TokenBatch& batch,
                                             Real gradient_scale, Real* gradients) {
+  choose_threads(batch, gradients != nullptr);
   const ThreadScope scope(threads_);
   resize(batch.batch, batch.length);
   load_weights(parameters);
@@ -42,6 +44,7 @@ Result<double> Gpt2Pass<Real, Operand>::run(const Real* parameters, const TokenB
 
 template <class Real, class Operand>
 Status Gpt2Pass<Real, Operand>::logits(const Real* parameters, const TokenBatch& batch, Real* out) {
+  choose_threads(batch, false);
   const ThreadScope scope(threads_);
   resize(batch.batch, batch.length);
   load_weights(parameters);
@@ -49,6 +52,12 @@ Status Gpt2Pass<Real, Operand>::logits(const Real* parameters, const TokenBatch&
   matmul_({.m = N_, .n = V_, .k = C_, .transpose_b = true}, final_norm_.data(),
           weights_ + layout_.wte(), out);
   return matmul_.take_status();
+}
+
+template <class Real, class Operand>
+void Gpt2Pass<Real, Operand>::choose_threads(const TokenBatch& batch, bool backward) {
+  const double all = gpt2_training_flops(config_, batch.batch, batch.length);
+  threads_ = threads_for(backward ? all : all / 3, threads_max_);
 }
 
 template <class Real, class Operand>

@@ -44,6 +44,7 @@ class Gpt2Pass {
     Buffer<Operand> gelu;         // [N, 4C]
   };
 
+  void choose_threads(const TokenBatch& batch, bool backward);
   void resize(int64_t batch, int64_t length);
   void load_weights(const Real* parameters);
   void forward(const TokenBatch& batch);
@@ -70,8 +71,9 @@ class Gpt2Pass {
 
   const Gpt2Config& config_;
   const Gpt2Layout& layout_;
-  const int threads_;
-  const Kernels<Real, Operand>& kernels_;
+  const int threads_max_;
+  int threads_;  // Of the present pass.
+  const RowKernels<Real, Operand>& kernels_;
   Matmul matmul_;
 
   int64_t B_ = 0, T_ = 0, N_ = 0;

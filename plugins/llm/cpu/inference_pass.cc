@@ -8,16 +8,18 @@
 
 namespace troupe::llm::cpu {
 
-static_assert(PagedKv::page == kv_block_tokens);
+static_assert(PagedKv<float>::page == kv_block_tokens);
 
 template <class Operand>
 InferencePass<Operand>::InferencePass(const Gpt2Config& config, std::span<const float> parameters,
                                       const InferenceOptions& options)
     : config_(config),
       layout_(config),
+      threads_max_(options.threads),
       threads_(options.threads),
       block_count_(options.kv_blocks),
-      kernels_(kernels<float, Operand>()),
+      kernels_(best_kernels<float, Operand>().rows),
+      attention_(best_kernels<float, Operand>().attention),
       parameters_(parameters.size()) {
   std::ranges::copy(parameters, parameters_.data());
   if constexpr (std::is_same_v<Operand, float>) {
@@ -27,17 +29,24 @@ InferencePass<Operand>::InferencePass(const Gpt2Config& config, std::span<const 
     kernels_.convert(converted_.data(), parameters.data(), static_cast<int64_t>(parameters.size()));
     weights_ = converted_.data();
   }
-  const PagedKv layer = layer_cache(0);
+  const PagedKv<Element> layer = layer_cache(0);
   const int64_t blocks = config_.n_layer * block_count_;
   keys_.resize(blocks * layer.key_block());
   values_.resize(blocks * layer.value_block());
-  scratch_stride_ = 4 * (config_.n_positions + 2 * PagedKv::page) / 16 * 16;
-  scratch_.resize(threads_ * scratch_stride_);
+  scratch_stride_ = 4 * (config_.n_positions + 2 * kv_block_tokens) / 16 * 16;
+  scratch_.resize(threads_max_ * scratch_stride_);
 }
 
 template <class Operand>
-PagedKv InferencePass<Operand>::layer_cache(int64_t layer) {
-  PagedKv kv{nullptr, nullptr, config_.n_head, config_.head_dim()};
+size_t InferencePass<Operand>::block_bytes(const Gpt2Config& config) {
+  const PagedKv<Element> kv{nullptr, nullptr, config.n_head, config.head_dim()};
+  return static_cast<size_t>(config.n_layer * (kv.key_block() + kv.value_block())) *
+         sizeof(Element);
+}
+
+template <class Operand>
+auto InferencePass<Operand>::layer_cache(int64_t layer) -> PagedKv<Element> {
+  PagedKv<Element> kv{nullptr, nullptr, config_.n_head, config_.head_dim()};
   kv.keys = keys_.data() + layer * block_count_ * kv.key_block();
   kv.values = values_.data() + layer * block_count_ * kv.value_block();
   return kv;
@@ -61,7 +70,6 @@ void InferencePass<Operand>::resize(int64_t rows, int64_t chunks) {
 
 template <class Operand>
 Status InferencePass<Operand>::run(std::span<const SequenceChunk> chunks, float* logits) {
-  const ThreadScope scope(threads_);
   const int64_t C = config_.n_embd;
   const auto count = static_cast<int64_t>(chunks.size());
   firsts_.clear();
@@ -70,6 +78,9 @@ Status InferencePass<Operand>::run(std::span<const SequenceChunk> chunks, float*
     firsts_.push_back(rows);
     rows += static_cast<int64_t>(chunk.tokens.size());
   }
+  const double flops = 2.0 * static_cast<double>(layout_.total()) * static_cast<double>(rows);
+  threads_ = threads_for(flops, threads_max_);
+  const ThreadScope scope(threads_);
   resize(rows, count);
   embed(chunks);
   for (int64_t layer = 0; layer < config_.n_layer; ++layer) {
@@ -137,11 +148,10 @@ void InferencePass<Operand>::add_layer_norm(Operand* out, size_t weight, size_t 
 // From wide_ ([N, 3C]) to heads_, by way of the cache.
 template <class Operand>
 void InferencePass<Operand>::attend(std::span<const SequenceChunk> chunks, int64_t layer) {
-  const AttentionKernels& attention = attention_kernels();
   const int64_t C = config_.n_embd;
   const int64_t H = config_.n_head;
   const int64_t D = config_.head_dim();
-  const PagedKv kv = layer_cache(layer);
+  const PagedKv<Element> kv = layer_cache(layer);
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(D)));
   const auto count = static_cast<int64_t>(chunks.size());
   parallel_parts(threads_, count, [&](int64_t begin, int64_t end, int64_t) {
@@ -149,8 +159,8 @@ void InferencePass<Operand>::attend(std::span<const SequenceChunk> chunks, int64
       const SequenceChunk& chunk = chunks[static_cast<size_t>(c)];
       const float* row = wide_.data() + firsts_[static_cast<size_t>(c)] * 3 * C;
       for (size_t i = 0; i < chunk.tokens.size(); ++i, row += 3 * C) {
-        attention.store(kv, chunk.sequence->blocks.data(),
-                        chunk.sequence->length + static_cast<int64_t>(i), row + C, row + 2 * C);
+        attention_.store(kv, chunk.sequence->blocks.data(),
+                         chunk.sequence->length + static_cast<int64_t>(i), row + C, row + 2 * C);
       }
     }
   });
@@ -159,10 +169,10 @@ void InferencePass<Operand>::attend(std::span<const SequenceChunk> chunks, int64
       const int64_t h = item % H;
       const auto c = static_cast<size_t>(item / H);
       const KvSequence& sequence = *chunks[c].sequence;
-      attention.attend(delta_.data() + firsts_[c] * C + h * D, C,
-                       wide_.data() + firsts_[c] * 3 * C + h * D, 3 * C,
-                       static_cast<int64_t>(chunks[c].tokens.size()), kv, sequence.blocks.data(), h,
-                       sequence.length, scale, scratch_.data() + part * scratch_stride_);
+      attention_.attend(delta_.data() + firsts_[c] * C + h * D, C,
+                        wide_.data() + firsts_[c] * 3 * C + h * D, 3 * C,
+                        static_cast<int64_t>(chunks[c].tokens.size()), kv, sequence.blocks.data(),
+                        h, sequence.length, scale, scratch_.data() + part * scratch_stride_);
     }
   });
   parallel_parts(threads_, rows_ * C, [&](int64_t begin, int64_t end, int64_t) {

@@ -1,27 +1,28 @@
 #include "llm/cpu/kernels.h"
 
+#include <span>
+#include <type_traits>
+#include <vector>
+
 namespace troupe::llm::cpu {
 namespace {
 
 namespace baseline {
-#include "llm/cpu/kernels_body.inc"
-#include "llm/cpu/paged_attention_body.inc"
+#include "llm/cpu/kernel_set_body.inc"
 }  // namespace baseline
 
 #ifdef __x86_64__
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,bmi2")
 namespace avx2 {
-#include "llm/cpu/kernels_body.inc"
-#include "llm/cpu/paged_attention_body.inc"
+#include "llm/cpu/kernel_set_body.inc"
 }  // namespace avx2
 #pragma GCC pop_options
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,bmi2,prefer-vector-width=512")
 namespace avx512 {
-#include "llm/cpu/kernels_body.inc"
-#include "llm/cpu/paged_attention_body.inc"
+#include "llm/cpu/kernel_set_body.inc"
 }  // namespace avx512
 #pragma GCC pop_options
 
@@ -35,47 +36,29 @@ bool has_avx2() {
 }
 #endif
 
+// Best first.
 template <class Real, class Operand>
-Kernels<Real, Operand> choose() {
+std::vector<KernelSet<Real, Operand>> sets() {
+  std::vector<KernelSet<Real, Operand>> found;
 #ifdef __x86_64__
-  if (has_avx512()) return avx512::table<Real, Operand>("avx512");
-  if (has_avx2()) return avx2::table<Real, Operand>("avx2");
+  constexpr bool is_reference = std::is_same_v<Real, double>;
+  if (!is_reference && has_avx512()) found.push_back(avx512::set<Real, Operand>("avx512"));
+  if (!is_reference && has_avx2()) found.push_back(avx2::set<Real, Operand>("avx2"));
 #endif
-  return baseline::table<Real, Operand>("baseline");
+  found.push_back(baseline::set<Real, Operand>("baseline"));
+  return found;
 }
 
 }  // namespace
 
 template <class Real, class Operand>
-const Kernels<Real, Operand>& kernels() {
-  static const Kernels<Real, Operand> chosen = choose<Real, Operand>();
-  return chosen;
+std::span<const KernelSet<Real, Operand>> kernel_sets() {
+  static const std::vector<KernelSet<Real, Operand>> found = sets<Real, Operand>();
+  return found;
 }
 
-template <>
-const Kernels<double, double>& kernels() {
-  // The reference: no instruction set's own code.
-  static constexpr Kernels<double, double> plain = baseline::table<double, double>("baseline");
-  return plain;
-}
-
-template const Kernels<float, float>& kernels();
-template const Kernels<float, bf16>& kernels();
-
-const OptimizerKernels& optimizer_kernels() {
-#ifdef __x86_64__
-  if (has_avx512()) return avx512::optimizer_table;
-  if (has_avx2()) return avx2::optimizer_table;
-#endif
-  return baseline::optimizer_table;
-}
-
-const AttentionKernels& attention_kernels() {
-#ifdef __x86_64__
-  if (has_avx512()) return avx512::attention_table;
-  if (has_avx2()) return avx2::attention_table;
-#endif
-  return baseline::attention_table;
-}
+template std::span<const KernelSet<float, float>> kernel_sets();
+template std::span<const KernelSet<float, bf16>> kernel_sets();
+template std::span<const KernelSet<double, double>> kernel_sets();
 
 }  // namespace troupe::llm::cpu

@@ -7,6 +7,8 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <type_traits>
 
 #include "llm/cpu/bf16.h"
 
@@ -25,9 +27,7 @@ struct AdamWStep {
 };
 
 template <class Real, class Operand>
-struct Kernels {
-  const char* name;  // Of the instruction set.
-
+struct RowKernels {
   // out = (x - mean) * rstd * weight + bias; keeps mean and rstd of each row. x: [rows, C].
   void (*layer_norm)(Operand* out, Real* mean, Real* rstd, const Real* x, const Real* weight,
                      const Real* bias, int64_t rows, int64_t C, Real epsilon);
@@ -71,26 +71,21 @@ struct Kernels {
   void (*convert)(Operand* out, const Real* x, int64_t count);
 };
 
-// Chosen once by the processor's features. Instantiated for <float, float>, <float, bf16> and
-// <double, double>.
-template <class Real, class Operand>
-const Kernels<Real, Operand>& kernels();
-
-// The same for single-precision buffers of the optimizer.
+// Over the flat buffers of the optimizer.
 struct OptimizerKernels {
   void (*adamw)(float* p, float* m, float* v, const float* g, int64_t count, const AdamWStep& step);
   double (*sum_of_squares)(const float* x, int64_t count);
 };
-const OptimizerKernels& optimizer_kernels();
 
 // One layer's keys and values in pages of `page` tokens: the lane of a vector is a token in the
 // keys, and a channel in the values, so that neither product ever sums across a vector.
 //   keys: [blocks, H, D, page]       values: [blocks, H, page, D_padded]
+template <class Element>
 struct PagedKv {
   static constexpr int64_t page = 16;
 
-  float* keys;
-  float* values;
+  Element* keys;
+  Element* values;
   int64_t H, D;
 
   int64_t D_padded() const { return (D + 15) / 16 * 16; }
@@ -98,17 +93,40 @@ struct PagedKv {
   int64_t value_block() const { return H * D_padded() * page; }
 };
 
+// Arithmetic is in float whatever the cache keeps: float or bf16.
+template <class Element>
 struct AttentionKernels {
   // Puts one token's k and v ([H, D] each) at `position` of the sequence with these blocks.
-  void (*store)(const PagedKv& kv, const uint32_t* blocks, int64_t position, const float* k,
-                const float* v);
+  void (*store)(const PagedKv<Element>& kv, const uint32_t* blocks, int64_t position,
+                const float* k, const float* v);
   // Causal attention of one head for `queries` consecutive tokens from `position` on, whose keys
   // and values are stored. q and out point to the first token's head; their tokens lie q_stride
   // and out_stride apart. scratch: 4 * (position + queries + page) floats, 64-byte aligned.
   void (*attend)(float* out, int64_t out_stride, const float* q, int64_t q_stride, int64_t queries,
-                 const PagedKv& kv, const uint32_t* blocks, int64_t head, int64_t position,
+                 const PagedKv<Element>& kv, const uint32_t* blocks, int64_t head, int64_t position,
                  float scale, float* scratch);
 };
-const AttentionKernels& attention_kernels();
+
+// The kernels in the form of one instruction set.
+template <class Real, class Operand>
+struct KernelSet {
+  // What the cache keeps beside such operands.
+  using CacheElement = std::conditional_t<std::is_same_v<Operand, bf16>, bf16, float>;
+
+  const char* name;  // "avx512", "avx2", "baseline".
+  RowKernels<Real, Operand> rows;
+  AttentionKernels<CacheElement> attention;
+  OptimizerKernels optimizer;
+};
+
+// Those that this processor runs, the best first. In double there is the baseline only: that is
+// the reference. Instantiated for <float, float>, <float, bf16> and <double, double>.
+template <class Real, class Operand>
+std::span<const KernelSet<Real, Operand>> kernel_sets();
+
+template <class Real, class Operand>
+const KernelSet<Real, Operand>& best_kernels() {
+  return kernel_sets<Real, Operand>().front();
+}
 
 }  // namespace troupe::llm::cpu

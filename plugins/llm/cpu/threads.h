@@ -24,6 +24,14 @@ class ThreadScope {
   int before_;
 };
 
+// How many threads a pass of this many floating-point operations deserves. Each of its dozens of
+// loops waits for its slowest thread: microseconds if the machine is idle, but a scheduler's whole
+// time slice if another process has taken the core.
+inline int threads_for(double flops, int threads) {
+  constexpr double worth_sharing = 16e6;  // A quarter of a millisecond or less on one core.
+  return flops < worth_sharing ? 1 : threads;
+}
+
 // Calls body(begin, end, part) for `threads` consecutive parts of [0, count).
 template <class Body>
 void parallel_parts(int threads, int64_t count, const Body& body) {
