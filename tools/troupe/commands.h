@@ -16,10 +16,10 @@ struct CommonOptions {
 
 struct UpOptions {
   int workers = 1;
-  double cpus = 0;         // A worker; 0: the machine's cores shared out evenly.
-  double gpus = -1;        // A worker; -1: the machine's, shared out evenly.
-  uint64_t store_mib = 0;  // A worker's object store; 0: a quarter of memory, shared out evenly.
-  int gateway_port = 8000; // 0: any free one; -1: no gateway.
+  double cpus = 0;          // A worker; 0: the machine's cores shared out evenly.
+  double gpus = -1;         // A worker; -1: the machine's, shared out evenly.
+  uint64_t store_mib = 0;   // A worker's object store; 0: a quarter of memory, shared out evenly.
+  int gateway_port = 8000;  // 0: any free one; -1: no gateway.
 };
 int run_up(const CommonOptions& common, const UpOptions& options);
 int run_down(const CommonOptions& common);

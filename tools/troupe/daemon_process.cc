@@ -54,14 +54,16 @@ std::string last_line(const std::string& log_path) {
 }  // namespace
 
 void watch_interrupts() {
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = [](int) { interrupted = true; };
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
 }
 
-bool was_interrupted() { return interrupted; }
+bool was_interrupted() {
+  return interrupted;
+}
 
 Result<StartedDaemon> start_daemon(const std::string& kind, const std::string& name,
                                    std::vector<std::string> arguments, const std::string& log_path,
@@ -112,7 +114,8 @@ Result<StartedDaemon> start_daemon(const std::string& kind, const std::string& n
   return started;
 }
 
-Result<json::value> wait_ready(StartedDaemon& daemon, const std::string& log_path, Duration budget) {
+Result<json::value> wait_ready(StartedDaemon& daemon, const std::string& log_path,
+                               Duration budget) {
   const auto end = Steady::now() + budget;
   std::string line;
   for (;;) {
@@ -164,7 +167,9 @@ void say(const json::value& value) {
 
 }  // namespace
 
-void report_ready(const json::value& facts) { say(facts); }
+void report_ready(const json::value& facts) {
+  say(facts);
+}
 
 void report_failure(const Error& failure) {
   say(json::object{{"error", json::object{{"code", static_cast<uint32_t>(failure.code())},

@@ -18,8 +18,8 @@ struct StartedDaemon {
 };
 
 // Starts this very executable with `arguments` as a daemon in a session of its own, its output in
-// `log_path`. It finds the writing end of its ready pipe in TROUPE_READY_FD, and holds `lock` (if open)
-// for as long as it runs.
+// `log_path`. It finds the writing end of its ready pipe in TROUPE_READY_FD, and holds `lock` (if
+// open) for as long as it runs.
 Result<StartedDaemon> start_daemon(const std::string& kind, const std::string& name,
                                    std::vector<std::string> arguments, const std::string& log_path,
                                    const FileDescriptor& lock);
@@ -32,8 +32,8 @@ void report_ready(const boost::json::value& facts);
 void report_failure(const Error& failure);
 
 bool is_running(const DaemonRecord& daemon);
-// SIGTERM, then SIGKILL after `grace`, all of them at once. Returns the names of those that had to be
-// killed.
+// SIGTERM, then SIGKILL after `grace`, all of them at once. Returns the names of those that had to
+// be killed.
 std::vector<std::string> end_daemons(const std::vector<DaemonRecord>& daemons, Duration grace);
 
 // Whether Ctrl-C (or SIGTERM) came; from then on waits return early.

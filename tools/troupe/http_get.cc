@@ -19,8 +19,8 @@ Result<std::string> http_get(const std::string& host, uint16_t port, const std::
   boost::system::error_code failed;
   socket.connect({boost::asio::ip::make_address(host), port}, failed);
   if (failed) {
-    return error(Code::unavailable, fmt::format("the gateway on {}:{} does not answer: {}", host, port,
-                                                failed.message()));
+    return error(Code::unavailable, fmt::format("the gateway on {}:{} does not answer: {}", host,
+                                                port, failed.message()));
   }
   http::request<http::empty_body> request{http::verb::get, target, 11};
   request.set(http::field::host, fmt::format("{}:{}", host, port));
@@ -31,8 +31,10 @@ Result<std::string> http_get(const std::string& host, uint16_t port, const std::
   if (!failed) http::read(socket, buffer, response, failed);
   if (failed) return error(Code::unavailable, "the gateway closed: " + failed.message());
   if (response.result() != http::status::ok) {
-    const Code code = response.result() == http::status::unauthorized ? Code::denied : Code::internal;
-    return error(code, fmt::format("the gateway answered {}: {}", response.result_int(), response.body()));
+    const Code code =
+        response.result() == http::status::unauthorized ? Code::denied : Code::internal;
+    return error(
+        code, fmt::format("the gateway answered {}: {}", response.result_int(), response.body()));
   }
   return response.body();
 }

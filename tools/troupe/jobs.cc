@@ -60,9 +60,9 @@ int run_submit(const CommonOptions& common, const SubmitOptions& options) {
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return 0;
-  const std::string how = WIFSIGNALED(status)
-                              ? fmt::format("the driver was ended by signal {}", WTERMSIG(status))
-                              : fmt::format("the driver exited with status {}", WEXITSTATUS(status));
+  const std::string how =
+      WIFSIGNALED(status) ? fmt::format("the driver was ended by signal {}", WTERMSIG(status))
+                          : fmt::format("the driver exited with status {}", WEXITSTATUS(status));
   if (auto head = connect_head(folder)) {
     protocol::EndJob end;
     end.job = job;
@@ -89,8 +89,8 @@ int run_deploy(const CommonOptions& common, const DeployOptions& options) {
   std::error_code missing;
   const auto model = std::filesystem::canonical(options.model, missing);
   if (missing) {
-    return fail(error(Code::not_found, fmt::format("no model directory {}: {}", options.model,
-                                                   missing.message())));
+    return fail(error(Code::not_found,
+                      fmt::format("no model directory {}: {}", options.model, missing.message())));
   }
   config["model"] = model.string();
   config["name"] = options.name;
@@ -112,11 +112,13 @@ int run_deploy(const CommonOptions& common, const DeployOptions& options) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(options.timeout_s);
   while (options.wait && info->state != "ready") {
     if (info->state == "failed") {
-      return fail(error(Code::internal, fmt::format("deployment {} failed: {}; it is kept for 'troupe "
-                                                    "describe {}', remove it with 'troupe undeploy {}'",
-                                                    options.name, info->reason, options.name, options.name)));
+      return fail(error(Code::internal,
+                        fmt::format("deployment {} failed: {}; it is kept for 'troupe "
+                                    "describe {}', remove it with 'troupe undeploy {}'",
+                                    options.name, info->reason, options.name, options.name)));
     }
-    if (was_interrupted()) return fail(error(Code::cancelled, "interrupted; the deployment goes on"));
+    if (was_interrupted())
+      return fail(error(Code::cancelled, "interrupted; the deployment goes on"));
     if (std::chrono::steady_clock::now() > end) {
       return fail(error(Code::deadline_exceeded,
                         fmt::format("deployment {} is not ready after {} s: {}", options.name,
@@ -125,14 +127,16 @@ int run_deploy(const CommonOptions& common, const DeployOptions& options) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     auto list = (*head)->ask<protocol::DeploymentList>(Method::list_deployments, Empty{});
     if (!list) return fail(list.error());
-    const auto found = std::find_if(list->items.begin(), list->items.end(),
-                                    [&](const auto& item) { return item.spec.name == options.name; });
+    const auto found = std::find_if(list->items.begin(), list->items.end(), [&](const auto& item) {
+      return item.spec.name == options.name;
+    });
     if (found == list->items.end()) {
       return fail(error(Code::cancelled, "the deployment was removed meanwhile"));
     }
     *info = *found;
   }
-  json::object out{{"name", info->spec.name}, {"state", info->state}, {"replicas", info->spec.replicas}};
+  json::object out{
+      {"name", info->spec.name}, {"state", info->state}, {"replicas", info->spec.replicas}};
   if (auto record = folder.read_record(); record && record->gateway_port != 0) {
     out["url"] = fmt::format("http://{}:{}/v1/completions", record->host, record->gateway_port);
   }
@@ -154,8 +158,9 @@ int run_report(const CommonOptions& common, const std::string& name) {
   auto record = folder.read_record();
   if (!record) return fail(record.error());
   if (record->gateway_port == 0) {
-    return fail(error(Code::unavailable, "this cluster has no gateway: 'troupe up' without "
-                                         "--gateway-port -1 starts one"));
+    return fail(error(Code::unavailable,
+                      "this cluster has no gateway: 'troupe up' without "
+                      "--gateway-port -1 starts one"));
   }
   auto key = read_file(folder.gateway_key());
   if (!key) return fail(key.error());
@@ -183,7 +188,8 @@ int run_key_create(const CommonOptions& common, const std::string& name, bool ad
   if (!keys) return fail(keys.error());
   SystemRandom random;
   const WallTime now{std::chrono::system_clock::now().time_since_epoch()};
-  auto text = keys->create(name, admin ? security::Scope::admin : security::Scope::inference, now, random);
+  auto text =
+      keys->create(name, admin ? security::Scope::admin : security::Scope::inference, now, random);
   if (!text) return fail(text.error());
   print(json::object{{"name", name}, {"key", *text}, {"note", "shown only once"}}, common.format);
   return 0;

@@ -15,7 +15,8 @@ using namespace troupe::tools;
 constexpr int usage_error = 2;
 
 void add_common(CLI::App& command, CommonOptions& common) {
-  command.add_option("--state", common.state, "State directory (default: TROUPE_STATE or ~/.troupe)");
+  command.add_option("--state", common.state,
+                     "State directory (default: TROUPE_STATE or ~/.troupe)");
   const std::map<std::string, Format> formats{
       {"table", Format::table}, {"json", Format::json}, {"yaml", Format::yaml}};
   command.add_option("-o,--output", common.format, "Output: table, json or yaml")
@@ -37,7 +38,8 @@ int main(int argc, char** argv) {
   up_command->add_option("--cpus", up.cpus, "Cores a worker (default: shared out evenly)");
   up_command->add_option("--gpus", up.gpus, "GPUs a worker (default: shared out evenly)");
   up_command->add_option("--store-mib", up.store_mib, "Object store a worker, in MiB");
-  up_command->add_option("--gateway-port", up.gateway_port, "HTTP port on loopback; 0: any; -1: none")
+  up_command
+      ->add_option("--gateway-port", up.gateway_port, "HTTP port on loopback; 0: any; -1: none")
       ->check(CLI::Range(-1, 65535));
   up_command->callback([&] { status = run_up(common, up); });
 
@@ -71,7 +73,8 @@ int main(int argc, char** argv) {
   logs_command->callback([&] { status = run_logs(common, id, follow); });
 
   SubmitOptions submit;
-  auto* submit_command = app.add_subcommand("submit", "Run a driver program as a job: submit -- CMD ARGS");
+  auto* submit_command =
+      app.add_subcommand("submit", "Run a driver program as a job: submit -- CMD ARGS");
   add_common(*submit_command, common);
   submit_command->add_option("--name", submit.name, "The job's name");
   submit_command->add_option("command", submit.command)->required();
@@ -98,7 +101,8 @@ int main(int argc, char** argv) {
   undeploy_command->add_option("name", name)->required();
   undeploy_command->callback([&] { status = run_undeploy(common, name); });
 
-  auto* report_command = app.add_subcommand("report", "Response time, throughput, utilisation, recovery");
+  auto* report_command =
+      app.add_subcommand("report", "Response time, throughput, utilisation, recovery");
   add_common(*report_command, common);
   report_command->add_option("name", name, "A deployment")->required();
   report_command->callback([&] { status = run_report(common, name); });

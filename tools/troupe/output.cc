@@ -16,11 +16,16 @@ namespace {
 // One cell: nested values in one line.
 std::string cell(const json::value& value) {
   switch (value.kind()) {
-    case json::kind::null: return "-";
-    case json::kind::bool_: return value.get_bool() ? "yes" : "no";
-    case json::kind::int64: return std::to_string(value.get_int64());
-    case json::kind::uint64: return std::to_string(value.get_uint64());
-    case json::kind::double_: return fmt::format("{:g}", value.get_double());
+    case json::kind::null:
+      return "-";
+    case json::kind::bool_:
+      return value.get_bool() ? "yes" : "no";
+    case json::kind::int64:
+      return std::to_string(value.get_int64());
+    case json::kind::uint64:
+      return std::to_string(value.get_uint64());
+    case json::kind::double_:
+      return fmt::format("{:g}", value.get_double());
     case json::kind::string: {
       const std::string_view text = value.get_string();
       return text.empty() ? "-" : std::string(text);
@@ -83,8 +88,8 @@ std::string lines_of(const json::object& object) {
   for (const auto& [key, value] : object) width = std::max(width, key.size());
   std::string out;
   for (const auto& [key, value] : object) {
-    const bool rows = value.is_array() && !value.get_array().empty() &&
-                      value.get_array().front().is_object();
+    const bool rows =
+        value.is_array() && !value.get_array().empty() && value.get_array().front().is_object();
     if (rows) {
       out += fmt::format("{}:\n", std::string_view(key));
       std::string nested = table(value.get_array());
@@ -103,11 +108,11 @@ std::string lines_of(const json::object& object) {
 std::string yaml_scalar(const json::value& value) {
   if (!value.is_string()) return json::serialize(value);
   const std::string_view text = value.get_string();
-  const bool plain =
-      !text.empty() && (std::isalpha(static_cast<unsigned char>(text[0])) != 0 || text[0] == '/') &&
-      std::all_of(text.begin(), text.end(), [](unsigned char c) {
-        return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.' || c == '/';
-      });
+  const bool plain = !text.empty() &&
+                     (std::isalpha(static_cast<unsigned char>(text[0])) != 0 || text[0] == '/') &&
+                     std::all_of(text.begin(), text.end(), [](unsigned char c) {
+                       return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.' || c == '/';
+                     });
   const bool reserved = text == "true" || text == "false" || text == "null" || text == "yes" ||
                         text == "no" || text == "on" || text == "off" || text == "y" || text == "n";
   return plain && !reserved ? std::string(text) : json::serialize(value);
@@ -170,12 +175,18 @@ void print(const json::value& value, Format format) {
 
 int exit_code(Code code) {
   switch (code) {
-    case Code::ok: return 0;
-    case Code::not_found: return 3;
-    case Code::denied: return 4;
-    case Code::unavailable: return 5;
-    case Code::deadline_exceeded: return 6;
-    default: return 1;
+    case Code::ok:
+      return 0;
+    case Code::not_found:
+      return 3;
+    case Code::denied:
+      return 4;
+    case Code::unavailable:
+      return 5;
+    case Code::deadline_exceeded:
+      return 6;
+    default:
+      return 1;
   }
 }
 

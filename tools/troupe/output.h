@@ -10,7 +10,8 @@ namespace troupe::tools {
 
 enum class Format { table, json, yaml };
 
-// An array of objects becomes a table with a column a key; an object becomes lines of key and value.
+// An array of objects becomes a table with a column a key; an object becomes lines of key and
+// value.
 std::string render(const boost::json::value& value, Format format);
 // Prints to standard output.
 void print(const boost::json::value& value, Format format);

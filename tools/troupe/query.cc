@@ -95,14 +95,10 @@ json::object describe_deployment(const protocol::DeploymentInfo& deployment,
                                     {"incarnation", replica.incarnation},
                                     {"id", replica.actor.to_string()}});
   }
-  return {{"name", deployment.spec.name},
-          {"state", deployment.state},
-          {"reason", deployment.reason},
-          {"plugin", deployment.spec.module},
-          {"class", deployment.spec.class_name},
-          {"config", deployment.spec.config},
-          {"version", deployment.version},
-          {"replicas", std::move(replicas)}};
+  return {{"name", deployment.spec.name},        {"state", deployment.state},
+          {"reason", deployment.reason},         {"plugin", deployment.spec.module},
+          {"class", deployment.spec.class_name}, {"config", deployment.spec.config},
+          {"version", deployment.version},       {"replicas", std::move(replicas)}};
 }
 
 struct Everything {
@@ -130,10 +126,11 @@ Result<std::unique_ptr<Rpc>> connect_head(const StateFolder& folder) {
   TROUPE_TRY(const auto record, folder.read_record());
   auto head = Rpc::connect(folder.head_socket());
   if (!head && head.error().code() == Code::unavailable) {
-    return error(Code::unavailable,
-                 fmt::format("the head of the cluster in {} does not answer ({}): see {}/head.log, and "
-                             "'troupe down' ends what is left",
-                             folder.path().string(), head.error().message(), folder.logs().string()));
+    return error(
+        Code::unavailable,
+        fmt::format("the head of the cluster in {} does not answer ({}): see {}/head.log, and "
+                    "'troupe down' ends what is left",
+                    folder.path().string(), head.error().message(), folder.logs().string()));
   }
   return head;
 }
@@ -149,7 +146,8 @@ Result<json::value> find(Everything& all, const std::string& wanted) {
     if (matches(node.address.node, node.name, wanted)) found.emplace_back(describe_node(node));
   }
   for (const auto& actor : all.actors) {
-    if (matches(actor.actor, actor.name, wanted)) found.emplace_back(describe_actor(actor, all.nodes));
+    if (matches(actor.actor, actor.name, wanted))
+      found.emplace_back(describe_actor(actor, all.nodes));
   }
   for (const auto& job : all.jobs) {
     if (matches(job.job, job.name, wanted)) found.emplace_back(describe_job(job));
@@ -160,9 +158,10 @@ Result<json::value> find(Everything& all, const std::string& wanted) {
     }
   }
   if (found.empty()) {
-    return error(Code::not_found, fmt::format("no node, actor, job or deployment is called '{}': see "
-                                              "'troupe list nodes|actors|jobs|deployments'",
-                                              wanted));
+    return error(Code::not_found,
+                 fmt::format("no node, actor, job or deployment is called '{}': see "
+                             "'troupe list nodes|actors|jobs|deployments'",
+                             wanted));
   }
   if (found.size() == 1) return found.front();
   json::array several;
@@ -189,16 +188,18 @@ int run_status(const CommonOptions& common) {
   if (!all) return fail(all.error());
   json::array nodes;
   for (const auto& node : all->nodes) {
-    nodes.push_back(pick(describe_node(node), {"name", "state", "total", "available", "actors", "slots"}));
+    nodes.push_back(
+        pick(describe_node(node), {"name", "state", "total", "available", "actors", "slots"}));
   }
   json::array deployments;
   for (const auto& deployment : all->deployments) {
     const auto alive = std::count_if(deployment.replicas.begin(), deployment.replicas.end(),
                                      [](const auto& replica) { return replica.state == "alive"; });
-    deployments.push_back(json::object{{"name", deployment.spec.name},
-                                       {"state", deployment.state},
-                                       {"replicas", fmt::format("{}/{}", alive, deployment.spec.replicas)},
-                                       {"reason", deployment.reason}});
+    deployments.push_back(
+        json::object{{"name", deployment.spec.name},
+                     {"state", deployment.state},
+                     {"replicas", fmt::format("{}/{}", alive, deployment.spec.replicas)},
+                     {"reason", deployment.reason}});
   }
   json::array pending;
   for (const auto& item : info->pending) {
@@ -310,21 +311,23 @@ int run_logs(const CommonOptions& common, const std::string& id, bool follow) {
       protocol::ReadLog request;
       request.actor = actor.actor;
       request.follow = follow;
-      auto ended = (*worker)->stream(Method::read_log, protocol::encode(request), [](BytesView item) {
-        auto chunk = protocol::decode<protocol::LogChunk>(item);
-        if (!chunk) return false;
-        std::fwrite(chunk->data.data(), 1, chunk->data.size(), stdout);
-        std::fflush(stdout);
-        return true;
-      });
+      auto ended =
+          (*worker)->stream(Method::read_log, protocol::encode(request), [](BytesView item) {
+            auto chunk = protocol::decode<protocol::LogChunk>(item);
+            if (!chunk) return false;
+            std::fwrite(chunk->data.data(), 1, chunk->data.size(), stdout);
+            std::fflush(stdout);
+            return true;
+          });
       return ended ? 0 : fail(ended.error());
     }
-    return fail(error(Code::not_found, fmt::format("actor {} has run on no node that is known: {}", id,
-                                                   actor.reason)));
+    return fail(error(Code::not_found, fmt::format("actor {} has run on no node that is known: {}",
+                                                   id, actor.reason)));
   }
-  return fail(error(Code::not_found, fmt::format("no actor or daemon is called '{}': see 'troupe list "
-                                                 "actors' and the files in {}",
-                                                 id, folder.logs().string())));
+  return fail(
+      error(Code::not_found, fmt::format("no actor or daemon is called '{}': see 'troupe list "
+                                         "actors' and the files in {}",
+                                         id, folder.logs().string())));
 }
 
 }  // namespace troupe::tools

@@ -14,7 +14,8 @@ namespace {
 constexpr Duration connect_budget = std::chrono::seconds(5);
 
 Async<void> connect_into(Scope& scope, transport::Environment environment, std::string path,
-                         transport::Router& router, std::optional<Result<std::shared_ptr<Peer>>>& out) {
+                         transport::Router& router,
+                         std::optional<Result<std::shared_ptr<Peer>>>& out) {
   const Instant deadline = environment.clock.now() + connect_budget;
   transport::Endpoint endpoint;
   endpoint.unix_path = std::move(path);
@@ -27,7 +28,8 @@ Async<void> connect_into(Scope& scope, transport::Environment environment, std::
   self.kind = "cli";
   self.address.process = ProcessId::random(environment.random);
   self.pid = static_cast<uint32_t>(::getpid());
-  out.emplace(co_await Peer::start(scope, environment, std::move(*connection), router, self, deadline));
+  out.emplace(
+      co_await Peer::start(scope, environment, std::move(*connection), router, self, deadline));
 }
 
 Async<void> stop(Scope& scope, std::shared_ptr<Peer> peer, bool& done) {

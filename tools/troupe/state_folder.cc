@@ -46,17 +46,21 @@ Status StateFolder::create() const {
     if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
       return system_error("make the state directory " + folder.string(), errno);
     }
-    struct stat status{};
-    if (::stat(folder.c_str(), &status) != 0) return system_error("look at " + folder.string(), errno);
+    struct stat status {};
+    if (::stat(folder.c_str(), &status) != 0)
+      return system_error("look at " + folder.string(), errno);
     if (!S_ISDIR(status.st_mode)) {
-      return error(Code::invalid, folder.string() + " is no directory: choose another with --state");
+      return error(Code::invalid,
+                   folder.string() + " is no directory: choose another with --state");
     }
     if (status.st_uid != ::geteuid()) {
-      return error(Code::denied, folder.string() + " belongs to another user: choose another with --state");
+      return error(Code::denied,
+                   folder.string() + " belongs to another user: choose another with --state");
     }
     if ((status.st_mode & 077) != 0) {
-      return error(Code::denied, fmt::format("other users may enter {}: run 'chmod 700 {}', for keys lie there",
-                                             folder.string(), folder.string()));
+      return error(Code::denied,
+                   fmt::format("other users may enter {}: run 'chmod 700 {}', for keys lie there",
+                               folder.string(), folder.string()));
     }
   }
   return ok();
@@ -79,9 +83,10 @@ Result<ClusterRecord> StateFolder::read_record() const {
   const auto path = path_ / "cluster.json";
   auto text = read_file(path);
   if (!text) {
-    return error(Code::unavailable, fmt::format("no cluster runs in {}: start one with 'troupe up', or "
-                                                "name its state directory with --state",
-                                                path_.string()));
+    return error(Code::unavailable,
+                 fmt::format("no cluster runs in {}: start one with 'troupe up', or "
+                             "name its state directory with --state",
+                             path_.string()));
   }
   try {
     const auto value = json::parse(*text);
@@ -101,9 +106,10 @@ Result<ClusterRecord> StateFolder::read_record() const {
     }
     return record;
   } catch (const std::exception& caught) {
-    return error(Code::data_loss, fmt::format("{} is damaged ({}): if nothing of the cluster runs any "
-                                              "more, remove it and run 'troupe up'",
-                                              path.string(), caught.what()));
+    return error(Code::data_loss,
+                 fmt::format("{} is damaged ({}): if nothing of the cluster runs any "
+                             "more, remove it and run 'troupe up'",
+                             path.string(), caught.what()));
   }
 }
 

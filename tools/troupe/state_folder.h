@@ -1,8 +1,8 @@
 // The state directory of a cluster on this machine, and the record of what runs in it.
 //
-//   cluster.json   what `troupe up` started        authority/    the cluster's certificate authority
-//   lock           held by the running head        credentials/  certificates, a folder a daemon
-//   api_keys.json  hashes of the gateway's keys    metadata/     the head's tables
+//   cluster.json   what `troupe up` started        authority/    the cluster's certificate
+//   authority lock           held by the running head        credentials/  certificates, a folder a
+//   daemon api_keys.json  hashes of the gateway's keys    metadata/     the head's tables
 //   gateway.key    one key, for local clients      sockets/ logs/
 #pragma once
 
@@ -50,8 +50,8 @@ class StateFolder {
   std::filesystem::path gateway_key() const { return path_ / "gateway.key"; }
   std::filesystem::path head_socket() const { return sockets() / "head.sock"; }
 
-  // Makes the folders, for this user alone. Errors: denied (it belongs to someone else, or others may
-  // enter), exhausted (disk full), unavailable.
+  // Makes the folders, for this user alone. Errors: denied (it belongs to someone else, or others
+  // may enter), exhausted (disk full), unavailable.
   Status create() const;
   // The lock that a running cluster holds. Errors: conflict (one runs here already).
   Result<FileDescriptor> lock() const;

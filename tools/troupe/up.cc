@@ -26,7 +26,9 @@ constexpr Duration ready_budget = std::chrono::seconds(20);
 constexpr Duration end_grace = std::chrono::seconds(10);
 constexpr char host[] = "127.0.0.1";
 
-WallTime wall_now() { return WallTime{std::chrono::system_clock::now().time_since_epoch()}; }
+WallTime wall_now() {
+  return WallTime{std::chrono::system_clock::now().time_since_epoch()};
+}
 
 // Starts everything in order; what was started ends again unless keep() is called.
 class Starter {
@@ -69,9 +71,10 @@ class Starter {
     if (!old) return ok();
     for (const DaemonRecord& daemon : old->daemons) {
       if (is_running(daemon)) {
-        return error(Code::conflict, fmt::format("{} (pid {}) of an earlier cluster still runs in {}: end it "
-                                                 "with 'troupe down'",
-                                                 daemon.name, daemon.pid, folder_.path().string()));
+        return error(Code::conflict,
+                     fmt::format("{} (pid {}) of an earlier cluster still runs in {}: end it "
+                                 "with 'troupe down'",
+                                 daemon.name, daemon.pid, folder_.path().string()));
       }
     }
     return ok();
@@ -113,8 +116,8 @@ class Starter {
   Result<StartedDaemon> launch(const std::string& kind, const std::string& name,
                                std::vector<std::string> arguments, const FileDescriptor& lock) {
     arguments.insert(arguments.begin(), kind);
-    for (const std::string& more : {std::string("--state"), folder_.path().string(),
-                                    std::string("--name"), name}) {
+    for (const std::string& more :
+         {std::string("--state"), folder_.path().string(), std::string("--name"), name}) {
       arguments.push_back(more);
     }
     TROUPE_TRY(auto daemon, start_daemon(kind, name, std::move(arguments), log_of(name), lock));
@@ -139,9 +142,8 @@ class Starter {
     const uint32_t devices = worker::detect_gpus("/");
     const double gpus = options_.gpus >= 0 ? options_.gpus : std::floor(devices / count);
     const uint64_t memory_mib = worker::detect_memory_bytes("/") >> 20;
-    const uint64_t store_mib = options_.store_mib > 0
-                                   ? options_.store_mib
-                                   : memory_mib / 4 / static_cast<uint64_t>(count);
+    const uint64_t store_mib =
+        options_.store_mib > 0 ? options_.store_mib : memory_mib / 4 / static_cast<uint64_t>(count);
     std::vector<StartedDaemon> started;
     for (int i = 0; i < options_.workers; ++i) {
       const std::string name = fmt::format("worker-{}", i);
@@ -195,8 +197,7 @@ class Starter {
       if (key.name == "local") TROUPE_CHECK(keys.revoke("local"));
     }
     SystemRandom random;
-    TROUPE_TRY(const auto text,
-               keys.create("local", security::Scope::admin, wall_now(), random));
+    TROUPE_TRY(const auto text, keys.create("local", security::Scope::admin, wall_now(), random));
     return write_private_file(folder_.gateway_key(), text + "\n");
   }
 
@@ -205,7 +206,8 @@ class Starter {
     const auto end = std::chrono::steady_clock::now() + ready_budget;
     for (;;) {
       if (was_interrupted()) return error(Code::cancelled, "interrupted");
-      TROUPE_TRY(const auto nodes, head->ask<protocol::NodeList>(Method::list_nodes, protocol::Empty{}));
+      TROUPE_TRY(const auto nodes,
+                 head->ask<protocol::NodeList>(Method::list_nodes, protocol::Empty{}));
       const auto alive = std::count_if(nodes.items.begin(), nodes.items.end(),
                                        [](const auto& node) { return node.state == "alive"; });
       if (alive >= options_.workers) return ok();
