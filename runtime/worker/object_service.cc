@@ -32,7 +32,7 @@ ObjectService::ObjectService(transport::Environment environment, Scope& scope,
                              const WorkerOptions& options, transport::Service& service)
     : environment_(environment),
       options_(options),
-      table_(options.store_capacity_bytes),
+      table_(options.store_capacity_bytes, environment.random),
       freed_(environment.loop),
       puller_(environment, scope, *this, service) {
   table_.on_freed([this] { freed_.pulse(); });
