@@ -252,4 +252,14 @@ Result<std::unique_ptr<Listener>> AsioNetwork::listen(const Endpoint& endpoint) 
                                              credentials_);
 }
 
+std::unique_ptr<Connection> adopt_unix_socket(Scope& scope, asio::io_context& loop,
+                                              FileDescriptor socket) {
+  local::socket adopted{loop, local(), socket.release()};
+  PeerIdentity identity;
+  identity.role = Role::client;
+  identity.name = fmt::format("uid:{}", ::geteuid());
+  identity.local = true;
+  return make_connection(scope, make_unix_stream(std::move(adopted)), std::move(identity));
+}
+
 }  // namespace troupe::transport

@@ -25,4 +25,9 @@ class AsioNetwork final : public Network {
   Credentials* credentials_ = nullptr;
 };
 
+// A connection over one end of a socket pair whose other end a process of this user has inherited,
+// so the peer is local and its pid is not known. The writer lives in `scope`.
+std::unique_ptr<Connection> adopt_unix_socket(Scope& scope, boost::asio::io_context& loop,
+                                              FileDescriptor socket);
+
 }  // namespace troupe::transport
