@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cstdio>
+#include <thread>
 
 #include "protocol/codec.h"
 #include "troupe/commands.h"
