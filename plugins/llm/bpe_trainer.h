@@ -21,7 +21,7 @@ struct BpeTrainerOptions {
   std::function<void(int32_t tokens_done, int32_t tokens_total)> progress;
 };
 
-// The text must live until this returns. Blocks for about a second per 4 MB and 4,096 tokens.
+// Blocks: splitting the text takes most of the time. Memory: a few times its distinct words.
 // Deterministic: the same text gives the same tokenizer, and the one that BpeTrainer of Hugging
 // Face `tokenizers` makes of it (but for special tokens in the text, which that learns as text).
 // Errors: invalid (vocab_size under 256 + special tokens, special tokens that clash).

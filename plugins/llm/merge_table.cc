@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <queue>
-#include <tuple>
+#include <utility>
 
 namespace troupe::llm {
 namespace {
@@ -32,51 +33,57 @@ void merge_short_word(const MergeTable& merges, std::vector<int32_t>& ids) {
   ids.resize(size);
 }
 
-// A doubly linked list of tokens and a heap of the merges that they offer. A merge in the heap is
-// stale when one of its tokens is not what it was.
+// A doubly linked list of tokens and a heap of the merges that they offer: rank in the upper half,
+// position in the lower, so that one comparison of integers orders them. An offer is stale when the
+// pair at its position has another rank by now; no two pairs share one.
 void merge_long_word(const MergeTable& merges, std::vector<int32_t>& ids) {
   struct Node {
     int32_t id;  // -1 once merged into the one before.
-    ptrdiff_t previous;
-    ptrdiff_t next;
+    uint32_t previous;
+    uint32_t next;
   };
-  struct Offer {
-    int32_t rank;
-    ptrdiff_t left;
-    int32_t left_id, right_id, id;
-    bool operator<(const Offer& o) const { return std::tie(rank, left) > std::tie(o.rank, o.left); }
-  };
-  const auto size = std::ssize(ids);
-  std::vector<Node> nodes;
-  for (ptrdiff_t i = 0; i < size; ++i) nodes.push_back({ids[static_cast<size_t>(i)], i - 1, i + 1});
-  const auto node = [&](ptrdiff_t i) -> Node& { return nodes[static_cast<size_t>(i)]; };
+  constexpr uint32_t none = UINT32_MAX;
+  std::vector<Node> nodes(ids.size());
+  for (uint32_t i = 0; i < nodes.size(); ++i) nodes[i] = {ids[i], i - 1, i + 1};
+  nodes.back().next = none;  // nodes[0].previous is none already.
 
-  std::priority_queue<Offer> offers;
-  const auto offer = [&](ptrdiff_t left) {
-    if (left < 0 || node(left).next == size) return;
-    const int32_t left_id = node(left).id;
-    const int32_t right_id = node(node(left).next).id;
-    const Merge merge = merges.find(left_id, right_id);
-    if (merge.rank != Merge::no_rank) offers.push({merge.rank, left, left_id, right_id, merge.id});
+  const auto merge_at = [&](uint32_t left) {
+    const Node& node = nodes[left];
+    return node.id < 0 || node.next == none ? Merge{} : merges.find(node.id, nodes[node.next].id);
   };
-  for (ptrdiff_t i = 0; i + 1 < size; ++i) offer(i);
+  std::vector<uint64_t> first_offers;
+  const auto offer_of = [](Merge merge, uint32_t left) {
+    return static_cast<uint64_t>(merge.rank) << 32 | left;
+  };
+  for (uint32_t i = 0; i < nodes.size(); ++i) {
+    const Merge merge = merge_at(i);
+    if (merge.rank != Merge::no_rank) first_offers.push_back(offer_of(merge, i));
+  }
+  std::priority_queue offers(std::greater<uint64_t>(), std::move(first_offers));
+  const auto offer = [&](uint32_t left) {
+    if (left == none) return;
+    const Merge merge = merge_at(left);
+    if (merge.rank != Merge::no_rank) offers.push(offer_of(merge, left));
+  };
   while (!offers.empty()) {
-    const Offer top = offers.top();
+    const auto left = static_cast<uint32_t>(offers.top());
+    const auto rank = static_cast<int32_t>(offers.top() >> 32);
     offers.pop();
-    Node& left = node(top.left);
-    if (left.id != top.left_id || left.next == size || node(left.next).id != top.right_id) continue;
-    Node& right = node(left.next);
-    left.id = top.id;
+    const Merge merge = merge_at(left);
+    if (merge.rank != rank) continue;
+    Node& node = nodes[left];
+    Node& right = nodes[node.next];
+    node.id = merge.id;
     right.id = -1;
-    left.next = right.next;
-    if (left.next != size) node(left.next).previous = top.left;
-    offer(left.previous);
-    offer(top.left);
+    node.next = right.next;
+    if (node.next != none) nodes[node.next].previous = left;
+    offer(node.previous);
+    offer(left);
   }
 
   ids.clear();
-  for (const Node& each : nodes) {
-    if (each.id >= 0) ids.push_back(each.id);
+  for (const Node& node : nodes) {
+    if (node.id >= 0) ids.push_back(node.id);
   }
 }
 

@@ -50,8 +50,11 @@ class MergeTable {
   int shift_;
 };
 
+// Positions in a word take 32 bits.
+constexpr size_t word_bytes_max = size_t{1} << 30;
+
 // Replaces the byte tokens of one word by what their merges make of them: again and again the pair
-// of lowest rank, the leftmost among equals. `ids` shrinks.
+// of lowest rank, the leftmost among equals. `ids` shrinks. At most word_bytes_max of them.
 void merge_word(const MergeTable& merges, std::vector<int32_t>& ids);
 
 }  // namespace troupe::llm

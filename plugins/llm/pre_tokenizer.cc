@@ -48,15 +48,15 @@ size_t space_run_bytes(std::string_view text) {
   return position == text.size() || last == 0 ? position : last;
 }
 
-bool stands_for_itself(unsigned byte) {
+constexpr bool stands_for_itself(unsigned byte) {
   return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad);
 }
 
 struct Alphabet {
-  std::array<char32_t, 256> symbols;
-  std::array<int16_t, 0x144> bytes;  // By symbol; -1 where there is none.
+  std::array<char32_t, 256> symbols{};
+  std::array<int16_t, 0x144> bytes{};  // By symbol; -1 where there is none.
 
-  Alphabet() {
+  constexpr Alphabet() {
     bytes.fill(-1);
     char32_t next = 0x100;
     for (unsigned byte = 0; byte < 256; ++byte) {
@@ -66,10 +66,7 @@ struct Alphabet {
   }
 };
 
-const Alphabet& alphabet() {
-  static const Alphabet made;
-  return made;
-}
+constexpr Alphabet alphabet;
 
 }  // namespace
 
@@ -88,7 +85,7 @@ size_t first_word_bytes(std::string_view text) {
 }
 
 char32_t byte_symbol(uint8_t byte) {
-  return alphabet().symbols[byte];
+  return alphabet.symbols[byte];
 }
 
 std::string spell_bytes(std::string_view bytes) {
@@ -101,8 +98,8 @@ std::optional<std::string> bytes_of_spelling(std::string_view spelling) {
   std::string bytes;
   while (!spelling.empty()) {
     const Utf8Char c = first_char(spelling);
-    if (c.state != Utf8Char::State::valid || c.code_point >= alphabet().bytes.size()) return {};
-    const int16_t byte = alphabet().bytes[c.code_point];
+    if (c.state != Utf8Char::State::valid || c.code_point >= alphabet.bytes.size()) return {};
+    const int16_t byte = alphabet.bytes[c.code_point];
     if (byte < 0) return {};
     bytes.push_back(static_cast<char>(byte));
     spelling.remove_prefix(c.size_bytes);

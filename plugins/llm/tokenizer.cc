@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <fstream>
@@ -114,7 +115,7 @@ void Tokenizer::Tables::build_added() {
 void Tokenizer::Tables::append_words(std::string_view text, std::vector<int32_t>& word,
                                      std::vector<int32_t>& ids_out) const {
   while (!text.empty()) {
-    const size_t size = first_word_bytes(text);
+    const size_t size = std::min(first_word_bytes(text), word_bytes_max);
     word.clear();
     for (const char c : text.substr(0, size)) word.push_back(byte_ids[static_cast<uint8_t>(c)]);
     merge_word(merges, word);

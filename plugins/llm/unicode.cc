@@ -15,19 +15,25 @@ struct CodePointRange {
 
 #include "llm/unicode_tables.inc"
 
-bool contains(std::span<const CodePointRange> ranges, char32_t code_point) {
+constexpr bool contains(std::span<const CodePointRange> ranges, char32_t code_point) {
   const auto after = std::upper_bound(
       ranges.begin(), ranges.end(), code_point,
       [](char32_t value, const CodePointRange& range) { return value < range.first; });
   return after != ranges.begin() && code_point <= std::prev(after)->last;
 }
 
-CharClass search_class(char32_t code_point) {
+constexpr CharClass search_class(char32_t code_point) {
   if (contains(letter_ranges, code_point)) return CharClass::letter;
   if (contains(number_ranges, code_point)) return CharClass::number;
   if (contains(space_ranges, code_point)) return CharClass::space;
   return CharClass::other;
 }
+
+constexpr auto ascii_classes = [] {
+  std::array<CharClass, 128> classes{};
+  for (char32_t c = 0; c < classes.size(); ++c) classes[c] = search_class(c);
+  return classes;
+}();
 
 // What may follow a lead byte: how many bytes, and the bounds of the first of them.
 struct Lead {
@@ -52,12 +58,7 @@ constexpr Lead lead_of(uint8_t byte) {
 }  // namespace
 
 CharClass char_class(char32_t code_point) {
-  static const auto ascii = [] {
-    std::array<CharClass, 128> table;
-    for (char32_t c = 0; c < table.size(); ++c) table[c] = search_class(c);
-    return table;
-  }();
-  return code_point < ascii.size() ? ascii[code_point] : search_class(code_point);
+  return code_point < ascii_classes.size() ? ascii_classes[code_point] : search_class(code_point);
 }
 
 Utf8Char first_char(std::string_view text) {

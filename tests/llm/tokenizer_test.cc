@@ -402,6 +402,31 @@ TEST_F(TokenizerFile, TruncationNeverCrashes) {
   }
 }
 
+TEST_F(TokenizerFile, RandomDamageNeverCrashes) {
+  SeededRandom random{17};
+  for (int run = 0; run < 500; ++run) {
+    std::string broken = text_;
+    for (uint64_t edits = 1 + random.below(3); edits > 0; --edits) {
+      const size_t at = random.below(broken.size());
+      switch (random.below(3)) {
+        case 0:
+          broken[at] = static_cast<char>(random.below(256));
+          break;
+        case 1:
+          broken.erase(at, random.below(20));
+          break;
+        default:
+          broken.insert(at, broken.substr(random.below(broken.size()), random.below(20)));
+      }
+    }
+    auto vocabulary = parse_tokenizer_json(broken);
+    if (!vocabulary) continue;
+    const auto tokenizer = Tokenizer::make(std::move(*vocabulary));
+    if (!tokenizer) continue;
+    EXPECT_EQ(tokenizer->decode_bytes(tokenizer->encode(broken)), broken);
+  }
+}
+
 TEST(TokenizerMake, RefusesMergesWithoutAResult) {
   BpeVocabulary vocabulary = golden_tokenizer().vocabulary();
   vocabulary.merges.emplace_back(33, 94);
