@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <thread>
 #include <vector>
 
 #include "llm/optimizer.h"
@@ -222,6 +223,16 @@ TEST(Gpt2, SameSeedSameBits) {
   const TrainingRun first = train(11, 8, Precision::f32);
   EXPECT_EQ(first.parameters, train(11, 8, Precision::f32).parameters);
   EXPECT_NE(first.parameters, train(12, 8, Precision::f32).parameters);
+}
+
+TEST(Gpt2, ModelsOnTwoThreadsDoNotDisturbEachOther) {
+  const TrainingRun alone = train(11, 8, Precision::f32);
+  TrainingRun first, second;
+  std::thread other([&] { first = train(11, 8, Precision::f32); });
+  second = train(11, 8, Precision::f32);
+  other.join();
+  EXPECT_EQ(first.parameters, alone.parameters);
+  EXPECT_EQ(second.parameters, alone.parameters);
 }
 
 TEST(Gpt2, AShorterBatchAfterALongerOneIsTheSameAsAlone) {
