@@ -5,6 +5,7 @@
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/error.hpp>
+#include <boost/asio/multiple_exceptions.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/system/system_error.hpp>
@@ -84,19 +85,28 @@ Async<void> Scope::stop() {
   co_await join();
 }
 
+namespace {
+
+// Whether a coroutine ended by cancellation. Of `a || b` both sides throw, in one envelope.
+bool is_cancellation(const std::exception_ptr& thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const boost::system::system_error& caught) {
+    return caught.code() == asio::error::operation_aborted;
+  } catch (const asio::multiple_exceptions& caught) {
+    return is_cancellation(caught.first_exception());
+  } catch (...) {
+    return false;
+  }
+}
+
+}  // namespace
+
 void spawn(Scope& scope, Async<void> coroutine) {
   if (scope.cancelled_) return;  // Destroying the coroutine unwinds it before its first step.
   const auto position = scope.running_.emplace(scope.running_.end());
   auto ended = [&scope, position](const std::exception_ptr& thrown) {
-    if (thrown) {
-      try {
-        std::rethrow_exception(thrown);
-      } catch (const boost::system::system_error& caught) {
-        TROUPE_ASSERT(caught.code() == asio::error::operation_aborted, caught.what());
-      } catch (const std::exception& caught) {
-        TROUPE_ASSERT(false, caught.what());
-      }
-    }
+    TROUPE_ASSERT(!thrown || is_cancellation(thrown), "a coroutine threw");
     scope.running_.erase(position);
     if (scope.running_.empty()) scope.idle_.pulse();
   };

@@ -63,10 +63,10 @@ Async<Result<ProcessStarted>> ActorHost::start(protocol::StartActor request, Ins
 }
 
 Async<Result<ProcessStarted>> ActorHost::join(Pointer actor, Instant deadline) {
-  if (!co_await wait_until(environment_.clock, deadline, actor->settled)) {
-    co_return error(Code::deadline_exceeded, "the actor still starts");
-  }
-  co_return *actor->outcome;
+  const bool settled = co_await wait_until(environment_.clock, deadline, actor->settled);
+  Result<ProcessStarted> outcome = error(Code::deadline_exceeded, "the actor still starts");
+  if (settled) outcome = *actor->outcome;  // Copied first: GCC 12 traps on returning it from there.
+  co_return outcome;
 }
 
 Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request, Instant deadline) {

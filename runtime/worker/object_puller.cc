@@ -73,7 +73,10 @@ Async<Status> ObjectPuller::Ticket::wait(Instant deadline, std::shared_ptr<Event
   TimerClock& clock = puller_->environment_.clock;
   const auto raced =
       co_await (pull->done.wait() || cancelled->wait() || sleep_until(clock, deadline));
-  if (raced.index() == 0) co_return *pull->outcome;
+  if (raced.index() == 0) {
+    Status outcome = *pull->outcome;
+    co_return outcome;
+  }
   if (raced.index() == 1) co_return error(Code::cancelled, "the caller gave up");
   co_return error(Code::deadline_exceeded,
                   fmt::format("object {} is still on its way", pull->object.to_string()));

@@ -15,11 +15,6 @@ using protocol::Empty;
 
 namespace {
 
-// The hold that a job has on its objects: an owner that is no process.
-ProcessId holder_of(JobId job) {
-  return ProcessId{RawId{job}};
-}
-
 // Answers must arrive before the caller's own timer fires.
 Instant answer_by(Instant deadline, Instant now) {
   const Duration budget = deadline - now;
@@ -115,7 +110,8 @@ Async<Result<object_store::Block>> ObjectService::allocate(Caller caller, Create
 Async<Result<protocol::Block>> ObjectService::create_block(protocol::CreateBlock request,
                                                            Caller caller, CallContext call) {
   TROUPE_CO_CHECK(attach(caller));
-  const CreateRequest create{request.object, holder_of(caller.job), request.size_bytes};
+  const ProcessId owner = request.owner.is_nil() ? caller.process : request.owner;
+  const CreateRequest create{request.object, owner, request.size_bytes};
   const Instant deadline = answer_by(call.deadline, environment_.clock.now());
   TROUPE_CO_TRY(const auto block, co_await allocate(caller, create, deadline, call.cancelled));
   if (!call.peer->is_open()) {
@@ -137,20 +133,12 @@ Result<Empty> ObjectService::abort_block(const protocol::SealBlock& request, Cal
 }
 
 Result<Empty> ObjectService::release_block(const protocol::ReleaseBlock& request, Caller caller) {
-  TROUPE_CHECK(attach(caller));
-  Status released = table_.release(caller, request.object, 1);
-  if (!released && released.error().code() == Code::not_found) {
-    TROUPE_CHECK(table_.get(caller, request.object));  // There, and this job's.
-    released = table_.release_owner(holder_of(caller.job), request.object);
-    if (!released) released = error(Code::not_found, "the caller holds no such object");
+  if (!request.owner.is_nil()) {
+    TROUPE_CHECK(table_.release_owner(request.owner, request.object));
+  } else {
+    TROUPE_CHECK(attach(caller));
+    TROUPE_CHECK(table_.release(caller, request.object, 1));
   }
-  if (!released) return std::move(released).error();
-  close_dropped_segments();
-  return Empty{};
-}
-
-Result<Empty> ObjectService::release_hold(JobId job, ObjectId object) {
-  TROUPE_CHECK(table_.release_owner(holder_of(job), object));
   close_dropped_segments();
   return Empty{};
 }

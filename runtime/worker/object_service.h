@@ -15,11 +15,10 @@
 
 namespace troupe::worker {
 
-// Who holds an object: its creation counts as one hold of its job, so an object outlives the
-// process that made it. Each get_block adds a pin of the calling process. release_block takes back
-// one pin of the caller or, if the caller has none, the job's hold: that is for the object's owner
-// to say, and processes of a job trust each other. What a process pinned goes when it ends; what a
-// job holds goes when the job has ended. No job sees another's objects.
+// Who holds an object: its owner, named when it was made, until it says that it has no more refs;
+// and each get_block pins it once more for the calling process. A process of this node that ends
+// drops its holds and pins. An owner on another node is heard of through its releases and, at the
+// latest, through the end of its job. No job sees another's objects.
 class ObjectService {
  public:
   // All outlive the service. `self` is the worker's own process, `service` answers other workers.
@@ -46,9 +45,10 @@ class ObjectService {
   // caller holds that segment. Waits until the object is sealed here, or pulls it from the worker
   // that `source` names. Errors: deadline_exceeded, denied (another job's), and those of a pull.
   Async<Result<Message>> get_block(protocol::GetBlock request, Caller caller, CallContext call);
+  // Takes back one pin of the caller or, when it names an owner, that owner's hold; an owner on
+  // another node (who can hold no pins here) says so with a caller of its own.
+  // Errors: not_found (it has none), denied (not the owner).
   Result<protocol::Empty> release_block(const protocol::ReleaseBlock& request, Caller caller);
-  // The same for an owner on another node, who can hold no pins here. Errors: not_found, denied.
-  Result<protocol::Empty> release_hold(JobId job, ObjectId object);
   // For workers of other nodes. Errors: not_found (not sealed here), invalid (beyond its end).
   Result<protocol::Chunk> fetch_chunk(const protocol::FetchChunk& request);
 

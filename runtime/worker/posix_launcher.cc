@@ -70,6 +70,12 @@ struct Watched {
   asio::posix::stream_descriptor descriptor;  // A pidfd.
 };
 
+bool has_ended(pid_t pid) {
+  siginfo_t info{};
+  return ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) != 0 ||
+         info.si_pid != 0;
+}
+
 Async<void> watch(std::shared_ptr<Watched> watched) {
   // However this ends, also unwound at shutdown, no zombie stays.
   struct Reap {
@@ -86,7 +92,11 @@ Async<void> watch(std::shared_ptr<Watched> watched) {
     }
   } reap{*watched};
   auto token = asio::as_tuple(asio::use_awaitable);
-  co_await watched->descriptor.async_wait(asio::posix::stream_descriptor::wait_read, token);
+  for (;;) {
+    const auto [failed] =
+        co_await watched->descriptor.async_wait(asio::posix::stream_descriptor::wait_read, token);
+    if (failed || has_ended(watched->pid)) co_return;  // Readiness may be a false alarm.
+  }
 }
 
 class PosixProcess final : public LaunchedProcess {

@@ -65,7 +65,10 @@ Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots reque
   if (lease->slots.empty() && present != leases_.end() && present->second == lease) {
     leases_.erase(present);  // Nothing came of it: a retry begins anew.
   }
-  if (lease->failure) co_return *lease->failure;
+  if (lease->failure) {
+    Error failure = *lease->failure;
+    co_return failure;
+  }
   co_return error(Code::deadline_exceeded, "the slots still start");
 }
 

@@ -159,7 +159,7 @@ protocol::RegisterNode Worker::registration() const {
   return registration;
 }
 
-// Objects of a job outlive its processes, so somebody must ask whether the job does.
+// The head's job_ended may be lost, or sent while this node was away: so ask, too.
 Async<void> Worker::end_finished_jobs() {
   for (;;) {
     co_await sleep_for(environment_.clock, options_.job_check_period);
@@ -183,6 +183,7 @@ void Worker::answer_methods() {
   door_.on(Method::stop_actor, *this, &Worker::stop_actor);
   door_.on(Method::start_slots, *this, &Worker::start_slots);
   door_.on(Method::stop_slots, *this, &Worker::stop_slots);
+  door_.on(Method::job_ended, *this, &Worker::job_ended);
   door_.on(Method::attach_process, *this, &Worker::attach_process);
   door_.on(Method::create_block, *this, &Worker::create_block);
   door_.on(Method::seal_block, *this, &Worker::seal_block);
@@ -226,6 +227,12 @@ Async<Result<protocol::SlotsStarted>> Worker::start_slots(protocol::StartSlots r
 Async<Result<Empty>> Worker::stop_slots(protocol::StopSlots request, CallContext call) {
   TROUPE_CO_CHECK(head_.check(call, request.epoch));
   co_return co_await slots_.stop(std::move(request));
+}
+
+Async<Result<Empty>> Worker::job_ended(protocol::EndJob request, CallContext call) {
+  TROUPE_CO_CHECK(head_.check(call, head_.epoch()));
+  objects_.end_job(request.job);
+  co_return Empty{};
 }
 
 Async<Result<protocol::Attached>> Worker::attach_process(protocol::AttachProcess request,
@@ -297,9 +304,14 @@ Async<Result<transport::Message>> Worker::get_block(Message message, CallContext
 }
 
 Async<Result<Empty>> Worker::release_block(protocol::ReleaseBlock request, CallContext call) {
-  const Role role = call.peer->identity().role;
-  if (!call.peer->identity().local && role == Role::node) {
-    co_return objects_.release_hold(call.peer->remote().job, request.object);
+  const transport::PeerIdentity& identity = call.peer->identity();
+  if (!identity.local && identity.role == Role::node && !request.owner.is_nil()) {
+    // Its hello says who it is; a process speaks for no owner but itself.
+    const protocol::Hello& hello = call.peer->remote();
+    if (hello.kind != "worker" && hello.address.process != request.owner) {
+      co_return error(Code::denied, "only its owner may release an object");
+    }
+    co_return objects_.release_block(request, {});
   }
   TROUPE_CO_TRY(const auto caller, caller_of(call));
   co_return objects_.release_block(request, caller);
