@@ -142,8 +142,9 @@ Async<Status> HeadLink::beat(std::shared_ptr<Peer> peer) {
       co_return error(Code::unavailable, "the head closed the connection");
     }
     const Duration budget = std::max(heartbeat_period_, beat_budget_least);
+    protocol::Heartbeat request = heartbeat();
     auto reply = co_await transport::call<protocol::HeartbeatReply>(peer, Method::heartbeat,
-                                                                    heartbeat(), budget);
+                                                                    std::move(request), budget);
     if (!reply) {
       if (peer->is_open() && ++missed < beats_missed_max) continue;
       co_return std::move(reply).error().context("heartbeat");

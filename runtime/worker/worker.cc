@@ -304,15 +304,12 @@ Async<Result<transport::Message>> Worker::get_block(Message message, CallContext
 }
 
 Async<Result<Empty>> Worker::release_block(protocol::ReleaseBlock request, CallContext call) {
-  const transport::PeerIdentity& identity = call.peer->identity();
-  if (!identity.local && identity.role == Role::node && !request.owner.is_nil()) {
-    // Its hello says who it is; a process speaks for no owner but itself.
-    const protocol::Hello& hello = call.peer->remote();
-    if (hello.kind != "worker" && hello.address.process != request.owner) {
-      co_return error(Code::denied, "only its owner may release an object");
-    }
-    co_return objects_.release_block(request, {});
+  const protocol::Hello& hello = call.peer->remote();
+  if (!request.owner.is_nil() && hello.address.process != request.owner && hello.kind != "worker") {
+    co_return error(Code::denied, "only its owner may release an object");
   }
+  const bool from_node = call.peer->identity().role == Role::node;
+  if (from_node && !request.owner.is_nil()) co_return objects_.release_block(request, {});
   TROUPE_CO_TRY(const auto caller, caller_of(call));
   co_return objects_.release_block(request, caller);
 }

@@ -134,7 +134,11 @@ class WorkerTest : public testing::Test {
 
   // Runs `body` beside a registered worker, then stops all and looks for what was left behind.
   void with_worker(std::function<Async<void>()> body) {
-    worker.emplace(environment(), launcher, options);
+    const transport::Environment base = environment();
+    transport::Network& network = network_override != nullptr ? *network_override : base.network;
+    worker.emplace(
+        transport::Environment{base.loop, base.blocking, base.clock, base.random, network},
+        launcher, options);
     spawn(scope, run(std::move(body)));
     real.io().run();
     EXPECT_EQ(::waitpid(-1, nullptr, WNOHANG), -1) << "a zombie or a living child is left";
@@ -153,9 +157,9 @@ class WorkerTest : public testing::Test {
   }
 
   // A process of this node, connected to the worker.
-  Async<std::shared_ptr<Peer>> connect(ProcessId process, JobId job) {
+  Async<std::shared_ptr<Peer>> connect(ProcessId process, JobId job, std::string socket = {}) {
     transport::Endpoint endpoint;
-    endpoint.unix_path = options.worker_socket;
+    endpoint.unix_path = socket.empty() ? options.worker_socket : socket;
     const Instant deadline = environment().clock.now() + 5s;
     auto connection = co_await environment().network.connect(endpoint, deadline);
     protocol::Hello self;
@@ -205,6 +209,7 @@ class WorkerTest : public testing::Test {
   transport::Router client_service;
   std::vector<std::shared_ptr<Peer>> clients;
   std::optional<FakeHead> head;
+  transport::Network* network_override = nullptr;
   std::optional<Worker> worker;
 };
 

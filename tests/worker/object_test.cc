@@ -1,5 +1,8 @@
 #include <fcntl.h>
 
+#include <algorithm>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+
 #include "object_store/segment.h"
 #include "tests/worker/fixture.h"
 
@@ -135,6 +138,125 @@ TEST_F(WorkerTest, ADeadProcessLeavesSealedObjectsUntilItsJobEnds) {
     co_await head->until([this] { return worker->store().segments == 0; });
     EXPECT_EQ(worker->store().used_bytes, 0u);
   });
+}
+
+// Lets two nodes meet without certificates: "host:port" becomes a Unix socket, and who comes
+// through it counts as a node.
+class NodeNetwork final : public transport::Network {
+ public:
+  NodeNetwork(transport::Network& real, std::string folder)
+      : real_(real), folder_(std::move(folder)) {}
+
+  Async<Result<std::unique_ptr<transport::Connection>>> connect(transport::Endpoint endpoint,
+                                                                Instant deadline) override {
+    if (endpoint.is_unix()) co_return co_await real_.connect(endpoint, deadline);
+    const transport::Endpoint mapped = map(endpoint);
+    auto made = co_await real_.connect(mapped, deadline);
+    if (!made) co_return made;
+    co_return std::make_unique<NodeConnection>(std::move(*made));
+  }
+  Result<std::unique_ptr<transport::Listener>> listen(
+      const transport::Endpoint& endpoint) override {
+    if (endpoint.is_unix()) return real_.listen(endpoint);
+    TROUPE_TRY(auto listener, real_.listen(map(endpoint)));
+    return std::make_unique<NodeListener>(std::move(listener), endpoint);
+  }
+
+ private:
+  struct NodeConnection final : transport::Connection {
+    explicit NodeConnection(std::unique_ptr<Connection> c) : inner(std::move(c)) {
+      identity.role = transport::Role::node;
+    }
+    const transport::PeerIdentity& peer() const override { return identity; }
+    Async<Result<transport::Frame>> receive() override { return inner->receive(); }
+    Status send(transport::Frame frame) override { return inner->send(std::move(frame)); }
+    Async<void> writable() override { return inner->writable(); }
+    bool is_writable() const override { return inner->is_writable(); }
+    void close() override { inner->close(); }
+    std::unique_ptr<Connection> inner;
+    transport::PeerIdentity identity;
+  };
+  struct NodeListener final : transport::Listener {
+    NodeListener(std::unique_ptr<Listener> l, transport::Endpoint e)
+        : inner(std::move(l)), at(std::move(e)) {}
+    Async<Result<std::unique_ptr<transport::Connection>>> accept() override {
+      auto made = co_await inner->accept();
+      if (!made) co_return made;
+      co_return std::make_unique<NodeConnection>(std::move(*made));
+    }
+    const transport::Endpoint& endpoint() const override { return at; }
+    Async<void> stop() override { return inner->stop(); }
+    std::unique_ptr<Listener> inner;
+    transport::Endpoint at;
+  };
+  transport::Endpoint map(const transport::Endpoint& endpoint) const {
+    transport::Endpoint mapped;
+    mapped.unix_path = folder_ + "/port-" + std::to_string(endpoint.port);
+    return mapped;
+  }
+  transport::Network& real_;
+  std::string folder_;
+};
+
+TEST_F(WorkerTest, PullsAnObjectFromAnotherNodeOnceForAll) {
+  constexpr uint64_t size = (5 << 20) + 12'345;  // Six chunks.
+  NodeNetwork network{environment().network, folder};
+  const auto real_environment = environment();
+  transport::Environment between{real_environment.loop, real_environment.blocking,
+                                 real_environment.clock, real_environment.random, network};
+  WorkerOptions other = options;
+  other.node = NodeId::random(random);
+  other.worker_socket = folder + "/other.sock";
+  other.host = "127.0.0.1";
+  other.port = 7;
+  options.store_capacity_bytes = other.store_capacity_bytes = 16 << 20;
+  std::optional<Worker> source;
+  source.emplace(between, launcher, other);
+  network_override = &network;
+  with_worker([&]() -> Async<void> {
+    EXPECT_TRUE(co_await source->start());
+    const ProcessId owner = ProcessId::random(random);
+    const ObjectId object = ObjectId::random(random);
+    auto maker_peer = co_await connect(owner, job, other.worker_socket);
+    Store maker{maker_peer, 16 << 20};
+    EXPECT_TRUE(co_await maker.attach());
+    EXPECT_TRUE(co_await maker.put(object, 7, size));
+
+    auto request = get_request(object);
+    request.source = source->address();
+    auto first_peer = co_await connect(ProcessId::random(random), job);
+    auto second_peer = co_await connect(ProcessId::random(random), job);
+    Store first{first_peer, 4096};
+    Store second{second_peer, 4096};
+    using namespace boost::asio::experimental::awaitable_operators;
+    auto [one, two] = co_await (first.get(request, 10s) && second.get(request, 10s));
+    const auto block = protocol::decode<protocol::Block>(one.value().body).value();
+    const auto same = protocol::decode<protocol::Block>(two.value().body).value();
+    EXPECT_EQ(block.offset_bytes, same.offset_bytes);
+    EXPECT_EQ(worker->store().objects, 1u);
+    auto segment =
+        ReaderSegment::open(object_store::UniqueFd{one.value().descriptors[0].release()});
+    const auto view = segment.value().view(block.offset_bytes, block.size_bytes).value();
+    EXPECT_EQ(view.size(), size);
+    EXPECT_TRUE(std::all_of(view.begin(), view.end(), [](uint8_t byte) { return byte == 7; }));
+
+    EXPECT_TRUE(co_await first.release(object));
+    EXPECT_EQ(worker->store().objects, 1u);
+    EXPECT_TRUE(co_await second.release(object));
+    EXPECT_EQ(worker->store().objects, 0u);  // Nobody pins the copy any more.
+
+    auto absent = get_request(ObjectId::random(random));
+    absent.source = source->address();
+    auto lost = co_await first.get(absent, 10s);
+    EXPECT_EQ(lost.error().code(), Code::not_found);
+    // A local process is no node: chunks are not for it.
+    protocol::FetchChunk chunk{object, 0, 10};
+    auto denied =
+        co_await transport::call<protocol::Chunk>(maker_peer, Method::fetch_chunk, chunk, 5s);
+    EXPECT_EQ(denied.error().code(), Code::denied);
+    co_await source->stop();
+  });
+  source.reset();
 }
 
 TEST_F(WorkerTest, RefusesASegmentThatIsNotSealed) {

@@ -166,8 +166,9 @@ TEST_F(WorkerTest, GivesEnvironmentAndCredentials) {
         read_log_tail(folder + "/" + started.value().address.process.to_string() + ".log", 1000);
     EXPECT_EQ(log, "assigned run, devices [1,3], extra [yes]");
     auto client = co_await connect(ProcessId::random(random), job);
-    auto attached = co_await transport::call<protocol::Attached>(client, Method::attach_process,
-                                                                 protocol::AttachProcess{}, 5s);
+    protocol::AttachProcess attach;
+    auto attached =
+        co_await transport::call<protocol::Attached>(client, Method::attach_process, attach, 5s);
     EXPECT_EQ(attached.value().key_pem, "the key");
     EXPECT_EQ(attached.value().node, options.node);
   });
