@@ -11,6 +11,7 @@
 
 #include "base/bytes.h"
 #include "client/client.h"
+#include "client/result_refs.h"
 #include "transport/async.h"
 
 namespace troupe::actor {
@@ -51,6 +52,9 @@ class Call : public std::enable_shared_from_this<Call> {
 
   // Fixed once the call is in a mailbox.
   CallRequest& request() { return request_; }
+
+  // Refs inside the outcome, which the reply must keep alive. Set before finish(), read after it.
+  std::vector<client::HeldRef> held;
 
   // --- Thread-safe.
   // The first outcome counts; false: there was one already.

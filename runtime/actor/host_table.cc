@@ -70,6 +70,8 @@ const troupe_actor_info* host_actor_info(troupe_context* context) {
 
 void host_call_reply(troupe_call* call, troupe_bytes value) {
   const BytesView bytes = view_of(value);
+  auto refs = client::take_result_refs();
+  if (const auto found = call->table->find(call)) found->held = std::move(refs);
   call->table->finish(call, Bytes{bytes.begin(), bytes.end()});
 }
 
