@@ -29,19 +29,9 @@ class UnixStream final : public ByteStream {
                                   std::vector<FileDescriptor>& descriptors) override {
     for (;;) {
       if (!socket_.is_open()) co_return error(Code::unavailable, "closed by this side");
-      alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * descriptors_max)];
-      iovec part{out.data(), out.size()};
-      msghdr message{};
-      message.msg_iov = &part;
-      message.msg_iovlen = 1;
-      message.msg_control = control;
-      message.msg_controllen = sizeof control;
-      const ssize_t count = ::recvmsg(socket_.native_handle(), &message, MSG_CMSG_CLOEXEC);
-      if (count >= 0) {
-        take_descriptors(message, descriptors);
-        if (count == 0) co_return error(Code::unavailable, "the peer closed the connection");
-        co_return static_cast<size_t>(count);
-      }
+      const ssize_t count = receive_some(out, descriptors);
+      if (count == 0) co_return error(Code::unavailable, "the peer closed the connection");
+      if (count > 0) co_return static_cast<size_t>(count);
       if (errno == EINTR) continue;
       if (errno != EAGAIN) co_return socket_error("recvmsg", errno);
       auto token = asio::as_tuple(asio::use_awaitable);
@@ -79,6 +69,20 @@ class UnixStream final : public ByteStream {
   }
 
  private:
+  // Not part of the coroutine: GCC 12 ignores alignas in coroutine frames.
+  ssize_t receive_some(std::span<uint8_t> out, std::vector<FileDescriptor>& descriptors) {
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * descriptors_max)];
+    iovec part{out.data(), out.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    const ssize_t count = ::recvmsg(socket_.native_handle(), &message, MSG_CMSG_CLOEXEC);
+    if (count >= 0) take_descriptors(message, descriptors);
+    return count;
+  }
+
   ssize_t send_some(std::span<const uint8_t> bytes, std::span<const FileDescriptor> descriptors) {
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * descriptors_max)] = {};
     iovec part{const_cast<uint8_t*>(bytes.data()), bytes.size()};
