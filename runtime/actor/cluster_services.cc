@@ -273,7 +273,8 @@ Async<Result<client::ObjectBytes>> call_and_keep(Client& client, client::ActorCa
 }
 
 Async<Result<ObjectId>> put_object(Client& client, std::shared_ptr<const Bytes> value) {
-  auto name = co_await client.put(std::move(value), {});
+  std::vector<client::ObjectName> held;
+  auto name = co_await client.put(std::move(value), std::move(held));
   if (!name) co_return std::move(name).error();
   co_return name->id;
 }

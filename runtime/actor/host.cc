@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <boost/asio/experimental/awaitable_operators.hpp>
+
 #include "actor/host_table.h"
 #include "base/log.h"
 
@@ -15,6 +17,7 @@ using transport::Method;
 
 namespace {
 constexpr Duration last_grace = std::chrono::seconds(2);
+constexpr Duration cancel_grace = std::chrono::milliseconds(200);
 constexpr Duration default_budget = std::chrono::hours(24);
 }  // namespace
 
@@ -67,7 +70,9 @@ Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, Ca
   Identity identity;
   identity.job = request.job;
   identity.node_name = client_.attached().node_name;
-  co_return co_await host(request.module, TROUPE_TASKS_CLASS, std::move(identity), 0, {});
+  std::vector<client::ObjectBytes> none;
+  co_return co_await host(request.module, TROUPE_TASKS_CLASS, std::move(identity), 0,
+                          std::move(none));
 }
 
 Async<Result<ProcessStarted>> Host::host(std::string module, std::string class_name,
@@ -174,12 +179,33 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallCo
   co_return made;
 }
 
+// A task that was cancelled has a moment to notice by itself.
+Async<void> Host::outlives_cancel(std::shared_ptr<Event> cancelled) {
+  co_await cancelled->wait();
+  co_await sleep_for(client_.environment().clock, cancel_grace);
+}
+
 Async<Result<protocol::InvokeReply>> Host::invoke(protocol::Invoke call, CallContext context) {
+  using namespace boost::asio::experimental::awaitable_operators;
   const ObjectId result = call.result;
   const ProcessId caller = context.peer->remote().address.process;
+  const bool is_task = call.actor.is_nil();
+  const auto cancelled = context.cancelled;
   auto enqueued = co_await enqueue(std::move(call), std::move(context), false);
   if (!enqueued) co_return placed(std::move(enqueued).error());
-  auto outcome = co_await (*enqueued)->outcome();
+  Result<Bytes> outcome = error(Code::internal, "no outcome");
+  if (is_task) {
+    auto raced = co_await ((*enqueued)->outcome() || outlives_cancel(cancelled));
+    if (raced.index() == 1) {
+      // A task cannot be unwound from outside: its process goes, and with it the slot.
+      log::info("task_ended_with_its_process");
+      done_.set();
+      co_return error(Code::cancelled, "the task was cancelled");
+    }
+    outcome = std::get<0>(std::move(raced));
+  } else {
+    outcome = co_await (*enqueued)->outcome();
+  }
   if (!outcome) co_return placed(std::move(outcome).error());
   std::vector<client::ObjectName> held;
   for (const client::HeldRef& ref : (*enqueued)->held) held.push_back(ref.name);

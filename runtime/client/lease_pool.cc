@@ -153,6 +153,8 @@ Async<void> LeasePool::run_on(std::string key, ProcessId process, std::shared_pt
   if (!outcome) {
     const Code code = outcome.error().code();
     slot_died = code == Code::outcome_unknown || code == Code::unavailable;
+    // Whoever gave up on a running task cannot know when its process is free again.
+    if (code == Code::cancelled || code == Code::deadline_exceeded) drop_slot(key, process);
   }
   if (slot_died) {
     drop_slot(key, process);

@@ -11,7 +11,11 @@ std::vector<HeldRef>& pending() {
 }
 }  // namespace
 
-void put_result_refs(std::vector<HeldRef> refs) { pending() = std::move(refs); }
-std::vector<HeldRef> take_result_refs() { return std::exchange(pending(), {}); }
+void put_result_refs(std::vector<HeldRef> refs) {
+  pending() = std::move(refs);
+}
+std::vector<HeldRef> take_result_refs() {
+  return std::exchange(pending(), {});
+}
 
 }  // namespace troupe::client

@@ -39,7 +39,8 @@ scheduler::ActorRequested request_of(const protocol::ActorSpec& spec, bool resta
   scheduler::ActorRequested request;
   request.actor = spec.actor;
   request.job = spec.job;
-  if (auto demand = to_resources(spec.demand)) request.demand = std::move(*demand);  // Checked before.
+  if (auto demand = to_resources(spec.demand))
+    request.demand = std::move(*demand);  // Checked before.
   request.priority = spec.priority;
   request.restart = restart;
   if (!spec.node.is_nil()) request.affinity.node = spec.node;
@@ -320,7 +321,9 @@ void Actors::actor_placed(const scheduler::ActorPlaced& placed) {
 Async<void> Actors::start(ActorId id, uint32_t incarnation) {
   // The incarnation is on disk before any process may call itself so.
   const Actor* begun = find(id);
-  if (begun == nullptr || !co_await journal_.settled(begun->written)) co_return;
+  if (begun == nullptr) co_return;
+  const Status durable = co_await journal_.settled(begun->written);
+  if (!durable) co_return;
   const auto still_starting = [this, id, incarnation] {
     const Actor* actor = find(id);
     return actor != nullptr && actor->state == ActorState::starting &&

@@ -83,7 +83,10 @@ Async<void> write_queue(std::shared_ptr<Shared> shared) {
       shared->queue.pop_front();
     }
     auto written = co_await shared->stream->write(batch, descriptors);
-    if (written && !large.empty()) written = co_await shared->stream->write(large, {});
+    if (written && !large.empty()) {
+      const std::span<const FileDescriptor> none;
+      written = co_await shared->stream->write(large, none);
+    }
     shared->queued_bytes -= taken_bytes;
     if (!written) co_return;
     if (shared->queued_bytes <= queue_bytes_high) shared->drained.pulse();

@@ -36,7 +36,8 @@ void SteadyTimerClock::cancel(TimerId timer) {
   if (found == when_.end()) return;
   due_.erase({found->second, timer});
   when_.erase(found);
-  // An early wake-up costs less than arming anew for each cancelled call; an idle loop has no timer.
+  // An early wake-up costs less than arming anew for each cancelled call; an idle loop has no
+  // timer.
   if (due_.empty()) {
     timer_.cancel();
     armed_for_ = Instant::max();

@@ -74,8 +74,11 @@ Async<void> HostedProcess::end_when_disconnected(Pointer self) {
 
 Async<Error> HostedProcess::explain(Pointer self, Error failed) {
   const Instant patience = self->environment_.clock.now() + exit_grace;
-  if (failed.code() == Code::deadline_exceeded ||
-      !co_await wait_until(self->environment_.clock, patience, self->exited())) {
+  bool exited = false;
+  if (failed.code() != Code::deadline_exceeded) {
+    exited = co_await wait_until(self->environment_.clock, patience, self->exited());
+  }
+  if (!exited) {
     co_return std::move(failed).context("start a process");
   }
   std::string message =

@@ -75,7 +75,10 @@ Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots reque
 Async<void> SlotHost::start_slot(Pointer lease, uint32_t number, protocol::StartSlots request,
                                  Instant deadline) {
   const size_t share = request.devices.size() / request.count;
-  if (share == 0 && co_await reuse(lease, number, request)) co_return;
+  if (share == 0) {
+    const bool reused = co_await reuse(lease, number, request);
+    if (reused) co_return;
+  }
   if (lease->stopped) co_return;
   ProcessTable::Request launch{request.job, {}, {}};
   const auto first = request.devices.begin() + static_cast<std::ptrdiff_t>(share * number);

@@ -184,7 +184,7 @@ TEST(IdentityUri, RoundTripsAndRefusesEverythingElse) {
   for (const std::string& uri :
        {std::string{}, "http://" + cluster + "/node/n", "troupe://" + cluster,
         "troupe://" + cluster + "/node", "troupe://" + cluster + "/node/",
-        "troupe://" + cluster + "/root/n", "troupe://" + cluster + "/unknown/n",
+        "troupe://" + cluster + "/boss/n", "troupe://" + cluster + "/unknown/n",
         "troupe://" + cluster + "/node/a/b", std::string{"troupe://short/node/n"},
         std::string{"troupe:///node/n"}}) {
     const auto refused = parse_identity_uri(uri);

@@ -126,18 +126,18 @@ TEST_F(PeerTest, EchoesSmallAndLargeBodies) {
 
 TEST_F(PeerTest, ErrorsKeepCodeMessageAndPlace) {
   with_client([](std::shared_ptr<Peer> peer) -> Async<void> {
-    auto refused = co_await peer->call(Method::kill_actor, {}, 5s);
+    auto refused = co_await peer->call(Method::kill_actor, Message(), 5s);
     EXPECT_EQ(refused.error().to_string(), "conflict: no such luck (at the server)");
-    auto unknown = co_await peer->call(Method::deploy, {}, 5s);
+    auto unknown = co_await peer->call(Method::deploy, Message(), 5s);
     EXPECT_EQ(unknown.error().code(), Code::unimplemented);
   });
 }
 
 TEST_F(PeerTest, AnExpiredBudgetReachesTheCallee) {
   with_client([this](std::shared_ptr<Peer> peer) -> Async<void> {
-    auto late = co_await peer->call(Method::stop_process, {}, 2ms);
+    auto late = co_await peer->call(Method::stop_process, Message(), 2ms);
     EXPECT_EQ(late.error().code(), Code::deadline_exceeded);
-    auto after = co_await peer->call(Method::invoke, {}, 5s);  // Ordered behind the cancel.
+    auto after = co_await peer->call(Method::invoke, Message(), 5s);  // Ordered behind the cancel.
     EXPECT_TRUE(after);
     EXPECT_EQ(cancelled, 1);
   });
@@ -145,11 +145,11 @@ TEST_F(PeerTest, AnExpiredBudgetReachesTheCallee) {
 
 TEST_F(PeerTest, ACloseEndsPendingCallsAsOutcomeUnknown) {
   with_client([this](std::shared_ptr<Peer> peer) -> Async<void> {
-    (void)co_await peer->call(Method::invoke, {}, 5s);
+    (void)co_await peer->call(Method::invoke, Message(), 5s);
     last_peer->close();
-    auto lost = co_await peer->call(Method::stop_process, {}, 5s);
+    auto lost = co_await peer->call(Method::stop_process, Message(), 5s);
     EXPECT_EQ(lost.error().code(), Code::outcome_unknown);
-    auto refused = co_await peer->call(Method::invoke, {}, 5s);
+    auto refused = co_await peer->call(Method::invoke, Message(), 5s);
     EXPECT_EQ(refused.error().code(), Code::unavailable);
   });
 }
@@ -158,7 +158,7 @@ TEST_F(PeerTest, StreamsDeliverInOrderWithBackPressure) {
   with_client([this](std::shared_ptr<Peer> peer) -> Async<void> {
     Message request{Bytes{20}, {}};
     auto stream = peer->open_stream(Method::read_log, std::move(request), {}).value();
-    (void)co_await peer->call(Method::invoke, {}, 5s);
+    (void)co_await peer->call(Method::invoke, Message(), 5s);
     EXPECT_LE(items_sent, 256);  // The reader has taken nothing, so the window is shut.
     int received = 0;
     for (;;) {
@@ -177,15 +177,15 @@ TEST_F(PeerTest, DroppingAStreamCancelsItsHandler) {
     auto stream = peer->open_stream(Method::read_log, std::move(request), {}).value();
     EXPECT_TRUE((co_await stream->next()).value());
     stream.reset();
-    (void)co_await peer->call(Method::invoke, {}, 5s);
-    (void)co_await peer->call(Method::invoke, {}, 5s);
+    (void)co_await peer->call(Method::invoke, Message(), 5s);
+    (void)co_await peer->call(Method::invoke, Message(), 5s);
     EXPECT_EQ(stream_end, Code::cancelled);
   });
 }
 
 TEST_F(PeerTest, DescriptorsTravelBesideMessages) {
   with_client([](std::shared_ptr<Peer> peer) -> Async<void> {
-    auto reply = (co_await peer->call(Method::get_block, {}, 5s)).value();
+    auto reply = (co_await peer->call(Method::get_block, Message(), 5s)).value();
     EXPECT_EQ(reply.descriptors.size(), 1u);
     struct stat status {};
     EXPECT_EQ(::fstat(reply.descriptors[0].get(), &status), 0);

@@ -266,7 +266,7 @@ TEST_F(WorkerTest, RefusesASegmentThatIsNotSealed) {
     message.descriptors.emplace_back(::open("/dev/zero", O_RDWR | O_CLOEXEC));
     auto refused = co_await peer->call(Method::attach_segment, std::move(message), 5s);
     EXPECT_EQ(refused.error().code(), Code::denied);
-    auto empty = co_await peer->call(Method::attach_segment, {}, 5s);
+    auto empty = co_await peer->call(Method::attach_segment, Message(), 5s);
     EXPECT_EQ(empty.error().code(), Code::invalid);
   });
 }

@@ -35,7 +35,7 @@ uint64_t started_ticks(int pid) {
   const auto after = text->rfind(')');
   if (after == text->npos) return 0;
   size_t position = after + 1;
-  for (int field = 2; field < 22; ++field) position = text->find(' ', position + 1);
+  for (int field = 3; field < 22; ++field) position = text->find(' ', position + 1);
   return std::strtoull(text->c_str() + position, nullptr, 10);
 }
 
