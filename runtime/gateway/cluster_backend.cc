@@ -135,9 +135,9 @@ Async<Result<std::unique_ptr<Generation>>> ClusterBackend::begin(GenerateRequest
                                                                  std::set<std::string> excluded,
                                                                  std::string& tried) {
   const transport::Environment environment = client_.environment();
-  TROUPE_CO_TRY(const auto choice,
-                shared_->replicas.pick(request.model, excluded, environment.clock.now(),
-                                       environment.random));
+  TROUPE_CO_TRY(
+      const auto choice,
+      shared_->replicas.pick(request.model, excluded, environment.clock.now(), environment.random));
   tried = choice.key;
   auto lost = shared_->lost[choice.key].lock();
   if (!lost) {
@@ -153,8 +153,8 @@ Async<Result<std::unique_ptr<Generation>>> ClusterBackend::begin(GenerateRequest
   spec.budget = request.budget;
   const Instant deadline =
       environment.clock.now() + std::min<Duration>(reach_budget, request.budget);
-  auto stream = co_await with_deadline(environment.clock, deadline,
-                                       client_.stream_actor(std::move(spec)));
+  auto stream =
+      co_await with_deadline(environment.clock, deadline, client_.stream_actor(std::move(spec)));
   if (!stream) {
     Error failure = std::move(stream).error();
     // Not reached in time or no longer known: for the caller that is a lost replica.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <boost/asio/this_coro.hpp>
 #include <boost/beast/core/string.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
@@ -83,10 +84,17 @@ Async<bool> HttpConnection::handshake() {
 }
 
 Async<bool> HttpConnection::fill(Instant deadline) {
-  if (client_closed_) co_return false;
   const DeadlineGuard guard{clock_, deadline, *stream_};
+  co_return co_await fill();
+}
+
+Async<bool> HttpConnection::fill() {
+  if (client_closed_) co_return false;
   std::array<char, read_bytes> piece;
   const size_t count = co_await stream_->read_some(piece);
+  const auto state = co_await boost::asio::this_coro::cancellation_state;
+  // A read that was called off says nothing about the client.
+  if (count == 0 && state.cancelled() != boost::asio::cancellation_type::none) co_return false;
   if (used_ > 0) buffer_.erase(0, std::exchange(used_, 0));
   buffer_.append(piece.data(), count);
   client_closed_ = count == 0;
@@ -124,7 +132,7 @@ Async<Result<HttpRequest>> HttpConnection::read_request() {
 Async<void> HttpConnection::wait_closed() {
   // Pipelined requests are read up to one header's worth; beyond that the client has to wait.
   while (!client_closed_ && buffered() < limits_.header_bytes_max) {
-    (void)co_await fill(Instant::max());
+    if (!co_await fill()) break;
   }
   if (client_closed_) co_return;
   Event never{co_await boost::asio::this_coro::executor};
@@ -153,8 +161,8 @@ Async<bool> HttpConnection::send(const HttpResponse& response, bool keep_alive) 
   co_return co_await write(std::move(out));
 }
 
-Async<bool> HttpConnection::begin_events(
-    const HttpRequest& request, std::vector<std::pair<std::string, std::string>> headers) {
+Async<bool> HttpConnection::begin_events(const HttpRequest& request,
+                                         std::vector<std::pair<std::string, std::string>> headers) {
   chunked_ = request.http_1_1;  // An older client reads until the connection closes.
   std::string out = fmt::format(
       "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"

@@ -50,8 +50,8 @@ class HttpConnection {
   // denied (header over its limit: 431), invalid (malformed: 400). After an error no more requests
   // can be read.
   Async<Result<HttpRequest>> read_request();
-  // Returns when the client has closed. Reads on meanwhile, into a bounded buffer, so that pipelined
-  // requests are kept. Ends with its caller's cancellation.
+  // Returns when the client has closed. Reads on meanwhile, into a bounded buffer, so that
+  // pipelined requests are kept. Ends with its caller's cancellation.
   Async<void> wait_closed();
 
   // False: the client is gone or too slow, and the connection closed.
@@ -69,6 +69,7 @@ class HttpConnection {
 
  private:
   Async<bool> fill(Instant deadline);
+  Async<bool> fill();
   Async<bool> write(std::string bytes);
   size_t buffered() const { return buffer_.size() - used_; }
 

@@ -69,7 +69,9 @@ class PlainStream final : public HttpStream {
 class TlsStream final : public HttpStream {
  public:
   TlsStream(tcp::socket socket, ssl_ctx_st* shared)
-      : remote_(address_of(socket)), context_(borrow(shared)), stream_(std::move(socket), context_) {}
+      : remote_(address_of(socket)),
+        context_(borrow(shared)),
+        stream_(std::move(socket), context_) {}
 
   Async<bool> handshake() override {
     const auto [failed] = co_await stream_.async_handshake(asio::ssl::stream_base::server, token);

@@ -59,8 +59,9 @@ void Histogram::write(std::string& out, const std::string& name, const std::stri
     out += fmt::format("{}_bucket{{{},le=\"{}\"}} {}\n", name, labels, bounds[i], total);
   }
   total += counts_.back();
-  out += fmt::format("{0}_bucket{{{1},le=\"+Inf\"}} {2}\n{0}_sum{{{1}}} {3}\n{0}_count{{{1}}} {2}\n",
-                     name, labels, total, sum_);
+  out +=
+      fmt::format("{0}_bucket{{{1},le=\"+Inf\"}} {2}\n{0}_sum{{{1}}} {3}\n{0}_count{{{1}}} {2}\n",
+                  name, labels, total, sum_);
 }
 
 void Metrics::request_ended(const std::string& route, int code, Duration took) {
@@ -82,10 +83,10 @@ std::string Metrics::text() const {
   }
   family(out, "troupe_gateway_request_duration_seconds", "From a request read to its answer sent.",
          "route", durations_);
-  family(out, "troupe_gateway_time_to_first_token_seconds", "From a request read to its first token.",
-         "model", first_);
-  family(out, "troupe_gateway_inter_token_seconds", "Between the pieces of one generation.", "model",
-         between_);
+  family(out, "troupe_gateway_time_to_first_token_seconds",
+         "From a request read to its first token.", "model", first_);
+  family(out, "troupe_gateway_inter_token_seconds", "Between the pieces of one generation.",
+         "model", between_);
   family(out, "troupe_gateway_prompt_tokens_total", "counter", "Prompt tokens.", "model",
          prompt_tokens_);
   family(out, "troupe_gateway_completion_tokens_total", "counter", "Generated tokens.", "model",
@@ -94,7 +95,8 @@ std::string Metrics::text() const {
          "Generations begun again because a replica was lost.", "model", retries_);
   family(out, "troupe_gateway_in_flight_requests", "gauge", "Generations running.", "model",
          in_flight_);
-  family(out, "troupe_gateway_refused_total", "counter", "Requests turned away.", "reason", refused_);
+  family(out, "troupe_gateway_refused_total", "counter", "Requests turned away.", "reason",
+         refused_);
   head(out, "troupe_gateway_connections", "gauge", "Open client connections.");
   out += fmt::format("troupe_gateway_connections {}\n", connections_);
   return out;

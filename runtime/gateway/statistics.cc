@@ -60,22 +60,23 @@ std::string Statistics::to_json(const std::vector<ModelInfo>& models, Instant no
       oldest = std::min(oldest, request.ended - request.took);
     }
     const double seconds = std::chrono::duration<double>(now - oldest).count();
-    json::object row{{"model", info.name},
-                     {"state", info.state},
-                     {"replicas", info.replicas_wanted},
-                     {"replicas_alive", info.replicas_alive},
-                     {"requests", model.requests},
-                     {"requests_failed", model.failed},
-                     {"response_ms_p50", percentile(took, 0.5)},
-                     {"response_ms_p99", percentile(took, 0.99)},
-                     {"first_token_ms_p50", percentile(first, 0.5)},
-                     {"first_token_ms_p99", percentile(first, 0.99)},
-                     {"measured_over_requests", took.size()},
-                     {"tokens_total", model.tokens},
-                     {"tokens_per_second", seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0},
-                     {"retries", model.retries},
-                     {"replica_failures", info.replica_failures},
-                     {"last_recovery_seconds", nullptr}};
+    json::object row{
+        {"model", info.name},
+        {"state", info.state},
+        {"replicas", info.replicas_wanted},
+        {"replicas_alive", info.replicas_alive},
+        {"requests", model.requests},
+        {"requests_failed", model.failed},
+        {"response_ms_p50", percentile(took, 0.5)},
+        {"response_ms_p99", percentile(took, 0.99)},
+        {"first_token_ms_p50", percentile(first, 0.5)},
+        {"first_token_ms_p99", percentile(first, 0.99)},
+        {"measured_over_requests", took.size()},
+        {"tokens_total", model.tokens},
+        {"tokens_per_second", seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0},
+        {"retries", model.retries},
+        {"replica_failures", info.replica_failures},
+        {"last_recovery_seconds", nullptr}};
     if (info.last_recovery_seconds) row["last_recovery_seconds"] = *info.last_recovery_seconds;
     out[info.name] = std::move(row);
   }
