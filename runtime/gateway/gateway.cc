@@ -244,10 +244,13 @@ uint16_t Gateway::https_port() const {
 
 Async<Status> Gateway::load_keys() {
   if (options_.api_keys.empty()) co_return ok();
-  auto read = [path = options_.api_keys] { return security::ApiKeys::load(path); };
+  // Asio wants what a coroutine gives to have a default.
+  auto read = [path = options_.api_keys] {
+    return std::optional<Result<security::ApiKeys>>{security::ApiKeys::load(path)};
+  };
   auto loaded = co_await transport::run_blocking(environment_, std::move(read));
-  if (!loaded) co_return std::move(loaded).error();
-  keys_ = std::move(*loaded);
+  if (!*loaded) co_return std::move(*loaded).error();
+  keys_ = std::move(**loaded);
   co_return ok();
 }
 
