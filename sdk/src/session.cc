@@ -26,7 +26,9 @@ namespace {
 
 constexpr Duration control_budget = std::chrono::seconds(30);
 
-ObjectName name_of(const RefHandle& ref) { return {ref.id(), ref.owner()}; }
+ObjectName name_of(const RefHandle& ref) {
+  return {ref.id(), ref.owner()};
+}
 
 std::vector<protocol::ResourceAmount> to_demand(const Resources& resources) {
   std::vector<protocol::ResourceAmount> demand;
@@ -95,7 +97,8 @@ RefHandle::RefHandle(std::shared_ptr<SessionImpl> session, ObjectId id,
 
 RefHandle::~RefHandle() {
   client::Client* client = &session_->client();
-  session_->post([client, name = ObjectName{id_, std::move(owner_)}] { client->drop_reference(name); });
+  session_->post(
+      [client, name = ObjectName{id_, std::move(owner_)}] { client->drop_reference(name); });
 }
 
 std::shared_ptr<RefHandle> borrow(std::shared_ptr<SessionImpl> session, ObjectId id,
@@ -187,9 +190,10 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
                                        const TaskOptions& options) {
   const auto name = task_name(function);
   if (name.empty()) {
-    return make_failed(session, error(Code::invalid,
-                                      "the function is no task: name it in TROUPE_TASK, and build the "
-                                      "program with troupe_add_program"));
+    return make_failed(session,
+                       error(Code::invalid,
+                             "the function is no task: name it in TROUPE_TASK, and build the "
+                             "program with troupe_add_program"));
   }
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return make_failed(session, std::move(stored).error());
@@ -442,8 +446,8 @@ SessionImpl::~SessionImpl() {
     core_->failure = "the driver ended by an exception";
   }
   // The last ref may go on a thread of the session's own, which cannot join itself.
-  const bool own_thread = core_->thread.get_id() == std::this_thread::get_id() ||
-                          core_->real.is_blocking_thread();
+  const bool own_thread =
+      core_->thread.get_id() == std::this_thread::get_id() || core_->real.is_blocking_thread();
   if (own_thread) {
     std::thread([core = std::move(core_)]() mutable { shut_down(std::move(core)); }).detach();
   } else {
@@ -494,9 +498,9 @@ Result<std::unique_ptr<DriverCore>> start_driver(const std::string& socket, JobI
   options.job = job;
   options.worker.unix_path = socket;
   options.use_credentials = [raw](const protocol::Attached& attached) -> Status {
-    TROUPE_TRY(raw->credentials, security::Credentials::load({attached.authority_pem,
-                                                              attached.certificate_pem,
-                                                              attached.key_pem}));
+    TROUPE_TRY(raw->credentials,
+               security::Credentials::load(
+                   {attached.authority_pem, attached.certificate_pem, attached.key_pem}));
     raw->real.set_credentials(raw->credentials.get());
     return ok();
   };
@@ -527,17 +531,22 @@ Result<std::unique_ptr<DriverCore>> start_driver(const std::string& socket, JobI
 void set_process_session(std::shared_ptr<SessionImpl> session) {
   process_session_slot() = std::move(session);
 }
-std::shared_ptr<SessionImpl> process_session() { return process_session_slot(); }
+std::shared_ptr<SessionImpl> process_session() {
+  return process_session_slot();
+}
 
 }  // namespace detail
 
-JobId Session::job() const { return impl_->client().job(); }
+JobId Session::job() const {
+  return impl_->client().job();
+}
 
 void Session::fail_job(std::string_view reason) const {
   if (impl_->core() != nullptr) impl_->core()->failure = reason;
 }
 
-Result<ActorId> Session::create_plugin_actor(const std::string& plugin, const std::string& class_name,
+Result<ActorId> Session::create_plugin_actor(const std::string& plugin,
+                                             const std::string& class_name,
                                              std::vector<Bytes> arguments,
                                              const ActorOptions& options) const {
   std::vector<detail::ArgumentValue> values;
@@ -562,10 +571,11 @@ Result<Session> connect(const ConnectOptions& options) {
   if (auto existing = detail::process_session()) return Session{std::move(existing)};
   const auto state = detail::state_folder(options.state_folder);
   const auto sockets = detail::worker_sockets(state);
-  Error failure = error(Code::unavailable,
-                        fmt::format("no cluster runs in {}: start one with 'troupe up', or name its "
-                                    "state folder in TROUPE_STATE",
-                                    state.string()));
+  Error failure =
+      error(Code::unavailable,
+            fmt::format("no cluster runs in {}: start one with 'troupe up', or name its "
+                        "state folder in TROUPE_STATE",
+                        state.string()));
   SystemRandom random;
   JobId job = JobId::random(random);
   if (const char* given = std::getenv("TROUPE_JOB_ID")) {
@@ -582,8 +592,10 @@ Result<Session> connect(const ConnectOptions& options) {
     protocol::BeginJob begin;
     begin.job = job;
     begin.entrypoint = detail::command_line();
-    begin.name = options.job_name.empty() ? std::string(::program_invocation_short_name)
-                                          : options.job_name;
+    const char* submitted = std::getenv("TROUPE_JOB_NAME");  // By `troupe submit --name`.
+    begin.name = submitted != nullptr       ? submitted
+                 : options.job_name.empty() ? ::program_invocation_short_name
+                                            : options.job_name;
     begin.name_space = impl->name_space();
     TROUPE_CHECK(impl->run<protocol::Empty>([&] {
       return impl->client().ask_head<protocol::Empty>(transport::Method::begin_job, begin,

@@ -35,7 +35,7 @@ class Starter {
  public:
   Starter(StateFolder folder, UpOptions options) : folder_(std::move(folder)), options_(options) {}
   ~Starter() {
-    if (kept_) return;
+    if (kept_ || record_.daemons.empty()) return;
     std::reverse(record_.daemons.begin(), record_.daemons.end());
     end_daemons(record_.daemons, end_grace);
     folder_.remove_record();
