@@ -1,0 +1,135 @@
+// A network in memory, with faults by seed. Frames really are encoded and decoded on their way.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/random.h"
+#include "tests/sim/history.h"
+#include "transport/network.h"
+
+namespace troupe::sim {
+
+class SimClock;
+class SimNetwork;
+struct SimPipe;  // One direction of a connection.
+
+// Probabilities are a frame's. A frame that is held up may be overtaken by later ones of its
+// connection; all others keep their order.
+struct NetworkFaults {
+  Duration delay_min = std::chrono::microseconds(100);
+  Duration delay_max = std::chrono::milliseconds(1);
+  double drop = 0;
+  double duplicate = 0;
+  double reorder = 0;       // Held up by up to ten times delay_max.
+  double reset = 0;         // The connection breaks instead, on both sides.
+  bool spare_hello = true;  // Without its hello a connection never begins; none is lost then.
+  // Which requests may arrive twice; null: all.
+  std::function<bool(const protocol::FrameHeader&)> may_duplicate;
+};
+
+struct NetworkCounts {
+  uint64_t sent = 0;
+  uint64_t delivered = 0;
+  uint64_t dropped = 0;
+  uint64_t duplicated = 0;
+  uint64_t held_up = 0;
+  uint64_t overtaken = 0;  // Arrived after a frame that was sent later.
+  uint64_t resets = 0;
+  uint64_t cut = 0;   // Lost in a partition.
+  uint64_t lost = 0;  // Sent to, or on the way from, a side that was closed or killed.
+  uint64_t connections = 0;
+  uint64_t refused = 0;  // Connects to nobody.
+};
+
+struct HostOptions {
+  std::string name;     // In the history, and where it happened.
+  std::string machine;  // Unix paths reach hosts of the same machine only; partitions cut machines.
+  // What a TLS peer learns of this host.
+  transport::PeerIdentity identity;
+};
+
+// One process's view of the network.
+class SimHost final : public transport::Network {
+ public:
+  using Connecting = Async<Result<std::unique_ptr<transport::Connection>>>;
+
+  SimHost(SimNetwork& network, HostOptions options);
+  ~SimHost() override;
+
+  const std::string& name() const { return options_.name; }
+  const std::string& machine() const { return options_.machine; }
+  const transport::PeerIdentity& identity() const { return options_.identity; }
+  bool is_alive() const { return alive_; }
+
+  Connecting connect(transport::Endpoint endpoint, Instant deadline) override;
+  Result<std::unique_ptr<transport::Listener>> listen(const transport::Endpoint& endpoint) override;
+
+ private:
+  friend class SimNetwork;
+  SimNetwork& network_;
+  HostOptions options_;
+  bool alive_ = true;
+};
+
+// Owned by the simulation; hosts live as long as it.
+class SimNetwork {
+ public:
+  SimNetwork(Executor executor, SimClock& clock, History& history, uint64_t seed);
+  ~SimNetwork();
+
+  SimHost& add_host(HostOptions options);
+  // Two ends of a connection between processes of one machine, as a socket pair is.
+  using Pair =
+      std::pair<std::unique_ptr<transport::Connection>, std::unique_ptr<transport::Connection>>;
+  Pair connected_pair(SimHost& a, SimHost& b);
+
+  void set_faults(NetworkFaults faults) { faults_ = std::move(faults); }
+  const NetworkFaults& faults() const { return faults_; }
+  const NetworkCounts& counts() const { return counts_; }
+
+  // Frames between the two machines are lost and connects wait, in both directions.
+  void partition(const std::string& machine_a, const std::string& machine_b);
+  void heal();
+  // Its connections break, its listeners are gone, and it reaches nobody any more.
+  void kill(SimHost& host);
+
+ private:
+  friend class SimHost;
+  friend class SimConnection;
+  friend class SimListener;
+  struct ListenerState;
+
+  bool is_cut(const SimHost& a, const SimHost& b) const;
+  Duration delay();
+  Status send(const std::shared_ptr<SimPipe>& pipe, transport::Frame frame);
+  void deliver_at(Instant when, std::shared_ptr<SimPipe> pipe, uint64_t sequence,
+                  std::shared_ptr<transport::Frame> rest, std::shared_ptr<const Bytes> header);
+  void deliver(SimPipe& pipe, uint64_t sequence, transport::Frame& rest, const Bytes& header);
+  // Tells the reading side that nothing more comes.
+  void end_at(Instant when, std::shared_ptr<SimPipe> pipe);
+  void end_both(const std::shared_ptr<SimPipe>& pipe, const Error& why);
+  Pair make_pair(SimHost& from, SimHost& to, transport::PeerIdentity seen_by_from,
+                 transport::PeerIdentity seen_by_to);
+  void trace(const char* what, const SimPipe& pipe, const protocol::FrameHeader& header,
+             size_t body_bytes);
+
+  Executor executor_;
+  SimClock& clock_;
+  History& history_;
+  SeededRandom random_;
+  NetworkFaults faults_;
+  NetworkCounts counts_;
+  std::vector<std::unique_ptr<SimHost>> hosts_;
+  std::map<std::string, std::shared_ptr<ListenerState>> listeners_;  // By the endpoint's name.
+  std::vector<std::weak_ptr<SimPipe>> pipes_;
+  std::set<std::pair<std::string, std::string>> cuts_;
+  uint16_t next_port_ = 10'000;
+};
+
+}  // namespace troupe::sim
