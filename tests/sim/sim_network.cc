@@ -62,6 +62,7 @@ struct SimPipe {
 
   SimHost& from;
   SimHost& to;
+  uint64_t connection = 0;
   std::deque<Frame> inbox;
   Event changed;
   bool sender_closed = false;    // Nothing more is sent.
@@ -250,6 +251,7 @@ SimNetwork::Pair SimNetwork::make_pair(SimHost& from, SimHost& to, PeerIdentity 
   history_.add(clock_.now(), fmt::format("connect {} > {}", from.name(), to.name()));
   auto there = std::make_shared<SimPipe>(executor_, from, to);
   auto back = std::make_shared<SimPipe>(executor_, to, from);
+  there->connection = back->connection = counts_.connections;
   there->back = back;
   back->back = there;
   std::erase_if(pipes_, [](const auto& pipe) { return pipe.expired(); });
@@ -304,6 +306,7 @@ Duration SimNetwork::delay() {
 
 Status SimNetwork::send(const std::shared_ptr<SimPipe>& pipe, Frame frame) {
   ++counts_.sent;
+  for (const auto& tap : taps_) tap({pipe->connection, pipe->from, pipe->to, frame});
   FrameHeader& header = frame.header;
   if (header.error.message.size() > error_message_bytes_max) {
     header.error.message.resize(error_message_bytes_max);

@@ -47,6 +47,16 @@ struct NetworkCounts {
   uint64_t refused = 0;  // Connects to nobody.
 };
 
+class SimHost;
+
+// A frame as its sender hands it over, before any fault. A tap may change it.
+struct SentFrame {
+  uint64_t connection;  // The same in both directions.
+  const SimHost& from;
+  const SimHost& to;
+  transport::Frame& frame;
+};
+
 struct HostOptions {
   std::string name;     // In the history, and where it happened.
   std::string machine;  // Unix paths reach hosts of the same machine only; partitions cut machines.
@@ -93,6 +103,9 @@ class SimNetwork {
   const NetworkFaults& faults() const { return faults_; }
   const NetworkCounts& counts() const { return counts_; }
 
+  // Taps see every frame, in the order in which they were added.
+  void add_tap(std::function<void(const SentFrame&)> tap) { taps_.push_back(std::move(tap)); }
+
   // Frames between the two machines are lost and connects wait, in both directions.
   void partition(const std::string& machine_a, const std::string& machine_b);
   void heal();
@@ -128,6 +141,7 @@ class SimNetwork {
   std::vector<std::unique_ptr<SimHost>> hosts_;
   std::map<std::string, std::shared_ptr<ListenerState>> listeners_;  // By the endpoint's name.
   std::vector<std::weak_ptr<SimPipe>> pipes_;
+  std::vector<std::function<void(const SentFrame&)>> taps_;
   std::set<std::pair<std::string, std::string>> cuts_;
   uint16_t next_port_ = 10'000;
 };

@@ -1,0 +1,135 @@
+#include "tests/sim/cluster_checks.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace troupe::sim {
+
+using protocol::FrameKind;
+using protocol::Method;
+
+namespace {
+
+int64_t cpu_of(const std::vector<protocol::ResourceAmount>& demand) {
+  for (const auto& [name, milli] : demand) {
+    if (name == "cpu") return milli;
+  }
+  return 0;
+}
+
+}  // namespace
+
+ClusterChecks::ClusterChecks(Simulation& simulation, int64_t cpu_milli)
+    : simulation_(simulation), cpu_milli_(cpu_milli) {
+  simulation.network().add_tap([this](const SentFrame& sent) { see(sent); });
+}
+
+void ClusterChecks::violation(std::string what) {
+  const double seconds =
+      std::chrono::duration<double>(simulation_.clock().now().time_since_epoch()).count();
+  violations_.push_back(fmt::format("at {:.6f} s: {}", seconds, what));
+  simulation_.record("violation: " + what);
+}
+
+void ClusterChecks::process_began(const std::shared_ptr<SimProcess>& process) {
+  processes_[process->id()] = process;
+}
+
+void ClusterChecks::process_ended(SimProcess& process) {
+  simulation_.record(
+      fmt::format("ended {} {}", process.id().short_string(), process.exit_reason()));
+  leased_.erase(process.id());
+  processes_.erase(process.id());
+  changed_ = true;
+}
+
+void ClusterChecks::call_ran(SimProcess& process, const protocol::Invoke& call) {
+  ++calls_run_;
+  changed_ = true;
+  simulation_.record(fmt::format("ran {} in {} incarnation {}", call.method,
+                                 process.id().short_string(), call.incarnation));
+  if (!ran_.insert(call.task).second) {
+    violation(fmt::format("call {} of {} ran twice", call.task.short_string(), call.method));
+  }
+  if (call.actor.is_nil() && call.job != process.job()) {
+    violation("a slot runs a task of another job");
+  }
+}
+
+void ClusterChecks::see(const SentFrame& sent) {
+  const protocol::FrameHeader& header = sent.frame.header;
+  const bool from_head = sent.from.identity().role == transport::Role::head;
+  const bool to_head = sent.to.identity().role == transport::Role::head;
+  if (header.kind == FrameKind::request && to_head) {
+    if (header.method != Method::request_lease && header.method != Method::renew_lease) return;
+    asked_[{sent.connection, sent.from.name(), header.call}] = header.method;
+    if (header.method != Method::request_lease) return;
+    if (auto request = protocol::decode<protocol::RequestLease>(sent.frame.body)) {
+      demand_[request->lease] = cpu_of(request->demand);
+    }
+  } else if (header.kind == FrameKind::request && from_head) {
+    changed_ = true;
+    if (header.method != Method::stop_slots) return;
+    if (auto stop = protocol::decode<protocol::StopSlots>(sent.frame.body)) stopped(*stop);
+  } else if (header.kind == FrameKind::reply && from_head) {
+    const auto asked = asked_.find({sent.connection, sent.to.name(), header.call});
+    if (asked == asked_.end()) return;
+    asked_.erase(asked);
+    if (header.error.code != 0) return;
+    if (auto grant = protocol::decode<protocol::LeaseGranted>(sent.frame.body)) granted(*grant);
+  } else {
+    changed_ = true;
+  }
+}
+
+void ClusterChecks::granted(const protocol::LeaseGranted& grant) {
+  ++leases_granted_;
+  changed_ = true;
+  for (const protocol::Slot& slot : grant.slots) {
+    const ProcessId process = slot.address.process;
+    if (!processes_.contains(process)) continue;  // It died, and the head does not know yet.
+    const auto [entry, fresh] = leased_.try_emplace(process, grant.lease);
+    if (fresh || entry->second == grant.lease) continue;
+    violation(fmt::format("slot {} is granted to lease {} while lease {} has it",
+                          process.short_string(), grant.lease.short_string(),
+                          entry->second.short_string()));
+    entry->second = grant.lease;
+  }
+}
+
+// From here on the head takes it back; its resources are free once the worker has answered.
+void ClusterChecks::stopped(const protocol::StopSlots& stop) {
+  std::erase_if(leased_, [&](const auto& entry) {
+    if (entry.second != stop.lease) return false;
+    const auto& named = stop.processes;
+    return named.empty() || std::find(named.begin(), named.end(), entry.first) != named.end();
+  });
+}
+
+void ClusterChecks::check() {
+  if (!std::exchange(changed_, false)) return;
+  std::map<std::pair<ActorId, uint32_t>, ProcessId> incarnations;
+  std::map<NodeId, int64_t> used;
+  for (const auto& [id, process] : processes_) {
+    const protocol::AssignActor& actor = process->actor();
+    if (actor.incarnation != 0) {
+      used[process->node()] += cpu_of(actor.spec.demand);
+      const auto [entry, fresh] =
+          incarnations.try_emplace({actor.spec.actor, actor.incarnation}, id);
+      if (!fresh) {
+        violation(fmt::format("actor {} incarnation {} runs twice", actor.spec.actor.short_string(),
+                              actor.incarnation));
+      }
+    } else if (const auto lease = leased_.find(id); lease != leased_.end()) {
+      used[process->node()] += demand_[lease->second];
+    }
+  }
+  for (const auto& [node, milli] : used) {
+    if (milli <= cpu_milli_) continue;
+    violation(
+        fmt::format("node {} runs {} milli of its {}", node.short_string(), milli, cpu_milli_));
+  }
+}
+
+}  // namespace troupe::sim

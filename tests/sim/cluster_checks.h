@@ -1,0 +1,68 @@
+// The invariants of a cluster, checked on what its processes do and what they say to each other.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tests/sim/sim_network.h"
+#include "tests/sim/sim_process.h"
+
+namespace troupe::sim {
+
+//  - An incarnation of an actor never runs in two processes.
+//  - No slot's process is granted to a lease while another lease has it.
+//  - What runs on a node, by demand, never exceeds what the node has.
+//  - No call runs twice: a call that may be retried is another one each time.
+//  - A slot runs tasks of its own job only.
+class ClusterChecks final : public ProcessObserver {
+ public:
+  ClusterChecks(Simulation& simulation, int64_t cpu_milli);
+
+  // The first of them stop a test: they say what broke, at which virtual time.
+  const std::vector<std::string>& violations() const { return violations_; }
+  void violation(std::string what);
+
+  // After each instant.
+  void check();
+  // Leases do not outlive their head's memory by name: a new head takes them over as its own.
+  void head_restarted() { leased_.clear(); }
+
+  // Alive, in the order of their ids.
+  const std::map<ProcessId, std::shared_ptr<SimProcess>>& processes() const { return processes_; }
+  size_t leased() const { return leased_.size(); }
+  uint64_t calls_run() const { return calls_run_; }
+  uint64_t leases_granted() const { return leases_granted_; }
+
+  void process_began(const std::shared_ptr<SimProcess>& process) override;
+  void process_ended(SimProcess& process) override;
+  void call_ran(SimProcess& process, const protocol::Invoke& call) override;
+
+ private:
+  struct Call {
+    uint64_t connection;
+    std::string caller;
+    uint64_t id;
+    auto operator<=>(const Call&) const = default;
+  };
+
+  void see(const SentFrame& sent);
+  void granted(const protocol::LeaseGranted& grant);
+  void stopped(const protocol::StopSlots& stop);
+
+  Simulation& simulation_;
+  const int64_t cpu_milli_;
+  std::vector<std::string> violations_;
+  std::map<ProcessId, std::shared_ptr<SimProcess>> processes_;
+  std::map<Call, protocol::Method> asked_;
+  std::map<LeaseId, int64_t> demand_;    // Of one slot, in milli of a CPU.
+  std::map<ProcessId, LeaseId> leased_;  // As the head granted and has not yet taken back.
+  std::set<TaskId> ran_;
+  bool changed_ = false;
+  uint64_t calls_run_ = 0;
+  uint64_t leases_granted_ = 0;
+};
+
+}  // namespace troupe::sim

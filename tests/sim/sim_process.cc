@@ -1,0 +1,200 @@
+#include "tests/sim/sim_process.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace troupe::sim {
+
+using protocol::InvokeReply;
+using protocol::ProcessStarted;
+using transport::CallContext;
+using transport::Method;
+
+namespace {
+
+constexpr Duration reap_delay = std::chrono::milliseconds(1);
+constexpr Duration slow_call = std::chrono::milliseconds(200);
+
+client::ClientOptions client_options(const worker::LaunchSpec& spec, JobId job,
+                                     std::unique_ptr<transport::Connection> connection) {
+  client::ClientOptions options;
+  options.kind = "actor";
+  options.process = spec.process;
+  options.job = job;
+  options.worker_connection = std::move(connection);
+  return options;
+}
+
+JobId job_of(const worker::LaunchSpec& spec) {
+  for (const auto& [name, value] : spec.environment) {
+    if (name != "TROUPE_JOB_ID") continue;
+    if (auto job = JobId::parse(value)) return *job;
+  }
+  return {};
+}
+
+// What the worker holds of a process.
+class SimLaunched final : public worker::LaunchedProcess {
+ public:
+  SimLaunched(const Executor& executor, std::shared_ptr<SimProcess> process,
+              std::unique_ptr<transport::Connection> connection)
+      : process_(std::move(process)), connection_(std::move(connection)), exited_(executor) {
+    process_->set_parent([this] { exited_.set(); });
+  }
+  ~SimLaunched() override {
+    process_->set_parent(nullptr);
+    process_->end("killed by its worker's end");
+  }
+
+  uint32_t pid() const override { return process_->pid(); }
+  std::unique_ptr<transport::Connection> take_connection() override {
+    return std::move(connection_);
+  }
+  Event& exited() override { return exited_; }
+  std::string exit_reason() const override { return process_->exit_reason(); }
+  void terminate() override { process_->end("killed by signal 15 (Terminated)"); }
+  void kill() override { process_->end("killed by signal 9 (Killed)"); }
+
+ private:
+  std::shared_ptr<SimProcess> process_;
+  std::unique_ptr<transport::Connection> connection_;
+  Event exited_;
+};
+
+}  // namespace
+
+SimProcess::SimProcess(Simulation& simulation, SimHost& host, const worker::LaunchSpec& spec,
+                       uint32_t pid, std::unique_ptr<transport::Connection> connection,
+                       ProcessObserver& observer)
+    : simulation_(simulation),
+      host_(host),
+      id_(spec.process),
+      node_(spec.node),
+      job_(job_of(spec)),
+      pid_(pid),
+      observer_(observer),
+      client_(simulation.environment(host), client_options(spec, job_, std::move(connection))),
+      ready_(simulation.executor()) {
+  client_.set_invocation_handler(this);
+  client_.router().on(Method::assign_actor, *this, &SimProcess::assign_actor);
+  client_.router().on(Method::assign_slot, *this, &SimProcess::assign_slot);
+  client_.router().on(Method::stop_process, *this, &SimProcess::stop_process);
+}
+
+void SimProcess::begin() {
+  observer_.process_began(shared_from_this());
+  spawn(simulation_.scope(), live(shared_from_this()));
+}
+
+Async<void> SimProcess::live(std::shared_ptr<SimProcess> self) {
+  const Status started = co_await self->client_.start();
+  if (self->ended_) co_return;
+  if (!started) {
+    self->end("exited with status 1");
+    co_return;
+  }
+  self->ready_.set();
+  auto worker = self->client_.worker();
+  co_await worker->closed().wait();
+  self->end("exited with status 0");
+}
+
+void SimProcess::end(std::string reason) {
+  if (std::exchange(ended_, true)) return;
+  exit_reason_ = std::move(reason);
+  serving_ = false;
+  simulation_.network().kill(host_);
+  observer_.process_ended(*this);
+  auto& clock = simulation_.clock();
+  clock.call_at(clock.now() + reap_delay, [self = shared_from_this()] {
+    if (self->exited_) self->exited_();
+  });
+  spawn(simulation_.scope(), bury(shared_from_this()));
+}
+
+// Nothing of it can be heard any more; its coroutines only have to unwind.
+Async<void> SimProcess::bury(std::shared_ptr<SimProcess> self) {
+  self->ready_.set();
+  co_await self->client_.stop();
+}
+
+Async<Result<ProcessStarted>> SimProcess::answer_when_ready(Instant deadline) {
+  if (!co_await wait_until(simulation_.clock(), deadline, ready_)) {
+    co_return error(Code::deadline_exceeded, "not ready");
+  }
+  serving_ = !ended_;
+  ProcessStarted started;
+  started.address = client_.address();
+  started.pid = pid_;
+  co_return started;
+}
+
+Async<Result<ProcessStarted>> SimProcess::assign_actor(protocol::AssignActor request,
+                                                       CallContext context) {
+  if (hosts_slot_ || actor_.incarnation != 0) {
+    co_return error(Code::conflict, "this process hosts something already");
+  }
+  actor_ = std::move(request);
+  co_return co_await answer_when_ready(context.deadline);
+}
+
+Async<Result<ProcessStarted>> SimProcess::assign_slot(protocol::AssignSlot, CallContext context) {
+  if (actor_.incarnation != 0) co_return error(Code::conflict, "this process hosts an actor");
+  hosts_slot_ = true;
+  co_return co_await answer_when_ready(context.deadline);
+}
+
+Async<Result<protocol::Empty>> SimProcess::stop_process(protocol::StopProcess, CallContext) {
+  // The reply first, as a process that ends in order would send it.
+  auto& clock = simulation_.clock();
+  clock.call_at(clock.now() + reap_delay,
+                [self = shared_from_this()] { self->end("exited with status 0"); });
+  co_return protocol::Empty{};
+}
+
+Async<Result<InvokeReply>> SimProcess::invoke(protocol::Invoke call, CallContext) {
+  if (!serving_) co_return error(Code::unavailable, "this process hosts nothing yet");
+  const bool mine = call.actor == actor_.spec.actor &&
+                    (call.actor.is_nil() || call.incarnation == actor_.incarnation);
+  if (!mine) co_return error(Code::conflict, "this process hosts another actor or incarnation");
+  ++calls_;
+  observer_.call_ran(*this, call);
+  if (call.method == "crash") {
+    end("killed by signal 11 (Segmentation fault)");
+    co_return error(Code::unavailable, "crashed");
+  }
+  if (call.method == "fail") co_return error(Code::invalid, "as asked");
+  if (call.method == "slow") co_await sleep_for(simulation_.clock(), slow_call);
+  InvokeReply reply;
+  if (call.method == "count") {
+    reply.inline_value = to_bytes(fmt::format("{}", calls_));
+  } else if (!call.arguments.empty()) {
+    reply.inline_value = std::move(call.arguments[0].inline_value);
+  }
+  co_return reply;
+}
+
+Async<Status> SimProcess::invoke_stream(protocol::Invoke, CallContext, transport::OutgoingStream&) {
+  co_return error(Code::unimplemented, "simulated processes have no streams");
+}
+
+Result<std::unique_ptr<worker::LaunchedProcess>> SimLauncher::launch(
+    const worker::LaunchSpec& spec) {
+  if (!worker_.is_alive()) return error(Code::unavailable, "this worker is dead");
+  HostOptions options;
+  options.name = "process-" + spec.process.short_string();
+  options.machine = worker_.machine();
+  options.identity = worker_.identity();  // It uses its node's certificate.
+  SimHost& host = simulation_.network().add_host(std::move(options));
+  auto [near, far] = simulation_.network().connected_pair(worker_, host);
+  static constexpr uint32_t pid_base = 1000;
+  const auto pid = pid_base + static_cast<uint32_t>(simulation_.network().counts().connections);
+  auto process =
+      std::make_shared<SimProcess>(simulation_, host, spec, pid, std::move(far), observer_);
+  auto launched = std::make_unique<SimLaunched>(simulation_.executor(), process, std::move(near));
+  process->begin();
+  return launched;
+}
+
+}  // namespace troupe::sim

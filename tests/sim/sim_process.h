@@ -1,0 +1,99 @@
+// A simulated actor process: a real client, and functions in the place of a plugin.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "client/client.h"
+#include "tests/sim/simulation.h"
+#include "worker/process_launcher.h"
+
+namespace troupe::sim {
+
+class SimProcess;
+
+// Who looks on: the cluster, which checks its invariants on what processes really do.
+class ProcessObserver {
+ public:
+  virtual ~ProcessObserver() = default;
+  virtual void process_began(const std::shared_ptr<SimProcess>& process) = 0;
+  virtual void process_ended(SimProcess& process) = 0;
+  virtual void call_ran(SimProcess& process, const protocol::Invoke& call) = 0;
+};
+
+// Methods: "echo" returns its argument, "count" the number of calls so far, "slow" takes a while,
+// "fail" fails, "crash" ends the process.
+class SimProcess final : public client::InvocationHandler,
+                         public std::enable_shared_from_this<SimProcess> {
+ public:
+  SimProcess(Simulation& simulation, SimHost& host, const worker::LaunchSpec& spec, uint32_t pid,
+             std::unique_ptr<transport::Connection> connection, ProcessObserver& observer);
+
+  ProcessId id() const { return id_; }
+  NodeId node() const { return node_; }
+  JobId job() const { return job_; }
+  uint32_t pid() const { return pid_; }
+  bool is_alive() const { return !ended_; }
+  // What it was told to run; nil before.
+  const protocol::AssignActor& actor() const { return actor_; }
+  // It answered its assignment, and so may be called.
+  bool is_serving() const { return serving_; }
+
+  void begin();
+  // As kill -9: the network sees it at once, the parent a moment later.
+  void end(std::string reason);
+  const std::string& exit_reason() const { return exit_reason_; }
+  // Who is told of the exit; null: nobody any more.
+  void set_parent(std::function<void()> exited) { exited_ = std::move(exited); }
+
+  Async<Result<protocol::InvokeReply>> invoke(protocol::Invoke call,
+                                              transport::CallContext context) override;
+  Async<Status> invoke_stream(protocol::Invoke call, transport::CallContext context,
+                              transport::OutgoingStream& out) override;
+
+ private:
+  static Async<void> live(std::shared_ptr<SimProcess> self);
+  static Async<void> bury(std::shared_ptr<SimProcess> self);
+  Async<Result<protocol::ProcessStarted>> assign_actor(protocol::AssignActor request,
+                                                       transport::CallContext context);
+  Async<Result<protocol::ProcessStarted>> assign_slot(protocol::AssignSlot request,
+                                                      transport::CallContext context);
+  Async<Result<protocol::Empty>> stop_process(protocol::StopProcess request,
+                                              transport::CallContext context);
+  Async<Result<protocol::ProcessStarted>> answer_when_ready(Instant deadline);
+
+  Simulation& simulation_;
+  SimHost& host_;
+  const ProcessId id_;
+  const NodeId node_;
+  JobId job_;
+  const uint32_t pid_;
+  ProcessObserver& observer_;
+  client::Client client_;
+  Event ready_;
+  protocol::AssignActor actor_;
+  bool hosts_slot_ = false;
+  bool serving_ = false;
+  uint64_t calls_ = 0;
+  bool ended_ = false;
+  std::string exit_reason_;
+  std::function<void()> exited_;
+};
+
+// Launches simulated processes on one machine. Belongs to one worker.
+class SimLauncher final : public worker::ProcessLauncher {
+ public:
+  SimLauncher(Simulation& simulation, SimHost& worker, ProcessObserver& observer)
+      : simulation_(simulation), worker_(worker), observer_(observer) {}
+
+  Result<std::unique_ptr<worker::LaunchedProcess>> launch(const worker::LaunchSpec& spec) override;
+
+ private:
+  Simulation& simulation_;
+  SimHost& worker_;
+  ProcessObserver& observer_;
+};
+
+}  // namespace troupe::sim
