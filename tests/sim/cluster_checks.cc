@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 
 namespace troupe::sim {
 
@@ -30,6 +32,7 @@ void ClusterChecks::violation(std::string what) {
       std::chrono::duration<double>(simulation_.clock().now().time_since_epoch()).count();
   violations_.push_back(fmt::format("at {:.6f} s: {}", seconds, what));
   simulation_.record("violation: " + what);
+  if (std::getenv("TROUPE_HISTORY") != nullptr) std::fprintf(stderr, "%s\n", violations_.back().c_str());
 }
 
 void ClusterChecks::process_began(const std::shared_ptr<SimProcess>& process) {
