@@ -22,8 +22,6 @@ class EngineActor {
   Status pause();
   Status resume();
 
-  const EngineCounters& counters() const { return engine_.counters(); }
-
  private:
   EngineActor(plugin::Context context, EngineConfig config, LoadedModel loaded);
 
