@@ -24,7 +24,7 @@ class TokenFile {
 
  private:
   struct Unmap {
-    size_t size_bytes = 0;
+    size_t size_bytes;
     void operator()(const uint8_t* data) const;
   };
   std::filesystem::path path_;
