@@ -32,8 +32,8 @@ Result<std::string> read_document(const std::string& path) {
 }
 
 Split split(std::string_view text, double validation_share) {
-  const auto wanted = static_cast<size_t>(static_cast<double>(text.size()) *
-                                          (1 - validation_share));
+  const auto wanted =
+      static_cast<size_t>(static_cast<double>(text.size()) * (1 - validation_share));
   size_t cut = text.find('\n', wanted);
   cut = cut == std::string_view::npos ? wanted : cut + 1;
   return {text.substr(0, cut), text.substr(cut)};

@@ -84,9 +84,8 @@ std::string axes(const Scale& scale) {
   std::string out;
   const double x_tick = std::max(1.0, tick_size(scale.step_max - scale.step_min, 8));
   for (double step = scale.step_min; step <= scale.step_max + 1e-9; step += x_tick) {
-    out += fmt::format(
-        "<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{:.0f}</text>\n", scale.x(step),
-        height - bottom + 20, step);
+    out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{:.0f}</text>\n",
+                       scale.x(step), height - bottom + 20, step);
   }
   const double y_tick = tick_size(scale.loss_max - scale.loss_min, 6);
   for (double loss = scale.loss_min; loss <= scale.loss_max + y_tick / 100; loss += y_tick) {
@@ -110,9 +109,12 @@ std::string axes(const Scale& scale) {
 std::string escaped(const std::string& text) {
   std::string out;
   for (const char c : text) {
-    if (c == '<') out += "&lt;";
-    else if (c == '&') out += "&amp;";
-    else out += c;
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '&')
+      out += "&amp;";
+    else
+      out += c;
   }
   return out;
 }
