@@ -8,6 +8,7 @@
 #include <boost/json.hpp>
 #include <cstdio>
 #include <fstream>
+#include <utility>
 
 namespace troupe::training {
 namespace {
@@ -60,9 +61,13 @@ void ProgressLine::show(std::string_view text, double share) {
 
 void ProgressLine::say(std::string_view text) {
   if (quiet_) return;
-  fmt::print(stderr, "{}{}\n", open_ ? "\n" : "", text);
-  open_ = false;
+  end();
+  fmt::print(stderr, "{}\n", text);
   last_ = {};
+}
+
+void ProgressLine::end() {
+  if (std::exchange(open_, false)) fmt::print(stderr, "\n");
 }
 
 Result<StepReport> StepReport::from_json(std::string_view text) {

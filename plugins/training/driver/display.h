@@ -19,8 +19,10 @@ class ProgressLine {
   explicit ProgressLine(bool quiet);
   // `share` in [0, 1].
   void show(std::string_view text, double share);
-  // Leaves the last line standing and goes to the next. For lines that someone should read.
+  // Leaves the last line standing and writes one that someone should read.
   void say(std::string_view text);
+  // Goes to the next line if the last one is open.
+  void end();
 
  private:
   using SteadyTime = std::chrono::steady_clock::time_point;

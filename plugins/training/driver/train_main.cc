@@ -273,7 +273,7 @@ int main_of(int argc, char** argv) {
   ProgressLine line{command.json || command.quiet};
   const Status outcome = run(command, line);
   if (!outcome) {
-    line.say("");
+    line.end();
     fmt::print(stderr, "troupe-train: {}\n", outcome.error().to_string());
   }
   if (interrupted) return exit_interrupted;
