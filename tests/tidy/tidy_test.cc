@@ -146,13 +146,17 @@ TEST(PragmaOnce, ItsAbsenceIsFound) {
   EXPECT_EQ(check_pragma_once({"a/x.h", "// #pragma once\nint f();\n"}).size(), 1u);
   EXPECT_EQ(check_pragma_once({"a/x.h", "// A file.\n#pragma once\n"}).size(), 0u);
   EXPECT_EQ(check_pragma_once({"a/x.cc", ""}).size(), 0u);
+  const std::string guarded = "#ifndef TROUPE_X_H\n#define TROUPE_X_H\n#endif\n";
+  EXPECT_EQ(check_pragma_once({"a/x.h", guarded}).size(), 1u);
+  EXPECT_EQ(check_pragma_once({"sdk/include/troupe/plugin.h", guarded}).size(), 0u);
 }
 
 TEST(Sleep, InRuntimeAndTestsIsFound) {
   EXPECT_EQ(check_sleep({"runtime/head/x.cc", "std::this_thread::sleep_for(1s);"}).size(), 1u);
   EXPECT_EQ(check_sleep({"tests/head/x.cc", "usleep(5);"}).size(), 1u);
   EXPECT_EQ(check_sleep({"tools/x.cc", "usleep(5);"}).size(), 0u);
-  EXPECT_EQ(check_sleep({"runtime/head/x.cc", "// no sleep_for here"}).size(), 0u);
+  EXPECT_EQ(check_sleep({"runtime/head/x.cc", "// no usleep here"}).size(), 0u);
+  EXPECT_EQ(check_sleep({"runtime/head/x.cc", "co_await sleep_for(clock, 1s);"}).size(), 0u);
 }
 
 TEST(MachinePaths, AreFoundAnywhere) {
