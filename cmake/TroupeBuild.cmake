@@ -24,9 +24,10 @@ endif()
 
 add_compile_options(-Wall -Wextra -Wconversion -Werror -fno-omit-frame-pointer)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  # False alarms of GCC 12 inside coroutine frames and std::string at -O2 and above.
+  # False alarms of GCC 12 inside coroutine frames (also Asio's) and std::string at -O2 and above.
   add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized> $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>
-                      $<$<COMPILE_LANGUAGE:CXX>:-Wno-missing-field-initializers>)
+                      $<$<COMPILE_LANGUAGE:CXX>:-Wno-missing-field-initializers>
+                      $<$<COMPILE_LANGUAGE:CXX>:-Wno-mismatched-new-delete>)
 endif()
 if(TROUPE_SANITIZE)
   add_compile_options(-fsanitize=${TROUPE_SANITIZE} -fno-sanitize-recover=all)

@@ -48,16 +48,16 @@ class [[nodiscard]] Error : public std::exception {
   std::optional<std::chrono::milliseconds> retry_after() const { return retry_after_; }
   bool retriable() const;
 
-  Error&& at(std::string where) && {
+  Error at(std::string where) && {
     if (where_.empty()) where_ = std::move(where);
     return std::move(*this);
   }
-  Error&& after(std::chrono::milliseconds delay) && {
+  Error after(std::chrono::milliseconds delay) && {
     retry_after_ = delay;
     return std::move(*this);
   }
   // Puts what was being done before the message: "start actor 12ab: no such file".
-  Error&& context(std::string_view doing) && {
+  Error context(std::string_view doing) && {
     message_.insert(0, std::string(doing) + ": ");
     return std::move(*this);
   }

@@ -29,7 +29,7 @@ Findings check_coroutines(const File& file);
 // No file or folder is called util, common, helper, manager or the like.
 Findings check_name(const File& file);
 Findings check_pragma_once(const File& file);
-// No thread sleeps in runtime/ and tests/: time is given. (Async sleep_for is of the given clock.)
+// Nothing sleeps in runtime/ and tests/: time is given.
 Findings check_sleep(const File& file);
 // No path of someone's own machine.
 Findings check_machine_paths(const File& file);

@@ -115,6 +115,13 @@ TEST(Coroutines, ABranchOfAConditionalIsFound) {
   EXPECT_EQ(coroutines("f(c ? b : (co_await a()));"), 1u);
 }
 
+TEST(Coroutines, AShortCircuitIsFound) {
+  EXPECT_EQ(coroutines("if (a && co_await b()) f();"), 1u);
+  EXPECT_EQ(coroutines("if (a ||\n !co_await b()) f();"), 1u);
+  EXPECT_EQ(coroutines("while (n > 0 && (co_await b())) f();"), 1u);
+  EXPECT_EQ(coroutines("auto r = co_await (a() || b());"), 0u);
+}
+
 TEST(Coroutines, AStatementExpressionIsFound) {
   EXPECT_EQ(coroutines("auto x = ({ auto y = co_await f(); y; });"), 1u);
   EXPECT_EQ(coroutines("auto x = (\n{ co_await f(); 1; });"), 1u);
@@ -146,17 +153,14 @@ TEST(PragmaOnce, ItsAbsenceIsFound) {
   EXPECT_EQ(check_pragma_once({"a/x.h", "// #pragma once\nint f();\n"}).size(), 1u);
   EXPECT_EQ(check_pragma_once({"a/x.h", "// A file.\n#pragma once\n"}).size(), 0u);
   EXPECT_EQ(check_pragma_once({"a/x.cc", ""}).size(), 0u);
-  const std::string guarded = "#ifndef TROUPE_X_H\n#define TROUPE_X_H\n#endif\n";
-  EXPECT_EQ(check_pragma_once({"a/x.h", guarded}).size(), 1u);
-  EXPECT_EQ(check_pragma_once({"sdk/include/troupe/plugin.h", guarded}).size(), 0u);
 }
 
 TEST(Sleep, InRuntimeAndTestsIsFound) {
   EXPECT_EQ(check_sleep({"runtime/head/x.cc", "std::this_thread::sleep_for(1s);"}).size(), 1u);
   EXPECT_EQ(check_sleep({"tests/head/x.cc", "usleep(5);"}).size(), 1u);
-  EXPECT_EQ(check_sleep({"tools/x.cc", "usleep(5);"}).size(), 0u);
-  EXPECT_EQ(check_sleep({"runtime/head/x.cc", "// no usleep here"}).size(), 0u);
   EXPECT_EQ(check_sleep({"runtime/head/x.cc", "co_await sleep_for(clock, 1s);"}).size(), 0u);
+  EXPECT_EQ(check_sleep({"tools/x.cc", "usleep(5);"}).size(), 0u);
+  EXPECT_EQ(check_sleep({"runtime/head/x.cc", "// no sleep_for here"}).size(), 0u);
 }
 
 TEST(MachinePaths, AreFoundAnywhere) {

@@ -1,0 +1,458 @@
+#include "object_store/object_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "object_store/segment.h"
+
+namespace troupe::object_store {
+namespace {
+
+constexpr uint64_t page_floor(uint64_t bytes) {
+  return bytes / page_bytes * page_bytes;
+}
+
+Error no_such_object(ObjectId id) {
+  return error(Code::not_found, fmt::format("no object {} on this node", id.to_string()));
+}
+
+}  // namespace
+
+class ObjectTable::FreedNotice {
+ public:
+  explicit FreedNotice(ObjectTable& table) : table_(table) {}
+  FreedNotice(const FreedNotice&) = delete;
+  FreedNotice& operator=(const FreedNotice&) = delete;
+  ~FreedNotice() {
+    if (std::exchange(table_.freed_, false) && table_.on_freed_) table_.on_freed_();
+  }
+
+ private:
+  ObjectTable& table_;
+};
+
+uint64_t ObjectTable::Segment::committed_bytes() const {
+  return page_floor(allocator.touched_bytes() + page_bytes - 1);
+}
+
+ObjectTable::ObjectTable(uint64_t capacity_bytes, Random& random)
+    : capacity_bytes_(page_floor(capacity_bytes)),
+      hash_{random.next(), random.next()},
+      objects_(0, hash_),
+      processes_(0, hash_) {
+  TROUPE_ASSERT(capacity_bytes_ > 0, "an object store needs at least one page");
+}
+
+// --- Processes and their segments ---
+
+Status ObjectTable::attach(Caller caller) {
+  if (caller.process.is_nil() || caller.job.is_nil()) {
+    return error(Code::invalid, "attach needs a process and a job");
+  }
+  if (workplace(caller) == nullptr) {
+    record_of(caller.process).workplaces.push_back({.job = caller.job});
+  }
+  return ok();
+}
+
+Result<SegmentId> ObjectTable::add_segment(Caller caller, uint64_t size_bytes) {
+  TROUPE_CHECK(check_attached(caller));
+  if (size_bytes == 0 || size_bytes % page_bytes != 0 || size_bytes > segment_bytes_max) {
+    return error(Code::invalid, fmt::format("a segment of {} bytes", size_bytes));
+  }
+  Workplace& place = *workplace(caller);
+  if (place.segment) {
+    return error(Code::conflict,
+                 fmt::format("process {} has a segment already", caller.process.to_string()));
+  }
+  const SegmentId id{++last_segment_};
+  segments_.emplace(id, Segment{.producer = caller, .allocator = BlockAllocator{size_bytes}});
+  place.segment = id;
+  return id;
+}
+
+std::optional<SegmentId> ObjectTable::segment_of(Caller caller) const {
+  const Workplace* place = workplace(caller);
+  return place == nullptr ? std::nullopt : place->segment;
+}
+
+void ObjectTable::process_died(ProcessId process) {
+  FreedNotice notice{*this};
+  const auto found = processes_.find(process);
+  if (found == processes_.end()) return;
+  // Moved out first: what is below must neither trip over them nor take the record along.
+  Process& record = found->second;
+  for (const ObjectId id : std::exchange(record.owned, IdSet{0, hash_})) {
+    const auto object = objects_.find(id);
+    object->second.owner_holds = false;
+    free_if_unheld(object);
+  }
+  while (!record.unsealed.empty()) erase(objects_.find(*record.unsealed.begin()));
+  while (!record.pinned.empty()) {
+    const auto object = objects_.find(*record.pinned.begin());
+    drop_pins(object->first, object->second, process);
+    free_if_unheld(object);
+  }
+  for (const Workplace& place : std::exchange(record.workplaces, {})) {
+    if (place.segment) orphan(*place.segment);
+  }
+  processes_.erase(found);
+}
+
+void ObjectTable::end_job(JobId job) {
+  FreedNotice notice{*this};
+  for (auto next = objects_.begin(); next != objects_.end();) {
+    const auto object = next++;
+    if (object->second.producer.job == job) erase(object);
+  }
+  std::vector<ProcessId> idle;
+  for (auto& [id, process] : processes_) {
+    const auto place = std::ranges::find(process.workplaces, job, &Workplace::job);
+    if (place == process.workplaces.end()) continue;
+    const auto segment = place->segment;
+    process.workplaces.erase(place);
+    if (segment) orphan(*segment);
+    if (process.workplaces.empty() && process.owned.empty()) idle.push_back(id);
+  }
+  for (const ProcessId id : idle) processes_.erase(id);
+}
+
+std::vector<SegmentId> ObjectTable::take_dropped() {
+  for (const SegmentId id : dropped_) segments_.at(id).state = SegmentState::taken;
+  return std::exchange(dropped_, {});
+}
+
+Status ObjectTable::segment_closed(SegmentId id) {
+  FreedNotice notice{*this};
+  const auto found = segments_.find(id);
+  if (found == segments_.end() || found->second.state != SegmentState::taken) {
+    return error(Code::not_found, fmt::format("segment {} was not dropped", id.number));
+  }
+  committed_bytes_ -= found->second.committed_bytes();
+  segments_.erase(found);
+  freed_ = true;
+  return ok();
+}
+
+uint64_t ObjectTable::drop_empty_segments(uint64_t bytes) {
+  std::vector<std::pair<uint64_t, SegmentId>> empty;
+  for (const auto& [id, segment] : segments_) {
+    const uint64_t committed = segment.committed_bytes();
+    if (segment.state == SegmentState::open && segment.allocator.empty() && committed > 0) {
+      empty.emplace_back(committed, id);
+    }
+  }
+  std::ranges::sort(empty, std::greater{});
+  uint64_t on_their_way = 0;
+  for (const auto& [committed, id] : empty) {
+    if (on_their_way >= bytes) break;
+    Segment& segment = segments_.at(id);
+    workplace(segment.producer)->segment.reset();
+    drop(id, segment);
+    on_their_way += committed;
+  }
+  return on_their_way;
+}
+
+// --- Objects ---
+
+Result<Block> ObjectTable::create(Caller caller, const CreateRequest& request, Instant now) {
+  TROUPE_CHECK(check_attached(caller));
+  const ObjectId id = request.object;
+  if (id.is_nil() || request.owner.is_nil()) {
+    return error(Code::invalid, "create needs an object and its owner");
+  }
+  if (const auto found = objects_.find(id); found != objects_.end()) {
+    const Object& object = found->second;
+    if (object.producer == caller && object.owner == request.owner && !object.sealed &&
+        object.block.size_bytes == request.size_bytes) {
+      return object.block;
+    }
+    return error(Code::conflict, fmt::format("object {} exists already", id.to_string()));
+  }
+  const auto segment_id = workplace(caller)->segment;
+  if (!segment_id) {
+    return error(Code::conflict,
+                 fmt::format("process {} has no segment yet", caller.process.to_string()));
+  }
+  Segment& segment = segments_.at(*segment_id);
+  const uint64_t most = std::min(capacity_bytes_, segment.allocator.size_bytes());
+  if (request.size_bytes > most) {
+    return error(Code::invalid, fmt::format("object {} of {} bytes; this store takes up to {}",
+                                            id.to_string(), request.size_bytes, most));
+  }
+  const uint64_t committed_before = segment.committed_bytes();
+  const auto place = segment.allocator.allocate(request.size_bytes, touched_bytes_max(segment));
+  if (!place) return does_not_fit(request);
+
+  committed_bytes_ += segment.committed_bytes() - committed_before;
+  used_bytes_ += place->size_bytes;
+  ++unsealed_objects_;
+  const Block block{*segment_id, place->offset_bytes, request.size_bytes};
+  objects_.emplace(id, Object{.producer = caller,
+                              .owner = request.owner,
+                              .block = block,
+                              .handle = place->handle,
+                              .created = now});
+  record_of(caller.process).unsealed.insert(id);
+  record_of(request.owner).owned.insert(id);
+  return block;
+}
+
+bool ObjectTable::can_fit(Caller caller, uint64_t size_bytes) const {
+  const auto id = segment_of(caller);
+  if (!id || size_bytes > capacity_bytes_) return false;
+  const Segment& segment = segments_.at(*id);
+  return segment.allocator.can_fit(size_bytes, touched_bytes_max(segment));
+}
+
+Status ObjectTable::seal(Caller caller, ObjectId id) {
+  FreedNotice notice{*this};
+  TROUPE_TRY(const auto object, find_as_producer(caller, id));
+  if (object->second.sealed) return ok();
+  object->second.sealed = true;
+  --unsealed_objects_;
+  processes_.at(caller.process).unsealed.erase(id);
+  free_if_unheld(object);
+  return ok();
+}
+
+Status ObjectTable::abort(Caller caller, ObjectId id) {
+  FreedNotice notice{*this};
+  TROUPE_TRY(const auto object, find_as_producer(caller, id));
+  if (object->second.sealed) {
+    return error(Code::conflict, fmt::format("object {} is sealed", id.to_string()));
+  }
+  erase(object);
+  return ok();
+}
+
+Result<std::optional<Block>> ObjectTable::get(Caller caller, ObjectId id) const {
+  TROUPE_TRY(const auto object, find(caller, id));
+  return object->second.sealed ? std::optional{object->second.block} : std::nullopt;
+}
+
+Status ObjectTable::pin(Caller caller, ObjectId id) {
+  TROUPE_TRY(const auto found, find(caller, id));
+  Object& object = found->second;
+  Process& process = processes_.at(caller.process);
+  const auto held = std::ranges::find(object.pins, caller.process, &Pin::process);
+  if (held != object.pins.end()) {
+    if (held->count == std::numeric_limits<uint32_t>::max()) {
+      return error(Code::exhausted, fmt::format("object {}: too many pins", id.to_string()));
+    }
+    ++held->count;
+  } else {
+    if (object.pins.empty()) {
+      ++pinned_objects_;
+      pinned_bytes_ += block_bytes(object.block.size_bytes);
+    }
+    object.pins.push_back({caller.process, 1});
+    process.pinned.insert(id);
+  }
+  ++process.pins;
+  return ok();
+}
+
+Status ObjectTable::release(Caller caller, ObjectId id, uint32_t count) {
+  FreedNotice notice{*this};
+  TROUPE_CHECK(check_attached(caller));
+  const auto found = objects_.find(id);
+  if (found == objects_.end()) return no_such_object(id);
+  Object& object = found->second;
+  const auto held = std::ranges::find(object.pins, caller.process, &Pin::process);
+  if (held == object.pins.end()) {
+    return error(Code::not_found, fmt::format("process {} has no pin on object {}",
+                                              caller.process.to_string(), id.to_string()));
+  }
+  if (count == 0 || count > held->count) {
+    return error(Code::invalid, fmt::format("release of {} pins on object {}; {} are held", count,
+                                            id.to_string(), held->count));
+  }
+  if (count == held->count) {
+    drop_pins(id, object, caller.process);
+  } else {
+    held->count -= count;
+    processes_.at(caller.process).pins -= count;
+  }
+  free_if_unheld(found);
+  return ok();
+}
+
+Status ObjectTable::release_owner(ProcessId owner, ObjectId id) {
+  FreedNotice notice{*this};
+  const auto found = objects_.find(id);
+  if (found == objects_.end()) return no_such_object(id);
+  if (found->second.owner != owner) {
+    return error(Code::denied, fmt::format("process {} does not own object {}", owner.to_string(),
+                                           id.to_string()));
+  }
+  drop_owner_hold(id, found->second);
+  free_if_unheld(found);
+  return ok();
+}
+
+// --- Looking in ---
+
+Stats ObjectTable::stats() const {
+  Stats stats{.capacity_bytes = capacity_bytes_,
+              .used_bytes = used_bytes_,
+              .committed_bytes = committed_bytes_,
+              .objects = objects_.size(),
+              .unsealed_objects = unsealed_objects_,
+              .pinned_objects = pinned_objects_,
+              .pinned_bytes = pinned_bytes_,
+              .segments = segments_.size()};
+  std::map<ProcessId, ProcessStats> by_process;
+  for (const auto& [id, process] : processes_) {
+    if (process.workplaces.empty()) continue;  // An owner on another node.
+    by_process[id] = {.process = id, .alive = true, .pins = process.pins};
+  }
+  for (const auto& [id, segment] : segments_) {
+    ProcessStats& entry = by_process[segment.producer.process];
+    entry.process = segment.producer.process;
+    entry.used_bytes += segment.allocator.used_bytes();
+    entry.committed_bytes += segment.committed_bytes();
+    entry.objects += segment.allocator.blocks();
+  }
+  for (const auto& [id, entry] : by_process) stats.processes.push_back(entry);
+  return stats;
+}
+
+std::vector<ObjectInfo> ObjectTable::list(size_t count_max) const {
+  std::vector<ObjectInfo> infos;
+  for (const auto& [id, object] : objects_) {
+    if (infos.size() == count_max) break;
+    uint64_t pins = 0;
+    for (const Pin& pin : object.pins) pins += pin.count;
+    infos.push_back({.object = id,
+                     .job = object.producer.job,
+                     .producer = object.producer.process,
+                     .owner = object.owner,
+                     .block = object.block,
+                     .sealed = object.sealed,
+                     .owner_holds = object.owner_holds,
+                     .pins = pins,
+                     .created = object.created});
+  }
+  return infos;
+}
+
+// --- Inside ---
+
+const ObjectTable::Workplace* ObjectTable::workplace(Caller caller) const {
+  const auto found = processes_.find(caller.process);
+  if (found == processes_.end()) return nullptr;
+  const auto& places = found->second.workplaces;
+  const auto place = std::ranges::find(places, caller.job, &Workplace::job);
+  return place == places.end() ? nullptr : &*place;
+}
+
+ObjectTable::Workplace* ObjectTable::workplace(Caller caller) {
+  return const_cast<Workplace*>(std::as_const(*this).workplace(caller));
+}
+
+Status ObjectTable::check_attached(Caller caller) const {
+  if (workplace(caller) != nullptr) return ok();
+  return error(Code::denied, fmt::format("process {} does not work for job {} on this node",
+                                         caller.process.to_string(), caller.job.to_string()));
+}
+
+Result<ObjectTable::Objects::const_iterator> ObjectTable::find(Caller caller, ObjectId id) const {
+  TROUPE_CHECK(check_attached(caller));
+  const auto found = objects_.find(id);
+  if (found == objects_.end()) return no_such_object(id);
+  if (found->second.producer.job != caller.job) {
+    return error(Code::denied, fmt::format("object {} is another job's", id.to_string()));
+  }
+  return found;
+}
+
+Result<ObjectTable::Objects::iterator> ObjectTable::find(Caller caller, ObjectId id) {
+  TROUPE_TRY(const auto found, std::as_const(*this).find(caller, id));
+  return objects_.erase(found, found);  // Erases nothing: it makes the iterator a mutable one.
+}
+
+Result<ObjectTable::Objects::iterator> ObjectTable::find_as_producer(Caller caller, ObjectId id) {
+  TROUPE_TRY(const auto object, find(caller, id));
+  if (object->second.producer != caller) {
+    return error(Code::denied, fmt::format("process {} did not create object {}",
+                                           caller.process.to_string(), id.to_string()));
+  }
+  return object;
+}
+
+uint64_t ObjectTable::touched_bytes_max(const Segment& segment) const {
+  return capacity_bytes_ - (committed_bytes_ - segment.committed_bytes());
+}
+
+Error ObjectTable::does_not_fit(const CreateRequest& request) const {
+  const uint64_t need = block_bytes(request.size_bytes);
+  const uint64_t unused = capacity_bytes_ - used_bytes_;
+  const char* why = need <= unused ? "in pieces, or held by segments of other processes" : "unused";
+  return error(Code::exhausted,
+               fmt::format("object {} needs {} bytes; {} of {} are free ({})",
+                           request.object.to_string(), need, unused, capacity_bytes_, why));
+}
+
+void ObjectTable::free_if_unheld(Objects::iterator found) {
+  const Object& object = found->second;
+  if (object.sealed && !object.owner_holds && object.pins.empty()) erase(found);
+}
+
+void ObjectTable::erase(Objects::iterator found) {
+  const ObjectId id = found->first;
+  Object& object = found->second;
+  while (!object.pins.empty()) drop_pins(id, object, object.pins.back().process);
+  drop_owner_hold(id, object);
+  if (!object.sealed) {
+    --unsealed_objects_;
+    processes_.at(object.producer.process).unsealed.erase(id);
+  }
+  const SegmentId segment = object.block.segment;
+  used_bytes_ -= block_bytes(object.block.size_bytes);
+  segments_.at(segment).allocator.free(object.handle);
+  objects_.erase(found);
+  freed_ = true;
+  drop_if_done(segment);
+}
+
+void ObjectTable::drop_pins(ObjectId id, Object& object, ProcessId process) {
+  const auto held = std::ranges::find(object.pins, process, &Pin::process);
+  Process& record = processes_.at(process);
+  record.pins -= held->count;
+  record.pinned.erase(id);
+  object.pins.erase(held);
+  if (object.pins.empty()) {
+    --pinned_objects_;
+    pinned_bytes_ -= block_bytes(object.block.size_bytes);
+  }
+}
+
+void ObjectTable::drop_owner_hold(ObjectId id, Object& object) {
+  if (!std::exchange(object.owner_holds, false)) return;
+  const auto owner = processes_.find(object.owner);
+  owner->second.owned.erase(id);
+  // A remote owner's record lives as long as its holds.
+  if (owner->second.workplaces.empty() && owner->second.owned.empty()) processes_.erase(owner);
+}
+
+void ObjectTable::orphan(SegmentId id) {
+  segments_.at(id).state = SegmentState::orphaned;
+  drop_if_done(id);
+}
+
+void ObjectTable::drop_if_done(SegmentId id) {
+  Segment& segment = segments_.at(id);
+  if (segment.state == SegmentState::orphaned && segment.allocator.empty()) drop(id, segment);
+}
+
+void ObjectTable::drop(SegmentId id, Segment& segment) {
+  segment.state = SegmentState::dropped;
+  dropped_.push_back(id);
+}
+
+}  // namespace troupe::object_store

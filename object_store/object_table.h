@@ -1,0 +1,260 @@
+// The worker's table of its node's objects: which exist, where they lie, who holds them, and what
+// they cost. A single-threaded state machine: no I/O, no clock, every answer follows from the
+// calls.
+//
+// The life of an object: create (a block to write) -> seal (published, immutable) -> freed when the
+// last reference goes. References are the owner's hold and the pins of the node's processes. While
+// it is unsealed its producer may be writing, so only abort or the producer's death frees it.
+//
+// Arguments that came from another process are validated; places never come from outside.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/random.h"
+#include "base/status.h"
+#include "object_store/block_allocator.h"
+
+namespace troupe::object_store {
+
+// A segment known to one table; never used twice.
+struct SegmentId {
+  uint64_t number = 0;
+  auto operator<=>(const SegmentId&) const = default;
+};
+
+// Who calls, as the worker authenticated the connection: never as the message says.
+struct Caller {
+  ProcessId process;
+  JobId job;
+  bool operator==(const Caller&) const = default;
+};
+
+// Where an object's bytes lie.
+struct Block {
+  SegmentId segment;
+  uint64_t offset_bytes = 0;
+  uint64_t size_bytes = 0;  // The object's size; its share of the store is block_bytes() of it.
+  bool operator==(const Block&) const = default;
+};
+
+struct CreateRequest {
+  ObjectId object;
+  ProcessId owner;  // Holds the object until release_owner; may live on another node.
+  uint64_t size_bytes = 0;
+};
+
+struct ObjectInfo {
+  ObjectId object;
+  JobId job;
+  ProcessId producer;
+  ProcessId owner;
+  Block block;
+  bool sealed = false;
+  bool owner_holds = false;
+  uint64_t pins = 0;  // Over all processes.
+  Instant created;
+};
+
+struct ProcessStats {
+  ProcessId process;
+  bool alive = false;            // Dead processes stay listed while their segments do.
+  uint64_t used_bytes = 0;       // Live blocks in its segments.
+  uint64_t committed_bytes = 0;  // Memory behind its segments.
+  uint64_t objects = 0;          // Live blocks, in number.
+  uint64_t pins = 0;
+};
+
+struct Stats {
+  uint64_t capacity_bytes = 0;
+  uint64_t used_bytes = 0;       // Exactly the sum of the live blocks.
+  uint64_t committed_bytes = 0;  // Memory behind all segments, in whole pages; at most capacity.
+  uint64_t objects = 0;
+  uint64_t unsealed_objects = 0;
+  uint64_t pinned_objects = 0;  // With at least one pin.
+  uint64_t pinned_bytes = 0;
+  uint64_t segments = 0;                // Including those handed over by take_dropped().
+  std::vector<ProcessStats> processes;  // Ordered by id.
+};
+
+class ObjectTable {
+ public:
+  // `capacity_bytes` is what all segments may cost in memory; whole pages of it are used. `random`
+  // seeds the hashing: ids come from outside, and chosen ones must not make look-ups slow.
+  ObjectTable(uint64_t capacity_bytes, Random& random);
+  ObjectTable(const ObjectTable&) = delete;
+  ObjectTable& operator=(const ObjectTable&) = delete;
+
+  // --- Processes and their segments ---
+
+  // Lets a process of this node use the store for a job. A process may serve several jobs (the
+  // worker itself does, for objects that it pulls). Idempotent. Errors: invalid (a nil id).
+  Status attach(Caller caller);
+  // The caller's segment, whose size the worker has read from the descriptor. One at a time for a
+  // caller; a new one may follow when the old one was dropped.
+  // Errors: denied (not attached), invalid (no multiple of a page, or over segment_bytes_max),
+  // conflict (it has one).
+  Result<SegmentId> add_segment(Caller caller, uint64_t size_bytes);
+  std::optional<SegmentId> segment_of(Caller caller) const;
+  // The process is gone and reaped, here or on another node: it writes no more. Drops its pins and
+  // its holds as an owner, frees its unsealed objects; its sealed ones stay for those who hold
+  // them. Idempotent. Work is in proportion to what the process held.
+  void process_died(ProcessId process);
+  // The job is over and its processes are gone: frees its objects, whoever holds them (an owner
+  // that was never real, say), and drops its segments. Work is in proportion to all objects.
+  void end_job(JobId job);
+  // Segments that hold nothing and that nobody will fill: the worker tells those who have them
+  // mapped to let go, closes its descriptor, and calls segment_closed. Each is returned once.
+  std::vector<SegmentId> take_dropped();
+  // The memory of a dropped segment is back with the system: it stops counting.
+  // Errors: not_found (not returned by take_dropped, or closed already).
+  Status segment_closed(SegmentId segment);
+  // Drops the empty segments of living processes, the largest first, until `bytes` of memory are on
+  // their way back or none is left. Returns how many bytes are. For a create that found the store
+  // committed; the owners add a new segment when they need one.
+  uint64_t drop_empty_segments(uint64_t bytes);
+
+  // --- Objects ---
+
+  // Idempotent for the same request by the same caller while the object is unsealed.
+  // Errors: exhausted (does not fit now: queue until on_freed, see can_fit), invalid (nil id,
+  // larger than the store or the segment), conflict (the id exists and this is no retry; or the
+  // caller has no segment), denied (not attached).
+  Result<Block> create(Caller caller, const CreateRequest& request, Instant now);
+  // Whether a create of this size by this caller would find room now.
+  bool can_fit(Caller caller, uint64_t size_bytes) const;
+  // Publishes. Idempotent. An object that nobody holds any more is freed by it.
+  // Errors: not_found, denied (not the producer).
+  Status seal(Caller caller, ObjectId object);
+  // Takes back an unsealed object, whoever has pinned it; the producer has stopped writing.
+  // Errors: not_found, denied (not the producer), conflict (sealed already).
+  Status abort(Caller caller, ObjectId object);
+  // The place of a sealed object; nothing while it is unsealed: ask again when it was sealed. The
+  // place holds only while the caller pins the object.
+  // Errors: not_found, denied (another job's, or not attached).
+  Result<std::optional<Block>> get(Caller caller, ObjectId object) const;
+
+  // Adds one reference of the caller. An unsealed object may be pinned too, to wait for it.
+  // Errors: not_found, denied (another job's, or not attached), exhausted (2^32 pins).
+  Status pin(Caller caller, ObjectId object);
+  // Takes back `count` references of the caller. All or nothing.
+  // Errors: not_found (the caller has none: released twice, or the object was aborted), invalid
+  // (zero, or more than it has), denied (not attached).
+  Status release(Caller caller, ObjectId object, uint32_t count);
+  // The owner has no more refs. Idempotent while the object lives. The worker relays it from the
+  // owner's process, which may be remote. Errors: not_found, denied (not the owner).
+  Status release_owner(ProcessId owner, ObjectId object);
+
+  // Called as the last thing of a call that gave bytes back, with the table consistent: it may call
+  // in again. Nothing is promised about which waiting create now fits.
+  void on_freed(std::function<void()> hook) { on_freed_ = std::move(hook); }
+
+  // --- Looking in ---
+
+  uint64_t capacity_bytes() const { return capacity_bytes_; }
+  uint64_t used_bytes() const { return used_bytes_; }
+  uint64_t committed_bytes() const { return committed_bytes_; }
+  // Exact. Work is in proportion to processes times segments.
+  Stats stats() const;
+  // For people (`troupe objects`): at most `count_max`, in no order.
+  std::vector<ObjectInfo> list(size_t count_max) const;
+
+ private:
+  struct SeededHash {
+    uint64_t seed_high = 0, seed_low = 0;
+    size_t operator()(const RawId& id) const noexcept {
+      const auto product = static_cast<unsigned __int128>(id.high ^ seed_high) *
+                           static_cast<unsigned __int128>(id.low ^ seed_low);
+      return static_cast<size_t>(product >> 64) ^ static_cast<size_t>(product);
+    }
+  };
+  using IdSet = std::unordered_set<ObjectId, SeededHash>;
+  struct Pin {
+    ProcessId process;
+    uint32_t count = 0;
+  };
+  struct Object {
+    Caller producer;
+    ProcessId owner;
+    Block block;
+    uint32_t handle = 0;  // Of the segment's allocator.
+    bool sealed = false;
+    bool owner_holds = true;
+    std::vector<Pin> pins;  // One a process, so few.
+    Instant created;
+  };
+  enum class SegmentState {
+    open,      // Its producer may create in it.
+    orphaned,  // Its producer is gone: dropped with its last object.
+    dropped,   // Empty, on its way to segment_closed.
+    taken,     // The same, and take_dropped returned it.
+  };
+  struct Segment {
+    Caller producer;
+    SegmentState state = SegmentState::open;
+    BlockAllocator allocator;
+    uint64_t committed_bytes() const;
+  };
+  struct Workplace {
+    JobId job;
+    std::optional<SegmentId> segment;
+  };
+  // A process that is attached, or one that owns objects from afar (without workplaces).
+  struct Process {
+    explicit Process(SeededHash hash) : unsealed(0, hash), owned(0, hash), pinned(0, hash) {}
+
+    std::vector<Workplace> workplaces;
+    IdSet unsealed;
+    IdSet owned;
+    IdSet pinned;
+    uint64_t pins = 0;
+  };
+  using Objects = std::unordered_map<ObjectId, Object, SeededHash>;
+  // Makes the hook's call when a public function returns.
+  class FreedNotice;
+
+  Process& record_of(ProcessId id) { return processes_.try_emplace(id, hash_).first->second; }
+  const Workplace* workplace(Caller caller) const;
+  Workplace* workplace(Caller caller);
+  Status check_attached(Caller caller) const;
+  Result<Objects::const_iterator> find(Caller caller, ObjectId id) const;
+  // The same, for changing the object.
+  Result<Objects::iterator> find(Caller caller, ObjectId id);
+  Result<Objects::iterator> find_as_producer(Caller caller, ObjectId id);
+  // How far the segment's blocks may reach before the node's memory is all committed.
+  uint64_t touched_bytes_max(const Segment& segment) const;
+  Error does_not_fit(const CreateRequest& request) const;
+  void free_if_unheld(Objects::iterator object);
+  void erase(Objects::iterator object);
+  void drop_pins(ObjectId id, Object& object, ProcessId process);
+  void drop_owner_hold(ObjectId id, Object& object);
+  void orphan(SegmentId id);
+  void drop_if_done(SegmentId id);
+  void drop(SegmentId id, Segment& segment);
+
+  const uint64_t capacity_bytes_;
+  const SeededHash hash_;
+  uint64_t used_bytes_ = 0;
+  uint64_t committed_bytes_ = 0;
+  uint64_t unsealed_objects_ = 0;
+  uint64_t pinned_objects_ = 0;
+  uint64_t pinned_bytes_ = 0;
+  uint64_t last_segment_ = 0;
+  bool freed_ = false;
+  Objects objects_;
+  std::unordered_map<ProcessId, Process, SeededHash> processes_;
+  std::map<SegmentId, Segment> segments_;
+  std::vector<SegmentId> dropped_;
+  std::function<void()> on_freed_;
+};
+
+}  // namespace troupe::object_store

@@ -1,0 +1,94 @@
+// One call from its arrival on the loop to its outcome, which any thread of the module may give.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "client/client.h"
+#include "client/result_refs.h"
+#include "transport/async.h"
+
+namespace troupe::actor {
+
+class Call;
+
+// Wakes the loop for calls that changed, once a batch. Thread-safe.
+class Doorbell : public std::enable_shared_from_this<Doorbell> {
+ public:
+  explicit Doorbell(Executor loop) : loop_(std::move(loop)) {}
+  void ring(std::shared_ptr<Call> call);
+  const Executor& loop() const { return loop_; }
+
+ private:
+  void answer();
+  Executor loop_;
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<Call>> rung_;
+};
+
+struct CallRequest {
+  std::string method;
+  uint64_t signature = 0;
+  std::vector<client::ObjectBytes> arguments;
+  Instant deadline = Instant::max();
+  bool streams = false;
+};
+
+// Items of a stream that wait for the receiver: at most so many, and so many bytes unless it is
+// one.
+inline constexpr size_t stream_items_max = 1024;
+inline constexpr size_t stream_bytes_max = 8u << 20;
+
+class Call : public std::enable_shared_from_this<Call> {
+ public:
+  // `abandoned` is the event of the call's context, set on the loop when the caller gives up.
+  Call(CallRequest request, std::shared_ptr<Event> abandoned, std::shared_ptr<Doorbell> doorbell);
+
+  // Fixed once the call is in a mailbox.
+  CallRequest& request() { return request_; }
+
+  // Refs inside the outcome, which the reply must keep alive. Set before finish(), read after it.
+  std::vector<client::HeldRef> held;
+
+  // --- Thread-safe.
+  // The first outcome counts; false: there was one already.
+  bool finish(Result<Bytes> outcome);
+  // Errors: cancelled (the caller is gone), invalid (it wants a single reply), exhausted (the queue
+  // is full: retry later).
+  Code emit(BytesView item);
+  bool is_finished() const;
+  // The caller gave up; the module sees it and should finish soon.
+  void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  bool is_cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+
+  // --- On the loop.
+  // Waits for the outcome, which is taken.
+  Async<Result<Bytes>> outcome();
+  // The next item of the stream; nullopt at its end.
+  Async<std::optional<Bytes>> next_item();
+
+ private:
+  friend class Doorbell;
+  void wake();
+  // Waits until something changed: an item, the outcome, or that the caller gave up.
+  Async<void> change();
+
+  CallRequest request_;
+  const std::shared_ptr<Event> abandoned_;
+  const std::shared_ptr<Doorbell> doorbell_;
+  std::atomic<bool> cancelled_ = false;
+  Event changed_;  // Of the loop.
+  mutable std::mutex mutex_;
+  std::deque<Bytes> items_;
+  size_t items_bytes_ = 0;
+  bool finished_ = false;
+  std::optional<Result<Bytes>> outcome_;
+};
+
+}  // namespace troupe::actor

@@ -1,0 +1,46 @@
+// The handles by which a module names its unfinished calls.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <unordered_set>
+
+#include "actor/call.h"
+
+namespace troupe::actor {
+class CallTable;
+}
+
+// What plugin.h's opaque type is. `call` is null once it was finished.
+struct troupe_call {
+  troupe::actor::CallTable* table = nullptr;
+  std::shared_ptr<troupe::actor::Call> call;
+};
+
+namespace troupe::actor {
+
+// Handles are freed with the table alone and reused late, so a module that finishes a call twice is
+// caught rather than served with another call. Thread-safe.
+class CallTable {
+ public:
+  troupe_call* open(std::shared_ptr<Call> call);
+  // The call of a handle; null if it was finished.
+  std::shared_ptr<Call> find(const troupe_call* handle) const;
+  // Closes the handle. False: it was finished before (logged).
+  bool finish(troupe_call* handle, Result<Bytes> outcome);
+  // Fails every open call; how many.
+  size_t fail_all(const Error& error);
+
+ private:
+  static constexpr size_t rest_count =
+      1024;  // Finished handles that rest before the first is reused.
+
+  mutable std::mutex mutex_;
+  std::deque<std::unique_ptr<troupe_call>> handles_;
+  std::unordered_set<troupe_call*> open_;
+  std::deque<troupe_call*> resting_;
+};
+
+}  // namespace troupe::actor

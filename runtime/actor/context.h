@@ -1,0 +1,70 @@
+// What plugin.h's opaque context is: one instance as the functions of the host table see it.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <stop_token>
+#include <string>
+
+#include "actor/services.h"
+#include "sdk/include/troupe/plugin.h"
+
+namespace troupe::actor {
+
+// Who an instance is.
+struct Identity {
+  ActorId actor;  // Nil for a task slot.
+  JobId job;
+  std::string name;
+  std::string node_name;
+  uint32_t incarnation = 0;
+};
+
+// Gauges that the module set. Thread-safe; bounded, for a module may compute names.
+class Gauges {
+ public:
+  static constexpr size_t gauges_max = 256;
+  // False: the table is full and the name is new.
+  bool set(const char* name, double value) {
+    const std::lock_guard lock{mutex_};
+    if (values_.size() >= gauges_max && !values_.contains(name)) return false;
+    values_[name] = value;
+    return true;
+  }
+  std::map<std::string, double> read() const {
+    const std::lock_guard lock{mutex_};
+    return values_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, double> values_;
+};
+
+}  // namespace troupe::actor
+
+struct troupe_context {
+  troupe_context(troupe::actor::Identity who, troupe::actor::Services& cluster);
+
+  const troupe::actor::Identity identity;
+  troupe::actor::Services& services;
+  std::stop_source stopping;
+  troupe::actor::Gauges gauges;
+  // The texts of `info`.
+  const std::string actor_text;
+  const std::string job_text;
+  const troupe_actor_info info;
+
+  // --- The actor thread's own.
+  struct View {
+    troupe::client::ObjectBytes value;
+    uint32_t count = 0;
+  };
+  std::map<troupe::ObjectId, View> views;  // What object_get gave and was not released.
+  troupe::client::ObjectBytes last_reply;  // Of actor_call.
+};
+
+struct troupe_group {
+  troupe::actor::Group members;
+};

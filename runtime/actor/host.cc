@@ -1,0 +1,236 @@
+#include "actor/host.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <boost/asio/experimental/awaitable_operators.hpp>
+
+#include "actor/host_table.h"
+#include "base/log.h"
+
+namespace troupe::actor {
+
+using protocol::Empty;
+using protocol::ProcessStarted;
+using transport::CallContext;
+using transport::Method;
+
+namespace {
+constexpr Duration last_grace = std::chrono::seconds(2);
+constexpr Duration cancel_grace = std::chrono::milliseconds(200);
+constexpr Duration default_budget = std::chrono::hours(24);
+}  // namespace
+
+Host::Host(client::Client& client, HostOptions options)
+    : client_(client),
+      options_(std::move(options)),
+      groups_(client),
+      services_(client, groups_),
+      done_(client.environment().loop) {
+  auto& router = client.router();
+  router.on(Method::assign_actor, *this, &Host::assign_actor);
+  router.on(Method::assign_slot, *this, &Host::assign_slot);
+  router.on(Method::stop_process, *this, &Host::stop_process);
+  router.on_message(Method::collective, [this](transport::Message message, CallContext context) {
+    return groups_.receive(std::move(message), std::move(context));
+  });
+  client.set_invocation_handler(this);
+}
+
+Error Host::placed(Error failure) const {
+  const std::string who = identity_ && !identity_->actor.is_nil()
+                              ? "actor " + identity_->actor.short_string()
+                              : "a task";
+  return std::move(failure).at(fmt::format("{} on node {}", who, client_.attached().node_name));
+}
+
+Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request, CallContext) {
+  const protocol::ActorSpec& spec = request.spec;
+  if (identity_ && identity_->actor == spec.actor &&
+      identity_->incarnation == request.incarnation && !assigning_ && instance_) {
+    co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
+  }
+  Identity identity;
+  identity.actor = spec.actor;
+  identity.job = spec.job;
+  identity.name = spec.name;
+  identity.node_name = client_.attached().node_name;
+  identity.incarnation = request.incarnation;
+  auto arguments = co_await client_.resolve(spec.arguments, default_budget);
+  if (!arguments) co_return std::move(arguments).error();
+  co_return co_await host(spec.module, spec.class_name, std::move(identity), spec.signature,
+                          std::move(*arguments));
+}
+
+Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, CallContext) {
+  // A slot process serves one lease after the other of the same job and module.
+  if (identity_ && identity_->actor.is_nil() && instance_ && !assigning_) {
+    co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
+  }
+  Identity identity;
+  identity.job = request.job;
+  identity.node_name = client_.attached().node_name;
+  std::vector<client::ObjectBytes> none;
+  co_return co_await host(request.module, TROUPE_TASKS_CLASS, std::move(identity), 0,
+                          std::move(none));
+}
+
+Async<Result<ProcessStarted>> Host::host(std::string module, std::string class_name,
+                                         Identity identity, uint64_t signature,
+                                         std::vector<client::ObjectBytes> arguments) {
+  if (assigning_ || instance_)
+    co_return error(Code::conflict, "this process hosts something already");
+  assigning_ = true;
+  struct Guard {
+    bool& assigning;
+    ~Guard() { assigning = false; }
+  } guard{assigning_};
+  auto load = [module, folders = options_.plugin_folders] {
+    return Module::load(module, folders, host_table());
+  };
+  auto loaded = co_await transport::run_blocking(client_.environment(), load);
+  if (!loaded) co_return std::move(loaded).error();
+  auto type = loaded->find_class(class_name);
+  if (!type) co_return std::move(type).error();
+  identity_ = identity;
+  InstanceSpec spec;
+  spec.type = *type;
+  spec.identity = std::move(identity);
+  spec.signature = signature;
+  spec.arguments = std::move(arguments);
+  instance_ = std::make_unique<Instance>(client_.environment(), services_, std::move(spec),
+                                         options_.instance);
+  auto started = co_await instance_->start();
+  if (!started) {
+    co_return std::move(started).error().context(fmt::format("{} of {}", class_name, module));
+  }
+  spawn(client_.scope(), watch_instance());
+  co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
+}
+
+Async<void> Host::watch_instance() {
+  co_await instance_->ended().wait();
+  if (const auto& death = instance_->death()) {
+    log::error("instance_died", {{"why", *death}});
+    exit_status_ = 1;
+  }
+  done_.set();
+}
+
+Async<Result<Empty>> Host::stop_process(protocol::StopProcess request, CallContext) {
+  if (instance_) {
+    instance_->request_stop();
+    const Duration grace =
+        std::chrono::microseconds(std::min<uint64_t>(request.grace_us, 3'600'000'000));
+    const bool ended = co_await instance_->wait_ended(client_.environment().clock.now() + grace);
+    if (!ended) co_return error(Code::deadline_exceeded, "the actor did not end within its grace");
+  }
+  done_.set();
+  co_return Empty{};
+}
+
+Async<void> Host::stop() {
+  if (!instance_ || instance_->ended().is_set()) co_return;
+  instance_->request_stop();
+  const bool ended = co_await instance_->wait_ended(client_.environment().clock.now() + last_grace);
+  if (!ended) {
+    // User code that does not return cannot be joined; the system takes the process back whole.
+    log::warning("instance_abandoned");
+    ::_exit(exit_status_);
+  }
+}
+
+Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallContext context,
+                                                   bool streams) {
+  if (!instance_ || assigning_)
+    co_return error(Code::unavailable, "this process hosts nothing yet");
+  if (call.actor != identity_->actor ||
+      (!call.actor.is_nil() && call.incarnation != identity_->incarnation)) {
+    co_return error(Code::conflict, "this process hosts another actor, or another incarnation");
+  }
+  const ProcessId caller = context.peer->remote().address.process;
+  const auto mine = std::make_shared<Event>(client_.environment().loop);
+  const auto earlier = std::exchange(last_arrival_[caller], mine);
+  // Whatever happens, the calls behind this one go on.
+  struct Guard {
+    Host& host;
+    ProcessId caller;
+    std::shared_ptr<Event> mine;
+    ~Guard() {
+      mine->set();
+      const auto last = host.last_arrival_.find(caller);
+      if (last != host.last_arrival_.end() && last->second == mine) host.last_arrival_.erase(last);
+    }
+  } guard{*this, caller, mine};
+  const Duration budget = context.deadline == Instant::max()
+                              ? default_budget
+                              : context.deadline - client_.environment().clock.now();
+  auto arguments = co_await client_.resolve(std::move(call.arguments), budget);
+  if (earlier && !earlier->is_set()) co_await earlier->wait();
+  if (!arguments) co_return std::move(arguments).error();
+  CallRequest request;
+  request.method = std::move(call.method);
+  request.signature = call.signature;
+  request.arguments = std::move(*arguments);
+  request.deadline = context.deadline;
+  request.streams = streams;
+  auto made = instance_->make_call(std::move(request), context.cancelled);
+  TROUPE_CO_CHECK(instance_->submit(made));
+  co_return made;
+}
+
+// A task that was cancelled has a moment to notice by itself.
+Async<void> Host::outlives_cancel(std::shared_ptr<Event> cancelled) {
+  co_await cancelled->wait();
+  co_await sleep_for(client_.environment().clock, cancel_grace);
+}
+
+Async<Result<protocol::InvokeReply>> Host::invoke(protocol::Invoke call, CallContext context) {
+  using namespace boost::asio::experimental::awaitable_operators;
+  const ObjectId result = call.result;
+  const ProcessId caller = context.peer->remote().address.process;
+  const bool is_task = call.actor.is_nil();
+  const auto cancelled = context.cancelled;
+  auto enqueued = co_await enqueue(std::move(call), std::move(context), false);
+  if (!enqueued) co_return placed(std::move(enqueued).error());
+  Result<Bytes> outcome = error(Code::internal, "no outcome");
+  if (is_task) {
+    auto raced = co_await ((*enqueued)->outcome() || outlives_cancel(cancelled));
+    if (raced.index() == 1) {
+      // A task cannot be unwound from outside: its process goes, and with it the slot.
+      log::info("task_ended_with_its_process");
+      done_.set();
+      co_return error(Code::cancelled, "the task was cancelled");
+    }
+    outcome = std::get<0>(std::move(raced));
+  } else {
+    outcome = co_await (*enqueued)->outcome();
+  }
+  if (!outcome) co_return placed(std::move(outcome).error());
+  std::vector<client::ObjectName> held;
+  for (const client::HeldRef& ref : (*enqueued)->held) held.push_back(ref.name);
+  auto reply = co_await client_.make_reply(std::move(*outcome), result, caller, std::move(held));
+  if (!reply) co_return placed(std::move(reply).error());
+  co_return reply;
+}
+
+Async<Status> Host::invoke_stream(protocol::Invoke call, CallContext context,
+                                  transport::OutgoingStream& out) {
+  auto enqueued = co_await enqueue(std::move(call), std::move(context), true);
+  if (!enqueued) co_return placed(std::move(enqueued).error());
+  const auto running = *enqueued;
+  for (;;) {
+    auto item = co_await running->next_item();
+    if (!item) break;
+    auto sent = co_await out.send(std::move(*item));
+    if (!sent) {
+      running->cancel();
+      co_return sent;
+    }
+  }
+  auto outcome = co_await running->outcome();
+  if (!outcome) co_return placed(std::move(outcome).error());
+  co_return ok();
+}
+
+}  // namespace troupe::actor

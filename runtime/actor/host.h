@@ -1,0 +1,70 @@
+// What a troupe-actor process hosts: one instance of one module's class, an actor or a task slot.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "actor/cluster_services.h"
+#include "actor/instance.h"
+#include "actor/module.h"
+#include "client/client.h"
+
+namespace troupe::actor {
+
+struct HostOptions {
+  std::vector<std::filesystem::path> plugin_folders;
+  InstanceOptions instance;
+};
+
+// Belongs to the client's loop. Make it before the client starts.
+class Host final : public client::InvocationHandler {
+ public:
+  Host(client::Client& client, HostOptions options);
+
+  // Set when the process should end: it was told to stop, or its instance ended by itself.
+  Event& done() { return done_; }
+  // 0 after an orderly end.
+  int exit_status() const { return exit_status_; }
+  // Ends the instance; waits for its thread.
+  Async<void> stop();
+
+  Async<Result<protocol::InvokeReply>> invoke(protocol::Invoke call,
+                                              transport::CallContext context) override;
+  Async<Status> invoke_stream(protocol::Invoke call, transport::CallContext context,
+                              transport::OutgoingStream& out) override;
+
+ private:
+  Async<Result<protocol::ProcessStarted>> assign_actor(protocol::AssignActor request,
+                                                       transport::CallContext context);
+  Async<Result<protocol::ProcessStarted>> assign_slot(protocol::AssignSlot request,
+                                                      transport::CallContext context);
+  Async<Result<protocol::Empty>> stop_process(protocol::StopProcess request,
+                                              transport::CallContext context);
+  Async<Result<protocol::ProcessStarted>> host(std::string module, std::string class_name,
+                                               Identity identity, uint64_t signature,
+                                               std::vector<client::ObjectBytes> arguments);
+  Async<void> watch_instance();
+  Async<void> outlives_cancel(std::shared_ptr<Event> cancelled);
+  // Resolves the arguments and puts the call into the mailbox, in the order of arrival of each
+  // caller.
+  Async<Result<std::shared_ptr<Call>>> enqueue(protocol::Invoke call,
+                                               transport::CallContext context, bool streams);
+  Error placed(Error failure) const;
+
+  client::Client& client_;
+  const HostOptions options_;
+  Groups groups_;
+  ClusterServices services_;
+  std::optional<Identity> identity_;
+  std::unique_ptr<Instance> instance_;
+  bool assigning_ = false;
+  std::map<ProcessId, std::shared_ptr<Event>> last_arrival_;  // Of each caller: set once enqueued.
+  Event done_;
+  int exit_status_ = 0;
+};
+
+}  // namespace troupe::actor

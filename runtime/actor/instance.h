@@ -1,0 +1,82 @@
+// One instance of an actor class and the thread that owns it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "actor/call_table.h"
+#include "actor/context.h"
+#include "actor/mailbox.h"
+#include "transport/environment.h"
+
+namespace troupe::actor {
+
+struct InstanceOptions {
+  size_t mailbox_calls_max = 1024;
+  Duration step_budget = std::chrono::milliseconds(10);
+};
+
+struct InstanceSpec {
+  const troupe_actor_class* type = nullptr;  // From a Module.
+  Identity identity;
+  uint64_t signature = 0;
+  std::vector<client::ObjectBytes> arguments;
+};
+
+// Belongs to the loop; the module's code runs on the instance's own thread alone: create, then
+// calls in the order of the mailbox and steps between them, then destroy. A plugin that lets an
+// exception out ends the process.
+class Instance {
+ public:
+  // `services` outlives the instance.
+  Instance(transport::Environment environment, Services& services, InstanceSpec spec,
+           InstanceOptions options);
+  // Only after ended() is set, or before start().
+  ~Instance();
+
+  // Starts the thread and waits for create. Once. Errors: what create answered.
+  Async<Status> start();
+  // A call as submit takes it; its context's event tells that the caller gave up.
+  std::shared_ptr<Call> make_call(CallRequest request, std::shared_ptr<Event> abandoned);
+  // To the end of the mailbox. Errors: exhausted (full), unavailable (stopping: it will not run).
+  Status submit(std::shared_ptr<Call> call) { return mailbox_.put(std::move(call)); }
+
+  // Asks the thread to end after its present call or step. Idempotent.
+  void request_stop();
+  // Waits for the end of the thread; false if `deadline` comes first.
+  Async<bool> wait_ended(Instant deadline);
+  Event& ended() { return ended_; }
+  // Why it ended by itself: what a step failed with.
+  const std::optional<Error>& death() const { return death_; }
+  std::map<std::string, double> gauges() const { return context_.gauges.read(); }
+
+ private:
+  // On the actor thread.
+  void run() noexcept;
+  Status create() noexcept;
+  void deliver(std::shared_ptr<Call> call) noexcept;
+  // Whether there is more to do. Errors: the actor dies of it.
+  Result<bool> step() noexcept;
+  void finish(const std::optional<Error>& death) noexcept;
+  bool stop_requested() const { return context_.stopping.stop_requested(); }
+
+  const transport::Environment environment_;
+  const InstanceOptions options_;
+  const troupe_actor_class* const type_;
+  const uint64_t signature_;
+  std::vector<client::ObjectBytes> arguments_;  // Until create has returned.
+  troupe_context context_;
+  std::shared_ptr<Doorbell> doorbell_;
+  Mailbox mailbox_;
+  CallTable calls_;
+  void* instance_ = nullptr;
+
+  Event created_;
+  Status create_outcome_ = error(Code::internal, "not created yet");
+  Event ended_;
+  std::optional<Error> death_;
+  std::thread thread_;  // Last: it uses all of the above.
+};
+
+}  // namespace troupe::actor

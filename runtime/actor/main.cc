@@ -1,0 +1,121 @@
+#include "actor/main.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <cstdlib>
+
+#include "actor/host.h"
+#include "base/log.h"
+#include "security/credentials.h"
+#include "transport/asio_network.h"
+#include "transport/real_environment.h"
+
+namespace troupe::actor {
+
+namespace {
+
+constexpr int inherited_descriptor = 3;
+
+std::function<void(client::Client&)>& client_hook() {
+  static std::function<void(client::Client&)> hook;
+  return hook;
+}
+
+// lib/troupe/plugins beside bin, in the build tree as in a prefix; TROUPE_PLUGINS goes first.
+std::vector<std::filesystem::path> plugin_folders() {
+  std::vector<std::filesystem::path> folders;
+  if (const char* given = std::getenv("TROUPE_PLUGINS")) folders.emplace_back(given);
+  std::error_code failed;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", failed);
+  const auto prefix = self.parent_path().parent_path();
+  for (const char* lib : {"lib", "lib/x86_64-linux-gnu", "lib64"}) {
+    folders.push_back(prefix / lib / "troupe" / "plugins");
+  }
+  return folders;
+}
+
+template <class IdType>
+Result<IdType> id_from_environment(const char* name) {
+  const char* text = std::getenv(name);
+  if (text == nullptr) {
+    return error(Code::invalid, fmt::format("{} is not set: a worker starts troupe-actor", name));
+  }
+  return IdType::parse(text);
+}
+
+Async<void> live(boost::asio::io_context& loop, client::Client& client, Host& host, int& status) {
+  using namespace boost::asio::experimental::awaitable_operators;
+  boost::asio::signal_set terminated{loop, SIGTERM};
+  auto started = co_await client.start();
+  if (!started) {
+    log::error("not_attached", {{"why", started.error()}});
+    status = 1;
+  } else {
+    if (client_hook()) client_hook()(client);
+    auto token = boost::asio::use_awaitable;
+    co_await (host.done().wait() || client.worker()->closed().wait() ||
+              terminated.async_wait(token));
+    co_await host.stop();
+    status = host.exit_status();
+  }
+  co_await client.stop();
+  loop.stop();
+}
+
+}  // namespace
+
+void set_client_hook(std::function<void(client::Client&)> hook) {
+  client_hook() = std::move(hook);
+}
+
+int actor_main(int, char**) {
+  // The worker's death ends this process; one that came between fork and here shows as another
+  // parent.
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGINT, SIG_IGN);  // The terminal's Ctrl-C is for the driver.
+  log::start("actor", log::Level::info);
+  const auto process = id_from_environment<ProcessId>("TROUPE_PROCESS_ID");
+  if (!process) {
+    log::error("not_started_by_a_worker", {{"why", process.error()}});
+    return 2;
+  }
+  transport::RealEnvironment real;
+  std::unique_ptr<security::Credentials> credentials;
+  Scope connection{real.io().get_executor()};
+  client::ClientOptions options;
+  options.kind = "actor";
+  options.process = *process;
+  if (const auto job = id_from_environment<JobId>("TROUPE_JOB_ID")) options.job = *job;
+  options.worker_connection =
+      transport::adopt_unix_socket(connection, real.io(), FileDescriptor{inherited_descriptor});
+  options.use_credentials = [&](const protocol::Attached& attached) -> Status {
+    TROUPE_TRY(credentials,
+               security::Credentials::load(
+                   {attached.authority_pem, attached.certificate_pem, attached.key_pem}));
+    real.set_credentials(credentials.get());
+    return ok();
+  };
+  HostOptions host_options;
+  host_options.plugin_folders = plugin_folders();
+  int status = 0;
+  {
+    client::Client client{real.environment(), std::move(options)};
+    Host host{client, std::move(host_options)};
+    Scope main{real.io().get_executor()};
+    spawn(main, live(real.io(), client, host, status));
+    real.io().run();
+    // The module's static objects and this process's memory need no orderly end: its work is done,
+    // and user code may still have threads that use them.
+    ::_exit(status);
+  }
+}
+
+}  // namespace troupe::actor

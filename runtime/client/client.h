@@ -1,0 +1,186 @@
+// A process's part in the cluster: its connections, the objects that it owns, the calls that it
+// makes and answers. Drivers, actor processes, the gateway and the CLI each have one.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "protocol/messages.h"
+#include "transport/environment.h"
+#include "transport/peer.h"
+#include "transport/router.h"
+
+namespace troupe::client {
+
+using transport::Endpoint;
+using transport::Method;
+using transport::Peer;
+
+struct ClientOptions {
+  std::string kind;  // driver, actor, gateway, cli.
+  ProcessId process;
+  JobId job;
+  Endpoint worker;  // The node's worker; not used when worker_connection is given.
+  std::unique_ptr<transport::Connection> worker_connection;  // An inherited one.
+  Duration call_budget = std::chrono::seconds(60);           // Default of calls without their own.
+  // Called with the node's credentials before anything listens on or connects over TLS.
+  std::function<Status(const protocol::Attached&)> use_credentials;
+};
+
+// A ref to an object as it travels: which object, and the process that owns it.
+struct ObjectName {
+  ObjectId id;
+  protocol::ProcessAddress owner;
+};
+
+// The bytes of an object; `keep_alive` holds them (a view into the object store, or private
+// memory).
+struct ObjectBytes {
+  BytesView bytes;
+  std::shared_ptr<const void> keep_alive;
+};
+
+struct TaskSpec {
+  std::string module;
+  std::string function;
+  uint64_t signature = 0;
+  std::vector<protocol::Argument> arguments;
+  std::vector<ObjectName> held;  // Refs inside the arguments: kept alive until the reply.
+  std::vector<protocol::ResourceAmount> demand;
+  int32_t priority = 0;
+  int32_t retries = 0;  // After a death of its process: how often it may run again.
+  Duration budget = std::chrono::hours(24);
+};
+
+struct ActorCallSpec {
+  ActorId actor;
+  std::string method;
+  uint64_t signature = 0;
+  std::vector<protocol::Argument> arguments;
+  std::vector<ObjectName> held;  // As in TaskSpec.
+  Duration budget = std::chrono::hours(24);
+  bool retriable = false;  // May run twice: an unknown outcome is tried again.
+};
+
+// What a process that hosts actors adds to its client: the answering of calls.
+class InvocationHandler {
+ public:
+  virtual ~InvocationHandler() = default;
+  virtual Async<Result<protocol::InvokeReply>> invoke(protocol::Invoke call,
+                                                      transport::CallContext context) = 0;
+  virtual Async<Status> invoke_stream(protocol::Invoke call, transport::CallContext context,
+                                      transport::OutgoingStream& out) = 0;
+};
+
+class Connections;
+class StoreClient;
+class ObjectDirectory;
+class ActorCaller;
+class LeasePool;
+
+// Everything runs on the environment's loop. Must be stopped before it is destroyed.
+class Client {
+ public:
+  Client(transport::Environment environment, ClientOptions options);
+  ~Client();
+
+  // Attaches to the worker, opens this process's own listeners. Errors: unavailable (no worker),
+  // denied (another user's cluster).
+  Async<Status> start();
+  // Fails what waits, gives leases back, closes every connection.
+  Async<void> stop();
+
+  const protocol::ProcessAddress& address() const { return address_; }
+  const protocol::Attached& attached() const { return attached_; }
+  JobId job() const { return options_.job; }
+  Scope& scope() { return scope_; }
+  const transport::Environment& environment() const { return environment_; }
+  // For methods of the process's own (assign_actor, collective, ...). Before start().
+  transport::Router& router() { return router_; }
+  void set_invocation_handler(InvocationHandler* handler) { invocations_ = handler; }
+  // The connection to the node's worker; set by start().
+  const std::shared_ptr<Peer>& worker() const;
+
+  // A connection to a process, made or reused. Errors: unavailable, denied, deadline_exceeded.
+  Async<Result<std::shared_ptr<Peer>>> peer_of(protocol::ProcessAddress address, Instant deadline);
+  // A connection to the head, made or reused.
+  Async<Result<std::shared_ptr<Peer>>> head(Instant deadline);
+
+  // An idempotent request to the head, retried with back-off while the head is unavailable.
+  template <class Reply, class Request>
+  Async<Result<Reply>> ask_head(Method method, Request request, Duration budget) {
+    auto answer = co_await ask_head_raw(method, protocol::encode(request), budget);
+    if (!answer) co_return std::move(answer).error();
+    co_return protocol::decode<Reply>(answer->body);
+  }
+  Async<Result<transport::Message>> ask_head_raw(Method method, Bytes body, Duration budget);
+
+  // --- Actors. create_actor answers once the head has promised it.
+  Async<Result<protocol::ActorInfo>> create_actor(protocol::ActorSpec spec, Duration budget);
+  // Waits until it is alive in an incarnation above `after`.
+  // Errors: not_found, unavailable (dead: why), deadline_exceeded.
+  Async<Result<protocol::ActorInfo>> locate_actor(ActorId actor, uint32_t after, Duration budget);
+  // One call; the result's bytes. Calls of one process to one actor are sent in order.
+  Async<Result<ObjectBytes>> call_actor(ActorCallSpec spec);
+  // A streaming call.
+  Async<Result<std::shared_ptr<transport::IncomingStream>>> stream_actor(ActorCallSpec spec);
+
+  // --- Objects and tasks. Each gives an object that this process owns, with one reference held.
+  ObjectName submit_task(TaskSpec spec);
+  ObjectName submit_call(ActorCallSpec spec);
+  Async<Result<ObjectName>> put(std::shared_ptr<const Bytes> value, std::vector<ObjectName> held);
+  // An object that has failed already.
+  ObjectName make_failed(Error failure);
+  void add_reference(const ObjectName& object);
+  void drop_reference(const ObjectName& object);
+
+  // Waits for the value. Errors: what the task or call failed with, data_loss (owner gone),
+  // deadline_exceeded.
+  Async<Result<ObjectBytes>> get(ObjectName object, Duration budget);
+  // Waits until it is ready (value or error) without fetching it; false at the deadline.
+  Async<bool> wait_ready(ObjectName object, Instant deadline);
+  // Cancels the task or call that makes an object of this process; its get gives cancelled.
+  void cancel(ObjectId object);
+
+  // --- For processes that host actors.
+  // The bytes of arguments, refs resolved through their owners.
+  Async<Result<std::vector<ObjectBytes>>> resolve(std::vector<protocol::Argument> arguments,
+                                                  Duration budget);
+  // A reply that carries `value` inline or, when it is large, through the store under `result`,
+  // whose owner is `caller`. `held`: refs inside the value, kept for as long as `caller` keeps the
+  // result.
+  Async<Result<protocol::InvokeReply>> make_reply(Bytes value, ObjectId result, ProcessId caller,
+                                                  std::vector<ObjectName> held);
+
+ private:
+  friend class ObjectDirectory;
+  friend class ActorCaller;
+  friend class LeasePool;
+
+  Async<Result<transport::Message>> answer_invoke(transport::Message message,
+                                                  transport::CallContext context);
+  Async<Status> answer_stream(transport::Message message, transport::CallContext context,
+                              transport::OutgoingStream& out);
+  Async<void> run_call(std::shared_ptr<ActorCallSpec> spec, ObjectId result,
+                       std::shared_ptr<Event> cancelled);
+
+  transport::Environment environment_;
+  ClientOptions options_;
+  transport::Router router_;
+  InvocationHandler* invocations_ = nullptr;
+  protocol::ProcessAddress address_;
+  protocol::Attached attached_;
+  Scope scope_;
+  std::unique_ptr<Connections> connections_;
+  std::unique_ptr<StoreClient> store_;
+  std::unique_ptr<ObjectDirectory> objects_;
+  std::unique_ptr<ActorCaller> actors_;
+  std::unique_ptr<LeasePool> leases_;
+};
+
+// Values up to this size ride in messages; larger ones go through the object store.
+inline constexpr size_t inline_bytes_max = 64 << 10;
+
+}  // namespace troupe::client

@@ -1,0 +1,185 @@
+#include "client/connections.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+
+namespace troupe::client {
+
+using transport::CallContext;
+using transport::Connection;
+using transport::Listener;
+using transport::Message;
+using transport::OutgoingStream;
+using transport::PeerIdentity;
+
+namespace {
+constexpr Duration greet_budget = std::chrono::seconds(10);
+}
+
+Connections::Connections(transport::Environment environment, Scope& scope,
+                         transport::Router& router)
+    : environment_(environment), scope_(scope), router_(router) {}
+
+Status Connections::listen(const std::string& unix_path, const std::string& host) {
+  Endpoint local;
+  local.unix_path = unix_path;
+  TROUPE_TRY(auto unix_listener, environment_.network.listen(local));
+  listeners_.push_back(std::move(unix_listener));
+  self_.address.unix_path = unix_path;
+  Endpoint remote;
+  remote.host = host;
+  TROUPE_TRY(auto tls_listener, environment_.network.listen(remote));
+  self_.address.host = host;
+  self_.address.port = tls_listener->endpoint().port;
+  listeners_.push_back(std::move(tls_listener));
+  for (auto& listener : listeners_) spawn(scope_, accept_all(*listener));
+  return ok();
+}
+
+Async<void> Connections::stop() {
+  stopped_ = true;
+  for (size_t i = 0; i < listeners_.size(); ++i) co_await listeners_[i]->stop();
+  if (worker_) worker_->close();
+  if (head_) head_->close();
+  for (auto& [id, peer] : peers_) peer->close();
+}
+
+Async<void> Connections::accept_all(Listener& listener) {
+  for (;;) {
+    auto connection = co_await listener.accept();
+    if (!connection) co_return;
+    spawn(scope_, greet(std::move(*connection)));
+  }
+}
+
+Async<void> Connections::greet(std::unique_ptr<Connection> connection) {
+  const Instant deadline = environment_.clock.now() + greet_budget;
+  auto peer =
+      co_await Peer::start(scope_, environment_, std::move(connection), *this, self_, deadline);
+  if (!peer) {
+    log::warning("peer_refused", {{"why", peer.error().message()}});
+    co_return;
+  }
+  const ProcessId process = (*peer)->remote().address.process;
+  // Two processes that dial each other at once have two connections: each uses its first.
+  if (!process.is_nil() && !peers_.contains(process)) peers_[process] = *peer;
+}
+
+Async<Status> Connections::join_worker(std::unique_ptr<Connection> inherited, Endpoint endpoint,
+                                       Instant deadline) {
+  if (inherited) {
+    auto peer =
+        co_await Peer::start(scope_, environment_, std::move(inherited), *this, self_, deadline);
+    if (!peer) co_return std::move(peer).error();
+    worker_ = std::move(*peer);
+    co_return ok();
+  }
+  auto peer = co_await dial(std::move(endpoint), deadline);
+  if (!peer) co_return std::move(peer).error();
+  worker_ = std::move(*peer);
+  co_return ok();
+}
+
+Async<Result<std::shared_ptr<Peer>>> Connections::dial(Endpoint endpoint, Instant deadline) {
+  auto connection = co_await environment_.network.connect(std::move(endpoint), deadline);
+  if (!connection) co_return std::move(connection).error();
+  co_return co_await Peer::start(scope_, environment_, std::move(*connection), *this, self_,
+                                 deadline);
+}
+
+Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoint,
+                                  ProcessId process, Instant deadline) {
+  auto peer = co_await dial(endpoint, deadline);
+  if (peer && !process.is_nil() && (*peer)->remote().address.process != process) {
+    (*peer)->close();
+    peer = error(Code::unavailable,
+                 fmt::format("another process listens on {}", endpoint.to_string()));
+  }
+  dials_.erase(process);
+  if (!peer) {
+    dialled->failure = std::move(peer).error();
+  } else {
+    dialled->peer = *peer;
+    if (process.is_nil()) {
+      head_ = *peer;
+    } else if (!peers_.contains(process)) {
+      peers_[process] = *peer;
+    }
+  }
+  dialled->done.set();
+}
+
+Async<Result<std::shared_ptr<Peer>>> Connections::head(Instant deadline) {
+  if (head_ && head_->is_open()) co_return head_;
+  protocol::ProcessAddress address;
+  address.unix_path = head_endpoint_.unix_path;
+  address.node = self_.address.node;
+  address.host = head_endpoint_.host;
+  address.port = head_endpoint_.port;
+  co_return co_await peer_of(address, deadline);
+}
+
+Async<Result<std::shared_ptr<Peer>>> Connections::peer_of(protocol::ProcessAddress address,
+                                                          Instant deadline) {
+  if (stopped_) co_return error(Code::cancelled, "this process is leaving the cluster");
+  const ProcessId process = address.process;
+  if (!process.is_nil()) {
+    if (worker_ && worker_->is_open() && worker_->remote().address.process == process) {
+      co_return worker_;
+    }
+    if (const auto found = peers_.find(process);
+        found != peers_.end() && found->second->is_open()) {
+      co_return found->second;
+    }
+  }
+  std::shared_ptr<Dial> dialled;
+  if (const auto found = dials_.find(process); found != dials_.end()) {
+    dialled = found->second;
+  } else {
+    Endpoint endpoint;
+    if (address.node == self_.address.node && !address.unix_path.empty()) {
+      endpoint.unix_path = address.unix_path;
+    } else {
+      endpoint.host = address.host;
+      endpoint.port = address.port;
+    }
+    dialled = std::make_shared<Dial>(environment_.loop);
+    dials_[process] = dialled;
+    // Others may wait for the same connection, so it has a budget of its own.
+    spawn(scope_,
+          dial_for(dialled, std::move(endpoint), process, environment_.clock.now() + greet_budget));
+  }
+  const bool done = co_await wait_until(environment_.clock, deadline, dialled->done);
+  if (!done) co_return error(Code::deadline_exceeded, "no connection in time");
+  if (!dialled->peer) co_return dialled->failure;
+  co_return dialled->peer;
+}
+
+Async<Result<Message>> Connections::handle(Method method, Message request, CallContext context) {
+  return router_.handle(method, std::move(request), std::move(context));
+}
+
+Async<Status> Connections::handle_stream(Method method, Message request, CallContext context,
+                                         OutgoingStream& out) {
+  return router_.handle_stream(method, std::move(request), std::move(context), out);
+}
+
+void Connections::peer_closed(Peer& peer) {
+  const ProcessId process = peer.remote().address.process;
+  if (const auto found = peers_.find(process);
+      found != peers_.end() && found->second.get() == &peer) {
+    peers_.erase(found);
+  }
+  if (head_.get() == &peer) head_.reset();
+  if (on_closed_ && !stopped_) on_closed_(peer.remote());
+}
+
+Status Connections::accept_peer(const protocol::Hello& hello, const PeerIdentity&) {
+  if (!hello.cluster.is_nil() && !self_.cluster.is_nil() && hello.cluster != self_.cluster) {
+    return error(Code::denied, "the peer belongs to cluster " + hello.cluster.to_string());
+  }
+  return ok();
+}
+
+}  // namespace troupe::client

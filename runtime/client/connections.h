@@ -1,0 +1,71 @@
+// The connections of a process: one a peer process, made on demand or accepted.
+#pragma once
+
+#include <map>
+#include <memory>
+
+#include "client/client.h"
+
+namespace troupe::client {
+
+class Connections final : public transport::Service {
+ public:
+  Connections(transport::Environment environment, Scope& scope, transport::Router& router);
+
+  // Who this process says it is in each hello.
+  void set_self(protocol::Hello self) { self_ = std::move(self); }
+  // Listens; the endpoints' final form (ports) is written into the hello's address.
+  Status listen(const std::string& unix_path, const std::string& host);
+  Async<void> stop();
+
+  // The worker's connection: the one given, or one made to `endpoint`.
+  Async<Status> join_worker(std::unique_ptr<transport::Connection> inherited, Endpoint endpoint,
+                            Instant deadline);
+  const std::shared_ptr<Peer>& worker() const { return worker_; }
+  void set_head(Endpoint head) { head_endpoint_ = std::move(head); }
+
+  Async<Result<std::shared_ptr<Peer>>> head(Instant deadline);
+  Async<Result<std::shared_ptr<Peer>>> peer_of(protocol::ProcessAddress address, Instant deadline);
+  const protocol::ProcessAddress& address() const { return self_.address; }
+
+  // transport::Service
+  Async<Result<transport::Message>> handle(Method method, transport::Message request,
+                                           transport::CallContext context) override;
+  Async<Status> handle_stream(Method method, transport::Message request,
+                              transport::CallContext context,
+                              transport::OutgoingStream& out) override;
+  void peer_closed(Peer& peer) override;
+  Status accept_peer(const protocol::Hello& hello,
+                     const transport::PeerIdentity& identity) override;
+  // Called with each process whose connection closed.
+  void on_closed(std::function<void(const protocol::Hello&)> hook) { on_closed_ = std::move(hook); }
+
+ private:
+  // A connection that several callers may be waiting for.
+  struct Dial {
+    explicit Dial(const Executor& executor) : done(executor) {}
+    std::shared_ptr<Peer> peer;
+    Error failure;
+    Event done;
+  };
+  Async<void> accept_all(transport::Listener& listener);
+  Async<void> greet(std::unique_ptr<transport::Connection> connection);
+  Async<Result<std::shared_ptr<Peer>>> dial(Endpoint endpoint, Instant deadline);
+  Async<void> dial_for(std::shared_ptr<Dial> dial, Endpoint endpoint, ProcessId process,
+                       Instant deadline);
+
+  transport::Environment environment_;
+  Scope& scope_;
+  transport::Router& router_;
+  protocol::Hello self_;
+  std::vector<std::unique_ptr<transport::Listener>> listeners_;
+  std::shared_ptr<Peer> worker_;
+  Endpoint head_endpoint_;
+  std::map<ProcessId, std::shared_ptr<Peer>> peers_;
+  std::map<ProcessId, std::shared_ptr<Dial>> dials_;  // The nil id is the head.
+  std::shared_ptr<Peer> head_;
+  std::function<void(const protocol::Hello&)> on_closed_;
+  bool stopped_ = false;
+};
+
+}  // namespace troupe::client

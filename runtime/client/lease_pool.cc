@@ -1,0 +1,260 @@
+#include "client/lease_pool.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+
+#include "base/log.h"
+#include "client/connections.h"
+#include "client/object_directory.h"
+
+namespace troupe::client {
+
+using protocol::Empty;
+using transport::Message;
+
+namespace {
+
+constexpr uint32_t slots_max = 256;                               // Of one class and process.
+constexpr Duration linger_time = std::chrono::milliseconds(500);  // Idle slots are kept so long.
+constexpr Duration lease_budget = std::chrono::seconds(30);       // Of one request.
+constexpr Duration connect_budget = std::chrono::seconds(10);
+
+std::string class_key(const TaskSpec& spec) {
+  std::string key = fmt::format("{}|{}", spec.module, spec.priority);
+  for (const auto& amount : spec.demand) key += fmt::format("|{}={}", amount.name, amount.milli);
+  return key;
+}
+
+}  // namespace
+
+LeasePool::LeasePool(Client& client) : client_(client) {}
+
+void LeasePool::submit(TaskSpec spec, ObjectId result) {
+  const std::string key = class_key(spec);
+  SchedulingClass& cls = classes_[key];
+  if (cls.module.empty()) {
+    cls.module = spec.module;
+    cls.demand = spec.demand;
+    cls.priority = spec.priority;
+  }
+  const Instant deadline = client_.environment_.clock.now() + spec.budget;
+  auto task = std::make_shared<Task>(std::move(spec), result, client_.environment_.loop, deadline);
+  tasks_[result] = task;
+  cls.queue.push_back(std::move(task));
+  pump(key);
+}
+
+void LeasePool::cancel(ObjectId result) {
+  if (const auto found = tasks_.find(result); found != tasks_.end()) {
+    found->second->cancelled.set();
+    tasks_.erase(found);
+  }
+}
+
+void LeasePool::pump(const std::string& key) {
+  SchedulingClass& cls = classes_[key];
+  const auto skip_cancelled = [&cls] {
+    while (!cls.queue.empty() && cls.queue.front()->cancelled.is_set()) cls.queue.pop_front();
+    return !cls.queue.empty();
+  };
+  for (auto& [process, slot] : cls.slots) {
+    if (slot.busy) continue;
+    if (!skip_cancelled()) break;
+    slot.busy = true;
+    auto task = std::move(cls.queue.front());
+    cls.queue.pop_front();
+    spawn(client_.scope_, run_on(key, process, std::move(task)));
+  }
+  auto& clock = client_.environment_.clock;
+  if (skip_cancelled()) {
+    if (!cls.requesting && cls.slots.size() < slots_max) {
+      cls.requesting = true;
+      spawn(client_.scope_, request_lease(key));
+    }
+  } else if (cls.linger == 0 && !cls.slots.empty()) {
+    cls.linger = clock.call_at(clock.now() + linger_time, [this, key] {
+      classes_[key].linger = 0;
+      give_back_idle(key);
+    });
+  }
+}
+
+Async<void> LeasePool::request_lease(std::string key) {
+  protocol::RequestLease request;
+  request.lease = LeaseId::random(client_.environment_.random);
+  request.job = client_.options_.job;
+  {
+    SchedulingClass& cls = classes_[key];
+    request.module = cls.module;
+    request.demand = cls.demand;
+    request.priority = cls.priority;
+    const size_t wanted = std::min<size_t>(cls.queue.size(), slots_max - cls.slots.size());
+    request.slots = static_cast<uint32_t>(wanted);
+  }
+  auto granted = co_await client_.ask_head<protocol::LeaseGranted>(Method::request_lease, request,
+                                                                   lease_budget);
+  SchedulingClass& cls = classes_[key];
+  cls.requesting = false;
+  if (granted) {
+    for (const protocol::Slot& slot : granted->slots) {
+      cls.slots[slot.address.process] = {request.lease, slot.address, false};
+    }
+    spawn(client_.scope_,
+          renew(key, request.lease, std::chrono::microseconds(granted->quantum_us)));
+  } else if (granted.error().retriable()) {
+    // Still no room. Tasks past their deadline end here; the rest asks again.
+    const Instant now = client_.environment_.clock.now();
+    std::deque<std::shared_ptr<Task>> waiting;
+    for (auto& task : cls.queue) {
+      if (task->deadline > now) {
+        waiting.push_back(std::move(task));
+      } else {
+        finish(task, granted.error(), {});
+      }
+    }
+    cls.queue = std::move(waiting);
+  } else {
+    const auto queue = std::exchange(cls.queue, {});
+    for (const auto& task : queue) finish(task, granted.error(), {});
+  }
+  pump(key);
+}
+
+// Keeps a lease while any of its slots is ours.
+Async<void> LeasePool::renew(std::string key, LeaseId lease, Duration quantum) {
+  auto& clock = client_.environment_.clock;
+  const Duration pause = std::max<Duration>(quantum / 3, std::chrono::milliseconds(10));
+  for (;;) {
+    co_await sleep_for(clock, pause);
+    const auto held = [&] {
+      const auto& slots = classes_[key].slots;
+      return std::any_of(slots.begin(), slots.end(),
+                         [&](const auto& entry) { return entry.second.lease == lease; });
+    };
+    if (!held()) co_return;
+    protocol::RenewLease request{lease};
+    auto renewed = co_await client_.ask_head<Empty>(Method::renew_lease, request, quantum);
+    if (renewed || renewed.error().retriable()) continue;
+    // The head took it back: no new task goes to its slots; running ones end with their processes.
+    log::warning("lease_lost", {{"lease", lease}, {"why", renewed.error().message()}});
+    auto& slots = classes_[key].slots;
+    std::erase_if(slots, [&](const auto& entry) { return entry.second.lease == lease; });
+    pump(key);
+    co_return;
+  }
+}
+
+Async<void> LeasePool::run_on(std::string key, ProcessId process, std::shared_ptr<Task> task) {
+  const LeasedSlot slot = classes_[key].slots[process];
+  auto outcome = co_await invoke(slot, task);
+  bool slot_died = false;
+  if (!outcome) {
+    const Code code = outcome.error().code();
+    slot_died = code == Code::outcome_unknown || code == Code::unavailable;
+    // Whoever gave up on a running task cannot know when its process is free again.
+    if (code == Code::cancelled || code == Code::deadline_exceeded) drop_slot(key, process);
+  }
+  if (slot_died) {
+    drop_slot(key, process);
+    const bool not_sent = outcome.error().code() == Code::unavailable;
+    if (!task->cancelled.is_set() && (not_sent || task->spec.retries > 0)) {
+      if (!not_sent) --task->spec.retries;
+      classes_[key].queue.push_front(task);
+      pump(key);
+      co_return;
+    }
+  } else if (const auto found = classes_[key].slots.find(process);
+             found != classes_[key].slots.end()) {
+    found->second.busy = false;
+  }
+  finish(task, std::move(outcome), slot.address);
+  pump(key);
+}
+
+Async<Result<protocol::InvokeReply>> LeasePool::invoke(LeasedSlot slot,
+                                                       std::shared_ptr<Task> task) {
+  using namespace boost::asio::experimental::awaitable_operators;
+  auto& clock = client_.environment_.clock;
+  auto peer = co_await client_.connections_->peer_of(slot.address, clock.now() + connect_budget);
+  if (!peer) co_return error(Code::unavailable, peer.error().message());
+  protocol::Invoke call;
+  call.method = task->spec.function;
+  call.signature = task->spec.signature;
+  call.arguments = task->spec.arguments;
+  call.task = TaskId::random(client_.environment_.random);
+  call.job = client_.options_.job;
+  call.result = task->result;
+  Message message{protocol::encode(call), {}};
+  const Duration budget = task->deadline - clock.now();
+  if (budget <= Duration::zero()) {
+    co_return error(Code::deadline_exceeded, "the task's time ended before it could start");
+  }
+  auto raced = co_await ((*peer)->call(Method::invoke, std::move(message), budget) ||
+                         task->cancelled.wait());
+  if (raced.index() == 1) co_return error(Code::cancelled, "the task was cancelled");
+  auto reply = std::get<0>(std::move(raced));
+  if (!reply) co_return std::move(reply).error();
+  co_return protocol::decode<protocol::InvokeReply>(reply->body);
+}
+
+void LeasePool::finish(const std::shared_ptr<Task>& task, Result<protocol::InvokeReply> outcome,
+                       const protocol::ProcessAddress& callee) {
+  tasks_.erase(task->result);
+  if (outcome) {
+    client_.objects_->set_reply(task->result, std::move(*outcome), callee);
+  } else {
+    client_.objects_->set_error(task->result, std::move(outcome).error());
+  }
+  for (const ObjectName& ref : task->spec.held) client_.objects_->drop_reference(ref);
+  task->spec.held.clear();
+}
+
+void LeasePool::drop_slot(const std::string& key, ProcessId process) {
+  SchedulingClass& cls = classes_[key];
+  const auto found = cls.slots.find(process);
+  if (found == cls.slots.end()) return;
+  protocol::ReturnLease request{found->second.lease, {process}};
+  cls.slots.erase(found);
+  spawn(client_.scope_, return_lease(std::move(request)));
+}
+
+void LeasePool::give_back_idle(const std::string& key) {
+  SchedulingClass& cls = classes_[key];
+  if (!cls.queue.empty()) return;
+  std::map<LeaseId, std::vector<ProcessId>> idle;
+  for (const auto& [process, slot] : cls.slots) {
+    if (!slot.busy) idle[slot.lease].push_back(process);
+  }
+  for (auto& [lease, processes] : idle) {
+    for (const ProcessId process : processes) cls.slots.erase(process);
+    protocol::ReturnLease request{lease, std::move(processes)};
+    spawn(client_.scope_, return_lease(std::move(request)));
+  }
+  if (!cls.slots.empty()) pump(key);
+}
+
+Async<void> LeasePool::return_lease(protocol::ReturnLease request) {
+  auto returned =
+      co_await client_.ask_head<Empty>(Method::return_lease, std::move(request), lease_budget);
+  if (!returned) log::debug("lease_return_failed", {{"why", returned.error().message()}});
+}
+
+Async<void> LeasePool::stop() {
+  std::map<LeaseId, std::vector<ProcessId>> all;
+  for (auto& [key, cls] : classes_) {
+    cls.queue.clear();
+    if (cls.linger != 0) client_.environment_.clock.cancel(std::exchange(cls.linger, 0));
+    for (const auto& [process, slot] : cls.slots) all[slot.lease];
+    cls.slots.clear();
+  }
+  for (const auto& [lease, processes] : all) {
+    protocol::ReturnLease request{lease, {}};
+    auto returned =
+        co_await client_.ask_head<Empty>(Method::return_lease, request, std::chrono::seconds(1));
+    if (!returned) co_return;  // The head takes them back by itself when this process is gone.
+  }
+}
+
+}  // namespace troupe::client

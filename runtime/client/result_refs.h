@@ -1,0 +1,22 @@
+// The side channel of refs inside results. The plugin ABI carries a result's bytes alone; code built
+// with the C++ SDK also tells the host, on the same thread and just before it replies, which refs the
+// bytes hold, so that they outlive the callee's own handles.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "client/client.h"
+
+namespace troupe::client {
+
+struct HeldRef {
+  ObjectName name;
+  std::shared_ptr<const void> keep_alive;  // Dropped once the reply holds the ref by itself.
+};
+
+// Of the calling thread.
+void put_result_refs(std::vector<HeldRef> refs);
+std::vector<HeldRef> take_result_refs();
+
+}  // namespace troupe::client

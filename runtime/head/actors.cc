@@ -1,0 +1,519 @@
+#include "head/actors.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "head/waiting.h"
+
+namespace troupe::head {
+
+namespace {
+
+constexpr size_t name_bytes_max = 256;
+constexpr size_t path_bytes_max = 4096;
+constexpr size_t arguments_bytes_max = size_t{1} << 20;
+constexpr size_t entries_max = 256;
+constexpr Duration stop_budget = std::chrono::seconds(30);
+
+constexpr const char* names[] = {"pending", "starting", "alive", "restarting", "dead"};
+const char* name_of(ActorState state) {
+  return names[static_cast<size_t>(state)];
+}
+ActorState state_from(const std::string& name) {
+  for (size_t i = 0; i < std::size(names); ++i) {
+    if (name == names[i]) return static_cast<ActorState>(i);
+  }
+  return ActorState::pending;
+}
+
+scheduler::Devices shares_of(const StoredActor& stored, const scheduler::ResourceVector& demand) {
+  const int64_t each = std::min(demand.gpu_milli, scheduler::whole_gpu_milli);
+  scheduler::Devices shares;
+  for (const uint32_t device : stored.devices) shares.push_back({device, each});
+  return shares;
+}
+
+scheduler::ActorRequested request_of(const protocol::ActorSpec& spec, bool restart) {
+  scheduler::ActorRequested request;
+  request.actor = spec.actor;
+  request.job = spec.job;
+  if (auto demand = to_resources(spec.demand))
+    request.demand = std::move(*demand);  // Checked before.
+  request.priority = spec.priority;
+  request.restart = restart;
+  if (!spec.node.is_nil()) request.affinity.node = spec.node;
+  if (spec.strategy == "spread") request.strategy = scheduler::Strategy::spread;
+  return request;
+}
+
+bool is_permanent(Code code) {
+  return code == Code::invalid || code == Code::not_found || code == Code::unimplemented ||
+         code == Code::denied;
+}
+
+}  // namespace
+
+Actors::Actors(transport::Environment environment, const HeadOptions& options, Scope& scope,
+               Journal& journal, Membership& membership, Placement& placement)
+    : environment_(environment),
+      options_(options),
+      scope_(scope),
+      journal_(journal),
+      membership_(membership),
+      placement_(placement) {}
+
+void Actors::restore(std::vector<StoredActor> stored_actors) {
+  std::vector<ActorId> ids;
+  for (StoredActor& stored : stored_actors) {
+    const ActorId id = stored.record.info.actor;
+    ids.push_back(id);
+    Actor& actor = actors_[id];
+    actor.stored = std::move(stored);
+    actor.state = state_from(actor.info().state);
+    actor.changed = std::make_shared<Event>(environment_.loop);
+    actor.alive_since = environment_.clock.now();
+    if (actor.state == ActorState::dead) {
+      dead_.push_back(id);
+    } else if (!actor.spec().name.empty()) {
+      names_[{actor.spec().name_space, actor.spec().name}] = id;
+    }
+  }
+  for (const ActorId id : ids) {
+    Actor& actor = actors_.at(id);
+    switch (actor.state) {
+      case ActorState::pending:
+      case ActorState::restarting:
+        request_placement(actor, actor.state == ActorState::restarting);
+        break;
+      case ActorState::starting:
+      case ActorState::alive:  // Its worker has a window to come back and tell.
+        if (membership_.is_dead(actor.info().address.node)) {
+          fail(actor, {.reason = "its node is gone", .blameless = true});
+        }
+        break;
+      case ActorState::dead:
+        break;
+    }
+  }
+}
+
+Status Actors::check(const protocol::ActorSpec& spec) const {
+  if (spec.actor.is_nil()) return error(Code::invalid, "an actor needs an id");
+  if (spec.module.empty()) return error(Code::invalid, "an actor needs a module");
+  if (spec.name.size() > name_bytes_max || spec.name_space.size() > name_bytes_max ||
+      spec.class_name.size() > name_bytes_max || spec.deployment.size() > name_bytes_max) {
+    return error(Code::invalid, "names of an actor have at most 256 bytes");
+  }
+  if ((spec.name + spec.name_space).find('\0') != std::string::npos) {
+    return error(Code::invalid, "names of an actor hold no zero byte");
+  }
+  if (spec.module.size() > path_bytes_max) {
+    return error(Code::invalid, "a module's path has at most 4096 bytes");
+  }
+  if (spec.arguments.size() > entries_max || spec.environment.size() > entries_max ||
+      spec.demand.size() > entries_max) {
+    return error(Code::invalid, "an actor has at most 256 arguments, variables and resources");
+  }
+  size_t bytes = 0;
+  for (const protocol::Argument& argument : spec.arguments) bytes += argument.inline_value.size();
+  for (const auto& [name, value] : spec.environment) bytes += name.size() + value.size();
+  if (bytes > arguments_bytes_max) {
+    return error(Code::invalid, fmt::format("an actor's arguments have {} bytes, at most {} are "
+                                            "allowed: put large ones in the object store",
+                                            bytes, arguments_bytes_max));
+  }
+  if (spec.max_restarts < -1) return error(Code::invalid, "max_restarts is -1 or more");
+  if (!spec.strategy.empty() && spec.strategy != "pack" && spec.strategy != "spread") {
+    return error(Code::invalid, "strategy is pack or spread, not " + spec.strategy);
+  }
+  TROUPE_TRY(const auto demand, to_resources(spec.demand));
+  return scheduler::check_demand(demand);
+}
+
+Async<Result<protocol::ActorInfo>> Actors::create(protocol::ActorSpec spec) {
+  TROUPE_CO_CHECK(check(spec));
+  const ActorId id = spec.actor;
+  if (const Actor* same = find(id)) {  // A retry.
+    if (same->spec().module != spec.module || same->spec().class_name != spec.class_name) {
+      co_return error(Code::conflict, fmt::format("actor {} is another one", id.to_string()));
+    }
+    protocol::ActorInfo info = describe(*same);
+    TROUPE_CO_CHECK(co_await journal_.settled(same->written));
+    co_return info;
+  }
+  if (const Actor* namesake = spec.name.empty() ? nullptr : find(spec.name_space, spec.name)) {
+    if (!spec.get_if_exists) {
+      co_return error(Code::conflict,
+                      fmt::format("the name {} in namespace \"{}\" is taken by "
+                                  "actor {}",
+                                  spec.name, spec.name_space, namesake->info().actor.to_string()));
+    }
+    protocol::ActorInfo info = describe(*namesake);
+    TROUPE_CO_CHECK(co_await journal_.settled(namesake->written));
+    co_return info;
+  }
+  if (living() >= options_.actors_max) {
+    co_return error(Code::exhausted, fmt::format("the cluster has {} actors", living()));
+  }
+  TROUPE_CO_CHECK(journal_.admits());
+
+  Actor& actor = actors_[id];
+  actor.changed = std::make_shared<Event>(environment_.loop);
+  protocol::ActorInfo& info = actor.info();
+  info.actor = id;
+  info.job = spec.job;
+  info.name = spec.name;
+  info.name_space = spec.name_space;
+  info.module = spec.module;
+  info.class_name = spec.class_name;
+  info.incarnation = 1;
+  info.deployment = spec.deployment;
+  if (!spec.name.empty()) names_[{spec.name_space, spec.name}] = id;
+  actor.stored.record.spec = std::move(spec);
+  log::info("actor_created", {{"actor", id}, {"job", info.job}, {"name", info.name}});
+  set_state(actor, ActorState::pending);
+  request_placement(actor, false);  // Often places it at once, and the write then says so.
+  protocol::ActorInfo reply = describe(actor);
+  TROUPE_CO_CHECK(co_await journal_.settled(actor.written));
+  co_return reply;
+}
+
+Async<Result<protocol::ActorInfo>> Actors::get(protocol::GetActor request,
+                                               transport::CallContext context) {
+  for (;;) {
+    const Actor* actor =
+        request.actor.is_nil() ? find(request.name_space, request.name) : find(request.actor);
+    if (actor == nullptr) {
+      co_return error(Code::not_found, request.actor.is_nil()
+                                           ? fmt::format("no actor is named {} in namespace \"{}\"",
+                                                         request.name, request.name_space)
+                                           : "there is no actor " + request.actor.to_string());
+    }
+    request.actor = actor->info().actor;  // The one it was when it was asked for.
+    const bool runs =
+        actor->state == ActorState::alive && actor->info().incarnation > request.after;
+    if (runs || actor->state == ActorState::dead) {
+      protocol::ActorInfo info = describe(*actor);
+      TROUPE_CO_CHECK(co_await journal_.settled(actor->written));
+      co_return info;
+    }
+    const Status waited = co_await wait_for_caller(environment_.clock, actor->changed, context);
+    if (waited) continue;
+    const Actor* late = find(request.actor);
+    const std::string why = late ? describe(*late).reason : "";
+    co_return error(waited.error().code(),
+                    fmt::format("actor {} is {}{}{}", request.actor.short_string(),
+                                late ? late->info().state : "gone", why.empty() ? "" : ": ", why));
+  }
+}
+
+Async<Status> Actors::kill(ActorId id, std::string reason) {
+  Actor* actor = look_up(id);
+  if (actor == nullptr) {
+    co_return error(Code::not_found, "there is no actor " + id.to_string());
+  }
+  if (actor->state != ActorState::dead) {
+    TROUPE_CO_CHECK(journal_.admits());
+    die(*actor, reason.empty() ? "it was killed" : std::move(reason));
+  }
+  co_return co_await journal_.settled(actor->written);
+}
+
+void Actors::end_job(JobId job) {
+  if (job.is_nil()) return;
+  std::vector<ActorId> ending;
+  for (const auto& [id, actor] : actors_) {
+    if (actor.spec().job == job && !actor.spec().detached && actor.state != ActorState::dead) {
+      ending.push_back(id);
+    }
+  }
+  for (const ActorId id : ending) {
+    if (Actor* actor = look_up(id)) die(*actor, "its job ended");
+  }
+}
+
+Async<Status> Actors::process_exited(protocol::ProcessExited news) {
+  Actor* actor = look_up(news.actor);
+  if (actor == nullptr) co_return ok();
+  const bool current = actor->info().incarnation == news.incarnation &&
+                       actor->info().address.node == news.node &&
+                       (actor->state == ActorState::starting || actor->state == ActorState::alive);
+  if (current) {
+    TROUPE_CO_CHECK(journal_.admits());
+    fail(*actor, {.reason = news.reason.empty() ? "its process ended" : news.reason});
+  }
+  actor = look_up(news.actor);
+  if (actor == nullptr) co_return ok();
+  co_return co_await journal_.settled(actor->written);
+}
+
+Actor* Actors::look_up(ActorId id) {
+  const auto found = actors_.find(id);
+  return found == actors_.end() ? nullptr : &found->second;
+}
+
+const Actor* Actors::find(ActorId id) const {
+  const auto found = actors_.find(id);
+  return found == actors_.end() ? nullptr : &found->second;
+}
+
+const Actor* Actors::find(const std::string& name_space, const std::string& name) const {
+  const auto found = names_.find({name_space, name});
+  return found == names_.end() ? nullptr : find(found->second);
+}
+
+protocol::ActorInfo Actors::describe(const Actor& actor) const {
+  protocol::ActorInfo info = actor.info();
+  if (actor.state != ActorState::pending && actor.state != ActorState::restarting) return info;
+  const scheduler::RequestId request = info.actor;
+  const auto explained = placement_.view().explain(request);
+  if (explained.state == scheduler::RequestState::unknown) return info;
+  info.reason += (info.reason.empty() ? "" : "; ") + explained.text;
+  return info;
+}
+
+void Actors::request_placement(const Actor& actor, bool restart) {
+  placement_.apply(request_of(actor.spec(), restart));
+}
+
+void Actors::release(ActorId id) {
+  placement_.apply(scheduler::Cancelled{id});
+  placement_.apply(scheduler::ActorReleased{id});
+}
+
+// After a restart of the head its scheduler knows nothing of what runs.
+void Actors::adopt_resources(const Actor& actor) {
+  if (!placement_.view().held(actor.info().actor).empty()) return;
+  auto request = request_of(actor.spec(), false);
+  const scheduler::Placed place{0, actor.info().address.node,
+                                shares_of(actor.stored, request.demand)};
+  scheduler::Adopted adopted{std::move(request), {place}};
+  if (placement_.adopt(std::move(adopted))) return;
+  log::warning("actor_overcommitted", {{"actor", actor.info().actor}, {"node", place.node}});
+}
+
+void Actors::set_state(Actor& actor, ActorState state) {
+  actor.state = state;
+  actor.info().state = name_of(state);
+  Batch batch;
+  put_actor(batch, actor.stored);
+  actor.written = journal_.write(std::move(batch));
+  actor.changed->pulse();
+  if (listener_ != nullptr) listener_->actor_changed(actor);
+}
+
+void Actors::actor_placed(const scheduler::ActorPlaced& placed) {
+  Actor* actor = look_up(placed.actor);
+  const bool waits = actor != nullptr && (actor->state == ActorState::pending ||
+                                          actor->state == ActorState::restarting);
+  if (!waits) return release(placed.actor);
+  actor->info().address = {};
+  actor->info().address.node = placed.node;
+  actor->stored.devices.clear();
+  for (const auto& share : placed.devices) actor->stored.devices.push_back(share.device);
+  set_state(*actor, ActorState::starting);
+  actor->start_runs = true;
+  spawn(scope_, start(placed.actor, actor->info().incarnation));
+}
+
+Async<void> Actors::start(ActorId id, uint32_t incarnation) {
+  // The incarnation is on disk before any process may call itself so.
+  const Actor* begun = find(id);
+  if (begun == nullptr) co_return;
+  const Status durable = co_await journal_.settled(begun->written);
+  if (!durable) co_return;
+  const auto still_starting = [this, id, incarnation] {
+    const Actor* actor = find(id);
+    return actor != nullptr && actor->state == ActorState::starting &&
+           actor->info().incarnation == incarnation;
+  };
+  if (!still_starting()) co_return;
+  const Actor* actor = find(id);
+  const NodeId node = actor->info().address.node;
+  protocol::StartActor request;
+  request.epoch = membership_.epoch();
+  request.incarnation = incarnation;
+  request.spec = actor->spec();
+  request.devices = actor->stored.devices;
+  auto started = co_await membership_.call<protocol::ProcessStarted>(
+      node, transport::Method::start_actor, request, options_.actor_start_budget, still_starting);
+  if (!still_starting()) co_return;
+  Actor& current = *look_up(id);
+  current.start_runs = false;
+  if (started) {
+    set_alive(current, started->address, started->pid);
+  } else if (membership_.is_dead(node)) {
+    fail(current, {.reason = started.error().message(), .blameless = true});
+  } else {
+    const bool permanent = is_permanent(started.error().code());
+    fail(current, {.reason = "it did not start: " + started.error().message(),
+                   .permanent = permanent,
+                   .may_still_run = true});
+  }
+}
+
+void Actors::set_alive(Actor& actor, const protocol::ProcessAddress& address, uint32_t pid) {
+  const NodeId node = actor.info().address.node;
+  actor.info().address = address;
+  actor.info().address.node = node;
+  actor.info().pid = pid;
+  actor.info().reason.clear();
+  actor.alive_since = environment_.clock.now();
+  set_state(actor, ActorState::alive);
+  log::info(
+      "actor_alive",
+      {{"actor", actor.info().actor}, {"incarnation", actor.info().incarnation}, {"node", node}});
+}
+
+void Actors::fail(Actor& actor, Failure failure) {
+  protocol::ActorInfo& info = actor.info();
+  const ActorId id = info.actor;
+  log::warning("actor_failed",
+               {{"actor", id}, {"incarnation", info.incarnation}, {"why", failure.reason}});
+  const bool lived = actor.state == ActorState::alive &&
+                     environment_.clock.now() - actor.alive_since >= options_.quick_failure;
+  if (lived || failure.blameless) actor.quick_failures = 0;
+  if (!failure.blameless) ++actor.quick_failures;
+  actor.start_runs = false;
+  const int32_t allowed = actor.spec().max_restarts;
+  const bool bounded_out = allowed >= 0 && info.incarnation > static_cast<uint32_t>(allowed);
+  // A deployment decides by itself when to give up.
+  const bool hopeless = failure.permanent && actor.spec().deployment.empty();
+  if (bounded_out || hopeless) {
+    const std::string spent =
+        bounded_out && allowed > 0 ? fmt::format(" (after {} restarts)", allowed) : std::string();
+    return die(actor, failure.reason + spent);
+  }
+  if (failure.may_still_run) {
+    spawn(scope_, stop(id, info.incarnation, info.address.node, actor.written));
+  }
+  ++info.incarnation;
+  info.reason = std::move(failure.reason);
+  info.address = {};
+  info.pid = 0;
+  actor.stored.devices.clear();
+  const uint32_t incarnation = info.incarnation;
+  set_state(actor, ActorState::restarting);
+  release(id);
+  const Actor* now = find(id);
+  if (now == nullptr || now->state != ActorState::restarting) return;
+  const Duration delay = backoff(*now);
+  if (delay > Duration::zero()) {
+    spawn(scope_, restart_later(id, incarnation, delay));
+  } else {
+    request_placement(*now, true);
+  }
+}
+
+// The first failure costs no wait; then it doubles.
+Duration Actors::backoff(const Actor& actor) const {
+  if (actor.quick_failures <= 1) return Duration::zero();
+  const uint32_t doublings = std::min<uint32_t>(actor.quick_failures - 2, 20);
+  return std::min(options_.backoff_min * (int64_t{1} << doublings), options_.backoff_max);
+}
+
+Async<void> Actors::restart_later(ActorId id, uint32_t incarnation, Duration delay) {
+  co_await sleep_for(environment_.clock, delay);
+  const Actor* actor = find(id);
+  if (actor == nullptr || actor->state != ActorState::restarting ||
+      actor->info().incarnation != incarnation) {
+    co_return;
+  }
+  request_placement(*actor, true);
+}
+
+void Actors::die(Actor& actor, std::string reason) {
+  protocol::ActorInfo& info = actor.info();
+  const ActorId id = info.actor;
+  const NodeId node = info.address.node;
+  const bool had_process = actor.state == ActorState::starting || actor.state == ActorState::alive;
+  if (!actor.spec().name.empty()) names_.erase({actor.spec().name_space, actor.spec().name});
+  info.reason = std::move(reason);
+  info.pid = 0;
+  set_state(actor, ActorState::dead);
+  log::info("actor_dead", {{"actor", id}, {"name", info.name}, {"why", info.reason}});
+  dead_.push_back(id);
+  if (had_process && !node.is_nil()) {
+    spawn(scope_, stop(id, info.incarnation, node, actor.written));
+  } else {
+    release(id);
+  }
+  forget_oldest();
+}
+
+void Actors::forget_oldest() {
+  while (dead_.size() > options_.history_max) {
+    const ActorId id = dead_.front();
+    dead_.pop_front();
+    actors_.erase(id);
+    Batch batch;
+    erase_actor(batch, id);
+    journal_.write(std::move(batch));
+  }
+}
+
+Async<void> Actors::stop(ActorId id, uint32_t incarnation, NodeId node, Journal::Ticket after) {
+  if (!co_await journal_.settled(after)) co_return;
+  protocol::StopActor request;
+  request.epoch = membership_.epoch();
+  request.actor = id;
+  request.incarnation = incarnation;
+  request.grace_us = static_cast<uint64_t>(options_.stop_grace / std::chrono::microseconds(1));
+  auto stopped = co_await membership_.call<protocol::Empty>(
+      node, transport::Method::stop_actor, request, stop_budget, [] { return true; });
+  if (!stopped && !membership_.is_dead(node)) {
+    log::warning("actor_stop_failed", {{"actor", id}, {"why", stopped.error()}});
+  }
+  const Actor* actor = find(id);
+  if (actor == nullptr || actor->state == ActorState::dead) release(id);
+}
+
+void Actors::node_registered(const protocol::RegisterNode& node) {
+  const NodeId here = node.address.node;
+  std::map<ActorId, const protocol::RunningActor*> listed;
+  for (const protocol::RunningActor& running : node.actors) listed[running.actor] = &running;
+  std::vector<ActorId> ours;
+  for (const auto& [id, actor] : actors_) {
+    const bool placed = actor.state == ActorState::starting || actor.state == ActorState::alive;
+    if (placed && actor.info().address.node == here) ours.push_back(id);
+  }
+  for (const ActorId id : ours) {
+    Actor& actor = actors_.at(id);
+    const auto found = listed.find(id);
+    const bool runs =
+        found != listed.end() && found->second->incarnation == actor.info().incarnation;
+    if (runs || actor.state == ActorState::starting) adopt_resources(actor);
+    if (runs) {
+      const protocol::RunningActor& running = *found->second;
+      const bool known = actor.state == ActorState::alive &&
+                         actor.info().address.process == running.address.process;
+      if (!known) set_alive(actor, running.address, running.pid);
+      listed.erase(found);
+    } else if (actor.state == ActorState::alive) {
+      fail(actor,
+           {.reason = "its process was gone when its node came back", .may_still_run = true});
+    } else if (!actor.start_runs) {
+      actor.start_runs = true;
+      spawn(scope_, start(id, actor.info().incarnation));
+    }
+  }
+  for (const auto& [id, running] : listed) {
+    log::info("stale_actor_stopped", {{"actor", id}, {"incarnation", running->incarnation}});
+    spawn(scope_, stop(id, running->incarnation, here, 0));
+  }
+}
+
+void Actors::node_lost(NodeId node, const std::string& reason) {
+  std::vector<ActorId> lost;
+  for (const auto& [id, actor] : actors_) {
+    const bool placed = actor.state == ActorState::starting || actor.state == ActorState::alive;
+    if (placed && actor.info().address.node == node) lost.push_back(id);
+  }
+  for (const ActorId id : lost) {
+    if (Actor* actor = look_up(id)) fail(*actor, {.reason = reason, .blameless = true});
+  }
+}
+
+}  // namespace troupe::head

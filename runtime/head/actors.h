@@ -1,0 +1,110 @@
+// The directory of actors: where each lives, and the machine that brings them to life again.
+//
+//   pending -> starting -> alive -> (restarting -> starting -> alive)* -> dead
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "head/membership.h"
+#include "head/placement.h"
+
+namespace troupe::head {
+
+enum class ActorState : uint8_t { pending, starting, alive, restarting, dead };
+
+struct Actor {
+  StoredActor stored;
+  ActorState state = ActorState::pending;
+  Journal::Ticket written = 0;
+  std::shared_ptr<Event> changed;
+  uint32_t quick_failures = 0;  // In a row.
+  Instant alive_since;
+  bool start_runs = false;  // A coroutine asks the worker for this incarnation.
+
+  const protocol::ActorSpec& spec() const { return stored.record.spec; }
+  protocol::ActorInfo& info() { return stored.record.info; }
+  const protocol::ActorInfo& info() const { return stored.record.info; }
+};
+
+class ActorListener {
+ public:
+  virtual ~ActorListener() = default;
+  // Within the turn of the change: look, do not touch.
+  virtual void actor_changed(const Actor& actor) = 0;
+};
+
+class Actors : public NodeListener, public PlacementListener {
+ public:
+  Actors(transport::Environment environment, const HeadOptions& options, Scope& scope,
+         Journal& journal, Membership& membership, Placement& placement);
+
+  void set_listener(ActorListener& listener) { listener_ = &listener; }
+  void restore(std::vector<StoredActor> actors);
+
+  // Durable on return; does not wait until it runs. Idempotent by id. Errors: invalid, conflict
+  // (the name is taken, or the id by another actor), exhausted.
+  Async<Result<protocol::ActorInfo>> create(protocol::ActorSpec spec);
+  // Waits until it is alive in an incarnation above `after`, or dead. Errors: not_found,
+  // deadline_exceeded (says what it waits for), cancelled.
+  Async<Result<protocol::ActorInfo>> get(protocol::GetActor request,
+                                         transport::CallContext context);
+  // Durable on return. Its process may end a little later. Errors: not_found.
+  Async<Status> kill(ActorId actor, std::string reason);
+  // Kills those that do not outlive the job.
+  void end_job(JobId job);
+  // A process ended; late and repeated news change nothing.
+  Async<Status> process_exited(protocol::ProcessExited news);
+
+  const Actor* find(ActorId actor) const;
+  const Actor* find(const std::string& name_space, const std::string& name) const;
+  const std::map<ActorId, Actor>& all() const { return actors_; }
+  // With the reason why it waits.
+  protocol::ActorInfo describe(const Actor& actor) const;
+  size_t living() const { return actors_.size() - dead_.size(); }
+
+  void node_registered(const protocol::RegisterNode& node) override;
+  void node_lost(NodeId node, const std::string& reason) override;
+  void actor_placed(const scheduler::ActorPlaced& placed) override;
+
+ private:
+  struct Failure {
+    std::string reason;
+    bool permanent = false;      // Another start would fail as well.
+    bool blameless = false;      // Not the actor's fault: no back-off.
+    bool may_still_run = false;  // The worker is told to stop it.
+  };
+  using Name = std::pair<std::string, std::string>;
+
+  Actor* look_up(ActorId actor);
+  Status check(const protocol::ActorSpec& spec) const;
+  void request_placement(const Actor& actor, bool restart);
+  void release(ActorId actor);
+  void adopt_resources(const Actor& actor);
+  // Writes the row, wakes those who wait, tells the listener.
+  void set_state(Actor& actor, ActorState state);
+  void set_alive(Actor& actor, const protocol::ProcessAddress& address, uint32_t pid);
+  void fail(Actor& actor, Failure failure);
+  void die(Actor& actor, std::string reason);
+  void forget_oldest();
+  Duration backoff(const Actor& actor) const;
+  Async<void> start(ActorId id, uint32_t incarnation);
+  Async<void> restart_later(ActorId id, uint32_t incarnation, Duration delay);
+  // Asks until the process is gone or its node is; then frees what a dead actor held.
+  Async<void> stop(ActorId id, uint32_t incarnation, NodeId node, Journal::Ticket after);
+
+  transport::Environment environment_;
+  const HeadOptions& options_;
+  Scope& scope_;
+  Journal& journal_;
+  Membership& membership_;
+  Placement& placement_;
+  ActorListener* listener_ = nullptr;
+  std::map<ActorId, Actor> actors_;
+  std::map<Name, ActorId> names_;  // Of those that are not dead.
+  std::deque<ActorId> dead_;       // The latest; older ones are forgotten.
+};
+
+}  // namespace troupe::head

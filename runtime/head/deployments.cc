@@ -1,0 +1,310 @@
+#include "head/deployments.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <cctype>
+
+#include "base/log.h"
+
+namespace troupe::head {
+
+namespace {
+
+constexpr char name_space[] = "deployments";
+constexpr uint32_t failures_max = 3;  // Quick ones in a row, of one replica.
+constexpr uint32_t replicas_max = 1000;
+constexpr size_t name_bytes_max = 128;
+constexpr size_t config_bytes_max = 256 << 10;
+
+std::string replica_name(const std::string& deployment, uint32_t index) {
+  return fmt::format("{}#{}", deployment, index);
+}
+
+// Whether the replicas of `a` serve as those of `b`, but for their number.
+bool same_replicas(const protocol::DeploymentSpec& a, const protocol::DeploymentSpec& b) {
+  protocol::DeploymentSpec counted = a;
+  counted.replicas = b.replicas;
+  return protocol::encode(counted) == protocol::encode(b);
+}
+
+}  // namespace
+
+Deployments::Deployments(transport::Environment environment, const HeadOptions& options,
+                         Scope& scope, Journal& journal, Actors& actors)
+    : environment_(environment),
+      options_(options),
+      scope_(scope),
+      journal_(journal),
+      actors_(actors),
+      changed_(environment.loop) {}
+
+void Deployments::restore(std::vector<protocol::DeploymentInfo> stored) {
+  for (protocol::DeploymentInfo& info : stored) {
+    const std::string name = info.spec.name;
+    Deployment& deployment = deployments_[name];
+    deployment.spec = std::move(info.spec);
+    deployment.version = info.version;
+    if (info.state == "failed") deployment.failure = info.reason;
+  }
+  for (const auto& [name, deployment] : deployments_) reconcile(name);
+}
+
+Status Deployments::check(const protocol::DeploymentSpec& spec) const {
+  const auto plain = [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.' || c == '/' || c == ':';
+  };
+  if (spec.name.empty() || spec.name.size() > name_bytes_max ||
+      !std::all_of(spec.name.begin(), spec.name.end(), plain)) {
+    return error(Code::invalid, "a deployment's name has 1 to 128 letters, digits or -_./:");
+  }
+  if (spec.module.empty() || spec.class_name.empty()) {
+    return error(Code::invalid, "a deployment needs a plugin and an actor class");
+  }
+  if (spec.replicas == 0 || spec.replicas > replicas_max) {
+    return error(Code::invalid, fmt::format("a deployment has 1 to {} replicas", replicas_max));
+  }
+  if (spec.config.size() > config_bytes_max) {
+    return error(Code::invalid, "a deployment's configuration has at most 256 KiB");
+  }
+  TROUPE_TRY(const auto demand, to_resources(spec.demand));
+  return scheduler::check_demand(demand);
+}
+
+Async<Result<protocol::DeploymentInfo>> Deployments::deploy(protocol::DeploymentSpec spec) {
+  TROUPE_CO_CHECK(check(spec));
+  const std::string name = spec.name;
+  auto found = deployments_.find(name);
+  const bool unchanged = found != deployments_.end() && found->second.failure.empty() &&
+                         protocol::encode(found->second.spec) == protocol::encode(spec);
+  if (!unchanged) {
+    if (found == deployments_.end() && deployments_.size() >= options_.deployments_max) {
+      co_return error(Code::exhausted,
+                      fmt::format("the cluster has {} deployments", deployments_.size()));
+    }
+    TROUPE_CO_CHECK(journal_.admits());
+    Deployment& deployment = deployments_[name];
+    const bool scaled = found != deployments_.end() && deployment.failure.empty() &&
+                        same_replicas(deployment.spec, spec);
+    deployment.spec = std::move(spec);
+    deployment.failure.clear();
+    if (!scaled) ++deployment.version;  // The replicas of older versions go.
+    log::info("deployed", {{"deployment", name},
+                           {"version", deployment.version},
+                           {"replicas", deployment.spec.replicas}});
+    write(deployment);
+    reconcile(name);
+  }
+  found = deployments_.find(name);
+  protocol::DeploymentInfo info = describe(found->second);
+  TROUPE_CO_CHECK(co_await journal_.settled(found->second.written));
+  co_return info;
+}
+
+Async<Status> Deployments::undeploy(std::string name) {
+  const auto found = deployments_.find(name);
+  if (found == deployments_.end()) {
+    co_return error(Code::not_found, fmt::format("no deployment is called '{}': see 'troupe list "
+                                                 "deployments'",
+                                                 name));
+  }
+  TROUPE_CO_CHECK(journal_.admits());
+  deployments_.erase(found);
+  Batch batch;
+  erase_deployment(batch, name);
+  const Journal::Ticket written = journal_.write(std::move(batch));
+  log::info("undeployed", {{"deployment", name}});
+  announce();
+  std::vector<ActorId> replicas;
+  for (const Actor* actor : replicas_of(name)) replicas.push_back(actor->info().actor);
+  for (const ActorId id : replicas) {
+    auto killed = co_await actors_.kill(id, "its deployment was removed");
+    if (!killed) log::warning("replica_not_killed", {{"actor", id}, {"why", killed.error()}});
+  }
+  co_return co_await journal_.settled(written);
+}
+
+std::vector<const Actor*> Deployments::replicas_of(const std::string& name) const {
+  std::vector<const Actor*> replicas;
+  for (const auto& [id, actor] : actors_.all()) {
+    if (actor.spec().deployment == name && actor.state != ActorState::dead) {
+      replicas.push_back(&actor);
+    }
+  }
+  std::sort(replicas.begin(), replicas.end(), [](const Actor* a, const Actor* b) {
+    return std::pair(a->spec().name.size(), a->spec().name) <
+           std::pair(b->spec().name.size(), b->spec().name);
+  });
+  return replicas;
+}
+
+protocol::DeploymentInfo Deployments::describe(const Deployment& deployment) const {
+  protocol::DeploymentInfo info;
+  info.spec = deployment.spec;
+  info.version = deployment.version;
+  size_t alive = 0;
+  for (const Actor* actor : replicas_of(deployment.spec.name)) {
+    info.replicas.push_back(actors_.describe(*actor));
+    if (actor->state == ActorState::alive) {
+      ++alive;
+    } else if (info.reason.empty()) {
+      info.reason = info.replicas.back().reason;
+    }
+  }
+  if (!deployment.failure.empty()) {
+    info.state = "failed";
+    info.reason = deployment.failure;
+  } else if (alive >= deployment.spec.replicas) {
+    info.state = "ready";
+    info.reason.clear();
+  } else {
+    info.state = alive > 0 ? "degraded" : "starting";
+  }
+  return info;
+}
+
+std::vector<protocol::DeploymentInfo> Deployments::list() const {
+  std::vector<protocol::DeploymentInfo> infos;
+  for (const auto& [name, deployment] : deployments_) infos.push_back(describe(deployment));
+  return infos;
+}
+
+void Deployments::write(Deployment& deployment) {
+  Batch batch;
+  protocol::DeploymentInfo info;
+  info.spec = deployment.spec;
+  info.version = deployment.version;
+  info.state = deployment.failure.empty() ? "" : "failed";
+  info.reason = deployment.failure;
+  put_deployment(batch, std::move(info));
+  deployment.written = journal_.write(std::move(batch));
+  announce();
+}
+
+void Deployments::announce() {
+  ++revision_;
+  changed_.pulse();
+}
+
+Async<Status> Deployments::watch(transport::CallContext context, transport::OutgoingStream& out) {
+  using namespace boost::asio::experimental::awaitable_operators;
+  for (;;) {
+    const uint64_t seen = revision_;
+    protocol::DeploymentList now{list()};
+    TROUPE_CO_CHECK(co_await out.send(protocol::encode(now)));
+    while (revision_ == seen) {
+      co_await (changed_.wait() || context.cancelled->wait());
+      if (context.cancelled->is_set()) co_return error(Code::cancelled, "the watcher left");
+    }
+  }
+}
+
+void Deployments::actor_changed(const Actor& actor) {
+  const std::string& name = actor.spec().deployment;
+  if (name.empty()) return;
+  announce();
+  const auto found = deployments_.find(name);
+  if (found == deployments_.end() || !found->second.failure.empty()) return;
+  if (actor.quick_failures >= failures_max) {
+    found->second.failure = actor.info().reason;
+    log::warning("deployment_failed", {{"deployment", name}, {"why", found->second.failure}});
+    write(found->second);
+    spawn(scope_, give_up(name, found->second.version));
+  } else if (actor.state == ActorState::dead) {
+    reconcile(name);
+  }
+}
+
+Async<void> Deployments::give_up(std::string name, uint64_t version) {
+  for (;;) {
+    const auto found = deployments_.find(name);
+    if (found == deployments_.end() || found->second.version != version) co_return;
+    const auto replicas = replicas_of(name);
+    if (replicas.empty()) co_return;
+    auto killed = co_await actors_.kill(replicas.front()->info().actor, found->second.failure);
+    if (!killed) co_return;
+  }
+}
+
+void Deployments::reconcile(const std::string& name) {
+  Deployment& deployment = deployments_.at(name);
+  if (deployment.reconciling) {
+    deployment.again = true;
+    return;
+  }
+  deployment.reconciling = true;
+  spawn(scope_, reconcile_until_done(name));
+}
+
+Async<void> Deployments::reconcile_until_done(std::string name) {
+  for (;;) {
+    co_await reconcile_once(name);
+    const auto found = deployments_.find(name);
+    if (found == deployments_.end()) co_return;
+    if (!std::exchange(found->second.again, false)) {
+      found->second.reconciling = false;
+      co_return;
+    }
+  }
+}
+
+Async<void> Deployments::reconcile_once(std::string name) {
+  auto found = deployments_.find(name);
+  if (found == deployments_.end()) co_return;
+  const protocol::DeploymentSpec spec = found->second.spec;
+  const uint64_t version = found->second.version;
+  const bool given_up = !found->second.failure.empty();
+  const auto current = [this, &name, version] {
+    const auto now = deployments_.find(name);
+    return now != deployments_.end() && now->second.version == version;
+  };
+  const std::string mark = std::to_string(version);
+  // The version is in the environment, so that a replica tells which spec it came from.
+  const auto is_of_version = [&mark](const Actor& actor) {
+    return std::any_of(actor.spec().environment.begin(), actor.spec().environment.end(),
+                       [&](const auto& variable) {
+                         return variable.name == "TROUPE_DEPLOYMENT_VERSION" &&
+                                variable.value == mark;
+                       });
+  };
+  std::vector<ActorId> surplus;
+  std::vector<bool> present(spec.replicas, false);
+  for (const Actor* actor : replicas_of(name)) {
+    bool wanted = false;
+    for (uint32_t i = 0; i < spec.replicas && !given_up && is_of_version(*actor); ++i) {
+      if (actor->spec().name != replica_name(name, i)) continue;
+      present[i] = true;
+      wanted = true;
+    }
+    if (!wanted) surplus.push_back(actor->info().actor);
+  }
+  for (const ActorId id : surplus) {
+    auto killed = co_await actors_.kill(id, "its deployment changed");
+    if (!killed) log::warning("replica_not_killed", {{"actor", id}, {"why", killed.error()}});
+  }
+  for (uint32_t i = 0; i < spec.replicas && !given_up; ++i) {
+    if (present[i]) continue;
+    if (!current()) co_return;
+    protocol::ActorSpec actor;
+    actor.actor = ActorId::random(environment_.random);
+    actor.name = replica_name(name, i);
+    actor.name_space = name_space;
+    actor.module = spec.module;
+    actor.class_name = spec.class_name;
+    actor.arguments = {{to_bytes(spec.config), {}, {}}};
+    actor.demand = spec.demand;
+    actor.max_restarts = -1;
+    actor.detached = true;
+    actor.environment = spec.environment;
+    actor.environment.push_back({"TROUPE_DEPLOYMENT_VERSION", mark});
+    actor.strategy = "spread";
+    actor.deployment = name;
+    auto created = co_await actors_.create(std::move(actor));
+    if (!created) {
+      log::warning("replica_not_created", {{"deployment", name}, {"why", created.error()}});
+    }
+  }
+}
+
+}  // namespace troupe::head

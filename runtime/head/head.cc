@@ -1,0 +1,359 @@
+#include "head/head.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "head/actors.h"
+#include "head/deployments.h"
+#include "head/jobs.h"
+#include "head/journal.h"
+#include "head/leases.h"
+#include "head/membership.h"
+#include "head/placement.h"
+#include "head/tables.h"
+#include "transport/peer.h"
+
+namespace troupe::head {
+
+using protocol::Empty;
+using transport::CallContext;
+using transport::Message;
+using transport::Method;
+using transport::OutgoingStream;
+using transport::PeerIdentity;
+using transport::Role;
+
+namespace {
+
+constexpr Duration greet_budget = std::chrono::seconds(10);
+constexpr Duration job_end_budget = std::chrono::seconds(30);
+constexpr size_t pending_shown_max = 100;
+
+// Workers speak of themselves; everybody of the cluster may ask for the rest.
+Status admits(Method method, const PeerIdentity& identity) {
+  const bool of_node = identity.local || identity.role == Role::node;
+  switch (method) {
+    case Method::register_node:
+    case Method::heartbeat:
+    case Method::process_exited:
+      if (of_node) return ok();
+      break;
+    default:
+      if (of_node || identity.role == Role::gateway || identity.role == Role::client ||
+          identity.role == Role::admin) {
+        return ok();
+      }
+  }
+  log::info(
+      "audit",
+      {{"who", identity.name}, {"what", protocol::method_name(method)}, {"decision", "refused"}});
+  return error(Code::denied, fmt::format("{} may not ask the head for {}", identity.name,
+                                         protocol::method_name(method)));
+}
+
+}  // namespace
+
+// Everything that exists only once the epoch is known.
+struct Head::Parts : JobListener {
+  Parts(transport::Environment env, const HeadOptions& head_options, Scope& owner, Store& store,
+        uint64_t new_epoch)
+      : environment(env),
+        options(head_options),
+        scope(owner),
+        epoch(new_epoch),
+        journal(env, owner, store, new_epoch),
+        membership(env, head_options, owner, journal, new_epoch),
+        placement(env, head_options),
+        actors(env, head_options, owner, journal, membership, placement),
+        leases(env, head_options, owner, membership, placement),
+        jobs(env, head_options, owner, journal),
+        deployments(env, head_options, owner, journal, actors) {
+    placement.set_actor_listener(actors);
+    placement.set_lease_listener(leases);
+    membership.add_listener(placement);
+    membership.add_listener(actors);
+    membership.add_listener(leases);
+    actors.set_listener(deployments);
+    jobs.set_listener(*this);
+    started_unix_us = static_cast<uint64_t>(env.clock.wall_now().time_since_epoch() /
+                                            std::chrono::microseconds(1));
+  }
+
+  void job_ended(const protocol::JobInfo& job, Journal::Ticket) override {
+    actors.end_job(job.job);
+    leases.end_job(job.job);
+    protocol::EndJob news{job.job, job.state == "succeeded", {}};
+    for (const NodeId node : membership.alive_nodes()) spawn(scope, tell_job_end(node, news));
+  }
+
+  Async<void> tell_job_end(NodeId node, protocol::EndJob news) {
+    auto told = co_await membership.call<Empty>(node, Method::job_ended, news, job_end_budget,
+                                                [] { return true; });
+    if (!told) log::debug("job_end_not_told", {{"node", node}, {"why", told.error()}});
+  }
+
+  // --- The answers.
+
+  Async<Result<protocol::NodeRegistered>> register_node(protocol::RegisterNode request,
+                                                        CallContext call) {
+    return membership.register_node(std::move(request), std::move(call.peer));
+  }
+  Async<Result<protocol::HeartbeatReply>> heartbeat(protocol::Heartbeat beat, CallContext call) {
+    co_return membership.heartbeat(beat, call.peer);
+  }
+  Async<Result<Empty>> process_exited(protocol::ProcessExited news, CallContext) {
+    leases.process_exited(news);
+    auto taken = co_await actors.process_exited(std::move(news));
+    if (!taken) co_return std::move(taken).error();
+    co_return Empty{};
+  }
+  Async<Result<Empty>> begin_job(protocol::BeginJob request, CallContext call) {
+    auto begun = co_await jobs.begin(std::move(request), std::move(call.peer));
+    if (!begun) co_return std::move(begun).error();
+    co_return Empty{};
+  }
+  Async<Result<Empty>> end_job(protocol::EndJob request, CallContext) {
+    auto ended = co_await jobs.end(std::move(request));
+    if (!ended) co_return std::move(ended).error();
+    co_return Empty{};
+  }
+  Async<Result<protocol::ActorInfo>> create_actor(protocol::ActorSpec spec, CallContext) {
+    TROUPE_CO_CHECK(jobs.admits(spec.job));
+    co_return co_await actors.create(std::move(spec));
+  }
+  Async<Result<protocol::ActorInfo>> get_actor(protocol::GetActor request, CallContext call) {
+    return actors.get(std::move(request), std::move(call));
+  }
+  Async<Result<Empty>> kill_actor(protocol::KillActor request, CallContext) {
+    auto killed = co_await actors.kill(request.actor, std::move(request.reason));
+    if (!killed) co_return std::move(killed).error();
+    co_return Empty{};
+  }
+  Async<Result<protocol::LeaseGranted>> request_lease(protocol::RequestLease request,
+                                                      CallContext call) {
+    TROUPE_CO_CHECK(jobs.admits(request.job));
+    co_return co_await leases.request(std::move(request), std::move(call));
+  }
+  Async<Result<protocol::LeaseGranted>> renew_lease(protocol::RenewLease request, CallContext) {
+    co_return leases.renew(request.lease);
+  }
+  Async<Result<Empty>> return_lease(protocol::ReturnLease request, CallContext) {
+    leases.give_back(request);
+    co_return Empty{};
+  }
+  Async<Result<protocol::DeploymentInfo>> deploy(protocol::DeploymentSpec spec, CallContext) {
+    return deployments.deploy(std::move(spec));
+  }
+  Async<Result<Empty>> undeploy(protocol::NameOf request, CallContext) {
+    auto gone = co_await deployments.undeploy(std::move(request.name));
+    if (!gone) co_return std::move(gone).error();
+    co_return Empty{};
+  }
+  Async<Result<protocol::NodeList>> list_nodes(Empty, CallContext) {
+    protocol::NodeList list{membership.list()};
+    std::map<NodeId, scheduler::NodeView> views;
+    for (auto& view : placement.view().nodes()) views[view.node] = std::move(view);
+    std::map<NodeId, uint32_t> living;
+    for (const auto& [id, actor] : actors.all()) {
+      if (actor.state == ActorState::alive) ++living[actor.info().address.node];
+    }
+    for (protocol::NodeInfo& node : list.items) {
+      const NodeId id = node.address.node;
+      if (const auto view = views.find(id); view != views.end() && node.state != "dead") {
+        node.available = to_amounts(view->second.available);
+        std::erase_if(node.available, [&](const auto& amount) {
+          return std::none_of(node.total.begin(), node.total.end(),
+                              [&](const auto& total) { return total.name == amount.name; });
+        });
+      }
+      if (node.state == "dead") continue;
+      node.actors = living[id];
+      node.slots = static_cast<uint32_t>(leases.slots_on(id));
+    }
+    co_return list;
+  }
+  Async<Result<protocol::ActorList>> list_actors(Empty, CallContext) {
+    protocol::ActorList list;
+    for (const auto& [id, actor] : actors.all()) list.items.push_back(actors.describe(actor));
+    co_return list;
+  }
+  Async<Result<protocol::JobList>> list_jobs(Empty, CallContext) {
+    co_return protocol::JobList{jobs.list()};
+  }
+  Async<Result<protocol::DeploymentList>> list_deployments(Empty, CallContext) {
+    co_return protocol::DeploymentList{deployments.list()};
+  }
+  Async<Result<protocol::ClusterInfo>> cluster_info(Empty, CallContext) {
+    protocol::ClusterInfo info;
+    info.cluster = options.cluster;
+    info.epoch = epoch;
+    info.version = options.version;
+    info.started_unix_us = started_unix_us;
+    info.pid = options.pid;
+    info.nodes = static_cast<uint32_t>(membership.alive());
+    info.actors = static_cast<uint32_t>(actors.living());
+    info.jobs_running = static_cast<uint32_t>(jobs.running());
+    info.leases = static_cast<uint32_t>(leases.size());
+    info.deployments = static_cast<uint32_t>(deployments.size());
+    info.pending = leases.pending(pending_shown_max);
+    for (const auto& [id, actor] : actors.all()) {
+      if (info.pending.size() >= pending_shown_max) break;
+      if (actor.state != ActorState::pending && actor.state != ActorState::restarting) continue;
+      info.pending.push_back({id, "actor", actors.describe(actor).reason});
+    }
+    co_return info;
+  }
+
+  transport::Environment environment;
+  const HeadOptions& options;
+  Scope& scope;
+  const uint64_t epoch;
+  uint64_t started_unix_us = 0;
+  Journal journal;
+  Membership membership;
+  Placement placement;
+  Actors actors;
+  Leases leases;
+  Jobs jobs;
+  Deployments deployments;
+};
+
+// Who may come in, and which part answers.
+class Head::Door final : public transport::Router {
+ public:
+  explicit Door(Head& head) : head_(head) {}
+
+  void open(Parts& parts) {
+    on(Method::register_node, parts, &Parts::register_node);
+    on(Method::heartbeat, parts, &Parts::heartbeat);
+    on(Method::process_exited, parts, &Parts::process_exited);
+    on(Method::begin_job, parts, &Parts::begin_job);
+    on(Method::end_job, parts, &Parts::end_job);
+    on(Method::create_actor, parts, &Parts::create_actor);
+    on(Method::get_actor, parts, &Parts::get_actor);
+    on(Method::kill_actor, parts, &Parts::kill_actor);
+    on(Method::request_lease, parts, &Parts::request_lease);
+    on(Method::renew_lease, parts, &Parts::renew_lease);
+    on(Method::return_lease, parts, &Parts::return_lease);
+    on(Method::deploy, parts, &Parts::deploy);
+    on(Method::undeploy, parts, &Parts::undeploy);
+    on(Method::list_nodes, parts, &Parts::list_nodes);
+    on(Method::list_actors, parts, &Parts::list_actors);
+    on(Method::list_jobs, parts, &Parts::list_jobs);
+    on(Method::list_deployments, parts, &Parts::list_deployments);
+    on(Method::cluster_info, parts, &Parts::cluster_info);
+    on_stream(Method::watch_deployments, [&parts](Message, CallContext call, OutgoingStream& out) {
+      return parts.deployments.watch(std::move(call), out);
+    });
+  }
+
+  Async<Result<Message>> handle(Method method, Message request, CallContext call) override {
+    if (auto allowed = admits(method, call.peer->identity()); !allowed) {
+      return refuse(std::move(allowed).error());
+    }
+    head_.parts_->jobs.seen(*call.peer);
+    return Router::handle(method, std::move(request), std::move(call));
+  }
+  Async<Status> handle_stream(Method method, Message request, CallContext call,
+                              OutgoingStream& out) override {
+    if (auto allowed = admits(method, call.peer->identity()); !allowed) {
+      return refuse_stream(std::move(allowed).error());
+    }
+    return Router::handle_stream(method, std::move(request), std::move(call), out);
+  }
+  void peer_closed(transport::Peer& peer) override {
+    head_.parts_->membership.peer_closed(peer);
+    head_.parts_->jobs.peer_closed(peer);
+  }
+  Status accept_peer(const protocol::Hello& hello, const PeerIdentity&) override {
+    if (hello.cluster.is_nil() || hello.cluster == head_.options_.cluster) return ok();
+    return error(Code::denied,
+                 fmt::format("this is cluster {}, not {}", head_.options_.cluster.to_string(),
+                             hello.cluster.to_string()));
+  }
+
+ private:
+  static Async<Result<Message>> refuse(Error why) { co_return why; }
+  static Async<Status> refuse_stream(Error why) { co_return why; }
+
+  Head& head_;
+};
+
+Head::Head(transport::Environment environment, Store& store, HeadOptions options)
+    : environment_(environment),
+      store_(store),
+      options_(std::move(options)),
+      scope_(environment.loop),
+      door_(std::make_unique<Door>(*this)) {}
+
+Head::~Head() = default;
+
+uint64_t Head::epoch() const {
+  return parts_ ? parts_->epoch : 0;
+}
+Event& Head::broken() {
+  return parts_->journal.broken();
+}
+
+Async<Status> Head::start() {
+  const uint64_t epoch = store_.epoch() + 1;
+  Store* store = &store_;
+  auto read = [store, epoch]() -> Result<StoredState> {
+    // The epoch first: from here on an older head's writes are refused.
+    TROUPE_CHECK(store->commit(Batch{}, epoch));
+    return load(*store);
+  };
+  auto state = co_await transport::run_blocking(environment_, read);
+  if (!state) co_return std::move(state).error();
+  parts_ = std::make_unique<Parts>(environment_, options_, scope_, store_, epoch);
+  parts_->membership.restore(std::move(state->nodes));
+  parts_->jobs.restore(std::move(state->jobs));
+  parts_->actors.restore(std::move(state->actors));
+  parts_->deployments.restore(std::move(state->deployments));
+  parts_->membership.start();
+  door_->open(*parts_);
+
+  hello_.kind = "head";
+  hello_.cluster = options_.cluster;
+  hello_.pid = options_.pid;
+  hello_.address.process = ProcessId::random(environment_.random);
+  for (const transport::Endpoint& wanted : options_.listen) {
+    auto listener = environment_.network.listen(wanted);
+    if (!listener) co_return std::move(listener).error();
+    endpoints_.push_back((*listener)->endpoint());
+    if (!endpoints_.back().is_unix()) {
+      hello_.address.host = endpoints_.back().host;
+      hello_.address.port = endpoints_.back().port;
+    }
+    listeners_.push_back(std::move(*listener));
+  }
+  for (auto& listener : listeners_) spawn(scope_, accept_from(listener.get()));
+  log::info("head_started", {{"cluster", options_.cluster}, {"epoch", epoch}});
+  co_return ok();
+}
+
+Async<void> Head::accept_from(transport::Listener* listener) {
+  for (;;) {
+    auto connection = co_await listener->accept();
+    if (!connection) co_return;
+    spawn(scope_, greet(std::move(*connection)));
+  }
+}
+
+Async<void> Head::greet(std::unique_ptr<transport::Connection> connection) {
+  const Instant deadline = environment_.clock.now() + greet_budget;
+  auto peer = co_await transport::Peer::start(scope_, environment_, std::move(connection), *door_,
+                                              hello_, deadline);
+  if (!peer) log::warning("peer_refused", {{"why", peer.error()}});
+}
+
+Async<void> Head::stop() {
+  for (size_t i = 0; i < listeners_.size(); ++i) co_await listeners_[i]->stop();
+  if (parts_) {
+    parts_->placement.stop();
+    co_await parts_->journal.stop();
+  }
+  co_await scope_.stop();
+}
+
+}  // namespace troupe::head

@@ -1,0 +1,165 @@
+#include "head/jobs.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+
+namespace troupe::head {
+
+namespace {
+constexpr size_t text_bytes_max = 256;
+constexpr size_t entrypoint_bytes_max = 4096;
+}  // namespace
+
+Jobs::Jobs(transport::Environment environment, const HeadOptions& options, Scope& scope,
+           Journal& journal)
+    : environment_(environment), options_(options), scope_(scope), journal_(journal) {}
+
+uint64_t Jobs::unix_us() const {
+  const auto since = environment_.clock.wall_now().time_since_epoch();
+  return static_cast<uint64_t>(since / std::chrono::microseconds(1));
+}
+
+void Jobs::restore(std::vector<protocol::JobInfo> stored) {
+  for (protocol::JobInfo& info : stored) {
+    const JobId id = info.job;
+    const bool runs = info.state == "running";
+    jobs_[id].info = std::move(info);
+    if (runs) {
+      await_driver(id, options_.window + options_.driver_grace);
+    } else {
+      ended_.push_back(id);
+    }
+  }
+}
+
+Async<Status> Jobs::begin(protocol::BeginJob request, std::shared_ptr<transport::Peer> peer) {
+  if (request.job.is_nil()) co_return error(Code::invalid, "a job needs an id");
+  if (request.name.size() > text_bytes_max || request.name_space.size() > text_bytes_max ||
+      request.entrypoint.size() > entrypoint_bytes_max) {
+    co_return error(Code::invalid,
+                    "a job's name and namespace have at most 256 bytes, its entrypoint 4096");
+  }
+  const JobId id = request.job;
+  if (const auto found = jobs_.find(id); found != jobs_.end()) {
+    if (found->second.info.state != "running") {
+      co_return error(Code::conflict,
+                      fmt::format("job {} ended: {}", id.to_string(), found->second.info.message));
+    }
+    attach(id, found->second, *peer);
+    co_return co_await journal_.settled(found->second.written);
+  }
+  if (running() >= options_.jobs_running_max) {
+    co_return error(Code::exhausted, fmt::format("the cluster runs {} jobs", running()));
+  }
+  TROUPE_CO_CHECK(journal_.admits());
+  Job& job = jobs_[id];
+  job.info.job = id;
+  job.info.name = std::move(request.name);
+  job.info.entrypoint = std::move(request.entrypoint);
+  job.info.name_space = std::move(request.name_space);
+  job.info.state = "running";
+  job.info.started_unix_us = unix_us();
+  job.info.driver = peer->remote().address;
+  attach(id, job, *peer);
+  Batch batch;
+  put_job(batch, job.info);
+  const Journal::Ticket written = job.written = journal_.write(std::move(batch));
+  log::info("job_began", {{"job", id}, {"name", job.info.name}});
+  co_return co_await journal_.settled(written);
+}
+
+Async<Status> Jobs::end(protocol::EndJob request) {
+  const auto found = jobs_.find(request.job);
+  if (found == jobs_.end()) {
+    co_return error(Code::not_found, "there is no job " + request.job.to_string());
+  }
+  if (found->second.info.state == "running") {
+    TROUPE_CO_CHECK(journal_.admits());
+    finish(found->second, request);
+  }
+  co_return co_await journal_.settled(found->second.written);
+}
+
+void Jobs::finish(Job& job, const protocol::EndJob& request) {
+  job.info.state = request.succeeded ? "succeeded" : "failed";
+  job.info.message = request.message.substr(0, entrypoint_bytes_max);
+  job.info.ended_unix_us = unix_us();
+  for (const transport::Peer* peer : job.connections) drivers_.erase(peer);
+  job.connections.clear();
+  Batch batch;
+  put_job(batch, job.info);
+  ended_.push_back(job.info.job);
+  job.written = journal_.write(std::move(batch));
+  log::info("job_ended", {{"job", job.info.job}, {"state", job.info.state}});
+  if (listener_ != nullptr) listener_->job_ended(job.info, job.written);
+  while (ended_.size() > options_.history_max) {
+    Batch oldest;
+    erase_job(oldest, ended_.front());
+    journal_.write(std::move(oldest));
+    jobs_.erase(ended_.front());
+    ended_.pop_front();
+  }
+}
+
+void Jobs::attach(JobId id, Job& job, const transport::Peer& peer) {
+  if (!peer.is_open() || !job.connections.insert(&peer).second) return;
+  drivers_[&peer] = id;
+  ++job.absences;
+  job.info.driver = peer.remote().address;
+}
+
+void Jobs::seen(const transport::Peer& peer) {
+  const JobId id = peer.remote().job;
+  if (id.is_nil() || drivers_.contains(&peer)) return;
+  const auto found = jobs_.find(id);
+  if (found == jobs_.end() || found->second.info.state != "running") return;
+  // Its actors speak for the job as well, but do not keep it.
+  if (found->second.info.driver.process != peer.remote().address.process) return;
+  attach(id, found->second, peer);
+}
+
+void Jobs::peer_closed(const transport::Peer& peer) {
+  const auto driver = drivers_.find(&peer);
+  if (driver == drivers_.end()) return;
+  const JobId id = driver->second;
+  drivers_.erase(driver);
+  const auto found = jobs_.find(id);
+  if (found == jobs_.end()) return;
+  found->second.connections.erase(&peer);
+  if (found->second.connections.empty()) await_driver(id, options_.driver_grace);
+}
+
+void Jobs::await_driver(JobId id, Duration grace) {
+  const uint64_t absence = ++jobs_.at(id).absences;
+  spawn(scope_, end_unless_back(id, absence, grace));
+}
+
+Async<void> Jobs::end_unless_back(JobId id, uint64_t absence, Duration grace) {
+  co_await sleep_for(environment_.clock, grace);
+  const auto found = jobs_.find(id);
+  if (found == jobs_.end() || found->second.absences != absence) co_return;
+  if (found->second.info.state != "running") co_return;
+  protocol::EndJob request;
+  request.job = id;
+  request.message = "its driver's connection closed and did not come back";
+  finish(found->second, request);
+}
+
+Status Jobs::admits(JobId id) const {
+  if (id.is_nil()) return ok();
+  const auto found = jobs_.find(id);
+  if (found == jobs_.end()) {
+    return error(Code::not_found, fmt::format("job {} did not begin", id.to_string()));
+  }
+  if (found->second.info.state == "running") return ok();
+  return error(Code::conflict, fmt::format("job {} ended", id.to_string()));
+}
+
+std::vector<protocol::JobInfo> Jobs::list() const {
+  std::vector<protocol::JobInfo> infos;
+  for (const auto& [id, job] : jobs_) infos.push_back(job.info);
+  return infos;
+}
+
+}  // namespace troupe::head

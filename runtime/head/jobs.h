@@ -1,0 +1,70 @@
+// The drivers' jobs: a job runs until its driver ends it or stays away for too long.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "head/journal.h"
+#include "head/options.h"
+#include "head/tables.h"
+#include "transport/peer.h"
+
+namespace troupe::head {
+
+class JobListener {
+ public:
+  virtual ~JobListener() = default;
+  // Within the turn; `written` is the ticket of the job's end.
+  virtual void job_ended(const protocol::JobInfo& job, Journal::Ticket written) = 0;
+};
+
+class Jobs {
+ public:
+  Jobs(transport::Environment environment, const HeadOptions& options, Scope& scope,
+       Journal& journal);
+
+  void set_listener(JobListener& listener) { listener_ = &listener; }
+  // Drivers of running jobs have a window and the grace to come back.
+  void restore(std::vector<protocol::JobInfo> jobs);
+
+  // Durable on return. Idempotent by id. Errors: invalid, conflict (it ended), exhausted.
+  Async<Status> begin(protocol::BeginJob request, std::shared_ptr<transport::Peer> peer);
+  // Durable on return. Idempotent: the first outcome stays. Errors: not_found.
+  Async<Status> end(protocol::EndJob request);
+
+  // A request came over this connection: if it is a running job's driver, the driver is back.
+  void seen(const transport::Peer& peer);
+  void peer_closed(const transport::Peer& peer);
+
+  // Whether something of this job may start. The nil job has no end. Errors: not_found, conflict.
+  Status admits(JobId job) const;
+  std::vector<protocol::JobInfo> list() const;
+  size_t running() const { return jobs_.size() - ended_.size(); }
+
+ private:
+  struct Job {
+    protocol::JobInfo info;
+    Journal::Ticket written = 0;
+    std::set<const transport::Peer*> connections;
+    uint64_t absences = 0;  // Tells an old grace from the current one.
+  };
+
+  void attach(JobId id, Job& job, const transport::Peer& peer);
+  void finish(Job& job, const protocol::EndJob& request);
+  void await_driver(JobId id, Duration grace);
+  Async<void> end_unless_back(JobId id, uint64_t absence, Duration grace);
+  uint64_t unix_us() const;
+
+  transport::Environment environment_;
+  const HeadOptions& options_;
+  Scope& scope_;
+  Journal& journal_;
+  JobListener* listener_ = nullptr;
+  std::map<JobId, Job> jobs_;
+  std::map<const transport::Peer*, JobId> drivers_;
+  std::deque<JobId> ended_;  // The latest; older ones are forgotten.
+};
+
+}  // namespace troupe::head

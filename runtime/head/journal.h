@@ -1,0 +1,50 @@
+// The head's promises on their way to the disk.
+//
+// The rule of every mutation: it is applied to memory and written here in one turn of the loop;
+// whatever leaves the head because of it (an answer, a call to a worker) waits for settled() first.
+// A failed commit breaks the head for good: memory now says more than the disk.
+#pragma once
+
+#include <functional>
+
+#include "metadata/group_commit.h"
+#include "metadata/store.h"
+#include "transport/environment.h"
+
+namespace troupe::head {
+
+class Journal {
+ public:
+  // All outlive the journal. Call stop() before destroying it.
+  Journal(transport::Environment environment, Scope& scope, Store& store, uint64_t epoch);
+
+  using Ticket = uint64_t;
+  // Queues the batch behind all earlier ones; the ticket says when it is durable.
+  Ticket write(Batch batch);
+  // Waits until this write, and all before it, are durable. Errors: those of Store::commit; none of
+  // what was written since the last good commit may then be told to anyone.
+  Async<Status> settled(Ticket ticket);
+
+  // Whether more may be promised. Errors: unavailable (a commit failed), exhausted (the disk lags
+  // behind by too much).
+  Status admits() const;
+  // Set when a commit failed: the process should end, and a new one load what is durable.
+  Event& broken() { return broken_; }
+
+  Async<void> stop();
+
+ private:
+  Async<void> flush();
+
+  Scope& scope_;
+  GroupCommit group_;
+  Batch gathered_;
+  Ticket written_ = 0;
+  Ticket durable_ = 0;
+  bool flushing_ = false;
+  Status health_ = ok();
+  Event progress_;
+  Event broken_;
+};
+
+}  // namespace troupe::head

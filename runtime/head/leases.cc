@@ -1,0 +1,452 @@
+#include "head/leases.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "head/waiting.h"
+
+namespace troupe::head {
+
+namespace {
+
+constexpr uint32_t slots_max = 4096;
+constexpr size_t path_bytes_max = 4096;
+constexpr Duration stop_budget = std::chrono::seconds(30);
+
+std::string class_of(const protocol::RequestLease& request) {
+  std::string text = request.module;
+  for (const auto& amount : request.demand) {
+    text += fmt::format("|{}={}", amount.name, amount.milli);
+  }
+  return text;
+}
+
+}  // namespace
+
+Leases::Leases(transport::Environment environment, const HeadOptions& options, Scope& scope,
+               Membership& membership, Placement& placement)
+    : environment_(environment),
+      options_(options),
+      scope_(scope),
+      membership_(membership),
+      placement_(placement),
+      started_(environment.clock.now()) {}
+
+Leases::Lease* Leases::look_up(LeaseId id) {
+  const auto found = leases_.find(id);
+  return found == leases_.end() ? nullptr : &found->second;
+}
+
+bool Leases::runs(const Lease& lease) {
+  for (const auto& [node, share] : lease.shares) {
+    for (const Held& held : share.held) {
+      if (!held.address.process.is_nil()) return true;
+    }
+  }
+  return false;
+}
+
+bool Leases::starts(const Lease& lease) {
+  return std::any_of(lease.shares.begin(), lease.shares.end(),
+                     [](const auto& entry) { return entry.second.starting; });
+}
+
+protocol::LeaseGranted Leases::grant_of(const Lease& lease) const {
+  protocol::LeaseGranted granted;
+  granted.lease = lease.request.lease;
+  granted.quantum_us = static_cast<uint64_t>(options_.lease_quantum / std::chrono::microseconds(1));
+  for (const auto& [node, share] : lease.shares) {
+    for (const Held& held : share.held) {
+      if (!held.address.process.is_nil()) granted.slots.push_back({held.address});
+    }
+  }
+  return granted;
+}
+
+Async<Result<protocol::LeaseGranted>> Leases::request(protocol::RequestLease request,
+                                                      transport::CallContext context) {
+  const LeaseId id = request.lease;
+  if (id.is_nil()) co_return error(Code::invalid, "a lease needs an id");
+  if (request.module.empty() || request.module.size() > path_bytes_max) {
+    co_return error(Code::invalid, "a lease needs a module, with a path of at most 4096 bytes");
+  }
+  if (request.slots == 0 || request.slots > slots_max) {
+    co_return error(Code::invalid, fmt::format("a lease has 1 to {} slots", slots_max));
+  }
+  TROUPE_CO_TRY(auto demand, to_resources(request.demand));
+  TROUPE_CO_CHECK(scheduler::check_demand(demand));
+  if (look_up(id) == nullptr) {
+    if (leases_.size() >= options_.leases_max) {
+      co_return error(Code::exhausted, fmt::format("the cluster has {} leases", leases_.size()));
+    }
+    scheduler::LeaseRequested wanted;
+    wanted.lease = id;
+    wanted.job = request.job;
+    wanted.scheduling_class = class_of(request);
+    wanted.demand = std::move(demand);
+    wanted.slots = request.slots;
+    wanted.priority = request.priority;
+    Lease& lease = leases_[id];
+    lease.request = std::move(request);
+    lease.changed = std::make_shared<Event>(environment_.loop);
+    placement_.apply(wanted);
+  }
+  ++look_up(id)->waiters;
+  const Status waited = co_await wait(id, std::move(context));
+  Lease* lease = look_up(id);
+  if (lease == nullptr) {
+    co_return waited ? error(Code::cancelled, "the lease ended") : waited.error();
+  }
+  --lease->waiters;
+  if (waited || (lease->delivered && runs(*lease))) {
+    // What is still to come is not waited for: the client asks again for what it still needs.
+    lease->delivered = true;
+    protocol::LeaseGranted granted = grant_of(*lease);
+    placement_.apply(scheduler::Cancelled{id});
+    placement_.apply(scheduler::LeaseRenewed{id});
+    co_return granted;
+  }
+  if (lease->waiters == 0 && !lease->delivered) finish(id, waited.error());
+  co_return waited.error();
+}
+
+// Until at least one slot runs and none is still starting.
+Async<Status> Leases::wait(LeaseId id, transport::CallContext context) {
+  for (;;) {
+    const Lease* lease = look_up(id);
+    if (lease == nullptr) co_return error(Code::cancelled, "the lease ended");
+    if (!starts(*lease)) {
+      if (runs(*lease)) co_return ok();
+      if (lease->failure) co_return *lease->failure;
+    }
+    const auto changed = lease->changed;
+    const Status waited = co_await wait_for_caller(environment_.clock, changed, context);
+    if (waited) continue;
+    lease = look_up(id);
+    if (lease != nullptr && runs(*lease) && waited.error().code() == Code::deadline_exceeded) {
+      co_return ok();
+    }
+    co_return error(waited.error().code(), fmt::format("no slot yet: {}", placement_.why(id)));
+  }
+}
+
+void Leases::lease_granted(const scheduler::LeaseGranted& granted) {
+  Lease* lease = look_up(granted.lease);
+  if (lease == nullptr || lease->delivered) {
+    scheduler::LeaseReturned back{granted.lease, {}};
+    for (const scheduler::Slot& slot : granted.slots) back.slots.push_back(slot.slot);
+    placement_.apply(back);
+    return;
+  }
+  Share& share = lease->shares[granted.node];
+  for (const scheduler::Slot& slot : granted.slots) {
+    share.held.push_back({slot.slot, slot.devices, {}});
+  }
+  if (!std::exchange(share.starting, true)) {
+    spawn(scope_, start_slots(granted.lease, granted.node));
+  }
+}
+
+Async<void> Leases::start_slots(LeaseId id, NodeId node) {
+  const auto wanted = [this, id, node] {
+    const Lease* lease = look_up(id);
+    return lease != nullptr && lease->shares.contains(node);
+  };
+  for (;;) {
+    if (!wanted()) co_return;
+    const Lease* begun = look_up(id);
+    const Share& asked = begun->shares.at(node);
+    protocol::StartSlots request;
+    request.epoch = membership_.epoch();
+    request.lease = id;
+    request.job = begun->request.job;
+    request.module = begun->request.module;
+    request.count = static_cast<uint32_t>(asked.held.size());
+    for (const Held& held : asked.held) {
+      for (const auto& share : held.devices) request.devices.push_back(share.device);
+    }
+    auto started = co_await membership_.call<protocol::SlotsStarted>(
+        node, transport::Method::start_slots, request, options_.slot_start_budget, wanted);
+    if (!wanted()) co_return;
+    Lease& lease = *look_up(id);
+    Share& share = lease.shares.at(node);
+    if (!started) {
+      log::warning("slots_not_started", {{"lease", id}, {"node", node}, {"why", started.error()}});
+      share.starting = false;
+      lease.failure = std::move(started).error();
+      const auto changed = lease.changed;
+      drop_unstarted(id, node);
+      changed->pulse();
+      co_return;
+    }
+    // Each process that no slot has yet takes the next slot without one.
+    for (const protocol::ProcessStarted& process : started->processes) {
+      const bool known = std::any_of(share.held.begin(), share.held.end(), [&](const Held& held) {
+        return held.address.process == process.address.process;
+      });
+      if (known) continue;
+      const auto free = std::find_if(share.held.begin(), share.held.end(), [](const Held& held) {
+        return held.address.process.is_nil();
+      });
+      if (free == share.held.end()) break;
+      free->address = process.address;
+    }
+    const bool more = share.held.size() > request.count;
+    if (more) continue;  // A further grant came meanwhile.
+    share.starting = false;
+    drop_unstarted(id, node);
+    if (Lease* settled = look_up(id)) settled->changed->pulse();
+    co_return;
+  }
+}
+
+void Leases::drop_unstarted(LeaseId id, NodeId node) {
+  Lease* lease = look_up(id);
+  if (lease == nullptr) return;
+  const auto found = lease->shares.find(node);
+  if (found == lease->shares.end()) return;
+  scheduler::LeaseReturned back{id, {}};
+  std::erase_if(found->second.held, [&](const Held& held) {
+    if (!held.address.process.is_nil()) return false;
+    back.slots.push_back(held.slot);
+    return true;
+  });
+  if (found->second.held.empty()) lease->shares.erase(found);
+  if (!back.slots.empty() && !lease->adopted) placement_.apply(back);
+}
+
+Result<protocol::LeaseGranted> Leases::renew(LeaseId id) {
+  Lease* lease = look_up(id);
+  if (lease == nullptr) {
+    return error(Code::not_found, fmt::format("lease {} is over", id.to_string()));
+  }
+  if (lease->adopted) {
+    lease->expires_at = environment_.clock.now() + options_.lease_quantum;
+  } else {
+    placement_.apply(scheduler::LeaseRenewed{id});
+  }
+  lease = look_up(id);
+  if (lease == nullptr) return error(Code::not_found, "the lease ran out");
+  return grant_of(*lease);
+}
+
+void Leases::give_back(const protocol::ReturnLease& request) {
+  Lease* lease = look_up(request.lease);
+  if (lease == nullptr) return;
+  if (request.processes.empty()) {
+    return finish(request.lease, error(Code::cancelled, "the lease was returned"));
+  }
+  for (auto& [node, share] : lease->shares) {
+    std::vector<ProcessId> processes;
+    std::vector<uint32_t> slots;
+    std::erase_if(share.held, [&](const Held& held) {
+      const bool returned = std::find(request.processes.begin(), request.processes.end(),
+                                      held.address.process) != request.processes.end();
+      if (!returned || held.address.process.is_nil()) return false;
+      processes.push_back(held.address.process);
+      slots.push_back(held.slot);
+      return true;
+    });
+    if (!processes.empty()) {
+      spawn(scope_, stop_slots(request.lease, node, std::move(processes), std::move(slots)));
+    }
+  }
+  if (!runs(*lease) && !starts(*lease) && lease->waiters == 0) {
+    leases_.erase(request.lease);  // The scheduler hears of it when the processes have stopped.
+  }
+}
+
+void Leases::end_job(JobId job) {
+  std::vector<LeaseId> ending;
+  for (const auto& [id, lease] : leases_) {
+    if (lease.request.job == job) ending.push_back(id);
+  }
+  for (const LeaseId id : ending) finish(id, error(Code::cancelled, "the job ended"));
+}
+
+void Leases::process_exited(const protocol::ProcessExited& news) {
+  drop_process(news.lease, news.node, news.process);
+}
+
+void Leases::drop_process(LeaseId id, NodeId node, ProcessId process) {
+  Lease* lease = look_up(id);
+  if (lease == nullptr || process.is_nil()) return;
+  const auto share = lease->shares.find(node);
+  if (share == lease->shares.end()) return;
+  const auto held = std::find_if(share->second.held.begin(), share->second.held.end(),
+                                 [&](const Held& one) { return one.address.process == process; });
+  if (held == share->second.held.end()) return;
+  const uint32_t slot = held->slot;
+  share->second.held.erase(held);
+  const bool scheduled = !lease->adopted;
+  const bool over = !runs(*lease) && !starts(*lease) && lease->delivered;
+  if (over) leases_.erase(id);
+  if (!scheduled) return;
+  // A client that has its slots asks anew for more; one that waits gets another in its place.
+  if (over) {
+    placement_.apply(scheduler::LeaseReturned{id, {}});
+  } else if (lease->delivered) {
+    placement_.apply(scheduler::LeaseReturned{id, {slot}});
+  } else {
+    placement_.apply(scheduler::SlotLost{id, slot});
+  }
+}
+
+void Leases::finish(LeaseId id, Error why) {
+  const auto found = leases_.find(id);
+  if (found == leases_.end()) return;
+  Lease lease = std::move(found->second);
+  leases_.erase(found);
+  lease.changed->pulse();
+  log::debug("lease_ended", {{"lease", id}, {"why", why.message()}});
+  if (!lease.adopted) placement_.apply(scheduler::Cancelled{id});
+  if (lease.shares.empty()) {
+    if (!lease.adopted) placement_.apply(scheduler::LeaseReturned{id, {}});
+    return;
+  }
+  for (const auto& [node, share] : lease.shares) {
+    std::vector<uint32_t> slots;
+    for (const Held& held : share.held) slots.push_back(held.slot);
+    if (lease.adopted) slots.clear();
+    // No process named: all of the lease's on that node, also those that are just starting.
+    spawn(scope_, stop_slots(id, node, {}, std::move(slots)));
+  }
+}
+
+Async<void> Leases::stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,
+                               std::vector<uint32_t> slots) {
+  protocol::StopSlots request;
+  request.epoch = membership_.epoch();
+  request.lease = id;
+  request.processes = std::move(processes);
+  auto stopped = co_await membership_.call<protocol::Empty>(
+      node, transport::Method::stop_slots, request, stop_budget, [] { return true; });
+  if (!stopped && !membership_.is_dead(node)) {
+    log::warning("slots_stop_failed", {{"lease", id}, {"why", stopped.error()}});
+  }
+  if (!slots.empty()) placement_.apply(scheduler::LeaseReturned{id, std::move(slots)});
+}
+
+void Leases::lease_revoked(LeaseId id, const scheduler::Revoked& revoked) {
+  Lease* lease = look_up(id);
+  if (lease == nullptr) return;
+  switch (revoked.reason) {
+    case scheduler::RevokeReason::node_draining:
+      return;  // The slots end with the next return.
+    case scheduler::RevokeReason::node_lost: {
+      for (const scheduler::Placed& unit : revoked.units) lease->shares.erase(unit.node);
+      if (lease->delivered) {
+        placement_.apply(scheduler::Cancelled{id});
+        if (lease->shares.empty()) {
+          leases_.erase(id);
+          placement_.apply(scheduler::LeaseReturned{id, {}});
+        }
+      }
+      return;
+    }
+    case scheduler::RevokeReason::lease_expired:
+    case scheduler::RevokeReason::job_removed: {
+      log::info("lease_expired", {{"lease", id}});
+      Lease over = std::move(*lease);
+      leases_.erase(id);
+      over.changed->pulse();
+      for (const auto& [node, share] : over.shares) spawn(scope_, stop_slots(id, node, {}, {}));
+      return;
+    }
+  }
+}
+
+void Leases::node_registered(const protocol::RegisterNode& node) {
+  const NodeId here = node.address.node;
+  std::map<LeaseId, std::vector<protocol::ProcessAddress>> listed;
+  for (const protocol::RunningSlot& slot : node.slots) listed[slot.lease].push_back(slot.address);
+  // What we believe to run there and does not.
+  std::vector<std::pair<LeaseId, ProcessId>> gone;
+  for (auto& [id, lease] : leases_) {
+    const auto share = lease.shares.find(here);
+    if (share == lease.shares.end()) continue;
+    for (const Held& held : share->second.held) {
+      const auto& alive = listed[id];
+      const bool runs_there = std::any_of(alive.begin(), alive.end(), [&](const auto& address) {
+        return address.process == held.address.process;
+      });
+      if (!held.address.process.is_nil() && !runs_there)
+        gone.emplace_back(id, held.address.process);
+    }
+  }
+  for (const auto& [id, process] : gone) drop_process(id, here, process);
+  const bool young = environment_.clock.now() - started_ < 2 * options_.window;
+  for (auto& [id, addresses] : listed) {
+    if (addresses.empty()) continue;
+    Lease* lease = look_up(id);
+    if (lease == nullptr && !young) {
+      spawn(scope_, stop_slots(id, here, {}, {}));
+      continue;
+    }
+    if (lease == nullptr) {
+      Lease& adopted = leases_[id];
+      adopted.request.lease = id;
+      adopted.changed = std::make_shared<Event>(environment_.loop);
+      adopted.delivered = true;
+      adopted.adopted = true;
+      adopted.expires_at = environment_.clock.now() + options_.lease_quantum;
+      spawn(scope_, expire_adopted(id));
+      lease = &adopted;
+    }
+    if (!lease->adopted) continue;
+    for (protocol::ProcessAddress& address : addresses) {
+      auto& held = lease->shares[here].held;
+      const bool known = std::any_of(held.begin(), held.end(), [&](const Held& one) {
+        return one.address.process == address.process;
+      });
+      if (!known) held.push_back({0, {}, std::move(address)});
+    }
+  }
+}
+
+Async<void> Leases::expire_adopted(LeaseId id) {
+  for (;;) {
+    const Lease* lease = look_up(id);
+    if (lease == nullptr) co_return;
+    const Instant due = lease->expires_at;
+    if (environment_.clock.now() >= due) {
+      finish(id, error(Code::deadline_exceeded, "nobody renewed the lease"));
+      co_return;
+    }
+    co_await sleep_until(environment_.clock, due);
+  }
+}
+
+void Leases::node_lost(NodeId node, const std::string&) {
+  std::vector<LeaseId> empty;
+  for (auto& [id, lease] : leases_) {
+    if (lease.shares.erase(node) == 0) continue;
+    lease.changed->pulse();
+    if (lease.adopted && lease.shares.empty()) empty.push_back(id);
+  }
+  for (const LeaseId id : empty) leases_.erase(id);
+}
+
+size_t Leases::slots_on(NodeId node) const {
+  size_t count = 0;
+  for (const auto& [id, lease] : leases_) {
+    if (const auto share = lease.shares.find(node); share != lease.shares.end()) {
+      count += share->second.held.size();
+    }
+  }
+  return count;
+}
+
+std::vector<protocol::PendingInfo> Leases::pending(size_t items_max) const {
+  std::vector<protocol::PendingInfo> out;
+  for (const auto& [id, lease] : leases_) {
+    if (out.size() >= items_max) break;
+    if (lease.delivered || runs(lease)) continue;
+    out.push_back({id, "lease", placement_.why(id)});
+  }
+  return out;
+}
+
+}  // namespace troupe::head

@@ -1,0 +1,87 @@
+// Leases: slots on workers that a client may push tasks to, for a quantum at a time.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "head/membership.h"
+#include "head/placement.h"
+
+namespace troupe::head {
+
+// Leases live in memory alone. A head that was restarted takes over what the workers list, without
+// knowing what it needs, and lets its clients renew it; what nobody renews within a quantum goes.
+class Leases : public NodeListener, public PlacementListener {
+ public:
+  Leases(transport::Environment environment, const HeadOptions& options, Scope& scope,
+         Membership& membership, Placement& placement);
+
+  // Waits for at least one slot. Idempotent by id. Errors: invalid, exhausted (too many leases),
+  // deadline_exceeded or cancelled (nothing is held), and why no slot could start.
+  Async<Result<protocol::LeaseGranted>> request(protocol::RequestLease request,
+                                                transport::CallContext context);
+  // Errors: not_found (it is over).
+  Result<protocol::LeaseGranted> renew(LeaseId lease);
+  // Idempotent; of an unknown lease there is nothing left to return.
+  void give_back(const protocol::ReturnLease& request);
+  void end_job(JobId job);
+  void process_exited(const protocol::ProcessExited& news);
+
+  size_t size() const { return leases_.size(); }
+  size_t slots_on(NodeId node) const;
+  // Those that wait for their first slot, with the reason.
+  std::vector<protocol::PendingInfo> pending(size_t items_max) const;
+
+  void node_registered(const protocol::RegisterNode& node) override;
+  void lease_granted(const scheduler::LeaseGranted& granted) override;
+  void lease_revoked(LeaseId lease, const scheduler::Revoked& revoked) override;
+  void node_lost(NodeId node, const std::string& reason) override;
+
+ private:
+  struct Held {
+    uint32_t slot = 0;  // The scheduler's number.
+    scheduler::Devices devices;
+    protocol::ProcessAddress address;  // Its process is nil until it runs.
+  };
+  struct Share {  // What a lease has on one node.
+    std::vector<Held> held;
+    bool starting = false;
+  };
+  struct Lease {
+    protocol::RequestLease request;
+    std::map<NodeId, Share> shares;
+    std::shared_ptr<Event> changed;
+    std::optional<Error> failure;  // The last.
+    uint32_t waiters = 0;
+    bool delivered = false;
+    bool adopted = false;  // Taken over from the head before: the scheduler does not know it.
+    Instant expires_at;    // Of adopted ones.
+  };
+
+  Lease* look_up(LeaseId id);
+  static bool runs(const Lease& lease);
+  static bool starts(const Lease& lease);
+  protocol::LeaseGranted grant_of(const Lease& lease) const;
+  Async<Status> wait(LeaseId id, transport::CallContext context);
+  Async<void> start_slots(LeaseId id, NodeId node);
+  // Gives slots without a process back to the scheduler.
+  void drop_unstarted(LeaseId id, NodeId node);
+  void drop_process(LeaseId id, NodeId node, ProcessId process);
+  // Ends the lease: its slots stop, and are free once they did.
+  void finish(LeaseId id, Error why);
+  Async<void> stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,
+                         std::vector<uint32_t> slots);
+  Async<void> expire_adopted(LeaseId id);
+
+  transport::Environment environment_;
+  const HeadOptions& options_;
+  Scope& scope_;
+  Membership& membership_;
+  Placement& placement_;
+  const Instant started_;
+  std::map<LeaseId, Lease> leases_;
+};
+
+}  // namespace troupe::head

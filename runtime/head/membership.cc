@@ -1,0 +1,208 @@
+#include "head/membership.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace troupe::head {
+
+namespace {
+
+constexpr Duration retry_min = std::chrono::milliseconds(50);
+constexpr Duration retry_max = std::chrono::seconds(2);
+constexpr size_t labels_max = 64;
+constexpr size_t text_bytes_max = 256;
+
+uint64_t to_us(Duration duration) {
+  return static_cast<uint64_t>(duration / std::chrono::microseconds(1));
+}
+
+Status check(const protocol::RegisterNode& request) {
+  if (request.address.node.is_nil()) return error(Code::invalid, "a node needs an id");
+  if (request.name.size() > text_bytes_max || request.version.size() > text_bytes_max) {
+    return error(Code::invalid, "a node's name and version have at most 256 bytes");
+  }
+  if (request.labels.size() > labels_max || request.total.size() > labels_max) {
+    return error(Code::invalid, "a node has at most 64 labels and 64 resources");
+  }
+  return ok();
+}
+
+}  // namespace
+
+Membership::Membership(transport::Environment environment, const HeadOptions& options, Scope& scope,
+                       Journal& journal, uint64_t epoch)
+    : environment_(environment),
+      options_(options),
+      scope_(scope),
+      journal_(journal),
+      epoch_(epoch),
+      changed_(environment.loop) {}
+
+void Membership::restore(std::vector<protocol::NodeInfo> nodes) {
+  const Instant now = environment_.clock.now();
+  for (protocol::NodeInfo& info : nodes) {
+    const NodeId id = info.address.node;
+    Node& node = nodes_[id];
+    node.info = std::move(info);
+    node.heard = now;
+  }
+}
+
+void Membership::start() {
+  spawn(scope_, watch());
+}
+
+Async<Result<protocol::NodeRegistered>> Membership::register_node(
+    protocol::RegisterNode request, std::shared_ptr<transport::Peer> peer) {
+  TROUPE_CO_CHECK(check(request));
+  const NodeId id = request.address.node;
+  const auto found = nodes_.find(id);
+  if (found == nodes_.end() && nodes_.size() >= options_.nodes_max) {
+    co_return error(Code::exhausted, fmt::format("the cluster has {} nodes", nodes_.size()));
+  }
+  std::erase_if(dead_, [&](const auto& info) { return info.address.node == id; });
+  Node& node = nodes_[id];
+  node.info.address = request.address;
+  node.info.name = request.name;
+  node.info.total = request.total;
+  node.info.labels = request.labels;
+  node.info.version = request.version;
+  node.info.pid = request.pid;
+  node.peer = std::move(peer);
+  node.heard = environment_.clock.now();
+  node.registered = true;
+  Batch batch;
+  put_node(batch, node.info);
+  const Journal::Ticket written = node.written = journal_.write(std::move(batch));
+  log::info("node_registered", {{"node", id},
+                                {"name", request.name},
+                                {"actors", request.actors.size()},
+                                {"slots", request.slots.size()}});
+  for (NodeListener* listener : listeners_) listener->node_registered(request);
+  changed_.pulse();
+  TROUPE_CO_CHECK(co_await journal_.settled(written));
+  protocol::NodeRegistered reply;
+  reply.cluster = options_.cluster;
+  reply.epoch = epoch_;
+  reply.heartbeat_us = to_us(options_.heartbeat);
+  reply.window_us = to_us(options_.window);
+  co_return reply;
+}
+
+protocol::HeartbeatReply Membership::heartbeat(const protocol::Heartbeat& beat,
+                                               const std::shared_ptr<transport::Peer>& peer) {
+  protocol::HeartbeatReply reply;
+  reply.epoch = epoch_;
+  const auto found = nodes_.find(beat.node);
+  if (found == nodes_.end() || !found->second.registered || found->second.peer != peer ||
+      beat.epoch != epoch_) {
+    reply.register_again = true;
+    return reply;
+  }
+  Node& node = found->second;
+  node.heard = environment_.clock.now();
+  node.info.store_used_bytes = beat.store_used_bytes;
+  node.info.store_capacity_bytes = beat.store_capacity_bytes;
+  node.info.memory_used_bytes = beat.memory_used_bytes;
+  node.info.cpu_used_milli = beat.cpu_used_milli;
+  return reply;
+}
+
+void Membership::peer_closed(const transport::Peer& peer) {
+  for (auto& [id, node] : nodes_) {
+    if (node.peer.get() != &peer) continue;
+    node.peer.reset();
+    log::warning("node_disconnected", {{"node", id}, {"name", node.info.name}});
+  }
+}
+
+bool Membership::is_dead(NodeId node) const {
+  return !nodes_.contains(node);
+}
+
+size_t Membership::alive() const {
+  return static_cast<size_t>(std::count_if(
+      nodes_.begin(), nodes_.end(), [](const auto& entry) { return entry.second.registered; }));
+}
+
+std::vector<NodeId> Membership::alive_nodes() const {
+  std::vector<NodeId> ids;
+  for (const auto& [id, node] : nodes_) {
+    if (node.registered) ids.push_back(id);
+  }
+  return ids;
+}
+
+const char* Membership::state_of(const Node& node) const {
+  const bool fresh = environment_.clock.now() - node.heard < options_.window / 2;
+  return node.registered && node.peer && fresh ? "alive" : "suspect";
+}
+
+std::vector<protocol::NodeInfo> Membership::list() const {
+  std::vector<protocol::NodeInfo> infos;
+  for (const auto& [id, node] : nodes_) {
+    infos.push_back(node.info);
+    infos.back().state = state_of(node);
+  }
+  infos.insert(infos.end(), dead_.begin(), dead_.end());
+  return infos;
+}
+
+Async<Result<Bytes>> Membership::call_raw(NodeId id, transport::Method method, Bytes request,
+                                          Duration budget, std::function<bool()> wanted) {
+  Duration pause = retry_min;
+  for (;;) {
+    if (!wanted()) co_return error(Code::cancelled, "not wanted any more");
+    const auto found = nodes_.find(id);
+    if (found == nodes_.end()) {
+      co_return error(Code::unavailable, fmt::format("node {} is dead", id.to_string()));
+    }
+    const std::shared_ptr<transport::Peer> peer = found->second.peer;
+    if (peer && peer->is_open()) {
+      transport::Message message{request, {}};
+      auto answer = co_await peer->call(method, std::move(message), budget);
+      if (answer) co_return std::move(answer->body);
+      // An error over a connection that lives is the worker's answer; only silence is asked again.
+      const bool silence = !peer->is_open() || answer.error().code() == Code::deadline_exceeded;
+      if (!silence) co_return std::move(answer).error();
+    }
+    co_await wait_until(environment_.clock, environment_.clock.now() + pause, changed_);
+    pause = std::min(pause * 2, retry_max);
+  }
+}
+
+Async<void> Membership::watch() {
+  for (;;) {
+    co_await sleep_for(environment_.clock, options_.heartbeat);
+    const Instant now = environment_.clock.now();
+    std::vector<NodeId> silent;
+    for (const auto& [id, node] : nodes_) {
+      if (now - node.heard >= options_.window) silent.push_back(id);
+    }
+    for (const NodeId id : silent) {
+      const auto ms = options_.window / std::chrono::milliseconds(1);
+      lose(id, fmt::format("node {} was not heard of for {} ms", id.short_string(), ms));
+    }
+  }
+}
+
+void Membership::lose(NodeId id, const std::string& reason) {
+  const auto found = nodes_.find(id);
+  if (found == nodes_.end()) return;
+  log::warning("node_lost", {{"node", id}, {"name", found->second.info.name}, {"why", reason}});
+  protocol::NodeInfo info = std::move(found->second.info);
+  info.state = "dead";
+  dead_.push_back(std::move(info));
+  if (dead_.size() > options_.history_max) dead_.pop_front();
+  nodes_.erase(found);
+  Batch batch;
+  erase_node(batch, id);
+  journal_.write(std::move(batch));
+  for (NodeListener* listener : listeners_) listener->node_lost(id, reason);
+  changed_.pulse();
+}
+
+}  // namespace troupe::head

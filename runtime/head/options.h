@@ -1,0 +1,46 @@
+// Settings of a head.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "transport/network.h"
+
+namespace troupe::head {
+
+struct HeadOptions {
+  ClusterId cluster;
+  std::string version;
+  uint32_t pid = 0;  // Shown by cluster_info.
+  std::vector<transport::Endpoint> listen;
+  Duration heartbeat = std::chrono::milliseconds(500);
+  // A worker that was not heard of for this long is dead. None is before one window has passed
+  // since the head started.
+  Duration window = std::chrono::seconds(5);
+  // A job ends when its driver's connection has been gone for this long.
+  Duration driver_grace = std::chrono::seconds(2);
+  // A lease that is not renewed for this long is over.
+  Duration lease_quantum = std::chrono::seconds(10);
+  // What one start of an actor may take, the loading of a model included.
+  Duration actor_start_budget = std::chrono::minutes(10);
+  Duration slot_start_budget = std::chrono::seconds(60);
+  // An actor that ends is given this long to do so by itself when it is stopped.
+  Duration stop_grace = std::chrono::seconds(2);
+  // Waits before the second, third, ... start of an actor that keeps failing: doubling up to max.
+  Duration backoff_min = std::chrono::milliseconds(100);
+  Duration backoff_max = std::chrono::seconds(30);
+  // An actor that was alive for less failed quickly.
+  Duration quick_failure = std::chrono::seconds(10);
+
+  size_t actors_max = 100'000;
+  size_t leases_max = 100'000;
+  size_t jobs_running_max = 10'000;
+  size_t nodes_max = 10'000;
+  size_t deployments_max = 1'000;
+  // How many that ended are remembered, each.
+  size_t history_max = 1'000;
+};
+
+}  // namespace troupe::head

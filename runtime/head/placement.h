@@ -1,0 +1,59 @@
+// Drives the scheduler: turns messages into its events, its decisions into calls, and keeps its
+// time.
+#pragma once
+
+#include "head/membership.h"
+#include "scheduler/scheduler.h"
+
+namespace troupe::head {
+
+// Who acts on decisions. Called within the turn that caused them, never inside apply().
+class PlacementListener {
+ public:
+  virtual ~PlacementListener() = default;
+  virtual void actor_placed(const scheduler::ActorPlaced& placed) { (void)placed; }
+  virtual void lease_granted(const scheduler::LeaseGranted& granted) { (void)granted; }
+  virtual void lease_revoked(LeaseId lease, const scheduler::Revoked& revoked) {
+    (void)lease, (void)revoked;
+  }
+};
+
+// Errors: invalid (twice the same name, out of range).
+Result<scheduler::ResourceVector> to_resources(
+    const std::vector<protocol::ResourceAmount>& amounts);
+std::vector<protocol::ResourceAmount> to_amounts(const scheduler::ResourceVector& resources);
+
+class Placement : public NodeListener {
+ public:
+  Placement(transport::Environment environment, const HeadOptions& options);
+  ~Placement() override;
+
+  void set_actor_listener(PlacementListener& listener) { actors_ = &listener; }
+  void set_lease_listener(PlacementListener& listener) { leases_ = &listener; }
+
+  void apply(const scheduler::Event& event);
+  // Like apply(), but false if the scheduler rejected it.
+  bool adopt(scheduler::Adopted adopted);
+  // Why it waits, as a line for people.
+  std::string why(const scheduler::RequestId& request) const;
+  const scheduler::Scheduler& view() const { return scheduler_; }
+
+  void node_registered(const protocol::RegisterNode& node) override;
+  void node_lost(NodeId node, const std::string& reason) override;
+  void stop();
+
+ private:
+  void dispatch(const scheduler::Decision& decision);
+  void arm();
+
+  transport::Environment environment_;
+  scheduler::Scheduler scheduler_;
+  PlacementListener* actors_ = nullptr;
+  PlacementListener* leases_ = nullptr;
+  std::vector<scheduler::Event> queue_;  // Events that decisions led to, in order.
+  bool applying_ = false;
+  bool stopped_ = false;
+  TimerClock::TimerId timer_ = 0;
+};
+
+}  // namespace troupe::head

@@ -1,0 +1,351 @@
+#include "metadata/rocks_store.h"
+
+#include <fmt/format.h>
+#include <rocksdb/cache.h>
+#include <rocksdb/db.h>
+#include <rocksdb/env.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/options.h>
+#include <rocksdb/table.h>
+#include <rocksdb/write_batch.h>
+
+#include <atomic>
+#include <charconv>
+#include <mutex>
+#include <system_error>
+
+#include "base/log.h"
+#include "metadata/rocks_files.h"
+
+namespace troupe {
+namespace {
+
+namespace fs = std::filesystem;
+using Family = rocksdb::ColumnFamilyHandle;
+
+rocksdb::Slice slice(std::string_view text) {
+  // A Slice compares with memcmp, which takes no null pointer.
+  return text.empty() ? rocksdb::Slice{} : rocksdb::Slice{text.data(), text.size()};
+}
+
+Code code_of(const rocksdb::Status& status) {
+  if (status.IsCorruption()) return Code::data_loss;
+  if (status.IsNoSpace() || status.IsMemoryLimit()) return Code::exhausted;
+  if (status.IsIOError() || status.IsBusy() || status.IsTryAgain() || status.IsTimedOut() ||
+      status.IsShutdownInProgress() || status.IsIncomplete()) {
+    return Code::unavailable;
+  }
+  if (status.IsNotSupported()) return Code::unimplemented;
+  return Code::internal;
+}
+
+std::optional<uint64_t> to_number(const std::optional<std::string>& text) {
+  uint64_t number = 0;
+  if (!text) return std::nullopt;
+  const auto [end, failed] = std::from_chars(text->data(), text->data() + text->size(), number);
+  if (failed != std::errc{} || end != text->data() + text->size()) return std::nullopt;
+  return number;
+}
+
+// Metadata is small (thousands of rows) and the head lives in little memory.
+rocksdb::Options make_options(std::shared_ptr<rocksdb::Logger> logger, rocksdb::Env* env) {
+  constexpr size_t MiB = size_t{1} << 20;
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = rocksdb::NewLRUCache(8 * MiB);
+  table.cache_index_and_filter_blocks = true;
+  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+
+  rocksdb::Options options;
+  options.env = env;
+  options.info_log = std::move(logger);
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  options.compression = rocksdb::kLZ4Compression;
+  options.write_buffer_size = 1 * MiB;
+  options.db_write_buffer_size = 8 * MiB;
+  options.max_total_wal_size = 16 * MiB;
+  options.target_file_size_base = 8 * MiB;
+  options.max_bytes_for_level_base = 32 * MiB;
+  options.max_background_jobs = 2;
+  options.max_open_files = 256;
+  options.stats_dump_period_sec = 0;
+  options.stats_persist_period_sec = 0;
+  // A record torn by a crash at the log's end was never acknowledged. Damage anywhere else would
+  // lose acknowledged ones, which RocksDB's default (point in time) does without a word.
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+  options.track_and_verify_wals_in_manifest = true;
+  return options;
+}
+
+class RocksStore final : public Store {
+ public:
+  static Result<std::unique_ptr<Store>> open(const fs::path& path, const RocksOptions& options);
+  ~RocksStore() override;
+
+  Result<std::optional<std::string>> get(Table table, std::string_view key) override;
+  Result<Rows> scan(Table table, std::string_view prefix, const Page& page) override;
+  Status commit(const Batch& batch, uint64_t epoch) override;
+  uint64_t epoch() const override { return epoch_; }
+  ClusterId cluster_id() const override { return cluster_id_; }
+  Status health() const override;
+
+ private:
+  RocksStore(const fs::path& path, DirectoryLock lock, const RocksOptions& options)
+      : path_(path),
+        lock_(std::move(lock)),
+        env_(options.faults ? make_faulty_env(options.faults) : nullptr),
+        options_(make_options(make_rocks_logger(damaged_log_),
+                              env_ ? env_.get() : rocksdb::Env::Default())) {}
+
+  Status open_families(bool create);
+  Status make_missing_families();
+  Status read_identity(const RocksOptions& options);
+  Status write_identity(const RocksOptions& options);
+  Status write(rocksdb::WriteBatch& batch);
+  Family* family(Table table) const { return families_[static_cast<size_t>(table)]; }
+  Error damaged(std::string_view what) const;
+  Error failure(const rocksdb::Status& status) const;
+
+  const fs::path path_;
+  const DirectoryLock lock_;  // Let go of last.
+  const std::shared_ptr<DamagedLog> damaged_log_ = std::make_shared<DamagedLog>();
+  const std::unique_ptr<rocksdb::Env> env_;
+  const rocksdb::Options options_;
+  std::unique_ptr<rocksdb::DB> db_;
+  std::array<Family*, tables.size()> families_{};  // Owned through db_.
+  std::vector<Family*> other_families_;            // RocksDB's "default", and newer builds' tables.
+  ClusterId cluster_id_;
+  std::mutex commit_mutex_;  // One commit at a time, so that the epoch's check and write are one.
+  std::atomic<uint64_t> epoch_ = 0;
+  mutable std::mutex health_mutex_;
+  Status health_;
+};
+
+Error RocksStore::damaged(std::string_view what) const {
+  const std::string log = damaged_log_->get();
+  return error(Code::data_loss,
+               fmt::format("the metadata in {} is damaged: {}{}{}; restore it from a backup",
+                           path_.string(), what, log.empty() ? "" : "; ", log));
+}
+
+Error RocksStore::failure(const rocksdb::Status& status) const {
+  const Code code = code_of(status);
+  if (code == Code::data_loss) return damaged(status.ToString());
+  return error(code, fmt::format("metadata in {}: {}", path_.string(), status.ToString()));
+}
+
+// Looks before it leaps: RocksDB would make a new database over the remains of an old one.
+Result<bool> holds_database(const fs::path& path) {
+  std::error_code failed;
+  if (fs::exists(path / "CURRENT", failed)) return true;
+  for (fs::directory_iterator entry{path, failed}, end; !failed && entry != end;
+       entry.increment(failed)) {
+    const std::string name = entry->path().filename().string();
+    if (name.starts_with("MANIFEST-") || name.ends_with(".sst") || name.ends_with(".log")) {
+      return error(Code::data_loss,
+                   fmt::format("{} is missing beside {}; restore the metadata from a backup",
+                               (path / "CURRENT").string(), name));
+    }
+  }
+  if (failed) {
+    return error(Code::unavailable, fmt::format("read {}: {}", path.string(), failed.message()));
+  }
+  return false;
+}
+
+Result<std::unique_ptr<Store>> RocksStore::open(const fs::path& path, const RocksOptions& options) {
+  if (options.create && options.cluster_id.is_nil()) {
+    return error(Code::invalid, "making a cluster's metadata needs the cluster's id");
+  }
+  if (options.create) {
+    TROUPE_CHECK(make_private_directory(path));
+  } else if (!fs::is_directory(path)) {
+    return error(Code::not_found, fmt::format("there is no metadata in {}", path.string()));
+  }
+  TROUPE_TRY(DirectoryLock lock, DirectoryLock::acquire(path));
+  TROUPE_TRY(const bool exists, holds_database(path));
+  if (!exists && !options.create) {
+    return error(Code::not_found, fmt::format("there is no metadata in {}", path.string()));
+  }
+  std::unique_ptr<RocksStore> store{new RocksStore(path, std::move(lock), options)};
+  TROUPE_CHECK(store->open_families(!exists));
+  TROUPE_CHECK(store->read_identity(options));
+  TROUPE_CHECK(store->make_missing_families());
+  return std::unique_ptr<Store>{std::move(store)};
+}
+
+Status RocksStore::open_families(bool create) {
+  std::vector<std::string> names{rocksdb::kDefaultColumnFamilyName};
+  if (!create) {
+    const rocksdb::Status listed =
+        rocksdb::DB::ListColumnFamilies(options_, path_.string(), &names);
+    if (!listed.ok()) return listed.IsPathNotFound() ? damaged(listed.ToString()) : failure(listed);
+  }
+  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+  for (const std::string& name : names) descriptors.emplace_back(name, options_);
+  rocksdb::DBOptions db_options{options_};
+  db_options.create_if_missing = create;
+  rocksdb::DB* db = nullptr;
+  std::vector<Family*> opened;
+  const rocksdb::Status status =
+      rocksdb::DB::Open(db_options, path_.string(), descriptors, &opened, &db);
+  if (!status.ok()) return status.IsPathNotFound() ? damaged(status.ToString()) : failure(status);
+  db_.reset(db);
+  for (size_t i = 0; i < opened.size(); ++i) {
+    Family** slot = nullptr;
+    for (const Table table : tables) {
+      if (names[i] == table_name(table)) slot = &families_[static_cast<size_t>(table)];
+    }
+    if (slot != nullptr) {
+      *slot = opened[i];
+    } else {
+      other_families_.push_back(opened[i]);
+    }
+  }
+  return ok();
+}
+
+// After the schema was checked: nothing is written to tables that a newer build owns.
+Status RocksStore::make_missing_families() {
+  for (const Table table : tables) {
+    Family*& slot = families_[static_cast<size_t>(table)];
+    if (slot != nullptr) continue;
+    const rocksdb::Status made =
+        db_->CreateColumnFamily(options_, std::string(table_name(table)), &slot);
+    if (!made.ok()) return failure(made);
+  }
+  return ok();
+}
+
+Status RocksStore::read_identity(const RocksOptions& options) {
+  std::optional<std::string> schema;
+  if (family(Table::meta) != nullptr) {
+    TROUPE_TRY(schema, get(Table::meta, schema_key));
+  }
+  if (!schema) {
+    // Nothing here, or a head died while it made the tables: the schema's row is written last.
+    if (!options.create) {
+      return error(Code::not_found, fmt::format("there is no metadata in {}", path_.string()));
+    }
+    return write_identity(options);
+  }
+  const std::optional<uint64_t> version = to_number(schema);
+  if (!version) return damaged("its schema version is no number");
+  if (*version > options.schema) {
+    return error(Code::unimplemented,
+                 fmt::format("the metadata in {} has schema {}, written by a newer Troupe; this "
+                             "build reads up to {}",
+                             path_.string(), *version, options.schema));
+  }
+  TROUPE_TRY(const auto cluster, get(Table::meta, cluster_key));
+  if (!cluster) return damaged("its cluster id is missing");
+  const Result<ClusterId> recorded = ClusterId::parse(*cluster);
+  if (!recorded) return damaged("its cluster id is no id");
+  if (!options.cluster_id.is_nil() && *recorded != options.cluster_id) {
+    return error(Code::conflict,
+                 fmt::format("the metadata in {} belongs to cluster {}, not to {}", path_.string(),
+                             *cluster, options.cluster_id.to_string()));
+  }
+  cluster_id_ = *recorded;
+  TROUPE_TRY(const auto epoch, get(Table::meta, epoch_key));
+  if (epoch && !to_number(epoch)) return damaged("its epoch is no number");
+  epoch_ = to_number(epoch).value_or(0);
+  return ok();
+}
+
+Status RocksStore::write_identity(const RocksOptions& options) {
+  TROUPE_CHECK(make_missing_families());
+  rocksdb::WriteBatch rows;
+  rows.Put(family(Table::meta), slice(schema_key), std::to_string(options.schema));
+  rows.Put(family(Table::meta), slice(cluster_key), options.cluster_id.to_string());
+  cluster_id_ = options.cluster_id;
+  return write(rows);
+}
+
+RocksStore::~RocksStore() {
+  if (!db_) return;
+  for (Family* handle : families_) {
+    if (handle != nullptr) db_->DestroyColumnFamilyHandle(handle);
+  }
+  for (Family* handle : other_families_) db_->DestroyColumnFamilyHandle(handle);
+  db_->Close();
+}
+
+Result<std::optional<std::string>> RocksStore::get(Table table, std::string_view key) {
+  std::string value;
+  const rocksdb::Status status =
+      db_->Get(rocksdb::ReadOptions{}, family(table), slice(key), &value);
+  if (status.IsNotFound()) return std::optional<std::string>{};
+  if (!status.ok()) return failure(status);
+  return std::optional{std::move(value)};
+}
+
+Result<Rows> RocksStore::scan(Table table, std::string_view prefix, const Page& page) {
+  Rows rows;
+  const std::unique_ptr<rocksdb::Iterator> row{
+      db_->NewIterator(rocksdb::ReadOptions{}, family(table))};
+  const bool from_start = page.after.empty() || page.after < prefix;
+  row->Seek(from_start ? slice(prefix) : slice(page.after));
+  if (!from_start && row->Valid() && row->key() == slice(page.after)) row->Next();
+  for (; row->Valid() && row->key().starts_with(slice(prefix)); row->Next()) {
+    if (rows.size() == page.rows_max) break;
+    rows.emplace_back(row->key().ToString(), row->value().ToString());
+  }
+  if (!row->status().ok()) return failure(row->status());
+  return rows;
+}
+
+Status RocksStore::commit(const Batch& batch, uint64_t epoch) {
+  TROUPE_CHECK(check_batch(batch));
+  const std::lock_guard lock{commit_mutex_};
+  if (const Status healthy = health(); !healthy) {
+    return error(Code::unavailable, "the store failed earlier: " + healthy.error().message());
+  }
+  const uint64_t recorded = epoch_;
+  if (epoch < recorded) {
+    return error(Code::conflict,
+                 fmt::format("epoch {} is older than the recorded epoch {}", epoch, recorded));
+  }
+  if (batch.empty() && epoch == recorded) return ok();
+  rocksdb::WriteBatch rows{batch.bytes() + 32 * batch.size()};
+  for (const Mutation& mutation : batch.mutations()) {
+    if (mutation.value) {
+      rows.Put(family(mutation.table), mutation.key, *mutation.value);
+    } else {
+      rows.Delete(family(mutation.table), mutation.key);
+    }
+  }
+  if (epoch > recorded) {
+    rows.Put(family(Table::meta), slice(epoch_key), std::to_string(epoch));
+  }
+  TROUPE_CHECK(write(rows));
+  epoch_ = epoch;
+  return ok();
+}
+
+// After a failed write or sync nobody knows what the file holds, and a retry could report a lost
+// write as durable. So the store closes itself to writes; reopening it finds out.
+Status RocksStore::write(rocksdb::WriteBatch& batch) {
+  rocksdb::WriteOptions options;
+  options.sync = true;
+  const rocksdb::Status status = db_->Write(options, &batch);
+  if (status.ok()) return ok();
+  Error failed = failure(status);
+  if (failed.code() == Code::unavailable) failed = error(Code::outcome_unknown, failed.message());
+  log::error("metadata_write_failed", {{"error", failed}});
+  const std::lock_guard lock{health_mutex_};
+  health_ = failed;
+  return failed;
+}
+
+Status RocksStore::health() const {
+  const std::lock_guard lock{health_mutex_};
+  return health_;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Store>> open_rocksdb(const fs::path& path, const RocksOptions& options) {
+  return RocksStore::open(path, options);
+}
+
+}  // namespace troupe

@@ -1,0 +1,42 @@
+// The unit that a connection carries: a small header and an opaque body.
+#pragma once
+
+#include <cstdint>
+
+#include "base/bytes.h"
+#include "base/ids.h"
+#include "base/status.h"
+#include "protocol/messages.h"
+
+namespace troupe::protocol {
+
+// The values are on the wire: never renumber.
+enum class FrameKind : uint32_t {
+  unknown = 0,
+  request = 1,         // call, method, budget, body.
+  reply = 2,           // call, error or body.
+  stream_request = 3,  // As request; answered by items, then a reply.
+  item = 4,            // call, body.
+  credit = 5,          // call, credit: how many more items the receiver takes.
+  cancel = 6,          // call: the caller no longer waits.
+};
+
+inline constexpr size_t header_bytes_max = 64 << 10;
+inline constexpr size_t body_bytes_max = 256 << 20;
+
+struct FrameHeader {
+  FrameKind kind = FrameKind::unknown;
+  uint64_t call = 0;
+  Method method = Method::unknown;
+  uint64_t budget_us = 0;
+  RawId trace;
+  uint32_t credit = 0;
+  uint32_t descriptors = 0;  // How many file descriptors travel beside the frame.
+  ErrorInfo error;
+};
+
+Bytes encode_header(const FrameHeader& header);
+// Errors: invalid.
+Result<FrameHeader> decode_header(BytesView bytes);
+
+}  // namespace troupe::protocol

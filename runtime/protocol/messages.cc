@@ -1,0 +1,82 @@
+#include "protocol/messages.h"
+
+#include <fmt/format.h>
+
+namespace troupe::protocol {
+
+std::string method_name(Method method) {
+  switch (method) {
+    case Method::unknown:
+      break;
+#define TROUPE_NAME(name) \
+  case Method::name:      \
+    return #name
+      TROUPE_NAME(hello);
+      TROUPE_NAME(register_node);
+      TROUPE_NAME(heartbeat);
+      TROUPE_NAME(process_exited);
+      TROUPE_NAME(begin_job);
+      TROUPE_NAME(end_job);
+      TROUPE_NAME(create_actor);
+      TROUPE_NAME(get_actor);
+      TROUPE_NAME(kill_actor);
+      TROUPE_NAME(request_lease);
+      TROUPE_NAME(renew_lease);
+      TROUPE_NAME(return_lease);
+      TROUPE_NAME(deploy);
+      TROUPE_NAME(undeploy);
+      TROUPE_NAME(watch_deployments);
+      TROUPE_NAME(list_nodes);
+      TROUPE_NAME(list_actors);
+      TROUPE_NAME(list_jobs);
+      TROUPE_NAME(list_deployments);
+      TROUPE_NAME(cluster_info);
+      TROUPE_NAME(start_actor);
+      TROUPE_NAME(stop_actor);
+      TROUPE_NAME(start_slots);
+      TROUPE_NAME(stop_slots);
+      TROUPE_NAME(attach_process);
+      TROUPE_NAME(attach_segment);
+      TROUPE_NAME(create_block);
+      TROUPE_NAME(seal_block);
+      TROUPE_NAME(get_block);
+      TROUPE_NAME(release_block);
+      TROUPE_NAME(fetch_chunk);
+      TROUPE_NAME(read_log);
+      TROUPE_NAME(abort_block);
+      TROUPE_NAME(job_ended);
+      TROUPE_NAME(assign_actor);
+      TROUPE_NAME(assign_slot);
+      TROUPE_NAME(invoke);
+      TROUPE_NAME(invoke_stream);
+      TROUPE_NAME(stop_process);
+      TROUPE_NAME(collective);
+      TROUPE_NAME(resolve_object);
+      TROUPE_NAME(add_borrow);
+      TROUPE_NAME(remove_borrow);
+#undef TROUPE_NAME
+  }
+  return fmt::format("method {}", static_cast<uint32_t>(method));
+}
+
+ErrorInfo to_info(const Error& error) {
+  ErrorInfo info;
+  info.code = static_cast<uint32_t>(error.code());
+  info.message = error.message();
+  info.where = error.where();
+  if (error.retry_after()) {
+    info.retry_after_us = static_cast<uint64_t>(error.retry_after()->count()) * 1000;
+  }
+  return info;
+}
+
+Error from_info(const ErrorInfo& info) {
+  Error made{code_from_number(info.code), info.message};
+  if (!info.where.empty()) made = std::move(made).at(info.where);
+  if (info.retry_after_us != 0) {
+    made = std::move(made).after(std::chrono::milliseconds(info.retry_after_us / 1000));
+  }
+  return made;
+}
+
+}  // namespace troupe::protocol

@@ -1,0 +1,521 @@
+// The messages of troupe.capnp as plain structs: same fields, same order (see codec.h).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/ids.h"
+#include "base/status.h"
+
+namespace troupe::protocol {
+
+inline constexpr uint32_t version = 1;
+
+// What a request asks for. The values are on the wire: never renumber.
+enum class Method : uint32_t {
+  unknown = 0,
+  hello = 1,
+  // To the head.
+  register_node = 10,
+  heartbeat = 11,
+  process_exited = 12,
+  begin_job = 13,
+  end_job = 14,
+  create_actor = 15,
+  get_actor = 16,
+  kill_actor = 17,
+  request_lease = 18,
+  renew_lease = 19,
+  return_lease = 20,
+  deploy = 21,
+  undeploy = 22,
+  watch_deployments = 23,  // A stream of DeploymentList, one a change.
+  list_nodes = 24,
+  list_actors = 25,
+  list_jobs = 26,
+  list_deployments = 27,
+  cluster_info = 28,
+  // To a worker.
+  start_actor = 40,
+  stop_actor = 41,
+  start_slots = 42,
+  stop_slots = 43,
+  attach_process = 44,
+  attach_segment = 45,
+  create_block = 46,
+  seal_block = 47,
+  get_block = 48,
+  release_block = 49,
+  fetch_chunk = 50,
+  read_log = 51,  // A stream of LogChunk.
+  abort_block = 52,
+  job_ended = 53,  // EndJob, from the head: what the job's processes left behind goes.
+  // To an actor process or a driver.
+  assign_actor = 60,
+  assign_slot = 61,
+  invoke = 62,
+  invoke_stream = 63,  // A stream of items, each opaque bytes.
+  stop_process = 64,
+  collective = 65,
+  resolve_object = 70,
+  add_borrow = 71,
+  remove_borrow = 72,
+};
+// "create_actor"; "method 99" for a number that this build does not know.
+std::string method_name(Method method);
+
+struct ErrorInfo {
+  uint32_t code = 0;
+  std::string message;
+  std::string where;
+  uint64_t retry_after_us = 0;
+};
+ErrorInfo to_info(const Error& error);
+Error from_info(const ErrorInfo& info);
+
+// How to reach a process. unix_path serves processes of the same node, host and port (TLS) all
+// others.
+struct ProcessAddress {
+  ProcessId process;
+  NodeId node;
+  std::string unix_path;
+  std::string host;
+  uint16_t port = 0;
+};
+
+struct Hello {
+  uint32_t protocol_version = version;
+  uint64_t features = 0;
+  std::string kind;  // head, worker, actor, driver, gateway, cli.
+  ProcessAddress address;
+  JobId job;
+  ClusterId cluster;
+  uint32_t pid = 0;
+};
+
+struct Empty {};
+
+struct ResourceAmount {
+  std::string name;  // cpu, memory (milli = MiB * 1000), gpu, or custom.
+  int64_t milli = 0;
+};
+
+struct NamedValue {
+  std::string name;
+  std::string value;
+};
+
+struct RunningActor {
+  ActorId actor;
+  uint32_t incarnation = 0;
+  ProcessAddress address;
+  uint32_t pid = 0;
+};
+
+struct RunningSlot {
+  LeaseId lease;
+  ProcessAddress address;
+  uint32_t pid = 0;
+};
+
+struct RegisterNode {
+  ProcessAddress address;
+  std::string name;
+  std::vector<ResourceAmount> total;
+  std::vector<NamedValue> labels;
+  std::string version;
+  uint32_t pid = 0;
+  std::vector<RunningActor> actors;
+  std::vector<RunningSlot> slots;
+};
+
+struct NodeRegistered {
+  ClusterId cluster;
+  uint64_t epoch = 0;
+  uint64_t heartbeat_us = 0;
+  uint64_t window_us = 0;
+};
+
+struct Heartbeat {
+  NodeId node;
+  uint64_t epoch = 0;
+  uint64_t sequence = 0;
+  uint64_t store_used_bytes = 0;
+  uint64_t store_capacity_bytes = 0;
+  uint64_t memory_used_bytes = 0;
+  uint64_t cpu_used_milli = 0;
+};
+
+struct HeartbeatReply {
+  uint64_t epoch = 0;
+  bool register_again = false;
+};
+
+// A worker to the head: one of its processes ended. The ids that do not apply are nil.
+struct ProcessExited {
+  NodeId node;
+  uint64_t epoch = 0;
+  ProcessId process;
+  ActorId actor;
+  uint32_t incarnation = 0;
+  LeaseId lease;
+  std::string reason;
+};
+
+struct NodeInfo {
+  ProcessAddress address;
+  std::string name;
+  std::string state;  // alive, suspect, dead.
+  std::vector<ResourceAmount> total;
+  std::vector<ResourceAmount> available;
+  std::vector<NamedValue> labels;
+  uint32_t actors = 0;
+  uint32_t slots = 0;
+  uint64_t store_used_bytes = 0;
+  uint64_t store_capacity_bytes = 0;
+  uint64_t memory_used_bytes = 0;
+  uint64_t cpu_used_milli = 0;
+  std::string version;
+  uint32_t pid = 0;
+};
+
+struct BeginJob {
+  JobId job;
+  std::string name;
+  std::string entrypoint;
+  std::string name_space;
+};
+
+struct EndJob {
+  JobId job;
+  bool succeeded = false;
+  std::string message;
+};
+
+struct JobInfo {
+  JobId job;
+  std::string name;
+  std::string entrypoint;
+  std::string name_space;
+  std::string state;  // running, succeeded, failed.
+  std::string message;
+  uint64_t started_unix_us = 0;
+  uint64_t ended_unix_us = 0;
+  ProcessAddress driver;
+};
+
+// Inline bytes, or, with object set, a ref that the callee resolves through its owner.
+struct Argument {
+  Bytes inline_value;
+  ObjectId object;
+  ProcessAddress owner;
+};
+
+struct ActorSpec {
+  ActorId actor;
+  JobId job;
+  std::string name;
+  std::string name_space;
+  std::string module;  // Path of a shared object, or the name of an installed plugin.
+  std::string class_name;
+  std::vector<Argument> arguments;
+  uint64_t signature = 0;
+  std::vector<ResourceAmount> demand;
+  int32_t priority = 0;
+  int32_t max_restarts = 0;  // -1: no limit.
+  bool detached = false;
+  bool get_if_exists = false;
+  std::vector<NamedValue> environment;
+  std::string strategy;  // "" or pack, spread.
+  NodeId node;           // Set: only there.
+  std::string deployment;
+};
+
+struct ActorInfo {
+  ActorId actor;
+  JobId job;
+  std::string name;
+  std::string name_space;
+  std::string module;
+  std::string class_name;
+  std::string state;  // pending, starting, alive, restarting, dead.
+  uint32_t incarnation = 0;
+  ProcessAddress address;
+  uint32_t pid = 0;
+  std::string reason;  // Why it is pending or dead.
+  std::string deployment;
+};
+
+struct GetActor {
+  ActorId actor;
+  std::string name;
+  std::string name_space;
+  uint32_t after = 0;
+};
+
+struct KillActor {
+  ActorId actor;
+  std::string reason;
+};
+
+struct ActorRecord {
+  ActorSpec spec;
+  ActorInfo info;
+};
+
+struct StartActor {
+  uint64_t epoch = 0;
+  uint32_t incarnation = 0;
+  ActorSpec spec;
+  std::vector<uint32_t> devices;
+};
+
+struct ProcessStarted {
+  ProcessAddress address;
+  uint32_t pid = 0;
+};
+
+struct StopActor {
+  uint64_t epoch = 0;
+  ActorId actor;
+  uint32_t incarnation = 0;
+  uint64_t grace_us = 0;
+};
+
+struct RequestLease {
+  LeaseId lease;
+  JobId job;
+  std::string module;
+  std::vector<ResourceAmount> demand;
+  uint32_t slots = 0;
+  int32_t priority = 0;
+};
+
+struct Slot {
+  ProcessAddress address;
+};
+
+struct LeaseGranted {
+  LeaseId lease;
+  std::vector<Slot> slots;  // From one up to as many as were asked for.
+  uint64_t quantum_us = 0;  // Renew or return before it ends.
+};
+
+struct RenewLease {
+  LeaseId lease;
+};
+
+struct ReturnLease {
+  LeaseId lease;
+  std::vector<ProcessId> processes;
+};
+
+struct StartSlots {
+  uint64_t epoch = 0;
+  LeaseId lease;
+  JobId job;
+  std::string module;
+  uint32_t count = 0;
+  std::vector<uint32_t> devices;
+};
+
+struct SlotsStarted {
+  std::vector<ProcessStarted> processes;
+};
+
+struct StopSlots {
+  uint64_t epoch = 0;
+  LeaseId lease;
+  std::vector<ProcessId> processes;
+};
+
+struct Invoke {
+  ActorId actor;  // Nil: a task, run by a leased slot.
+  uint32_t incarnation = 0;
+  std::string method;
+  uint64_t signature = 0;  // Hash of the argument and result types; 0: opaque bytes.
+  std::vector<Argument> arguments;
+  TaskId task;
+  JobId job;
+  ObjectId result;  // The id under which a large result is sealed.
+};
+
+struct InvokeReply {
+  Bytes inline_value;
+  ProcessAddress node;  // Set (a worker) when the result was too large to ride inline.
+  uint64_t size_bytes = 0;
+  std::vector<ObjectId> borrowed;  // Arguments' nested refs that the callee keeps.
+};
+
+struct StopProcess {
+  uint64_t grace_us = 0;
+};
+
+struct AssignActor {
+  uint32_t incarnation = 0;
+  ActorSpec spec;
+};
+
+struct AssignSlot {
+  LeaseId lease;
+  JobId job;
+  std::string module;
+};
+
+struct ResolveObject {
+  ObjectId object;
+};
+
+struct ObjectValue {
+  Bytes inline_value;
+  ProcessAddress node;
+  uint64_t size_bytes = 0;
+  bool in_store = false;
+};
+
+struct BorrowObject {
+  ObjectId object;
+  ProcessId borrower;
+};
+
+struct AttachSegment {
+  uint64_t capacity_bytes = 0;
+};
+
+struct CreateBlock {
+  ObjectId object;
+  uint64_t size_bytes = 0;
+  ProcessId owner;  // Who holds the object until it releases it as its owner; nil: the sender.
+};
+
+struct Block {
+  ProcessId process;  // Whose segment.
+  uint64_t offset_bytes = 0;
+  uint64_t size_bytes = 0;
+};
+
+struct SealBlock {
+  ObjectId object;
+};
+
+struct GetBlock {
+  ObjectId object;
+  ProcessAddress source;
+  uint64_t size_bytes = 0;
+  std::vector<ProcessId> segments_held;
+};
+
+struct ReleaseBlock {
+  ObjectId object;
+  ProcessId owner;  // Set: the sender is this owner and has no more refs. Else: one pin goes.
+};
+
+struct FetchChunk {
+  ObjectId object;
+  uint64_t offset_bytes = 0;
+  uint64_t length_bytes = 0;
+};
+
+struct Chunk {
+  uint64_t object_bytes = 0;
+  uint64_t checksum = 0;
+  Bytes data;
+};
+
+struct AttachProcess {
+  std::string kind;
+  uint32_t pid = 0;
+  ProcessAddress address;
+};
+
+struct Attached {
+  NodeId node;
+  std::string node_name;
+  ClusterId cluster;
+  std::string head_host;
+  uint16_t head_port = 0;
+  std::string host;
+  std::string certificate_pem;
+  std::string key_pem;
+  std::string authority_pem;
+  std::string socket_folder;
+};
+
+struct ReadLog {
+  ProcessId process;
+  ActorId actor;
+  uint64_t offset_bytes = 0;
+  bool follow = false;
+};
+
+struct LogChunk {
+  Bytes data;
+  uint64_t offset_bytes = 0;
+};
+
+struct CollectiveChunk {
+  std::string group;
+  uint64_t generation = 0;
+  uint64_t sequence = 0;
+  uint32_t rank = 0;
+  Bytes data;
+};
+
+struct DeploymentSpec {
+  std::string name;
+  std::string module;
+  std::string class_name;
+  std::string config;  // JSON, for the plugin alone.
+  uint32_t replicas = 1;
+  std::vector<ResourceAmount> demand;
+  std::vector<NamedValue> environment;
+};
+
+struct DeploymentInfo {
+  DeploymentSpec spec;
+  std::string state;  // starting, ready, degraded, failed.
+  std::string reason;
+  std::vector<ActorInfo> replicas;
+  uint64_t version = 0;
+};
+
+struct NameOf {
+  std::string name;
+};
+
+struct NodeList {
+  std::vector<NodeInfo> items;
+};
+struct ActorList {
+  std::vector<ActorInfo> items;
+};
+struct JobList {
+  std::vector<JobInfo> items;
+};
+struct DeploymentList {
+  std::vector<DeploymentInfo> items;
+};
+
+struct PendingInfo {
+  RawId id;
+  std::string kind;
+  std::string reason;
+};
+
+struct ClusterInfo {
+  ClusterId cluster;
+  uint64_t epoch = 0;
+  std::string version;
+  uint64_t started_unix_us = 0;
+  uint32_t pid = 0;
+  uint32_t nodes = 0;
+  uint32_t actors = 0;
+  uint32_t jobs_running = 0;
+  uint32_t leases = 0;
+  uint32_t deployments = 0;
+  std::vector<PendingInfo> pending;
+};
+
+}  // namespace troupe::protocol

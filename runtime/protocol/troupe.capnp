@@ -1,0 +1,493 @@
+# Every message that crosses a process boundary or reaches a disk.
+# Fields are added at the end only; never renumbered, retyped or reused. Zero means "unset".
+# Ids are 16-byte Data, durations are relative microseconds, amounts are integer thousandths.
+@0xd6a4d0a7c5b1e2f3;
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("troupe::schema");
+
+struct ErrorInfo {
+  code @0 :UInt32;
+  message @1 :Text;
+  where @2 :Text;
+  retryAfterUs @3 :UInt64;
+}
+
+# What precedes a message's opaque body on a connection.
+struct Frame {
+  kind @0 :UInt32;
+  call @1 :UInt64;
+  method @2 :UInt32;
+  budgetUs @3 :UInt64;
+  traceId @4 :Data;
+  credit @5 :UInt32;
+  descriptors @6 :UInt32;
+  error @7 :ErrorInfo;
+}
+
+struct ProcessAddress {
+  process @0 :Data;
+  node @1 :Data;
+  unixPath @2 :Text;
+  host @3 :Text;
+  port @4 :UInt16;
+}
+
+# The first message of each side of a connection.
+struct Hello {
+  protocolVersion @0 :UInt32;
+  features @1 :UInt64;
+  kind @2 :Text;
+  address @3 :ProcessAddress;
+  job @4 :Data;
+  cluster @5 :Data;
+  pid @6 :UInt32;
+}
+
+struct Empty {}
+
+struct ResourceAmount {
+  name @0 :Text;
+  milli @1 :Int64;
+}
+
+struct NamedValue {
+  name @0 :Text;
+  value @1 :Text;
+}
+
+# --- Nodes -----------------------------------------------------------------------------------
+
+struct RunningActor {
+  actor @0 :Data;
+  incarnation @1 :UInt32;
+  address @2 :ProcessAddress;
+  pid @3 :UInt32;
+}
+
+struct RunningSlot {
+  lease @0 :Data;
+  address @1 :ProcessAddress;
+  pid @2 :UInt32;
+}
+
+struct RegisterNode {
+  address @0 :ProcessAddress;
+  name @1 :Text;
+  total @2 :List(ResourceAmount);
+  labels @3 :List(NamedValue);
+  version @4 :Text;
+  pid @5 :UInt32;
+  actors @6 :List(RunningActor);
+  slots @7 :List(RunningSlot);
+}
+
+struct NodeRegistered {
+  cluster @0 :Data;
+  epoch @1 :UInt64;
+  heartbeatUs @2 :UInt64;
+  windowUs @3 :UInt64;
+}
+
+struct Heartbeat {
+  node @0 :Data;
+  epoch @1 :UInt64;
+  sequence @2 :UInt64;
+  storeUsedBytes @3 :UInt64;
+  storeCapacityBytes @4 :UInt64;
+  memoryUsedBytes @5 :UInt64;
+  cpuUsedMilli @6 :UInt64;
+}
+
+struct HeartbeatReply {
+  epoch @0 :UInt64;
+  registerAgain @1 :Bool;
+}
+
+struct ProcessExited {
+  node @0 :Data;
+  epoch @1 :UInt64;
+  process @2 :Data;
+  actor @3 :Data;
+  incarnation @4 :UInt32;
+  lease @5 :Data;
+  reason @6 :Text;
+}
+
+struct NodeInfo {
+  address @0 :ProcessAddress;
+  name @1 :Text;
+  state @2 :Text;
+  total @3 :List(ResourceAmount);
+  available @4 :List(ResourceAmount);
+  labels @5 :List(NamedValue);
+  actors @6 :UInt32;
+  slots @7 :UInt32;
+  storeUsedBytes @8 :UInt64;
+  storeCapacityBytes @9 :UInt64;
+  memoryUsedBytes @10 :UInt64;
+  cpuUsedMilli @11 :UInt64;
+  version @12 :Text;
+  pid @13 :UInt32;
+}
+
+# --- Jobs ------------------------------------------------------------------------------------
+
+struct BeginJob {
+  job @0 :Data;
+  name @1 :Text;
+  entrypoint @2 :Text;
+  nameSpace @3 :Text;
+}
+
+struct EndJob {
+  job @0 :Data;
+  succeeded @1 :Bool;
+  message @2 :Text;
+}
+
+struct JobInfo {
+  job @0 :Data;
+  name @1 :Text;
+  entrypoint @2 :Text;
+  nameSpace @3 :Text;
+  state @4 :Text;
+  message @5 :Text;
+  startedUnixUs @6 :UInt64;
+  endedUnixUs @7 :UInt64;
+  driver @8 :ProcessAddress;
+}
+
+# --- Actors ----------------------------------------------------------------------------------
+
+struct Argument {
+  inline @0 :Data;
+  object @1 :Data;
+  owner @2 :ProcessAddress;
+}
+
+struct ActorSpec {
+  actor @0 :Data;
+  job @1 :Data;
+  name @2 :Text;
+  nameSpace @3 :Text;
+  module @4 :Text;
+  className @5 :Text;
+  arguments @6 :List(Argument);
+  signature @7 :UInt64;
+  demand @8 :List(ResourceAmount);
+  priority @9 :Int32;
+  maxRestarts @10 :Int32;
+  detached @11 :Bool;
+  getIfExists @12 :Bool;
+  environment @13 :List(NamedValue);
+  strategy @14 :Text;
+  node @15 :Data;
+  deployment @16 :Text;
+}
+
+struct ActorInfo {
+  actor @0 :Data;
+  job @1 :Data;
+  name @2 :Text;
+  nameSpace @3 :Text;
+  module @4 :Text;
+  className @5 :Text;
+  state @6 :Text;
+  incarnation @7 :UInt32;
+  address @8 :ProcessAddress;
+  pid @9 :UInt32;
+  reason @10 :Text;
+  deployment @11 :Text;
+}
+
+# Answered once the actor is alive in an incarnation above `after`, or dead.
+struct GetActor {
+  actor @0 :Data;
+  name @1 :Text;
+  nameSpace @2 :Text;
+  after @3 :UInt32;
+}
+
+struct KillActor {
+  actor @0 :Data;
+  reason @1 :Text;
+}
+
+# What the head keeps of an actor.
+struct ActorRecord {
+  spec @0 :ActorSpec;
+  info @1 :ActorInfo;
+}
+
+# Head to worker.
+struct StartActor {
+  epoch @0 :UInt64;
+  incarnation @1 :UInt32;
+  spec @2 :ActorSpec;
+  devices @3 :List(UInt32);
+}
+
+struct ProcessStarted {
+  address @0 :ProcessAddress;
+  pid @1 :UInt32;
+}
+
+struct StopActor {
+  epoch @0 :UInt64;
+  actor @1 :Data;
+  incarnation @2 :UInt32;
+  graceUs @3 :UInt64;
+}
+
+# --- Leases on slots -------------------------------------------------------------------------
+
+struct RequestLease {
+  lease @0 :Data;
+  job @1 :Data;
+  module @2 :Text;
+  demand @3 :List(ResourceAmount);
+  slots @4 :UInt32;
+  priority @5 :Int32;
+}
+
+struct Slot {
+  address @0 :ProcessAddress;
+}
+
+struct LeaseGranted {
+  lease @0 :Data;
+  slots @1 :List(Slot);
+  quantumUs @2 :UInt64;
+}
+
+struct RenewLease {
+  lease @0 :Data;
+}
+
+# An empty list of processes gives the whole lease back.
+struct ReturnLease {
+  lease @0 :Data;
+  processes @1 :List(Data);
+}
+
+# Head to worker.
+struct StartSlots {
+  epoch @0 :UInt64;
+  lease @1 :Data;
+  job @2 :Data;
+  module @3 :Text;
+  count @4 :UInt32;
+  devices @5 :List(UInt32);
+}
+
+struct SlotsStarted {
+  processes @0 :List(ProcessStarted);
+}
+
+struct StopSlots {
+  epoch @0 :UInt64;
+  lease @1 :Data;
+  processes @2 :List(Data);
+}
+
+# --- Calls -----------------------------------------------------------------------------------
+
+# To an actor, or, with no actor set, of a task to a leased slot.
+struct Invoke {
+  actor @0 :Data;
+  incarnation @1 :UInt32;
+  method @2 :Text;
+  signature @3 :UInt64;
+  arguments @4 :List(Argument);
+  task @5 :Data;
+  job @6 :Data;
+  result @7 :Data;
+}
+
+# A result: inline, or sealed in the object store of a node under the id that the caller chose.
+struct InvokeReply {
+  inline @0 :Data;
+  node @1 :ProcessAddress;
+  sizeBytes @2 :UInt64;
+  borrowed @3 :List(Data);
+}
+
+struct StopProcess {
+  graceUs @0 :UInt64;
+}
+
+# Worker to the actor process that it started.
+struct AssignActor {
+  incarnation @0 :UInt32;
+  spec @1 :ActorSpec;
+}
+
+struct AssignSlot {
+  lease @0 :Data;
+  job @1 :Data;
+  module @2 :Text;
+}
+
+# --- Objects ---------------------------------------------------------------------------------
+
+# To the owner. Answered once the object is ready.
+struct ResolveObject {
+  object @0 :Data;
+}
+
+struct ObjectValue {
+  inline @0 :Data;
+  node @1 :ProcessAddress;
+  sizeBytes @2 :UInt64;
+  inStore @3 :Bool;
+}
+
+# To the owner: the sender holds (or no longer holds) the object.
+struct BorrowObject {
+  object @0 :Data;
+  borrower @1 :Data;
+}
+
+# A process to its worker: its segment comes beside the message as a descriptor.
+struct AttachSegment {
+  capacityBytes @0 :UInt64;
+}
+
+struct CreateBlock {
+  object @0 :Data;
+  sizeBytes @1 :UInt64;
+  owner @2 :Data;
+}
+
+struct Block {
+  process @0 :Data;
+  offsetBytes @1 :UInt64;
+  sizeBytes @2 :UInt64;
+}
+
+struct SealBlock {
+  object @0 :Data;
+}
+
+# Answered with a Block once it is sealed here; pulled from `source` first if it is elsewhere.
+# The segment's descriptor comes beside the answer when `needDescriptor` names no segment held.
+struct GetBlock {
+  object @0 :Data;
+  source @1 :ProcessAddress;
+  sizeBytes @2 :UInt64;
+  segmentsHeld @3 :List(Data);
+}
+
+struct ReleaseBlock {
+  object @0 :Data;
+  owner @1 :Data;
+}
+
+# Worker to worker.
+struct FetchChunk {
+  object @0 :Data;
+  offsetBytes @1 :UInt64;
+  lengthBytes @2 :UInt64;
+}
+
+struct Chunk {
+  objectBytes @0 :UInt64;
+  checksum @1 :UInt64;
+  data @2 :Data;
+}
+
+# --- A process and its worker ----------------------------------------------------------------
+
+struct AttachProcess {
+  kind @0 :Text;
+  pid @1 :UInt32;
+  address @2 :ProcessAddress;
+}
+
+# Credentials of the node, for processes of the same user that came through its Unix socket.
+struct Attached {
+  node @0 :Data;
+  nodeName @1 :Text;
+  cluster @2 :Data;
+  headHost @3 :Text;
+  headPort @4 :UInt16;
+  host @5 :Text;
+  certificatePem @6 :Text;
+  keyPem @7 :Text;
+  authorityPem @8 :Text;
+  socketFolder @9 :Text;
+}
+
+struct ReadLog {
+  process @0 :Data;
+  actor @1 :Data;
+  offsetBytes @2 :UInt64;
+  follow @3 :Bool;
+}
+
+struct LogChunk {
+  data @0 :Data;
+  offsetBytes @1 :UInt64;
+}
+
+# --- Collectives -----------------------------------------------------------------------------
+
+struct CollectiveChunk {
+  group @0 :Text;
+  generation @1 :UInt64;
+  sequence @2 :UInt64;
+  rank @3 :UInt32;
+  data @4 :Data;
+}
+
+# --- Deployments -----------------------------------------------------------------------------
+
+struct DeploymentSpec {
+  name @0 :Text;
+  module @1 :Text;
+  className @2 :Text;
+  config @3 :Text;
+  replicas @4 :UInt32;
+  demand @5 :List(ResourceAmount);
+  environment @6 :List(NamedValue);
+}
+
+struct DeploymentInfo {
+  spec @0 :DeploymentSpec;
+  state @1 :Text;
+  reason @2 :Text;
+  replicas @3 :List(ActorInfo);
+  version @4 :UInt64;
+}
+
+struct NameOf {
+  name @0 :Text;
+}
+
+# --- Lists and status ------------------------------------------------------------------------
+
+struct NodeList { items @0 :List(NodeInfo); }
+struct ActorList { items @0 :List(ActorInfo); }
+struct JobList { items @0 :List(JobInfo); }
+struct DeploymentList { items @0 :List(DeploymentInfo); }
+
+struct PendingInfo {
+  id @0 :Data;
+  kind @1 :Text;
+  reason @2 :Text;
+}
+
+struct ClusterInfo {
+  cluster @0 :Data;
+  epoch @1 :UInt64;
+  version @2 :Text;
+  startedUnixUs @3 :UInt64;
+  pid @4 :UInt32;
+  nodes @5 :UInt32;
+  actors @6 :UInt32;
+  jobsRunning @7 :UInt32;
+  leases @8 :UInt32;
+  deployments @9 :UInt32;
+  pending @10 :List(PendingInfo);
+}

@@ -1,0 +1,139 @@
+#include "transport/async.h"
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/associated_cancellation_slot.hpp>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/multiple_exceptions.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/system/system_error.hpp>
+
+namespace troupe {
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+namespace {
+
+template <class Handler>
+struct HandlerWaiter final : Event::Waiter {
+  HandlerWaiter(Handler h, const Executor& executor)
+      : handler(std::move(h)), handler_executor(asio::get_associated_executor(handler, executor)) {}
+
+  void complete(error_code outcome) override {
+    asio::get_associated_cancellation_slot(handler).clear();
+    asio::post(handler_executor,
+               [moved = std::move(handler), outcome]() mutable { std::move(moved)(outcome); });
+  }
+
+  Handler handler;
+  asio::associated_executor_t<Handler, Executor> handler_executor;
+};
+
+}  // namespace
+
+Event::~Event() {
+  TROUPE_ASSERT(waiters_.empty(), "an event is destroyed before its waiters");
+}
+
+void Event::set() {
+  set_ = true;
+  pulse();
+}
+
+void Event::pulse() {
+  auto woken = std::exchange(waiters_, {});
+  for (auto& waiter : woken) waiter->complete({});
+}
+
+Async<void> Event::wait() {
+  if (set_) co_return;
+  auto start = [this](auto handler) {
+    using Handler = decltype(handler);
+    auto slot = asio::get_associated_cancellation_slot(handler);
+    waiters_.push_back(std::make_unique<HandlerWaiter<Handler>>(std::move(handler), executor_));
+    if (!slot.is_connected()) return;
+    const auto position = std::prev(waiters_.end());
+    slot.assign([this, position](asio::cancellation_type) {
+      auto waiter = std::move(*position);
+      waiters_.erase(position);
+      waiter->complete(asio::error::operation_aborted);
+    });
+  };
+  auto token = asio::use_awaitable;
+  co_await asio::async_initiate<const asio::use_awaitable_t<>, void(error_code)>(start, token);
+}
+
+Scope::Scope(Executor executor) : executor_(std::move(executor)), idle_(executor_) {}
+
+Scope::~Scope() {
+  TROUPE_ASSERT(running_.empty(), "a scope is destroyed before its coroutines");
+}
+
+void Scope::cancel() {
+  cancelled_ = true;
+  for (Running& running : running_) running.signal.emit(asio::cancellation_type::terminal);
+}
+
+Async<void> Scope::join() {
+  while (!running_.empty()) co_await idle_.wait();
+}
+
+Async<void> Scope::stop() {
+  cancel();
+  co_await join();
+}
+
+namespace {
+
+// Whether a coroutine ended by cancellation. Of `a || b` both sides throw, in one envelope.
+bool is_cancellation(const std::exception_ptr& thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const boost::system::system_error& caught) {
+    return caught.code() == asio::error::operation_aborted;
+  } catch (const asio::multiple_exceptions& caught) {
+    return is_cancellation(caught.first_exception());
+  } catch (...) {
+    return false;
+  }
+}
+
+}  // namespace
+
+void spawn(Scope& scope, Async<void> coroutine) {
+  if (scope.cancelled_) return;  // Destroying the coroutine unwinds it before its first step.
+  const auto position = scope.running_.emplace(scope.running_.end());
+  auto ended = [&scope, position](const std::exception_ptr& thrown) {
+    TROUPE_ASSERT(!thrown || is_cancellation(thrown), "a coroutine threw");
+    scope.running_.erase(position);
+    if (scope.running_.empty()) scope.idle_.pulse();
+  };
+  asio::co_spawn(scope.executor_, std::move(coroutine),
+                 asio::bind_cancellation_slot(position->signal.slot(), ended));
+}
+
+Async<void> sleep_until(TimerClock& clock, Instant when) {
+  // The event lives in this frame, so an unwinding sleeper takes its timer along.
+  Event due{co_await asio::this_coro::executor};
+  struct Timer {
+    TimerClock& clock;
+    TimerClock::TimerId id;
+    ~Timer() { clock.cancel(id); }
+  } timer{clock, clock.call_at(when, [&due] { due.set(); })};
+  co_await due.wait();
+}
+
+Async<void> sleep_for(TimerClock& clock, Duration duration) {
+  co_await sleep_until(clock, clock.now() + duration);
+}
+
+Async<bool> wait_until(TimerClock& clock, Instant deadline, Event& event) {
+  using namespace asio::experimental::awaitable_operators;
+  if (event.is_set()) co_return true;
+  const auto raced = co_await (event.wait() || sleep_until(clock, deadline));
+  co_return raced.index() == 0;
+}
+
+}  // namespace troupe

@@ -1,0 +1,217 @@
+#include <fmt/format.h>
+
+#include <cstring>
+#include <deque>
+
+#include "transport/byte_stream.h"
+
+namespace troupe::transport {
+namespace {
+
+// On the wire: header length, body length (both little-endian), header, body.
+struct Prefix {
+  uint32_t header_bytes;
+  uint32_t body_bytes;
+};
+static_assert(sizeof(Prefix) == 8);
+
+constexpr size_t queue_bytes_high = 8 << 20;  // Above it, writable() waits.
+constexpr size_t queue_bytes_max = 1 << 30;   // Above it, the peer is taken for stuck.
+constexpr size_t batch_bytes = 256 << 10;
+constexpr size_t read_bytes = 256 << 10;
+
+// State that the connection and its writer coroutine share.
+struct Shared {
+  Shared(const Executor& executor, std::unique_ptr<ByteStream> s)
+      : stream(std::move(s)), changed(executor), drained(executor) {}
+
+  std::unique_ptr<ByteStream> stream;
+  std::deque<Frame> queue;
+  size_t queued_bytes = 0;
+  bool closing = false;  // No more sends; the writer ends when the queue is empty.
+  bool closed = false;
+  Event changed;
+  Event drained;
+};
+
+void append(Bytes& out, const void* data, size_t size) {
+  const auto* first = static_cast<const uint8_t*>(data);
+  out.insert(out.end(), first, first + size);
+}
+
+void append_head(Bytes& out, const Frame& frame) {
+  const Bytes header = protocol::encode_header(frame.header);
+  const Prefix prefix{static_cast<uint32_t>(header.size()),
+                      static_cast<uint32_t>(frame.body.size())};
+  append(out, &prefix, sizeof prefix);
+  append(out, header.data(), header.size());
+}
+
+Async<void> write_queue(std::shared_ptr<Shared> shared) {
+  struct AtEnd {
+    Shared& shared;
+    ~AtEnd() {
+      shared.closed = true;
+      shared.queue.clear();
+      shared.stream->close();
+      shared.drained.pulse();
+    }
+  } at_end{*shared};
+  Bytes batch;
+  for (;;) {
+    while (shared->queue.empty() && !shared->closing) co_await shared->changed.wait();
+    if (shared->queue.empty()) co_return;
+    batch.clear();
+    std::vector<FileDescriptor> descriptors;
+    Bytes large;
+    size_t taken_bytes = 0;
+    // Many frames a write; one with descriptors begins a write of its own, a large body ends one.
+    while (!shared->queue.empty() && batch.size() < batch_bytes) {
+      Frame& frame = shared->queue.front();
+      if (!frame.descriptors.empty()) {
+        if (!batch.empty()) break;
+        descriptors = std::move(frame.descriptors);
+      }
+      append_head(batch, frame);
+      taken_bytes += frame.body.size();
+      if (frame.body.size() > batch_bytes) {
+        large = std::move(frame.body);
+        shared->queue.pop_front();
+        break;
+      }
+      append(batch, frame.body.data(), frame.body.size());
+      shared->queue.pop_front();
+    }
+    auto written = co_await shared->stream->write(batch, descriptors);
+    if (written && !large.empty()) {
+      const std::span<const FileDescriptor> none;
+      written = co_await shared->stream->write(large, none);
+    }
+    shared->queued_bytes -= taken_bytes;
+    if (!written) co_return;
+    if (shared->queued_bytes <= queue_bytes_high) shared->drained.pulse();
+  }
+}
+
+class FramedConnection final : public Connection {
+ public:
+  FramedConnection(Scope& scope, std::unique_ptr<ByteStream> stream, PeerIdentity peer)
+      : shared_(std::make_shared<Shared>(scope.executor(), std::move(stream))),
+        peer_(std::move(peer)) {
+    spawn(scope, write_queue(shared_));
+  }
+  ~FramedConnection() override { close(); }
+
+  const PeerIdentity& peer() const override { return peer_; }
+
+  Status send(Frame frame) override {
+    if (shared_->closing || shared_->closed) {
+      return error(Code::unavailable, "the connection is closed");
+    }
+    if (frame.body.size() > protocol::body_bytes_max) {
+      return error(Code::invalid, fmt::format("a message of {} bytes is over the limit of {}",
+                                              frame.body.size(), protocol::body_bytes_max));
+    }
+    if (shared_->queued_bytes + frame.body.size() > queue_bytes_max) {
+      return error(Code::exhausted, "the peer does not read: its queue is full");
+    }
+    // Kept below header_bytes_max, which the other side enforces.
+    if (frame.header.error.message.size() > 16 << 10) frame.header.error.message.resize(16 << 10);
+    frame.header.descriptors = static_cast<uint32_t>(frame.descriptors.size());
+    shared_->queued_bytes += frame.body.size();
+    shared_->queue.push_back(std::move(frame));
+    shared_->changed.pulse();
+    return ok();
+  }
+
+  bool is_writable() const override {
+    return shared_->closed || shared_->queued_bytes <= queue_bytes_high;
+  }
+
+  Async<void> writable() override {
+    auto shared = shared_;
+    while (!shared->closed && shared->queued_bytes > queue_bytes_high) {
+      co_await shared->drained.wait();
+    }
+  }
+
+  void close() override {
+    if (shared_->closing) return;
+    shared_->closing = true;
+    shared_->changed.pulse();
+  }
+
+  Async<Result<Frame>> receive() override {
+    auto shared = shared_;
+    TROUPE_CO_CHECK(co_await fill(sizeof(Prefix)));
+    Prefix prefix;
+    std::memcpy(&prefix, buffer_.data() + begin_, sizeof prefix);
+    begin_ += sizeof prefix;
+    if (prefix.header_bytes > protocol::header_bytes_max ||
+        prefix.body_bytes > protocol::body_bytes_max) {
+      close();
+      co_return error(Code::invalid, "the peer sent a frame over the size limits");
+    }
+    TROUPE_CO_CHECK(co_await fill(prefix.header_bytes));
+    auto header = protocol::decode_header({buffer_.data() + begin_, prefix.header_bytes});
+    if (!header) {
+      close();
+      co_return std::move(header).error();
+    }
+    begin_ += prefix.header_bytes;
+    Frame frame;
+    frame.header = std::move(*header);
+    frame.body.resize(prefix.body_bytes);
+    const size_t ready = std::min<size_t>(end_ - begin_, frame.body.size());
+    if (ready > 0) std::memcpy(frame.body.data(), buffer_.data() + begin_, ready);
+    begin_ += ready;
+    for (size_t have = ready; have < frame.body.size();) {
+      std::span<uint8_t> rest{frame.body.data() + have, frame.body.size() - have};
+      TROUPE_CO_TRY(const size_t count, co_await shared->stream->read_some(rest, descriptors_));
+      have += count;
+    }
+    if (frame.header.descriptors > descriptors_.size()) {
+      close();
+      co_return error(Code::invalid, "the peer announced descriptors that did not come");
+    }
+    for (uint32_t i = 0; i < frame.header.descriptors; ++i) {
+      frame.descriptors.push_back(std::move(descriptors_.front()));
+      descriptors_.erase(descriptors_.begin());
+    }
+    co_return frame;
+  }
+
+ private:
+  // Makes `count` bytes stand at buffer_[begin_].
+  Async<Status> fill(size_t count) {
+    auto shared = shared_;
+    if (end_ - begin_ >= count) co_return ok();
+    if (begin_ > 0) {
+      std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
+      end_ -= begin_;
+      begin_ = 0;
+    }
+    while (end_ < count) {
+      std::span<uint8_t> room{buffer_.data() + end_, buffer_.size() - end_};
+      TROUPE_CO_TRY(const size_t got, co_await shared->stream->read_some(room, descriptors_));
+      end_ += got;
+    }
+    co_return ok();
+  }
+
+  std::shared_ptr<Shared> shared_;
+  PeerIdentity peer_;
+  Bytes buffer_ = Bytes(read_bytes);
+  size_t begin_ = 0;
+  size_t end_ = 0;
+  std::vector<FileDescriptor> descriptors_;
+};
+
+}  // namespace
+
+std::unique_ptr<Connection> make_connection(Scope& scope, std::unique_ptr<ByteStream> stream,
+                                            PeerIdentity peer) {
+  return std::make_unique<FramedConnection>(scope, std::move(stream), std::move(peer));
+}
+
+}  // namespace troupe::transport

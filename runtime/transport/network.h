@@ -1,0 +1,72 @@
+// Connections that carry frames. AsioNetwork is the real one; tests/sim has one in memory.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/file_descriptor.h"
+#include "protocol/frame.h"
+#include "transport/async.h"
+#include "transport/credentials.h"
+
+namespace troupe::transport {
+
+// "unix:/path" or "host:port" (always TLS).
+struct Endpoint {
+  std::string unix_path;
+  std::string host;
+  uint16_t port = 0;
+
+  bool is_unix() const { return !unix_path.empty(); }
+  std::string to_string() const;
+  // Errors: invalid.
+  static Result<Endpoint> parse(std::string_view text);
+};
+
+struct Frame {
+  protocol::FrameHeader header;
+  Bytes body;
+  std::vector<FileDescriptor> descriptors;  // Only on Unix sockets.
+};
+
+// One ordered, authenticated, message-oriented connection. Belongs to its loop.
+class Connection {
+ public:
+  virtual ~Connection() = default;
+  virtual const PeerIdentity& peer() const = 0;
+  // The next frame. Errors: unavailable (closed), invalid (the peer broke the protocol).
+  // One receive at a time.
+  virtual Async<Result<Frame>> receive() = 0;
+  // Queues a frame. Errors: unavailable (closed), invalid (over a size limit).
+  virtual Status send(Frame frame) = 0;
+  // Returns once little is queued (or the connection is closed): senders of bulk wait here.
+  virtual Async<void> writable() = 0;
+  virtual bool is_writable() const = 0;
+  // Sends what is queued, then closes; receive() fails from then on. Idempotent.
+  virtual void close() = 0;
+};
+
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  // The next connection whose peer is authenticated. Errors: unavailable (closed).
+  virtual Async<Result<std::unique_ptr<Connection>>> accept() = 0;
+  // With the port that the system chose.
+  virtual const Endpoint& endpoint() const = 0;
+  // Stops accepting and joins what it started.
+  virtual Async<void> stop() = 0;
+};
+
+class Network {
+ public:
+  virtual ~Network() = default;
+  // Errors: unavailable (nobody listens), denied (authentication failed), deadline_exceeded.
+  virtual Async<Result<std::unique_ptr<Connection>>> connect(Endpoint endpoint,
+                                                             Instant deadline) = 0;
+  // Errors: conflict (in use), denied, invalid (path too long).
+  virtual Result<std::unique_ptr<Listener>> listen(const Endpoint& endpoint) = 0;
+};
+
+}  // namespace troupe::transport

@@ -1,0 +1,181 @@
+// Calls and server streams over a connection, in both directions.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "protocol/codec.h"
+#include "protocol/messages.h"
+#include "transport/environment.h"
+
+namespace troupe::transport {
+
+using protocol::Method;
+
+// Opaque bytes, and the file descriptors beside them (within a node only).
+struct Message {
+  Bytes body;
+  std::vector<FileDescriptor> descriptors;
+};
+
+class Peer;
+
+struct CallContext {
+  Instant deadline;
+  std::shared_ptr<Peer> peer;        // Who calls.
+  std::shared_ptr<Event> cancelled;  // Set when the caller gave up or its connection closed.
+  RawId trace;
+};
+
+// Where a stream's handler puts its items. Waits while the receiver has no room.
+class OutgoingStream {
+ public:
+  OutgoingStream(Peer& peer, uint64_t call, Executor executor);
+  // Errors: cancelled (the receiver gave up), unavailable (its connection closed).
+  Async<Status> send(Bytes item);
+
+ private:
+  friend class Peer;
+  Peer& peer_;
+  uint64_t call_;
+  uint32_t credit_ = 0;
+  bool cancelled_ = false;
+  Event changed_;
+};
+
+// What a process answers. Handlers run on the peer's loop and are not unwound when their caller
+// goes: a handler that should stop early watches context.cancelled.
+class Service {
+ public:
+  virtual ~Service() = default;
+  virtual Async<Result<Message>> handle(Method method, Message request, CallContext context) = 0;
+  virtual Async<Status> handle_stream(Method method, Message request, CallContext context,
+                                      OutgoingStream& out) = 0;
+  // Once, when a connection whose hello was accepted has closed.
+  virtual void peer_closed(Peer& peer) { (void)peer; }
+  // Whether to speak with this peer at all. Errors: denied, conflict.
+  virtual Status accept_peer(const protocol::Hello& hello, const PeerIdentity& identity) {
+    (void)hello, (void)identity;
+    return ok();
+  }
+};
+
+// The receiving end of a stream. Dropping it cancels the stream.
+class IncomingStream {
+ public:
+  ~IncomingStream();
+  // The next item; nullopt at the orderly end. Errors: what the handler returned, unavailable,
+  // deadline_exceeded.
+  Async<Result<std::optional<Bytes>>> next();
+
+ private:
+  friend class Peer;
+  IncomingStream(std::shared_ptr<Peer> peer, uint64_t call, Executor executor);
+  std::shared_ptr<Peer> peer_;
+  uint64_t call_;
+  std::deque<Bytes> items_;
+  uint32_t consumed_ = 0;  // Since the last credit was granted.
+  std::optional<Status> end_;
+  Event changed_;
+  TimerClock::TimerId timer_ = 0;
+};
+
+// A request that was sent. Dropping it tells the callee that nobody waits any more.
+class OutgoingCall {
+ public:
+  OutgoingCall(OutgoingCall&&) noexcept;
+  OutgoingCall& operator=(OutgoingCall&&) = delete;
+  ~OutgoingCall();
+  // Waits for the reply, once. Errors: deadline_exceeded, outcome_unknown (the connection closed),
+  // and whatever the handler returned.
+  Async<Result<Message>> reply();
+
+ private:
+  friend class Peer;
+  struct Pending;
+  OutgoingCall(std::shared_ptr<Peer> peer, uint64_t id, Method method, Duration budget);
+  std::shared_ptr<Peer> peer_;
+  uint64_t id_;
+  Method method_;
+  Duration budget_;
+  std::unique_ptr<Pending> pending_;
+};
+
+// One end of a connection. Made by start(), which exchanges hellos and begins to serve.
+class Peer : public std::enable_shared_from_this<Peer> {
+ public:
+  // `service` and `environment` outlive the scope. Errors: denied, conflict (protocol version),
+  // unavailable, deadline_exceeded.
+  static Async<Result<std::shared_ptr<Peer>>> start(Scope& scope, Environment environment,
+                                                    std::unique_ptr<Connection> connection,
+                                                    Service& service, protocol::Hello self,
+                                                    Instant deadline);
+  ~Peer();
+
+  const protocol::Hello& remote() const { return remote_; }
+  const PeerIdentity& identity() const { return connection_->peer(); }
+  bool is_open() const { return !closed_.is_set(); }
+  Event& closed() { return closed_; }
+  // Sends what is queued, then closes; pending calls fail with outcome_unknown.
+  void close();
+
+  // Sends a request and waits for its reply. Errors: deadline_exceeded (the callee is told),
+  // unavailable (not sent), outcome_unknown (the connection closed after it was sent), and whatever
+  // the handler returned.
+  Async<Result<Message>> call(Method method, Message request, Duration budget);
+  // The first half of call(): the request is queued when this returns, so calls keep their order.
+  // Errors: unavailable (closed), invalid (over a size limit), exhausted (the peer does not read).
+  Result<OutgoingCall> begin_call(Method method, Message request, Duration budget);
+  // Whether more can be sent without piling up; call() and streams wait for it by themselves.
+  bool is_writable() const { return connection_->is_writable(); }
+  Async<void> writable() { return connection_->writable(); }
+  // Opens a server stream; `budget` bounds the whole of it (zero: no bound).
+  Result<std::shared_ptr<IncomingStream>> open_stream(Method method, Message request,
+                                                      Duration budget);
+
+ private:
+  friend class OutgoingStream;
+  friend class IncomingStream;
+  friend class OutgoingCall;
+
+  Peer(Scope& scope, Environment environment, std::unique_ptr<Connection> connection,
+       Service& service);
+  static Async<void> serve(std::shared_ptr<Peer> self);
+  static Async<void> answer(std::shared_ptr<Peer> self, protocol::FrameHeader header,
+                            Message request);
+  static Async<void> answer_stream(std::shared_ptr<Peer> self, protocol::FrameHeader header,
+                                   Message request);
+  void dispatch(Frame frame);
+  void send_reply(uint64_t call, Result<Message> outcome);
+  void send_control(protocol::FrameKind kind, uint64_t call, uint32_t credit);
+  CallContext context_of(const protocol::FrameHeader& header);
+  void shut_down(const Error& why);
+
+  Scope& scope_;
+  Environment environment_;
+  std::unique_ptr<Connection> connection_;
+  Service& service_;
+  protocol::Hello remote_;
+  Event closed_;
+  Error closing_reason_{Code::cancelled, "this process stops"};
+  uint64_t next_call_ = 1;
+  std::unordered_map<uint64_t, OutgoingCall::Pending*> pending_;  // Each lives in its OutgoingCall.
+  std::unordered_map<uint64_t, IncomingStream*> incoming_;
+  std::unordered_map<uint64_t, std::shared_ptr<Event>> serving_;  // Cancel events by remote call.
+  std::unordered_map<uint64_t, OutgoingStream*> outgoing_;
+};
+
+// A typed call. Reply and Request are structs of protocol/messages.h.
+template <class Reply, class Request>
+Async<Result<Reply>> call(std::shared_ptr<Peer> peer, Method method, Request request,
+                          Duration budget) {
+  Message message{protocol::encode(request), {}};
+  auto outcome = co_await peer->call(method, std::move(message), budget);
+  if (!outcome) co_return std::move(outcome).error();
+  co_return protocol::decode<Reply>(outcome->body);
+}
+
+}  // namespace troupe::transport

@@ -1,0 +1,68 @@
+// The worker's connection to the head: registers, beats, reports exits, and comes back after a
+// break for as long as it takes.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+
+#include "transport/environment.h"
+#include "transport/peer.h"
+#include "worker/options.h"
+
+namespace troupe::worker {
+
+class HeadLink {
+ public:
+  // What the link asks of the worker, on the loop.
+  struct Questions {
+    std::function<protocol::RegisterNode()> registration;  // With all that runs.
+    std::function<protocol::Hello()> hello;
+    std::function<uint64_t()> store_used_bytes;
+  };
+
+  // All outlive the link. `service` answers the head's calls over the same connection.
+  HeadLink(transport::Environment environment, Scope& scope, const WorkerOptions& options,
+           transport::Service& service, Questions questions);
+
+  void start();
+
+  // Whether a request of the head is to be obeyed. Errors: denied (it came over another connection
+  // than the one that this worker opened to its head, or from an older leadership term).
+  Status check(const transport::CallContext& call, uint64_t epoch);
+  // Tells the head, again and again until it has heard.
+  void report_exit(protocol::ProcessExited exit);
+  // A newer incarnation runs here, so the head knows that older ones ended.
+  void forget_exits(ActorId actor, uint32_t below_incarnation);
+
+  bool is_registered() const { return registered_; }
+  uint64_t epoch() const { return epoch_; }
+  size_t unreported_exits() const { return exits_.size(); }
+  // Nil or closed while the head is away.
+  const std::shared_ptr<transport::Peer>& peer() const { return peer_; }
+
+ private:
+  Async<void> keep_connected();
+  Async<Status> serve_one_connection();
+  Async<Status> register_node(std::shared_ptr<transport::Peer> peer);
+  Async<Status> beat(std::shared_ptr<transport::Peer> peer);
+  Async<void> report_exits();
+  protocol::Heartbeat heartbeat();
+  Status observe(uint64_t epoch);
+  Duration with_jitter(Duration delay);
+
+  transport::Environment environment_;
+  Scope& scope_;
+  const WorkerOptions& options_;
+  transport::Service& service_;
+  Questions questions_;
+  std::shared_ptr<transport::Peer> peer_;
+  bool registered_ = false;
+  uint64_t epoch_ = 0;  // The highest ever seen.
+  uint64_t sequence_ = 0;
+  Duration heartbeat_period_ = std::chrono::seconds(1);
+  std::map<ProcessId, protocol::ProcessExited> exits_;  // Not acknowledged.
+  Event changed_;                                       // Registered, or an exit to report.
+};
+
+}  // namespace troupe::worker

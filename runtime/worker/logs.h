@@ -1,0 +1,47 @@
+// The output of this node's actor processes, for those who read it.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <string>
+
+#include "transport/environment.h"
+#include "transport/peer.h"
+#include "worker/options.h"
+
+namespace troupe::worker {
+
+// The last bytes of a file, from the start of a line where one begins among them; empty if it
+// cannot be read. Blocks.
+std::string read_log_tail(const std::string& path, size_t bytes_max);
+
+class Logs {
+ public:
+  Logs(transport::Environment environment, const WorkerOptions& options);
+
+  void process_started(ProcessId process, ActorId actor, const std::string& path);
+  // Its log stays readable; the logs of the oldest ended processes are forgotten, not deleted.
+  void process_ended(ProcessId process);
+
+  // A stream of LogChunk from the given offset; with follow until the process has ended.
+  // An actor's log is that of its newest process. Errors: not_found.
+  Async<Status> read(transport::Message request, transport::CallContext call,
+                     transport::OutgoingStream& out);
+
+ private:
+  struct Entry {
+    std::string path;
+    ActorId actor;
+    bool running = true;
+  };
+  Result<ProcessId> resolve(const protocol::ReadLog& request) const;
+  bool is_running(ProcessId process) const;
+
+  transport::Environment environment_;
+  const WorkerOptions& options_;
+  std::map<ProcessId, Entry> entries_;
+  std::map<ActorId, ProcessId> newest_;
+  std::deque<ProcessId> ended_;
+};
+
+}  // namespace troupe::worker

@@ -1,0 +1,94 @@
+// This node's object store, as its processes and the other nodes' workers see it.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <unordered_map>
+
+#include "object_store/object_table.h"
+#include "object_store/segment.h"
+#include "transport/environment.h"
+#include "transport/peer.h"
+#include "worker/object_puller.h"
+#include "worker/options.h"
+
+namespace troupe::worker {
+
+// Who holds an object: its owner, named when it was made, until it says that it has no more refs;
+// and each get_block pins it once more for the calling process. A process of this node that ends
+// drops its holds and pins. An owner on another node is heard of through its releases and, at the
+// latest, through the end of its job. No job sees another's objects.
+class ObjectService {
+ public:
+  // All outlive the service. `self` is the worker's own process, `service` answers other workers.
+  ObjectService(transport::Environment environment, Scope& scope, const WorkerOptions& options,
+                transport::Service& service);
+
+  void set_self(protocol::Hello hello) { self_ = std::move(hello); }
+
+  using Caller = object_store::Caller;
+  using CallContext = transport::CallContext;
+  using Message = transport::Message;
+
+  // The descriptor of the caller's segment comes beside the message. Errors: invalid (none),
+  // denied (not sealed as it must be), conflict (it has one).
+  Async<Result<protocol::Empty>> attach_segment(Message message, Caller caller);
+  // Waits while the store is full, in order of arrival, until shortly before the call's deadline.
+  // Idempotent while the object is unsealed. Errors: exhausted (still full), invalid (larger than
+  // the store), conflict.
+  Async<Result<protocol::Block>> create_block(protocol::CreateBlock request, Caller caller,
+                                              CallContext call);
+  Result<protocol::Empty> seal_block(const protocol::SealBlock& request, Caller caller);
+  Result<protocol::Empty> abort_block(const protocol::SealBlock& request, Caller caller);
+  // Answers with a Block, pinned for the caller, and beside it the segment's descriptor unless the
+  // caller holds that segment. Waits until the object is sealed here, or pulls it from the worker
+  // that `source` names. Errors: deadline_exceeded, denied (another job's), and those of a pull.
+  Async<Result<Message>> get_block(protocol::GetBlock request, Caller caller, CallContext call);
+  // Takes back one pin of the caller or, when it names an owner, that owner's hold; an owner on
+  // another node (who can hold no pins here) says so with a caller of its own.
+  // Errors: not_found (it has none), denied (not the owner).
+  Result<protocol::Empty> release_block(const protocol::ReleaseBlock& request, Caller caller);
+  // For workers of other nodes. Errors: not_found (not sealed here), invalid (beyond its end).
+  Result<protocol::Chunk> fetch_chunk(const protocol::FetchChunk& request);
+
+  // A process that used the store is gone and writes no more.
+  void process_died(ProcessId process);
+  // Jobs that have objects or segments here but no process any more: perhaps they have ended.
+  std::vector<JobId> idle_jobs() const;
+  void end_job(JobId job);
+
+  uint64_t used_bytes() const { return table_.used_bytes(); }
+  object_store::Stats stats() const { return table_.stats(); }
+
+ private:
+  friend class ObjectPuller;
+  using ObjectTable = object_store::ObjectTable;
+
+  Status attach(Caller caller);
+  Status add_segment(Caller caller, object_store::UniqueFd descriptor);
+  Async<Result<object_store::Block>> allocate(Caller caller, object_store::CreateRequest request,
+                                              Instant deadline, std::shared_ptr<Event> cancelled);
+  Async<Status> wait_for_seal(ObjectId object, Instant deadline, std::shared_ptr<Event> cancelled);
+  void wake(ObjectId object);
+  Result<Message> answer(const object_store::Block& block,
+                         const std::vector<ProcessId>& segments_held);
+  void close_dropped_segments();
+
+  struct Segment {
+    ProcessId process;
+    object_store::ReaderSegment reader;
+  };
+
+  transport::Environment environment_;
+  const WorkerOptions& options_;
+  protocol::Hello self_;
+  ObjectTable table_;
+  std::map<object_store::SegmentId, Segment> segments_;
+  std::map<JobId, std::set<ProcessId>> jobs_;  // Those that have used the store, and who is alive.
+  std::unordered_map<ObjectId, std::shared_ptr<Event>> waiting_;  // For a seal.
+  Event freed_;
+  ObjectPuller puller_;
+};
+
+}  // namespace troupe::worker

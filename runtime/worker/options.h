@@ -1,0 +1,43 @@
+// What a worker is told at its start.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "protocol/messages.h"
+#include "transport/network.h"
+
+namespace troupe::worker {
+
+class MachineUsage;
+
+struct WorkerOptions {
+  NodeId node;
+  std::string name;
+  ClusterId cluster;
+  transport::Endpoint head;
+  std::string worker_socket;  // The Unix socket on which it listens.
+  std::string host;           // The IP address for TLS; empty: no other node reaches this one.
+  uint16_t port = 0;          // 0: the system chooses.
+  std::string socket_folder;  // Where processes of this node put their own sockets.
+  std::string log_folder;
+  std::vector<protocol::ResourceAmount> total;
+  std::vector<protocol::NamedValue> labels;
+  uint64_t store_capacity_bytes = uint64_t{1} << 30;
+  std::string certificate_pem;  // The node's credentials, handed to this node's processes.
+  std::string key_pem;
+  std::string authority_pem;
+  std::string version;
+  uint32_t pid = 0;
+
+  // Read at each heartbeat; null reports zeros. Outlives the worker.
+  MachineUsage* usage = nullptr;
+  Duration reconnect_first = std::chrono::milliseconds(50);  // Doubles up to the longest.
+  Duration reconnect_longest = std::chrono::seconds(5);
+  Duration idle_slot_life = std::chrono::seconds(10);
+  uint32_t idle_slots_max = 8;
+  Duration job_check_period = std::chrono::seconds(10);
+};
+
+}  // namespace troupe::worker

@@ -1,0 +1,43 @@
+// Starts actor processes. PosixLauncher is the real one; the simulator has its own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "protocol/messages.h"
+#include "transport/network.h"
+
+namespace troupe::worker {
+
+struct LaunchSpec {
+  ProcessId process;
+  NodeId node;
+  std::vector<protocol::NamedValue> environment;  // Of a name given twice the last value counts.
+  std::string log_path;                           // Gets its output, appended.
+};
+
+// One process. Destroying it kills the process if it still runs.
+class LaunchedProcess {
+ public:
+  virtual ~LaunchedProcess() = default;
+  virtual uint32_t pid() const = 0;
+  // The inherited connection, once.
+  virtual std::unique_ptr<transport::Connection> take_connection() = 0;
+  // Set when the process has ended and was reaped.
+  virtual Event& exited() = 0;
+  // "exited with status 3", "killed by signal 9 (Killed)"; empty while it runs.
+  virtual std::string exit_reason() const = 0;
+  virtual void terminate() = 0;  // Asks (SIGTERM).
+  virtual void kill() = 0;       // Does not ask (SIGKILL).
+};
+
+class ProcessLauncher {
+ public:
+  virtual ~ProcessLauncher() = default;
+  // Errors: not_found (no such program), exhausted (no processes, descriptors or memory left).
+  virtual Result<std::unique_ptr<LaunchedProcess>> launch(const LaunchSpec& spec) = 0;
+};
+
+}  // namespace troupe::worker

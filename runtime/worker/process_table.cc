@@ -1,0 +1,73 @@
+#include "worker/process_table.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/log.h"
+
+namespace troupe::worker {
+
+ProcessTable::ProcessTable(transport::Environment environment, Scope& scope,
+                           ProcessLauncher& launcher, const WorkerOptions& options,
+                           transport::Service& service, std::function<void(HostedProcess&)> on_exit)
+    : environment_(environment),
+      scope_(scope),
+      launcher_(launcher),
+      options_(options),
+      service_(service),
+      on_exit_(std::move(on_exit)),
+      changed_(environment.loop) {}
+
+Result<HostedProcess::Pointer> ProcessTable::launch(const Request& request) {
+  if (stopping_) return error(Code::unavailable, "this worker stops");
+  LaunchSpec spec;
+  spec.process = ProcessId::random(environment_.random);
+  spec.node = options_.node;
+  spec.log_path = fmt::format("{}/{}.log", options_.log_folder, spec.process.to_string());
+  // The worker's own values come last and so win.
+  spec.environment = request.environment;
+  const auto set = [&spec](std::string name, std::string value) {
+    spec.environment.push_back({std::move(name), std::move(value)});
+  };
+  set("CUDA_VISIBLE_DEVICES", fmt::format("{}", fmt::join(request.devices, ",")));
+  set("TROUPE_PROCESS_ID", spec.process.to_string());
+  set("TROUPE_NODE_ID", options_.node.to_string());
+  set("TROUPE_JOB_ID", request.job.to_string());
+  set("TROUPE_SOCKET_FOLDER", options_.socket_folder);
+  TROUPE_TRY(auto launched, launcher_.launch(spec));
+  auto process = std::make_shared<HostedProcess>(environment_, scope_, spec.process, request.job,
+                                                 spec.log_path, std::move(launched));
+  processes_.emplace(spec.process, process);
+  spawn(scope_, watch(process));
+  return process;
+}
+
+Async<void> ProcessTable::watch(HostedProcess::Pointer process) {
+  co_await process->exited().wait();
+  log::info("process_exited", {{"process", process->id()},
+                               {"pid", process->pid()},
+                               {"reason", process->exit_reason()},
+                               {"actor", process->work.actor},
+                               {"lease", process->work.lease}});
+  if (process->peer()) process->peer()->close();
+  processes_.erase(process->id());
+  on_exit_(*process);
+  changed_.pulse();
+}
+
+HostedProcess::Pointer ProcessTable::find(ProcessId process) const {
+  const auto found = processes_.find(process);
+  return found == processes_.end() ? nullptr : found->second;
+}
+
+Async<void> ProcessTable::end_one(HostedProcess::Pointer process, Duration grace) {
+  co_await HostedProcess::end(process, grace);
+}
+
+Async<void> ProcessTable::end_all(Duration grace) {
+  stopping_ = true;
+  for (const auto& [id, process] : processes_) spawn(scope_, end_one(process, grace));
+  while (!processes_.empty()) co_await changed_.wait();
+}
+
+}  // namespace troupe::worker

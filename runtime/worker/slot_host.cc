@@ -1,0 +1,254 @@
+#include "worker/slot_host.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace troupe::worker {
+
+using transport::Method;
+
+namespace {
+
+constexpr size_t ended_max = 16384;
+constexpr uint32_t slots_max = 4096;
+constexpr Duration stop_grace = std::chrono::seconds(2);
+constexpr Duration reuse_budget = std::chrono::seconds(1);
+
+Bytes assignment(const protocol::StartSlots& request) {
+  protocol::AssignSlot assign;
+  assign.lease = request.lease;
+  assign.job = request.job;
+  assign.module = request.module;
+  return protocol::encode(assign);
+}
+
+}  // namespace
+
+SlotHost::SlotHost(transport::Environment environment, Scope& scope, ProcessTable& processes,
+                   Logs& logs, const WorkerOptions& options)
+    : environment_(environment),
+      scope_(scope),
+      processes_(processes),
+      logs_(logs),
+      options_(options) {}
+
+Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots request,
+                                                      Instant deadline) {
+  if (request.lease.is_nil() || request.count == 0 || request.count > slots_max) {
+    co_return error(Code::invalid, "start_slots needs a lease and 1 to 4096 slots");
+  }
+  if (ended_.contains(request.lease)) {
+    co_return error(Code::conflict, fmt::format("lease {} was stopped", request.lease.to_string()));
+  }
+  Pointer& entry = leases_[request.lease];
+  if (!entry) {
+    entry = std::make_shared<Lease>(environment_.loop);
+    entry->job = request.job;
+    entry->module = request.module;
+  }
+  const Pointer lease = entry;
+  for (uint32_t number = 0; number < request.count; ++number) {
+    if (lease->slots.try_emplace(number).second) {
+      spawn(scope_, start_slot(lease, number, request, deadline));
+    }
+  }
+  while (!settled(*lease) && !lease->stopped) {
+    if (!co_await wait_until(environment_.clock, deadline, lease->changed)) break;
+  }
+  if (lease->stopped) co_return error(Code::cancelled, "the lease was stopped while it started");
+  auto reply = started(*lease);
+  if (!reply.processes.empty()) co_return reply;
+  const auto present = leases_.find(request.lease);
+  if (lease->slots.empty() && present != leases_.end() && present->second == lease) {
+    leases_.erase(present);  // Nothing came of it: a retry begins anew.
+  }
+  if (lease->failure) {
+    Error failure = *lease->failure;
+    co_return failure;
+  }
+  co_return error(Code::deadline_exceeded, "the slots still start");
+}
+
+Async<void> SlotHost::start_slot(Pointer lease, uint32_t number, protocol::StartSlots request,
+                                 Instant deadline) {
+  const size_t share = request.devices.size() / request.count;
+  if (share == 0) {
+    const bool reused = co_await reuse(lease, number, request);
+    if (reused) co_return;
+  }
+  if (lease->stopped) co_return;
+  ProcessTable::Request launch{request.job, {}, {}};
+  const auto first = request.devices.begin() + static_cast<std::ptrdiff_t>(share * number);
+  launch.devices.assign(first, first + static_cast<std::ptrdiff_t>(share));
+  auto launched = processes_.launch(launch);
+  if (!launched) {
+    lease->slots.erase(number);
+    lease->failure = launched.error();
+    lease->changed.pulse();
+    co_return;
+  }
+  auto process = *launched;
+  lease->slots[number].process = process;
+  if (share > 0) with_devices_.insert(process->id());
+  logs_.process_started(process->id(), {}, process->log_path());
+  Bytes body = assignment(request);
+  auto outcome =
+      co_await HostedProcess::greet_and_assign(process, processes_.service(), processes_.hello,
+                                               Method::assign_slot, std::move(body), deadline);
+  const auto slot = lease->slots.find(number);
+  const bool wanted =
+      !lease->stopped && slot != lease->slots.end() && slot->second.process == process;
+  if (outcome && wanted && process->is_usable()) {
+    slot->second.started = true;
+    process->work.lease = request.lease;
+    log::info("slot_started", {{"lease", request.lease}, {"process", process->id()}});
+  } else {
+    if (!outcome) {
+      log::warning("slot_start_failed", {{"lease", request.lease}, {"why", outcome.error()}});
+      lease->failure = outcome.error();
+    }
+    if (wanted) lease->slots.erase(number);
+    end_soon(process);
+  }
+  lease->changed.pulse();
+}
+
+Async<bool> SlotHost::reuse(Pointer lease, uint32_t number, protocol::StartSlots request) {
+  for (;;) {
+    const auto process = take_idle(request.job, request.module);
+    if (!process) co_return false;
+    const Instant deadline = environment_.clock.now() + reuse_budget;
+    Bytes body = assignment(request);
+    auto outcome =
+        co_await HostedProcess::assign(process, Method::assign_slot, std::move(body), deadline);
+    const auto slot = lease->slots.find(number);
+    const bool wanted = !lease->stopped && slot != lease->slots.end();
+    if (!outcome || !process->is_usable() || !wanted) {
+      end_soon(process);
+      if (!wanted) co_return true;
+      continue;
+    }
+    slot->second = Slot{process, true};
+    process->work.lease = request.lease;
+    log::info("slot_reused", {{"lease", request.lease}, {"process", process->id()}});
+    lease->changed.pulse();
+    co_return true;
+  }
+}
+
+Async<Result<protocol::Empty>> SlotHost::stop(protocol::StopSlots request) {
+  const auto found = leases_.find(request.lease);
+  const bool whole = request.processes.empty();
+  if (whole && ended_.insert(request.lease).second) {
+    ended_order_.push_back(request.lease);
+    if (ended_order_.size() > ended_max) {
+      ended_.erase(ended_order_.front());
+      ended_order_.pop_front();
+    }
+  }
+  if (found == leases_.end()) co_return protocol::Empty{};
+  const Pointer lease = found->second;
+  for (auto slot = lease->slots.begin(); slot != lease->slots.end();) {
+    const auto process = slot->second.process;
+    const bool named = whole || (process && std::ranges::count(request.processes, process->id()));
+    if (!named) {
+      ++slot;
+      continue;
+    }
+    const bool was_started = slot->second.started;
+    slot = lease->slots.erase(slot);
+    if (!process) continue;
+    process->work = {};
+    if (was_started) {
+      retire(process, lease->module);
+    } else {
+      end_soon(process);
+    }
+  }
+  if (whole) {
+    lease->stopped = true;
+    leases_.erase(found);
+    log::info("lease_stopped", {{"lease", request.lease}});
+  }
+  lease->changed.pulse();
+  co_return protocol::Empty{};
+}
+
+void SlotHost::retire(HostedProcess::Pointer process, const std::string& module) {
+  if (!process->is_usable() || with_devices_.contains(process->id()) ||
+      idle_.size() >= options_.idle_slots_max) {
+    end_soon(process);
+    return;
+  }
+  const Instant until = environment_.clock.now() + options_.idle_slot_life;
+  idle_[process->id()] = Idle{process, module, until};
+  spawn(scope_, end_idle(process->id(), until));
+}
+
+HostedProcess::Pointer SlotHost::take_idle(JobId job, const std::string& module) {
+  for (auto entry = idle_.begin(); entry != idle_.end(); ++entry) {
+    const auto& [process, loaded, until] = entry->second;
+    if (process->job() != job || loaded != module || !process->is_usable()) continue;
+    auto taken = process;
+    idle_.erase(entry);
+    return taken;
+  }
+  return nullptr;
+}
+
+Async<void> SlotHost::end_idle(ProcessId id, Instant when) {
+  co_await sleep_until(environment_.clock, when);
+  const auto found = idle_.find(id);
+  if (found == idle_.end() || found->second.until != when) co_return;  // Taken, perhaps back again.
+  auto process = found->second.process;
+  idle_.erase(found);
+  end_soon(process);
+}
+
+void SlotHost::end_soon(HostedProcess::Pointer process) {
+  spawn(scope_, end_process(std::move(process), stop_grace));
+}
+
+Async<void> SlotHost::end_process(HostedProcess::Pointer process, Duration grace) {
+  co_await HostedProcess::end(process, grace);
+}
+
+void SlotHost::process_exited(HostedProcess& process) {
+  idle_.erase(process.id());
+  with_devices_.erase(process.id());
+  const auto found = leases_.find(process.work.lease);
+  if (found == leases_.end()) return;
+  const Pointer lease = found->second;
+  std::erase_if(lease->slots,
+                [&](const auto& slot) { return slot.second.process.get() == &process; });
+  if (lease->slots.empty()) leases_.erase(found);
+  lease->changed.pulse();
+}
+
+bool SlotHost::settled(const Lease& lease) const {
+  return std::ranges::all_of(lease.slots, [](const auto& slot) { return slot.second.started; });
+}
+
+protocol::SlotsStarted SlotHost::started(const Lease& lease) const {
+  protocol::SlotsStarted reply;
+  for (const auto& [number, slot] : lease.slots) {
+    if (slot.started) reply.processes.push_back(slot.process->started());
+  }
+  return reply;
+}
+
+std::vector<protocol::RunningSlot> SlotHost::running() const {
+  std::vector<protocol::RunningSlot> running;
+  for (const auto& [id, lease] : leases_) {
+    for (const auto& [number, slot] : lease->slots) {
+      if (!slot.started) continue;
+      running.push_back({id, slot.process->started().address, slot.process->pid()});
+    }
+  }
+  return running;
+}
+
+}  // namespace troupe::worker

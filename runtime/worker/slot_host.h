@@ -1,0 +1,80 @@
+// Starts and stops the processes that run tasks: the slots of leases.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "worker/logs.h"
+#include "worker/options.h"
+#include "worker/process_table.h"
+
+namespace troupe::worker {
+
+// A process whose slot was taken back waits a while for the next lease of the same job and module,
+// because a process costs milliseconds and an assignment microseconds. A process that still runs a
+// task answers assign_slot with an error and is ended.
+class SlotHost {
+ public:
+  // All outlive the host.
+  SlotHost(transport::Environment environment, Scope& scope, ProcessTable& processes, Logs& logs,
+           const WorkerOptions& options);
+
+  // Brings the lease to request.count slots and answers with all that it has. Idempotent. Devices
+  // are dealt out evenly. Errors: conflict (the lease was stopped here), and, if no slot at all
+  // could be started, why the last one was not.
+  Async<Result<protocol::SlotsStarted>> start(protocol::StartSlots request, Instant deadline);
+  // No processes named: the whole lease, for good. Answers at once; the processes end or idle.
+  Async<Result<protocol::Empty>> stop(protocol::StopSlots request);
+
+  void process_exited(HostedProcess& process);
+  // Those that were answered as started, by lease and process.
+  std::vector<protocol::RunningSlot> running() const;
+  size_t idle() const { return idle_.size(); }
+
+ private:
+  struct Slot {
+    HostedProcess::Pointer process;  // Nil while an idle one is asked.
+    bool started = false;
+  };
+  struct Lease {
+    explicit Lease(const Executor& executor) : changed(executor) {}
+    JobId job;
+    std::string module;
+    std::map<uint32_t, Slot> slots;  // By their number in the lease.
+    std::optional<Error> failure;
+    bool stopped = false;
+    Event changed;
+  };
+  struct Idle {
+    HostedProcess::Pointer process;
+    std::string module;
+    Instant until;
+  };
+  using Pointer = std::shared_ptr<Lease>;
+
+  Async<void> start_slot(Pointer lease, uint32_t number, protocol::StartSlots request,
+                         Instant deadline);
+  Async<bool> reuse(Pointer lease, uint32_t number, protocol::StartSlots request);
+  HostedProcess::Pointer take_idle(JobId job, const std::string& module);
+  void retire(HostedProcess::Pointer process, const std::string& module);
+  void end_soon(HostedProcess::Pointer process);
+  Async<void> end_process(HostedProcess::Pointer process, Duration grace);
+  Async<void> end_idle(ProcessId process, Instant when);
+  protocol::SlotsStarted started(const Lease& lease) const;
+  bool settled(const Lease& lease) const;
+
+  transport::Environment environment_;
+  Scope& scope_;
+  ProcessTable& processes_;
+  Logs& logs_;
+  const WorkerOptions& options_;
+  std::map<LeaseId, Pointer> leases_;
+  std::set<LeaseId> ended_;  // So that a start that comes late is refused; bounded.
+  std::deque<LeaseId> ended_order_;
+  std::map<ProcessId, Idle> idle_;
+  std::set<ProcessId> with_devices_;  // Not reused: another lease may have no GPU.
+};
+
+}  // namespace troupe::worker

@@ -1,0 +1,325 @@
+#include "worker/worker.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace troupe::worker {
+
+using protocol::Empty;
+using transport::Method;
+using transport::Peer;
+using transport::Role;
+
+namespace {
+
+constexpr Duration greet_budget = std::chrono::seconds(10);
+constexpr Duration stop_grace = std::chrono::seconds(2);
+constexpr Duration job_query_budget = std::chrono::seconds(5);
+
+// Answers to the head must arrive before its own timer fires.
+Instant answer_by(Instant deadline, Instant now) {
+  if (deadline == Instant::max()) return now + std::chrono::seconds(30);
+  const Duration budget = deadline - now;
+  return deadline - std::min<Duration>(budget / 10, std::chrono::milliseconds(500));
+}
+
+}  // namespace
+
+Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, WorkerOptions options)
+    : environment_(environment),
+      options_(std::move(options)),
+      scope_(environment.loop),
+      door_(*this),
+      logs_(environment, options_),
+      processes_(environment, scope_, launcher, options_, door_,
+                 [this](HostedProcess& process) { process_exited(process); }),
+      actors_(environment, processes_, logs_),
+      slots_(environment, scope_, processes_, logs_, options_),
+      objects_(environment, scope_, options_, door_),
+      head_(environment, scope_, options_, door_,
+            {[this] { return registration(); }, [this] { return hello_; },
+             [this] { return objects_.used_bytes(); }}) {
+  answer_methods();
+}
+
+Async<Status> Worker::start() {
+  hello_.kind = "worker";
+  hello_.cluster = options_.cluster;
+  hello_.pid = options_.pid;
+  hello_.address.process = ProcessId::random(environment_.random);
+  hello_.address.node = options_.node;
+  hello_.address.unix_path = options_.worker_socket;
+  transport::Endpoint local;
+  local.unix_path = options_.worker_socket;
+  TROUPE_CO_TRY(auto local_listener, environment_.network.listen(local));
+  listeners_.push_back(std::move(local_listener));
+  if (!options_.host.empty()) {
+    const transport::Endpoint remote{"", options_.host, options_.port};
+    auto listener = environment_.network.listen(remote);
+    if (!listener) {
+      co_await listeners_[0]->stop();
+      listeners_.clear();
+      co_return std::move(listener).error();
+    }
+    hello_.address.host = options_.host;
+    hello_.address.port = (*listener)->endpoint().port;
+    listeners_.push_back(std::move(*listener));
+  }
+  processes_.hello = hello_;
+  objects_.set_self(hello_);
+  for (const auto& listener : listeners_) spawn(scope_, accept_from(listener.get()));
+  spawn(scope_, end_finished_jobs());
+  head_.start();
+  log::info("worker_started", {{"node", options_.node},
+                               {"name", options_.name},
+                               {"socket", options_.worker_socket},
+                               {"port", hello_.address.port}});
+  co_return ok();
+}
+
+Async<void> Worker::stop() {
+  if (std::exchange(stopping_, true)) co_return;
+  log::info("worker_stopping", {{"node", options_.node}, {"processes", processes_.size()}});
+  for (size_t i = 0; i < listeners_.size(); ++i) co_await listeners_[i]->stop();
+  co_await processes_.end_all(stop_grace);
+  co_await scope_.stop();
+  listeners_.clear();
+}
+
+// --- Connections
+
+Async<void> Worker::accept_from(transport::Listener* listener) {
+  for (;;) {
+    auto connection = co_await listener->accept();
+    if (!connection) co_return;
+    spawn(scope_, greet(std::move(*connection)));
+  }
+}
+
+Async<void> Worker::greet(std::unique_ptr<transport::Connection> connection) {
+  const Instant deadline = environment_.clock.now() + greet_budget;
+  auto peer =
+      co_await Peer::start(scope_, environment_, std::move(connection), door_, hello_, deadline);
+  if (!peer) log::warning("peer_turned_away", {{"why", peer.error()}});
+}
+
+Status Worker::Door::accept_peer(const protocol::Hello& hello,
+                                 const transport::PeerIdentity& identity) {
+  const ClusterId own = worker_.options_.cluster;
+  if (!hello.cluster.is_nil() && !own.is_nil() && hello.cluster != own) {
+    return error(Code::denied, "this node belongs to cluster " + own.to_string());
+  }
+  if (identity.local) {
+    ++worker_.local_connections_[hello.address.process];
+    return ok();
+  }
+  if (identity.role == Role::node || identity.role == Role::head) return ok();
+  log::warning("peer_turned_away",
+               {{"audit", "role"}, {"identity", identity.name}, {"kind", hello.kind}});
+  return error(Code::denied, "a worker speaks with nodes and its head only");
+}
+
+void Worker::peer_closed(Peer& peer) {
+  if (!peer.identity().local) return;
+  const ProcessId process = peer.remote().address.process;
+  const auto found = local_connections_.find(process);
+  if (found == local_connections_.end() || --found->second > 0) return;
+  local_connections_.erase(found);
+  // A process of ours may write until it has been reaped: process_exited follows.
+  if (!processes_.find(process)) objects_.process_died(process);
+}
+
+void Worker::process_exited(HostedProcess& process) {
+  logs_.process_ended(process.id());
+  if (!process.work.is_none()) {
+    protocol::ProcessExited exit;
+    exit.process = process.id();
+    exit.actor = process.work.actor;
+    exit.incarnation = process.work.incarnation;
+    exit.lease = process.work.lease;
+    exit.reason = process.exit_reason();
+    head_.report_exit(std::move(exit));
+  }
+  actors_.process_exited(process);
+  slots_.process_exited(process);
+  objects_.process_died(process.id());
+}
+
+protocol::RegisterNode Worker::registration() const {
+  protocol::RegisterNode registration;
+  registration.address = hello_.address;
+  registration.name = options_.name;
+  registration.total = options_.total;
+  registration.labels = options_.labels;
+  registration.version = options_.version;
+  registration.pid = options_.pid;
+  registration.actors = actors_.running();
+  registration.slots = slots_.running();
+  return registration;
+}
+
+// The head's job_ended may be lost, or sent while this node was away: so ask, too.
+Async<void> Worker::end_finished_jobs() {
+  for (;;) {
+    co_await sleep_for(environment_.clock, options_.job_check_period);
+    if (objects_.idle_jobs().empty() || !head_.is_registered()) continue;
+    protocol::Empty nothing;
+    auto peer = head_.peer();
+    auto jobs = co_await transport::call<protocol::JobList>(peer, Method::list_jobs,
+                                                            std::move(nothing), job_query_budget);
+    if (!jobs) continue;
+    for (const JobId job : objects_.idle_jobs()) {
+      const auto found = std::ranges::find(jobs->items, job, &protocol::JobInfo::job);
+      if (found == jobs->items.end() || found->state != "running") objects_.end_job(job);
+    }
+  }
+}
+
+// --- Methods
+
+void Worker::answer_methods() {
+  door_.on(Method::start_actor, *this, &Worker::start_actor);
+  door_.on(Method::stop_actor, *this, &Worker::stop_actor);
+  door_.on(Method::start_slots, *this, &Worker::start_slots);
+  door_.on(Method::stop_slots, *this, &Worker::stop_slots);
+  door_.on(Method::job_ended, *this, &Worker::job_ended);
+  door_.on(Method::attach_process, *this, &Worker::attach_process);
+  door_.on(Method::create_block, *this, &Worker::create_block);
+  door_.on(Method::seal_block, *this, &Worker::seal_block);
+  door_.on(Method::abort_block, *this, &Worker::abort_block);
+  door_.on(Method::release_block, *this, &Worker::release_block);
+  door_.on(Method::fetch_chunk, *this, &Worker::fetch_chunk);
+  // These carry descriptors beside the message.
+  door_.on_message(Method::attach_segment, [this](Message message, CallContext call) {
+    return attach_segment(std::move(message), std::move(call));
+  });
+  door_.on_message(Method::get_block, [this](Message message, CallContext call) {
+    return get_block(std::move(message), std::move(call));
+  });
+  door_.on_stream(Method::read_log,
+                  [this](Message message, CallContext call, transport::OutgoingStream& out) {
+                    return logs_.read(std::move(message), std::move(call), out);
+                  });
+}
+
+Async<Result<protocol::ProcessStarted>> Worker::start_actor(protocol::StartActor request,
+                                                            CallContext call) {
+  TROUPE_CO_CHECK(head_.check(call, request.epoch));
+  head_.forget_exits(request.spec.actor, request.incarnation);
+  const Instant deadline = answer_by(call.deadline, environment_.clock.now());
+  co_return co_await actors_.start(std::move(request), deadline);
+}
+
+Async<Result<Empty>> Worker::stop_actor(protocol::StopActor request, CallContext call) {
+  TROUPE_CO_CHECK(head_.check(call, request.epoch));
+  const Instant deadline = answer_by(call.deadline, environment_.clock.now());
+  co_return co_await actors_.stop(std::move(request), deadline);
+}
+
+Async<Result<protocol::SlotsStarted>> Worker::start_slots(protocol::StartSlots request,
+                                                          CallContext call) {
+  TROUPE_CO_CHECK(head_.check(call, request.epoch));
+  const Instant deadline = answer_by(call.deadline, environment_.clock.now());
+  co_return co_await slots_.start(std::move(request), deadline);
+}
+
+Async<Result<Empty>> Worker::stop_slots(protocol::StopSlots request, CallContext call) {
+  TROUPE_CO_CHECK(head_.check(call, request.epoch));
+  co_return co_await slots_.stop(std::move(request));
+}
+
+Async<Result<Empty>> Worker::job_ended(protocol::EndJob request, CallContext call) {
+  TROUPE_CO_CHECK(head_.check(call, head_.epoch()));
+  objects_.end_job(request.job);
+  co_return Empty{};
+}
+
+Async<Result<protocol::Attached>> Worker::attach_process(protocol::AttachProcess request,
+                                                         CallContext call) {
+  const transport::PeerIdentity& identity = call.peer->identity();
+  if (!identity.local) {
+    log::warning("attach_denied", {{"audit", "not_local"}, {"identity", identity.name}});
+    co_return error(Code::denied, "only processes of this node may attach to its worker");
+  }
+  log::info("process_attached", {{"audit", "credentials_given"},
+                                 {"identity", identity.name},
+                                 {"kind", request.kind},
+                                 {"pid", identity.pid != 0 ? identity.pid : request.pid},
+                                 {"process", call.peer->remote().address.process}});
+  protocol::Attached attached;
+  attached.node = options_.node;
+  attached.node_name = options_.name;
+  attached.cluster = options_.cluster;
+  attached.head_host = options_.head.host;
+  attached.head_port = options_.head.port;
+  attached.host = options_.host;
+  attached.certificate_pem = options_.certificate_pem;
+  attached.key_pem = options_.key_pem;
+  attached.authority_pem = options_.authority_pem;
+  attached.socket_folder = options_.socket_folder;
+  co_return attached;
+}
+
+Result<object_store::Caller> Worker::caller_of(const CallContext& call) const {
+  if (!call.peer->identity().local) {
+    return error(Code::denied, "the object store serves processes of its own node");
+  }
+  const protocol::Hello& hello = call.peer->remote();
+  // What a process of ours works for is known better here than there.
+  if (const auto hosted = processes_.find(hello.address.process)) {
+    return object_store::Caller{hosted->id(), hosted->job()};
+  }
+  return object_store::Caller{hello.address.process, hello.job};
+}
+
+Async<Result<transport::Message>> Worker::attach_segment(Message message, CallContext call) {
+  TROUPE_CO_TRY(const auto caller, caller_of(call));
+  auto attached = co_await objects_.attach_segment(std::move(message), caller);
+  if (!attached) co_return std::move(attached).error();
+  Message reply{protocol::encode(*attached), {}};
+  co_return reply;
+}
+
+Async<Result<protocol::Block>> Worker::create_block(protocol::CreateBlock request,
+                                                    CallContext call) {
+  TROUPE_CO_TRY(const auto caller, caller_of(call));
+  co_return co_await objects_.create_block(std::move(request), caller, std::move(call));
+}
+
+Async<Result<Empty>> Worker::seal_block(protocol::SealBlock request, CallContext call) {
+  TROUPE_CO_TRY(const auto caller, caller_of(call));
+  co_return objects_.seal_block(request, caller);
+}
+
+Async<Result<Empty>> Worker::abort_block(protocol::SealBlock request, CallContext call) {
+  TROUPE_CO_TRY(const auto caller, caller_of(call));
+  co_return objects_.abort_block(request, caller);
+}
+
+Async<Result<transport::Message>> Worker::get_block(Message message, CallContext call) {
+  TROUPE_CO_TRY(const auto caller, caller_of(call));
+  TROUPE_CO_TRY(auto request, protocol::decode<protocol::GetBlock>(message.body));
+  co_return co_await objects_.get_block(std::move(request), caller, std::move(call));
+}
+
+Async<Result<Empty>> Worker::release_block(protocol::ReleaseBlock request, CallContext call) {
+  const protocol::Hello& hello = call.peer->remote();
+  if (!request.owner.is_nil() && hello.address.process != request.owner && hello.kind != "worker") {
+    co_return error(Code::denied, "only its owner may release an object");
+  }
+  const bool from_node = call.peer->identity().role == Role::node;
+  if (from_node && !request.owner.is_nil()) co_return objects_.release_block(request, {});
+  TROUPE_CO_TRY(const auto caller, caller_of(call));
+  co_return objects_.release_block(request, caller);
+}
+
+Async<Result<protocol::Chunk>> Worker::fetch_chunk(protocol::FetchChunk request, CallContext call) {
+  if (call.peer->identity().role != Role::node) {
+    log::warning("fetch_denied", {{"audit", "role"}, {"identity", call.peer->identity().name}});
+    co_return error(Code::denied, "objects go to other nodes only");
+  }
+  co_return objects_.fetch_chunk(request);
+}
+
+}  // namespace troupe::worker

@@ -1,0 +1,96 @@
+// The worker: one a node. It hosts the node's actor processes and its object store, and answers the
+// head, the node's processes and other nodes' workers.
+#pragma once
+
+#include <map>
+#include <memory>
+
+#include "transport/environment.h"
+#include "transport/router.h"
+#include "worker/actor_host.h"
+#include "worker/head_link.h"
+#include "worker/logs.h"
+#include "worker/object_service.h"
+#include "worker/options.h"
+#include "worker/process_launcher.h"
+#include "worker/process_table.h"
+#include "worker/slot_host.h"
+
+namespace troupe::worker {
+
+// Everything runs on the environment's loop. Stop it before it is destroyed.
+class Worker {
+ public:
+  // `launcher` outlives the worker. The folders exist already (make_private_folder).
+  Worker(transport::Environment environment, ProcessLauncher& launcher, WorkerOptions options);
+
+  // Listens, and begins to look for the head: it need not be there yet.
+  // Errors: those of Network::listen.
+  Async<Status> start();
+  // Ends all processes: stop_process, SIGTERM, SIGKILL. Then returns.
+  Async<void> stop();
+
+  const protocol::ProcessAddress& address() const { return hello_.address; }
+  const HeadLink& head() const { return head_; }
+  size_t processes() const { return processes_.size(); }
+  object_store::Stats store() const { return objects_.stats(); }
+
+ private:
+  using CallContext = transport::CallContext;
+  using Message = transport::Message;
+
+  // Who may come in, and what happens when they go.
+  class Door final : public transport::Router {
+   public:
+    explicit Door(Worker& worker) : worker_(worker) {}
+    Status accept_peer(const protocol::Hello& hello,
+                       const transport::PeerIdentity& identity) override;
+    void peer_closed(transport::Peer& peer) override { worker_.peer_closed(peer); }
+
+   private:
+    Worker& worker_;
+  };
+
+  void answer_methods();
+  Async<void> accept_from(transport::Listener* listener);
+  Async<void> greet(std::unique_ptr<transport::Connection> connection);
+  void peer_closed(transport::Peer& peer);
+  void process_exited(HostedProcess& process);
+  protocol::RegisterNode registration() const;
+  Async<void> end_finished_jobs();
+  Result<object_store::Caller> caller_of(const CallContext& call) const;
+
+  // The head's.
+  Async<Result<protocol::ProcessStarted>> start_actor(protocol::StartActor, CallContext);
+  Async<Result<protocol::Empty>> stop_actor(protocol::StopActor, CallContext);
+  Async<Result<protocol::SlotsStarted>> start_slots(protocol::StartSlots, CallContext);
+  Async<Result<protocol::Empty>> stop_slots(protocol::StopSlots, CallContext);
+  Async<Result<protocol::Empty>> job_ended(protocol::EndJob, CallContext);
+  // The node's processes'.
+  Async<Result<protocol::Attached>> attach_process(protocol::AttachProcess, CallContext);
+  Async<Result<Message>> attach_segment(Message, CallContext);
+  Async<Result<protocol::Block>> create_block(protocol::CreateBlock, CallContext);
+  Async<Result<protocol::Empty>> seal_block(protocol::SealBlock, CallContext);
+  Async<Result<protocol::Empty>> abort_block(protocol::SealBlock, CallContext);
+  Async<Result<Message>> get_block(Message, CallContext);
+  Async<Result<protocol::Empty>> release_block(protocol::ReleaseBlock, CallContext);
+  // Other workers'.
+  Async<Result<protocol::Chunk>> fetch_chunk(protocol::FetchChunk, CallContext);
+
+  transport::Environment environment_;
+  WorkerOptions options_;
+  Scope scope_;
+  Door door_;
+  protocol::Hello hello_;
+  Logs logs_;
+  ProcessTable processes_;
+  ActorHost actors_;
+  SlotHost slots_;
+  ObjectService objects_;
+  HeadLink head_;
+  std::vector<std::unique_ptr<transport::Listener>> listeners_;
+  std::map<ProcessId, int> local_connections_;
+  bool stopping_ = false;
+};
+
+}  // namespace troupe::worker

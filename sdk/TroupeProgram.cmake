@@ -1,0 +1,16 @@
+# troupe_add_program(NAME SOURCES ...): a program that uses the SDK. Its code is a shared object, which
+# workers load to run its tasks and actors, and a small executable that starts main() in it.
+function(troupe_add_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES" ${ARGN})
+  set(troupe_target troupe)
+  if(NOT TARGET troupe)
+    set(troupe_target Troupe::troupe)
+  endif()
+  add_library(${name}_module SHARED ${ARG_SOURCES})
+  target_compile_features(${name}_module PUBLIC cxx_std_20)
+  target_link_libraries(${name}_module PUBLIC ${troupe_target})
+  file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/${name}_start.cc "// main() is in lib${name}_module.so.\n")
+  add_executable(${name} ${CMAKE_CURRENT_BINARY_DIR}/${name}_start.cc)
+  target_link_libraries(${name} PRIVATE ${name}_module)
+  set_target_properties(${name}_module ${name} PROPERTIES BUILD_RPATH_USE_ORIGIN ON)
+endfunction()

@@ -1,0 +1,174 @@
+// From C++ functions and their arguments to named calls with bytes, and back. For the SDK's own
+// headers.
+#pragma once
+
+#include <string_view>
+
+#include "troupe/object_ref.h"
+#include "troupe/plugin.h"
+
+namespace troupe::detail {
+
+// One argument: bytes, or a ref whose value the callee gets.
+struct ArgumentValue {
+  Bytes bytes;
+  std::shared_ptr<RefHandle> by_ref;
+  std::vector<std::shared_ptr<RefHandle>> refs_inside;
+};
+
+template <class T>
+struct unwrap_result {
+  using type = T;
+};
+template <class T>
+struct unwrap_result<Result<T>> {
+  using type = T;
+};
+
+template <class R>
+uint64_t result_hash() {
+  using Plain = typename unwrap_result<R>::type;
+  if constexpr (std::is_void_v<Plain>) {
+    return 2;
+  } else {
+    return type_hash<Plain>();
+  }
+}
+
+// The same for caller and callee exactly when they agree on every type.
+template <class R, class... P>
+uint64_t signature_hash() {
+  uint64_t hash = hash_mix(hash_start, result_hash<R>());
+  ((hash = hash_mix(hash, type_hash<P>())), ...);
+  return hash | 1;  // 0 means opaque bytes.
+}
+
+// What f(p...) looks like, for functions and member functions.
+template <class F>
+struct FunctionTraits;
+template <class R, class... P>
+struct FunctionTraits<R (*)(P...)> {
+  using Return = R;
+  using Value = typename unwrap_result<R>::type;
+  using Arguments = std::tuple<std::remove_cvref_t<P>...>;
+  static constexpr size_t arity = sizeof...(P);
+  static uint64_t signature() { return signature_hash<R, std::remove_cvref_t<P>...>(); }
+};
+template <class R, class... P>
+struct FunctionTraits<R (*)(P...) noexcept> : FunctionTraits<R (*)(P...)> {};
+template <class C, class R, class... P>
+struct FunctionTraits<R (C::*)(P...)> : FunctionTraits<R (*)(P...)> {
+  using Class = C;
+};
+template <class C, class R, class... P>
+struct FunctionTraits<R (C::*)(P...) const> : FunctionTraits<R (C::*)(P...)> {};
+template <class C, class R, class... P>
+struct FunctionTraits<R (C::*)(P...) noexcept> : FunctionTraits<R (C::*)(P...)> {};
+// Class(Parameters...): a constructor.
+template <class C, class... P>
+struct FunctionTraits<C(P...)> : FunctionTraits<void (*)(P...)> {
+  using Class = C;
+};
+
+// A parameter of type P takes a P (or what converts to it), or a ref to one.
+template <class P, class A>
+ArgumentValue encode_argument(A&& argument) {
+  using Given = std::remove_cvref_t<A>;
+  ArgumentValue out;
+  if constexpr (is_object_ref<Given> && !is_object_ref<P>) {
+    static_assert(std::is_same_v<Given, ObjectRef<P>>,
+                  "a ref to another type than the parameter's");
+    out.by_ref = argument.handle();
+  } else {
+    static_assert(std::is_convertible_v<A, P>, "the argument does not convert to the parameter");
+    static_assert(Known<P>, "the parameter's type cannot be serialised");
+    Writer writer;
+    const P& value = static_cast<const P&>(std::forward<A>(argument));
+    write<P>(writer, value);
+    out.bytes = std::move(writer.bytes);
+    out.refs_inside = std::move(writer.refs);
+  }
+  return out;
+}
+
+template <class Parameters, class... A, size_t... I>
+std::vector<ArgumentValue> encode_arguments(std::index_sequence<I...>, A&&... arguments) {
+  std::vector<ArgumentValue> out;
+  out.reserve(sizeof...(A));
+  (out.push_back(encode_argument<std::tuple_element_t<I, Parameters>>(std::forward<A>(arguments))),
+   ...);
+  return out;
+}
+
+// --- The callee's side, run by the host through the C ABI.
+
+const troupe_host& host();
+std::shared_ptr<SessionImpl> process_session();
+void put_message(troupe_text* out, std::string_view message);
+// The refs inside the value that this thread replies with next: the host keeps them (see
+// runtime/client/result_refs.h).
+void keep_result_refs(std::vector<std::shared_ptr<RefHandle>> refs);
+
+template <class Tuple, size_t... I>
+bool decode_arguments(const troupe_bytes* arguments, Tuple& out, std::index_sequence<I...>) {
+  bool good = true;
+  [[maybe_unused]] const auto one = [&](const troupe_bytes& bytes, auto& value) {
+    Reader in{{bytes.data, bytes.size}, process_session()};
+    read<std::remove_cvref_t<decltype(value)>>(in, value);
+    good = good && !in.failed;
+  };
+  (one(arguments[I], std::get<I>(out)), ...);
+  return good;
+}
+
+template <class Value>
+void reply_with(troupe_call* call, const Value& value) {
+  Writer out;
+  write<Value>(out, value);
+  keep_result_refs(std::move(out.refs));
+  host().call_reply(call, {out.bytes.data(), out.bytes.size()});
+}
+
+// Runs `function` (a callable over the argument tuple) and finishes `call` with what it returns or
+// throws.
+template <class Traits, class Function>
+void run_and_reply(troupe_call* call, uint64_t signature, const troupe_bytes* arguments,
+                   size_t argument_count, Function function) noexcept {
+  if (argument_count != Traits::arity || (signature != 0 && signature != Traits::signature())) {
+    host().call_fail(
+        call, TROUPE_INVALID,
+        "the caller's and the module's signatures differ: build both from the same source");
+    return;
+  }
+  try {
+    typename Traits::Arguments values{};
+    if (!decode_arguments(arguments, values, std::make_index_sequence<Traits::arity>{})) {
+      host().call_fail(call, TROUPE_INVALID, "malformed arguments");
+      return;
+    }
+    using Return = typename Traits::Return;
+    if constexpr (std::is_void_v<Return>) {
+      std::apply(function, std::move(values));
+      host().call_reply(call, {nullptr, 0});
+    } else {
+      Return result = std::apply(function, std::move(values));
+      if constexpr (std::is_same_v<Return, Status>) {
+        if (!result) throw result.error();
+        host().call_reply(call, {nullptr, 0});
+      } else if constexpr (!std::is_same_v<Return, typename Traits::Value>) {
+        if (!result) throw result.error();
+        reply_with<typename Traits::Value>(call, *result);
+      } else {
+        reply_with<Return>(call, result);
+      }
+    }
+  } catch (const Error& thrown) {
+    host().call_fail(call, static_cast<int32_t>(thrown.code()), thrown.message().c_str());
+  } catch (const std::exception& thrown) {
+    host().call_fail(call, TROUPE_INTERNAL, thrown.what());
+  } catch (...) {
+    host().call_fail(call, TROUPE_INTERNAL, "an exception of unknown type");
+  }
+}
+
+}  // namespace troupe::detail

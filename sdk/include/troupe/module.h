@@ -1,0 +1,194 @@
+// Registration of the tasks and actors that a module offers.
+//
+//   int add(int a, int b) { return a + b; }
+//   TROUPE_TASK(add);
+//
+//   class Counter { public: explicit Counter(int start); int add(int n); };
+//   TROUPE_ACTOR(Counter(int), add);            // The constructor, then the methods.
+//
+// At namespace scope, in the namespace of the function or class. Build the program with
+// troupe_add_program (CMake), so that workers can load it.
+#pragma once
+
+#include "troupe/invoke.h"
+
+namespace troupe::detail {
+
+using CallFunction = void (*)(void* instance, troupe_call*, uint64_t signature,
+                              const troupe_bytes* arguments, size_t argument_count);
+
+// Called by static initialisers of a module. `function` is the address that submit() is given.
+void register_task(const char* name, const void* function, CallFunction call);
+void register_class(const troupe_actor_class* table);
+// The registered name of a task function; empty if there is none.
+std::string_view task_name(const void* function);
+// "Counter" of "Counter(int)"; lives as long as the process.
+const char* class_name(const char* signature);
+// The shared object that holds `address`.
+std::string module_of(const void* address);
+
+template <auto function>
+void call_task(void*, troupe_call* call, uint64_t signature, const troupe_bytes* arguments,
+               size_t argument_count) {
+  using Traits = FunctionTraits<decltype(function)>;
+  run_and_reply<Traits>(call, signature, arguments, argument_count, function);
+}
+
+template <auto function>
+struct TaskRegistration {
+  explicit TaskRegistration(const char* name) {
+    register_task(name, reinterpret_cast<const void*>(function), &call_task<function>);
+  }
+};
+
+// Names a method in overload resolution.
+template <auto method>
+struct MethodTag {};
+
+struct MethodEntry {
+  std::string_view name;
+  CallFunction call;
+};
+
+template <auto method>
+void call_method(void* instance, troupe_call* call, uint64_t signature,
+                 const troupe_bytes* arguments, size_t argument_count) {
+  using Traits = FunctionTraits<decltype(method)>;
+  auto* actor = static_cast<typename Traits::Class*>(instance);
+  run_and_reply<Traits>(call, signature, arguments, argument_count,
+                        [actor](auto&&... values) -> decltype(auto) {
+                          return (actor->*method)(std::forward<decltype(values)>(values)...);
+                        });
+}
+
+// The C ABI's functions for one class. `Signature` is Class(Parameters...).
+template <class Signature>
+struct ClassTable {
+  using Traits = FunctionTraits<Signature>;
+  using Class = typename Traits::Class;
+
+  static inline std::vector<MethodEntry> methods;
+
+  static int32_t create(troupe_context*, uint64_t signature, const troupe_bytes* arguments,
+                        size_t argument_count, void** instance, troupe_text* message) {
+    if (argument_count != Traits::arity || (signature != 0 && signature != Traits::signature())) {
+      put_message(message,
+                  "the caller's and the module's constructors differ: build both from the "
+                  "same source");
+      return TROUPE_INVALID;
+    }
+    try {
+      typename Traits::Arguments values{};
+      if (!decode_arguments(arguments, values, std::make_index_sequence<Traits::arity>{})) {
+        put_message(message, "malformed arguments");
+        return TROUPE_INVALID;
+      }
+      *instance = std::apply(
+          [](auto&&... parts) { return new Class(std::forward<decltype(parts)>(parts)...); },
+          std::move(values));
+      return TROUPE_OK;
+    } catch (const Error& thrown) {
+      put_message(message, thrown.message());
+      return static_cast<int32_t>(thrown.code());
+    } catch (const std::exception& thrown) {
+      put_message(message, thrown.what());
+    } catch (...) {
+      put_message(message, "an exception of unknown type");
+    }
+    return TROUPE_INTERNAL;
+  }
+
+  static void call(void* instance, troupe_call* call, const char* method, uint64_t signature,
+                   const troupe_bytes* arguments, size_t argument_count) {
+    for (const MethodEntry& entry : methods) {
+      if (entry.name == method) {
+        entry.call(instance, call, signature, arguments, argument_count);
+        return;
+      }
+    }
+    host().call_fail(call, TROUPE_NOT_FOUND,
+                     ("the class has no method named " + std::string(method)).c_str());
+  }
+
+  static void destroy(void* instance) { delete static_cast<Class*>(instance); }
+};
+
+template <class Signature>
+struct ClassRegistration {
+  ClassRegistration(const char* name, std::vector<MethodEntry> methods) {
+    using Table = ClassTable<Signature>;
+    Table::methods = std::move(methods);
+    static troupe_actor_class table{};
+    table.size = sizeof table;
+    table.name = name;
+    table.create = &Table::create;
+    table.call = &Table::call;
+    table.destroy = &Table::destroy;
+    register_class(&table);
+  }
+};
+
+}  // namespace troupe::detail
+
+#define TROUPE_JOIN_(a, b) a##b
+#define TROUPE_JOIN(a, b) TROUPE_JOIN_(a, b)
+
+#define TROUPE_TASK(function)                                                           \
+  static const ::troupe::detail::TaskRegistration<&function> TROUPE_JOIN(troupe_task_,  \
+                                                                         __COUNTER__) { \
+    #function                                                                           \
+  }
+
+// Applies M(context, x) to each further argument, up to 24.
+#define TROUPE_EACH_1(M, c, x) M(c, x)
+#define TROUPE_EACH_2(M, c, x, ...) M(c, x) TROUPE_EACH_1(M, c, __VA_ARGS__)
+#define TROUPE_EACH_3(M, c, x, ...) M(c, x) TROUPE_EACH_2(M, c, __VA_ARGS__)
+#define TROUPE_EACH_4(M, c, x, ...) M(c, x) TROUPE_EACH_3(M, c, __VA_ARGS__)
+#define TROUPE_EACH_5(M, c, x, ...) M(c, x) TROUPE_EACH_4(M, c, __VA_ARGS__)
+#define TROUPE_EACH_6(M, c, x, ...) M(c, x) TROUPE_EACH_5(M, c, __VA_ARGS__)
+#define TROUPE_EACH_7(M, c, x, ...) M(c, x) TROUPE_EACH_6(M, c, __VA_ARGS__)
+#define TROUPE_EACH_8(M, c, x, ...) M(c, x) TROUPE_EACH_7(M, c, __VA_ARGS__)
+#define TROUPE_EACH_9(M, c, x, ...) M(c, x) TROUPE_EACH_8(M, c, __VA_ARGS__)
+#define TROUPE_EACH_10(M, c, x, ...) M(c, x) TROUPE_EACH_9(M, c, __VA_ARGS__)
+#define TROUPE_EACH_11(M, c, x, ...) M(c, x) TROUPE_EACH_10(M, c, __VA_ARGS__)
+#define TROUPE_EACH_12(M, c, x, ...) M(c, x) TROUPE_EACH_11(M, c, __VA_ARGS__)
+#define TROUPE_PICK_13_(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, name, ...) name
+#define TROUPE_EACH(M, c, ...)                                                                \
+  TROUPE_PICK_13_(__VA_ARGS__, TROUPE_EACH_12, TROUPE_EACH_11, TROUPE_EACH_10, TROUPE_EACH_9, \
+                  TROUPE_EACH_8, TROUPE_EACH_7, TROUPE_EACH_6, TROUPE_EACH_5, TROUPE_EACH_4,  \
+                  TROUPE_EACH_3, TROUPE_EACH_2, TROUPE_EACH_1)                                \
+  (M, c, __VA_ARGS__)
+
+#define TROUPE_METHOD_NAME_(Signature, method)                                                    \
+  [[maybe_unused]] inline const char* troupe_method_name(                                         \
+      ::troupe::detail::FunctionTraits<Signature>::Class*,                                        \
+      ::troupe::detail::MethodTag<&::troupe::detail::FunctionTraits<Signature>::Class::method>) { \
+    return #method;                                                                               \
+  }
+#define TROUPE_METHOD_ENTRY_(Signature, method) \
+  {#method,                                     \
+   &::troupe::detail::call_method<&::troupe::detail::FunctionTraits<Signature>::Class::method>},
+
+// TROUPE_ACTOR(Class(ConstructorParameters...), method, ...): at most 12 methods, none overloaded.
+// A constructor with several parameters needs a name without commas: using Make = Class(int, int).
+#define TROUPE_ACTOR(Signature, ...)                                                       \
+  [[maybe_unused]] inline ::troupe::detail::FunctionTraits<Signature> troupe_constructor(  \
+      ::troupe::detail::FunctionTraits<Signature>::Class*) {                               \
+    return {};                                                                             \
+  }                                                                                        \
+  [[maybe_unused]] inline const char* troupe_class_name(                                   \
+      ::troupe::detail::FunctionTraits<Signature>::Class*) {                               \
+    return ::troupe::detail::class_name(#Signature);                                       \
+  }                                                                                        \
+  [[maybe_unused]] static const void* troupe_class_anchor(                                 \
+      ::troupe::detail::FunctionTraits<Signature>::Class*) {                               \
+    using Anchor = const void* (*)(::troupe::detail::FunctionTraits<Signature>::Class*);   \
+    return reinterpret_cast<const void*>(static_cast<Anchor>(&troupe_class_anchor));       \
+  }                                                                                        \
+  TROUPE_EACH(TROUPE_METHOD_NAME_, Signature, __VA_ARGS__)                                 \
+  static const ::troupe::detail::ClassRegistration<Signature> TROUPE_JOIN(troupe_class_,   \
+                                                                          __COUNTER__) {   \
+    ::troupe::detail::class_name(#Signature), {                                            \
+      TROUPE_EACH(TROUPE_METHOD_ENTRY_, Signature, __VA_ARGS__)                            \
+    }                                                                                      \
+  }

@@ -1,0 +1,140 @@
+// Refs to objects of the cluster.
+#pragma once
+
+#include <coroutine>
+#include <functional>
+
+#include "protocol/messages.h"
+#include "troupe/serialize.h"
+
+namespace troupe {
+
+namespace detail {
+
+// One counted reference of this process; the last copy gives it back. Thread-safe.
+class RefHandle {
+ public:
+  RefHandle(std::shared_ptr<SessionImpl> session, ObjectId id, protocol::ProcessAddress owner);
+  RefHandle(const RefHandle&) = delete;
+  RefHandle& operator=(const RefHandle&) = delete;
+  ~RefHandle();
+
+  const std::shared_ptr<SessionImpl>& session() const { return session_; }
+  ObjectId id() const { return id_; }
+  const protocol::ProcessAddress& owner() const { return owner_; }
+
+ private:
+  std::shared_ptr<SessionImpl> session_;
+  ObjectId id_;
+  protocol::ProcessAddress owner_;
+};
+
+// The bytes of an object and what keeps them valid.
+struct Fetched {
+  BytesView bytes;
+  std::shared_ptr<const void> keep_alive;
+};
+
+// Takes one more reference to an object that another process told us of.
+std::shared_ptr<RefHandle> borrow(std::shared_ptr<SessionImpl> session, ObjectId id,
+                                  protocol::ProcessAddress owner);
+// Blocks. Errors: what makes the object failed with, deadline_exceeded, data_loss.
+Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout);
+// Calls back on a thread of the session's, once.
+void fetch_later(std::shared_ptr<RefHandle> ref, std::function<void(Result<Fetched>)> done);
+
+template <class T>
+Result<T> decode_value(const Result<Fetched>& fetched, std::shared_ptr<SessionImpl> session) {
+  if (!fetched) return fetched.error();
+  Reader in{fetched->bytes, std::move(session)};
+  T value{};
+  read<T>(in, value);
+  if (in.failed) return error(Code::invalid, "the object's bytes are not of the expected type");
+  return value;
+}
+
+}  // namespace detail
+
+// Waits for ever, or until the session is closed.
+inline constexpr std::chrono::nanoseconds no_timeout = std::chrono::hours(24 * 365 * 10);
+
+// A ref to an object of type T: a result to come, or a value that was put. Copies share one
+// reference count; while one lives, the object lives. Thread-safe. T is void for tasks without a
+// result.
+template <class T>
+class ObjectRef {
+ public:
+  ObjectRef() = default;
+  explicit ObjectRef(std::shared_ptr<detail::RefHandle> handle) : handle_(std::move(handle)) {}
+
+  bool is_valid() const { return handle_ != nullptr; }
+  ObjectId id() const { return handle_ ? handle_->id() : ObjectId{}; }
+
+  // Blocks until the value is there. Errors: what the task or call failed with (its code, message
+  // and place), deadline_exceeded, cancelled, data_loss (its owner is gone).
+  Result<T> get(std::chrono::nanoseconds timeout = no_timeout) const {
+    if (!handle_) return error(Code::invalid, "an empty ref");
+    auto fetched = detail::fetch(*handle_, timeout);
+    if constexpr (std::is_void_v<T>) {
+      if (!fetched) return std::move(fetched).error();
+      return ok();
+    } else {
+      return detail::decode_value<T>(fetched, handle_->session());
+    }
+  }
+
+  // co_await ref gives Result<T>. The coroutine goes on on a thread of the session's.
+  auto operator co_await() const {
+    struct Awaiter {
+      std::shared_ptr<detail::RefHandle> handle;
+      std::optional<Result<detail::Fetched>> fetched = std::nullopt;
+      bool await_ready() const { return false; }
+      void await_suspend(std::coroutine_handle<> waiting) {
+        detail::fetch_later(handle, [this, waiting](Result<detail::Fetched> got) {
+          fetched.emplace(std::move(got));
+          waiting.resume();
+        });
+      }
+      Result<T> await_resume() {
+        if constexpr (std::is_void_v<T>) {
+          if (!*fetched) return std::move(*fetched).error();
+          return ok();
+        } else {
+          return detail::decode_value<T>(*fetched, handle->session());
+        }
+      }
+    };
+    return Awaiter{handle_};
+  }
+
+  const std::shared_ptr<detail::RefHandle>& handle() const { return handle_; }
+
+ private:
+  std::shared_ptr<detail::RefHandle> handle_;
+};
+
+namespace detail {
+
+void write_ref(Writer& out, const std::shared_ptr<RefHandle>& handle);
+std::shared_ptr<RefHandle> read_ref(Reader& in);
+
+template <class T>
+struct Codec<ObjectRef<T>> {
+  static uint64_t hash() {
+    if constexpr (std::is_void_v<T>) {
+      return 20;
+    } else {
+      return hash_mix(20, type_hash<T>());
+    }
+  }
+  static void write(Writer& out, const ObjectRef<T>& ref) { write_ref(out, ref.handle()); }
+  static void read(Reader& in, ObjectRef<T>& ref) { ref = ObjectRef<T>{read_ref(in)}; }
+};
+
+template <class T>
+constexpr bool is_object_ref = false;
+template <class T>
+constexpr bool is_object_ref<ObjectRef<T>> = true;
+
+}  // namespace detail
+}  // namespace troupe

@@ -1,0 +1,276 @@
+// A program's connection to a cluster.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "troupe/module.h"
+
+namespace troupe {
+
+// Amounts that a task or actor holds while it runs.
+struct Resources {
+  double cpu = 1;
+  double gpu = 0;         // A fraction shares one device; whole numbers get whole devices.
+  double memory_mib = 0;  // 0: not accounted.
+};
+
+struct TaskOptions {
+  Resources resources;
+  int priority = 0;  // Higher first.
+  int retries = 0;   // How often it may run again when its process died.
+};
+
+struct ActorOptions {
+  Resources resources{.cpu = 0};
+  std::string name;            // Unique in the namespace; empty: none.
+  bool get_if_exists = false;  // With a name: the existing actor instead of a conflict.
+  bool detached = false;       // Lives on when its job ends.
+  int max_restarts = 0;        // -1: no limit.
+  int priority = 0;
+  bool spread = false;  // Prefer nodes with few actors.
+  std::vector<std::pair<std::string, std::string>> environment;
+};
+
+struct WaitOptions {
+  size_t count = 1;  // Return once this many are ready.
+  std::chrono::nanoseconds timeout = no_timeout;
+};
+
+struct WaitResult {
+  std::vector<size_t> ready;  // Positions in the refs given, ascending.
+  std::vector<size_t> pending;
+};
+
+struct ConnectOptions {
+  std::string state_folder;  // Empty: TROUPE_STATE, or ~/.troupe.
+  std::string job_name;      // Empty: the program's name.
+  std::string name_space;    // Empty: "default".
+};
+
+// What a program learns of an actor.
+struct ActorStatus {
+  std::string state;  // pending, starting, alive, restarting, dead.
+  std::string reason;
+  uint32_t incarnation = 0;
+  uint32_t pid = 0;
+  std::string node;
+};
+
+namespace detail {
+
+std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& session,
+                                       const void* function, uint64_t signature,
+                                       std::vector<ArgumentValue> arguments,
+                                       const TaskOptions& options);
+std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& session, ActorId actor,
+                                       std::string_view method, uint64_t signature,
+                                       std::vector<ArgumentValue> arguments, bool retriable);
+Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& session, Writer value);
+Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::string module,
+                             std::string_view class_name, uint64_t signature,
+                             std::vector<ArgumentValue> arguments, const ActorOptions& options);
+Result<ActorId> find_actor(const std::shared_ptr<SessionImpl>& session, std::string_view name,
+                           std::string_view name_space);
+Status kill_actor(const std::shared_ptr<SessionImpl>& session, ActorId actor);
+Result<ActorStatus> actor_status(const std::shared_ptr<SessionImpl>& session, ActorId actor);
+Status wait_alive(const std::shared_ptr<SessionImpl>& session, ActorId actor,
+                  std::chrono::nanoseconds timeout);
+Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session,
+                        const std::vector<std::shared_ptr<RefHandle>>& refs,
+                        const WaitOptions& options);
+void cancel(const std::shared_ptr<RefHandle>& ref);
+// Items of a streaming call. Blocks. nullopt at the end.
+class ItemStream {
+ public:
+  virtual ~ItemStream() = default;
+  virtual Result<std::optional<Bytes>> next() = 0;
+};
+Result<std::unique_ptr<ItemStream>> stream_call(const std::shared_ptr<SessionImpl>& session,
+                                                ActorId actor, std::string_view method,
+                                                std::vector<Bytes> arguments);
+
+}  // namespace detail
+
+// A typed handle of an actor. Copies name the same actor; dropping it does not end the actor.
+// Thread-safe. Calls from one process are run in the order in which they were made.
+template <class A>
+class ActorRef {
+ public:
+  ActorRef() = default;
+  ActorRef(std::shared_ptr<detail::SessionImpl> session, ActorId id)
+      : session_(std::move(session)), id_(id) {}
+
+  ActorId id() const { return id_; }
+
+  // counter.call<&Counter::add>(3). Returns at once; errors appear when the ref is read.
+  template <auto method, class... Args>
+  auto call(Args&&... arguments) const {
+    return call_with<method>(false, std::forward<Args>(arguments)...);
+  }
+  // As call; if the actor dies meanwhile it may run again in the next incarnation.
+  template <auto method, class... Args>
+  auto call_retriable(Args&&... arguments) const {
+    return call_with<method>(true, std::forward<Args>(arguments)...);
+  }
+  Status kill() const { return detail::kill_actor(session_, id_); }
+  Result<ActorStatus> status() const { return detail::actor_status(session_, id_); }
+  // Blocks until it is ready to be called. Errors: unavailable (it died: why), deadline_exceeded.
+  Status wait_alive(std::chrono::nanoseconds timeout = no_timeout) const {
+    return detail::wait_alive(session_, id_, timeout);
+  }
+
+ private:
+  template <auto method, class... Args>
+  auto call_with(bool retriable, Args&&... arguments) const {
+    using Traits = detail::FunctionTraits<decltype(method)>;
+    static_assert(sizeof...(Args) == Traits::arity, "the method takes another number of arguments");
+    const char* name = troupe_method_name(static_cast<A*>(nullptr), detail::MethodTag<method>{});
+    auto values = detail::encode_arguments<typename Traits::Arguments>(
+        std::index_sequence_for<Args...>{}, std::forward<Args>(arguments)...);
+    return ObjectRef<typename Traits::Value>{detail::submit_call(
+        session_, id_, name, Traits::signature(), std::move(values), retriable)};
+  }
+
+  std::shared_ptr<detail::SessionImpl> session_;
+  ActorId id_;
+};
+
+// A connection to a cluster and the owner of every ref made through it. Thread-safe. When the last
+// Session and ref of a driver is gone, its job ends: unfinished tasks are cancelled, its actors
+// end; detached actors live on.
+class Session {
+ public:
+  explicit Session(std::shared_ptr<detail::SessionImpl> impl) : impl_(std::move(impl)) {}
+
+  // Runs function(arguments...) somewhere in the cluster. `function` was given to TROUPE_TASK. An
+  // argument may be an ObjectRef to the parameter's type. Returns at once.
+  template <class... P, class R, class... Args>
+  auto submit(R (*function)(P...), Args&&... arguments) const {
+    return submit(TaskOptions{}, function, std::forward<Args>(arguments)...);
+  }
+  template <class... P, class R, class... Args>
+  auto submit(const TaskOptions& options, R (*function)(P...), Args&&... arguments) const {
+    using Traits = detail::FunctionTraits<R (*)(P...)>;
+    static_assert(sizeof...(Args) == sizeof...(P),
+                  "the function takes another number of arguments");
+    auto values = detail::encode_arguments<typename Traits::Arguments>(
+        std::index_sequence_for<Args...>{}, std::forward<Args>(arguments)...);
+    return ObjectRef<typename Traits::Value>{
+        detail::submit_task(impl_, reinterpret_cast<const void*>(function), Traits::signature(),
+                            std::move(values), options)};
+  }
+
+  // Copies `value` into the local store. Blocks while the store is full, at most a minute.
+  // Errors: exhausted (still full), invalid (larger than the store).
+  template <Serializable T>
+  Result<ObjectRef<T>> put(const T& value) const {
+    detail::Writer writer;
+    detail::write<T>(writer, value);
+    TROUPE_TRY(auto handle, detail::put(impl_, std::move(writer)));
+    return ObjectRef<T>{std::move(handle)};
+  }
+
+  template <class T>
+  Result<T> get(const ObjectRef<T>& ref, std::chrono::nanoseconds timeout = no_timeout) const {
+    return ref.get(timeout);
+  }
+  // All values in the order of the refs, or the first error in that order.
+  template <class T>
+  Result<std::vector<T>> get(const std::vector<ObjectRef<T>>& refs,
+                             std::chrono::nanoseconds timeout = no_timeout) const {
+    const auto end = std::chrono::steady_clock::now() + timeout;
+    std::vector<T> values;
+    values.reserve(refs.size());
+    for (const auto& ref : refs) {
+      TROUPE_TRY(auto value, ref.get(end - std::chrono::steady_clock::now()));
+      values.push_back(std::move(value));
+    }
+    return values;
+  }
+  // Blocks until options.count of the refs are ready (a value or an error), or the timeout.
+  template <class T>
+  Result<WaitResult> wait(const std::vector<ObjectRef<T>>& refs,
+                          const WaitOptions& options = {}) const {
+    std::vector<std::shared_ptr<detail::RefHandle>> handles;
+    handles.reserve(refs.size());
+    for (const auto& ref : refs) handles.push_back(ref.handle());
+    return detail::wait(impl_, handles, options);
+  }
+  template <class T>
+  void cancel(const ObjectRef<T>& ref) const {
+    detail::cancel(ref.handle());
+  }
+
+  // Makes an actor: session.create<Counter>({.name = "c"}, 5). Returns once the head has promised
+  // it. Errors: conflict (the name is taken), invalid, unavailable.
+  template <class A, class... Args>
+  Result<ActorRef<A>> create(const ActorOptions& options, Args&&... arguments) const {
+    using Traits = decltype(troupe_constructor(static_cast<A*>(nullptr)));
+    static_assert(sizeof...(Args) == Traits::arity,
+                  "the constructor takes another number of arguments");
+    auto values = detail::encode_arguments<typename Traits::Arguments>(
+        std::index_sequence_for<Args...>{}, std::forward<Args>(arguments)...);
+    const char* name = troupe_class_name(static_cast<A*>(nullptr));
+    const void* anchor = troupe_class_anchor(static_cast<A*>(nullptr));
+    TROUPE_TRY(const ActorId id,
+               detail::create_actor(impl_, detail::module_of(anchor), name, Traits::signature(),
+                                    std::move(values), options));
+    return ActorRef<A>{impl_, id};
+  }
+  // A named actor. Errors: not_found.
+  template <class A>
+  Result<ActorRef<A>> find(std::string_view name, std::string_view name_space = {}) const {
+    TROUPE_TRY(const ActorId id, detail::find_actor(impl_, name, name_space));
+    return ActorRef<A>{impl_, id};
+  }
+
+  // Actors of plugins, whose methods take and give opaque bytes.
+  Result<ActorId> create_plugin_actor(const std::string& plugin, const std::string& class_name,
+                                      std::vector<Bytes> arguments,
+                                      const ActorOptions& options = {}) const;
+  // Blocks for the reply.
+  Result<Bytes> ask_plugin_actor(ActorId actor, std::string_view method,
+                                 std::vector<Bytes> arguments,
+                                 std::chrono::nanoseconds timeout = no_timeout) const;
+  Result<std::unique_ptr<detail::ItemStream>> stream_plugin_actor(
+      ActorId actor, std::string_view method, std::vector<Bytes> arguments) const {
+    return detail::stream_call(impl_, actor, method, std::move(arguments));
+  }
+  Status kill(ActorId actor) const { return detail::kill_actor(impl_, actor); }
+  Status wait_alive(ActorId actor, std::chrono::nanoseconds timeout = no_timeout) const {
+    return detail::wait_alive(impl_, actor, timeout);
+  }
+
+  JobId job() const;
+  // Ends the job as failed with this reason, rather than as succeeded, when the session closes.
+  void fail_job(std::string_view reason) const;
+
+  const std::shared_ptr<detail::SessionImpl>& impl() const { return impl_; }
+
+ private:
+  std::shared_ptr<detail::SessionImpl> impl_;
+};
+
+// Joins the cluster of a state folder as a new job. Inside a task or actor it gives the session of
+// this process instead. Errors: unavailable (no cluster runs there), denied (another user's).
+Result<Session> connect(const ConnectOptions& options = {});
+
+namespace detail {
+template <class A>
+struct Codec<ActorRef<A>> {
+  static uint64_t hash() { return 21; }
+  static void write(Writer& out, const ActorRef<A>& ref) {
+    uint8_t bytes[16];
+    ref.id().to_bytes(bytes);
+    out.raw(bytes, sizeof bytes);
+  }
+  static void read(Reader& in, ActorRef<A>& ref) {
+    uint8_t bytes[16];
+    in.raw(bytes, sizeof bytes);
+    ref = ActorRef<A>{in.session, ActorId::from_bytes(bytes)};
+  }
+};
+}  // namespace detail
+
+}  // namespace troupe

@@ -1,0 +1,609 @@
+#include "troupe/session.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "base/log.h"
+#include "client/result_refs.h"
+#include "session_impl.h"
+
+namespace troupe {
+namespace detail {
+
+using client::ObjectName;
+using transport::Method;
+
+namespace {
+
+constexpr Duration control_budget = std::chrono::seconds(30);
+
+ObjectName name_of(const RefHandle& ref) {
+  return {ref.id(), ref.owner()};
+}
+
+std::vector<protocol::ResourceAmount> to_demand(const Resources& resources) {
+  std::vector<protocol::ResourceAmount> demand;
+  const auto add = [&](const char* name, double amount) {
+    if (amount > 0) demand.push_back({name, static_cast<int64_t>(amount * 1000 + 0.5)});
+  };
+  add("cpu", resources.cpu);
+  add("gpu", resources.gpu);
+  add("memory", resources.memory_mib);
+  return demand;
+}
+
+struct Lowered {
+  std::vector<protocol::Argument> arguments;
+  std::vector<ObjectName> held;
+};
+
+Lowered lower(std::vector<ArgumentValue>& values) {
+  Lowered out;
+  for (ArgumentValue& value : values) {
+    protocol::Argument argument;
+    argument.inline_value = std::move(value.bytes);
+    if (value.by_ref) {
+      argument.object = value.by_ref->id();
+      argument.owner = value.by_ref->owner();
+      out.held.push_back(name_of(*value.by_ref));
+    }
+    for (const auto& ref : value.refs_inside) out.held.push_back(name_of(*ref));
+    out.arguments.push_back(std::move(argument));
+  }
+  return out;
+}
+
+// Runs `start` on the loop; the object that it names then belongs to this process.
+template <class Start>
+std::shared_ptr<RefHandle> own(const std::shared_ptr<SessionImpl>& session, Start start) {
+  std::promise<ObjectName> promise;
+  session->post([&] { promise.set_value(start()); });
+  ObjectName name = promise.get_future().get();
+  return std::make_shared<RefHandle>(session, name.id, std::move(name.owner));
+}
+
+// Large inline arguments go through the store, so that every message stays small.
+Status store_large_arguments(const std::shared_ptr<SessionImpl>& session,
+                             std::vector<ArgumentValue>& values) {
+  for (ArgumentValue& value : values) {
+    if (value.by_ref || value.bytes.size() <= client::inline_bytes_max) continue;
+    Writer writer{std::move(value.bytes), std::move(value.refs_inside)};
+    TROUPE_TRY(value.by_ref, put(session, std::move(writer)));
+    value.bytes.clear();
+    value.refs_inside.clear();
+  }
+  return ok();
+}
+
+// An object that failed before it began.
+std::shared_ptr<RefHandle> make_failed(const std::shared_ptr<SessionImpl>& session, Error failure) {
+  return own(session, [&] { return session->client().make_failed(std::move(failure)); });
+}
+
+}  // namespace
+
+RefHandle::RefHandle(std::shared_ptr<SessionImpl> session, ObjectId id,
+                     protocol::ProcessAddress owner)
+    : session_(std::move(session)), id_(id), owner_(std::move(owner)) {}
+
+RefHandle::~RefHandle() {
+  client::Client* client = &session_->client();
+  session_->post(
+      [client, name = ObjectName{id_, std::move(owner_)}] { client->drop_reference(name); });
+}
+
+std::shared_ptr<RefHandle> borrow(std::shared_ptr<SessionImpl> session, ObjectId id,
+                                  protocol::ProcessAddress owner) {
+  client::Client* client = &session->client();
+  session->post([client, name = ObjectName{id, owner}] { client->add_reference(name); });
+  return std::make_shared<RefHandle>(std::move(session), id, std::move(owner));
+}
+
+void write_ref(Writer& out, const std::shared_ptr<RefHandle>& handle) {
+  uint8_t bytes[48] = {};
+  if (handle) {
+    handle->id().to_bytes(bytes);
+    handle->owner().process.to_bytes(bytes + 16);
+    handle->owner().node.to_bytes(bytes + 32);
+    out.refs.push_back(handle);
+  }
+  out.raw(bytes, sizeof bytes);
+  write<std::string>(out, handle ? handle->owner().unix_path : "");
+  write<std::string>(out, handle ? handle->owner().host : "");
+  write<uint16_t>(out, handle ? handle->owner().port : uint16_t{0});
+}
+
+std::shared_ptr<RefHandle> read_ref(Reader& in) {
+  uint8_t bytes[48];
+  in.raw(bytes, sizeof bytes);
+  protocol::ProcessAddress owner;
+  read(in, owner.unix_path);
+  read(in, owner.host);
+  read(in, owner.port);
+  const auto id = ObjectId::from_bytes({bytes, 16});
+  if (id.is_nil() || in.failed || !in.session) return nullptr;
+  owner.process = ProcessId::from_bytes({bytes + 16, 16});
+  owner.node = NodeId::from_bytes({bytes + 32, 16});
+  return borrow(in.session, id, std::move(owner));
+}
+
+void keep_result_refs(std::vector<std::shared_ptr<RefHandle>> refs) {
+  std::vector<client::HeldRef> held;
+  for (auto& ref : refs) held.push_back({name_of(*ref), ref});
+  client::put_result_refs(std::move(held));
+}
+
+Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout) {
+  SessionImpl& session = *ref.session();
+  TROUPE_TRY(auto bytes, session.run<client::ObjectBytes>(
+                             [&] { return session.client().get(name_of(ref), timeout); }));
+  return Fetched{bytes.bytes, std::move(bytes.keep_alive)};
+}
+
+namespace {
+
+Async<void> fetch_and_call(client::Client& client, ObjectName name,
+                           std::shared_ptr<std::function<void(Result<Fetched>)>> done) {
+  Result<Fetched> fetched = error(Code::cancelled, "the session was closed");
+  struct Guard {
+    Executor pool;
+    std::shared_ptr<std::function<void(Result<Fetched>)>> done;
+    Result<Fetched>& fetched;
+    ~Guard() {
+      boost::asio::post(pool, [callback = std::move(done), value = std::move(fetched)]() mutable {
+        (*callback)(std::move(value));
+      });
+    }
+  } guard{client.environment().blocking, std::move(done), fetched};
+  auto bytes = co_await client.get(std::move(name), no_timeout);
+  if (bytes) {
+    fetched = Fetched{bytes->bytes, std::move(bytes->keep_alive)};
+  } else {
+    fetched = std::move(bytes).error();
+  }
+}
+
+}  // namespace
+
+void fetch_later(std::shared_ptr<RefHandle> ref, std::function<void(Result<Fetched>)> done) {
+  client::Client& client = ref->session()->client();
+  // The ref lives until the callback has run, and goes on the pool's thread, not on the loop's.
+  auto shared = std::make_shared<std::function<void(Result<Fetched>)>>(
+      [ref, call = std::move(done)](Result<Fetched> value) { call(std::move(value)); });
+  ref->session()->post([&client, name = name_of(*ref), shared]() mutable {
+    spawn(client.scope(), fetch_and_call(client, std::move(name), std::move(shared)));
+  });
+}
+
+std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& session,
+                                       const void* function, uint64_t signature,
+                                       std::vector<ArgumentValue> arguments,
+                                       const TaskOptions& options) {
+  const auto name = task_name(function);
+  if (name.empty()) {
+    return make_failed(session,
+                       error(Code::invalid,
+                             "the function is no task: name it in TROUPE_TASK, and build the "
+                             "program with troupe_add_program"));
+  }
+  if (auto stored = store_large_arguments(session, arguments); !stored) {
+    return make_failed(session, std::move(stored).error());
+  }
+  client::TaskSpec spec;
+  spec.module = module_of(function);
+  spec.function = name;
+  spec.signature = signature;
+  spec.demand = to_demand(options.resources);
+  spec.priority = options.priority;
+  spec.retries = options.retries;
+  auto lowered = lower(arguments);
+  spec.arguments = std::move(lowered.arguments);
+  spec.held = std::move(lowered.held);
+  return own(session, [&] { return session->client().submit_task(std::move(spec)); });
+}
+
+std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& session, ActorId actor,
+                                       std::string_view method, uint64_t signature,
+                                       std::vector<ArgumentValue> arguments, bool retriable) {
+  if (auto stored = store_large_arguments(session, arguments); !stored) {
+    return make_failed(session, std::move(stored).error());
+  }
+  client::ActorCallSpec spec;
+  spec.actor = actor;
+  spec.method = method;
+  spec.signature = signature;
+  spec.retriable = retriable;
+  auto lowered = lower(arguments);
+  spec.arguments = std::move(lowered.arguments);
+  spec.held = std::move(lowered.held);
+  return own(session, [&] { return session->client().submit_call(std::move(spec)); });
+}
+
+Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& session, Writer value) {
+  auto bytes = std::make_shared<const Bytes>(std::move(value.bytes));
+  std::vector<ObjectName> held;
+  for (const auto& ref : value.refs) held.push_back(name_of(*ref));
+  TROUPE_TRY(auto name, session->run<ObjectName>(
+                            [&] { return session->client().put(bytes, std::move(held)); }));
+  return std::make_shared<RefHandle>(session, name.id, std::move(name.owner));
+}
+
+Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::string module,
+                             std::string_view class_name, uint64_t signature,
+                             std::vector<ArgumentValue> arguments, const ActorOptions& options) {
+  protocol::ActorSpec spec;
+  spec.name = options.name;
+  spec.name_space = session->name_space();
+  spec.module = std::move(module);
+  spec.class_name = class_name;
+  spec.signature = signature;
+  spec.demand = to_demand(options.resources);
+  spec.priority = options.priority;
+  spec.max_restarts = options.max_restarts;
+  spec.detached = options.detached;
+  spec.get_if_exists = options.get_if_exists;
+  spec.strategy = options.spread ? "spread" : "";
+  for (const auto& [name, value] : options.environment) spec.environment.push_back({name, value});
+  auto lowered = lower(arguments);
+  spec.arguments = std::move(lowered.arguments);
+  TROUPE_TRY(const auto info, session->run<protocol::ActorInfo>([&] {
+    return session->client().create_actor(std::move(spec), control_budget);
+  }));
+  return info.actor;
+}
+
+Result<ActorId> find_actor(const std::shared_ptr<SessionImpl>& session, std::string_view name,
+                           std::string_view name_space) {
+  protocol::GetActor request;
+  request.name = name;
+  request.name_space = name_space.empty() ? session->name_space() : std::string(name_space);
+  TROUPE_TRY(const auto info, session->run<protocol::ActorInfo>([&] {
+    return session->client().ask_head<protocol::ActorInfo>(Method::get_actor, request,
+                                                           control_budget);
+  }));
+  if (info.state == "dead") {
+    return error(Code::not_found, fmt::format("actor {} is dead: {}", name, info.reason));
+  }
+  return info.actor;
+}
+
+Status kill_actor(const std::shared_ptr<SessionImpl>& session, ActorId actor) {
+  protocol::KillActor request{actor, "killed by its user"};
+  TROUPE_CHECK(session->run<protocol::Empty>([&] {
+    return session->client().ask_head<protocol::Empty>(Method::kill_actor, request, control_budget);
+  }));
+  return ok();
+}
+
+Result<ActorStatus> actor_status(const std::shared_ptr<SessionImpl>& session, ActorId actor) {
+  TROUPE_TRY(const auto list, session->run<protocol::ActorList>([&] {
+    return session->client().ask_head<protocol::ActorList>(Method::list_actors, protocol::Empty{},
+                                                           control_budget);
+  }));
+  for (const auto& info : list.items) {
+    if (info.actor != actor) continue;
+    return ActorStatus{info.state, info.reason, info.incarnation, info.pid,
+                       info.address.node.to_string()};
+  }
+  return error(Code::not_found, "no actor " + actor.to_string());
+}
+
+Status wait_alive(const std::shared_ptr<SessionImpl>& session, ActorId actor,
+                  std::chrono::nanoseconds timeout) {
+  TROUPE_CHECK(session->run<protocol::ActorInfo>(
+      [&] { return session->client().locate_actor(actor, 0, timeout); }));
+  return ok();
+}
+
+namespace {
+
+struct Waiting {
+  explicit Waiting(const Executor& executor) : changed(executor) {}
+  std::vector<bool> ready;
+  size_t ready_count = 0;
+  Event changed;
+};
+
+Async<void> watch(client::Client& client, ObjectName name, Instant deadline, size_t index,
+                  std::shared_ptr<Waiting> waiting) {
+  const bool ready = co_await client.wait_ready(std::move(name), deadline);
+  if (!ready) co_return;
+  waiting->ready[index] = true;
+  ++waiting->ready_count;
+  waiting->changed.pulse();
+}
+
+Async<Result<std::vector<bool>>> wait_for(client::Client& client, std::vector<ObjectName> names,
+                                          size_t count, Duration timeout) {
+  const auto& environment = client.environment();
+  const Instant deadline = environment.clock.now() + timeout;
+  auto waiting = std::make_shared<Waiting>(environment.loop);
+  waiting->ready.resize(names.size());
+  Scope watchers{environment.loop};
+  for (size_t i = 0; i < names.size(); ++i) {
+    spawn(watchers, watch(client, std::move(names[i]), deadline, i, waiting));
+  }
+  while (waiting->ready_count < count) {
+    const bool changed = co_await wait_until(environment.clock, deadline, waiting->changed);
+    if (!changed) break;
+  }
+  co_await watchers.stop();
+  co_return waiting->ready;
+}
+
+}  // namespace
+
+Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session,
+                        const std::vector<std::shared_ptr<RefHandle>>& refs,
+                        const WaitOptions& options) {
+  std::vector<ObjectName> names;
+  for (const auto& ref : refs) {
+    if (!ref) return error(Code::invalid, "an empty ref cannot be waited for");
+    names.push_back(name_of(*ref));
+  }
+  const size_t count = std::min(options.count, refs.size());
+  TROUPE_TRY(const auto ready, session->run<std::vector<bool>>([&] {
+    return wait_for(session->client(), std::move(names), count, options.timeout);
+  }));
+  WaitResult result;
+  for (size_t i = 0; i < ready.size(); ++i) {
+    (ready[i] ? result.ready : result.pending).push_back(i);
+  }
+  return result;
+}
+
+void cancel(const std::shared_ptr<RefHandle>& ref) {
+  if (!ref) return;
+  client::Client* client = &ref->session()->client();
+  ref->session()->post([client, id = ref->id()] { client->cancel(id); });
+}
+
+namespace {
+
+class ClientItemStream final : public ItemStream {
+ public:
+  ClientItemStream(std::shared_ptr<SessionImpl> session,
+                   std::shared_ptr<transport::IncomingStream> stream)
+      : session_(std::move(session)), stream_(std::move(stream)) {}
+  ~ClientItemStream() override {
+    // The stream belongs to the loop, so it is dropped there.
+    session_->post([moved = std::move(stream_)]() mutable { moved.reset(); });
+  }
+  Result<std::optional<Bytes>> next() override {
+    return session_->run<std::optional<Bytes>>([this] { return stream_->next(); });
+  }
+
+ private:
+  std::shared_ptr<SessionImpl> session_;
+  std::shared_ptr<transport::IncomingStream> stream_;
+};
+
+std::vector<protocol::Argument> opaque(std::vector<Bytes> values) {
+  std::vector<protocol::Argument> arguments;
+  for (Bytes& value : values) arguments.push_back({std::move(value), {}, {}});
+  return arguments;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ItemStream>> stream_call(const std::shared_ptr<SessionImpl>& session,
+                                                ActorId actor, std::string_view method,
+                                                std::vector<Bytes> arguments) {
+  client::ActorCallSpec spec;
+  spec.actor = actor;
+  spec.method = method;
+  spec.arguments = opaque(std::move(arguments));
+  TROUPE_TRY(auto stream, session->run<std::shared_ptr<transport::IncomingStream>>(
+                              [&] { return session->client().stream_actor(std::move(spec)); }));
+  return std::make_unique<ClientItemStream>(session, std::move(stream));
+}
+
+// --- The life of a driver's session.
+
+namespace {
+
+// For the coroutines that start and stop the client, which no scope of the client's can own.
+template <class Function>
+void spawn_detached(boost::asio::io_context& loop, Function function) {
+  boost::asio::co_spawn(loop, std::move(function), boost::asio::detached);
+}
+
+void shut_down(std::unique_ptr<DriverCore> core) {
+  if (core->thread.joinable()) {
+    DriverCore* raw = core.get();
+    boost::asio::post(raw->real.io(), [raw] {
+      spawn_detached(raw->real.io(), [raw]() -> Async<void> {
+        protocol::EndJob end;
+        end.job = raw->client->job();
+        end.succeeded = raw->failure.empty();
+        end.message = raw->failure;
+        auto ended = co_await raw->client->ask_head<protocol::Empty>(Method::end_job, end,
+                                                                     std::chrono::seconds(2));
+        if (!ended) log::debug("job_not_ended", {{"why", ended.error().message()}});
+        co_await raw->client->stop();
+        raw->real.io().stop();
+      });
+    });
+    core->thread.join();
+  }
+  core.reset();
+}
+
+}  // namespace
+
+SessionImpl::~SessionImpl() {
+  if (!core_) return;
+  if (core_->failure.empty() && std::uncaught_exceptions() > 0) {
+    core_->failure = "the driver ended by an exception";
+  }
+  // The last ref may go on a thread of the session's own, which cannot join itself.
+  const bool own_thread =
+      core_->thread.get_id() == std::this_thread::get_id() || core_->real.is_blocking_thread();
+  if (own_thread) {
+    std::thread([core = std::move(core_)]() mutable { shut_down(std::move(core)); }).detach();
+  } else {
+    shut_down(std::move(core_));
+  }
+}
+
+namespace {
+
+std::shared_ptr<SessionImpl>& process_session_slot() {
+  static std::shared_ptr<SessionImpl> session;
+  return session;
+}
+
+std::filesystem::path state_folder(const std::string& given) {
+  if (!given.empty()) return given;
+  if (const char* from_environment = std::getenv("TROUPE_STATE")) return from_environment;
+  const char* home = std::getenv("HOME");
+  return std::filesystem::path(home != nullptr ? home : "/tmp") / ".troupe";
+}
+
+// The sockets of the workers on this machine, in the order in which they should be tried.
+std::vector<std::string> worker_sockets(const std::filesystem::path& state) {
+  if (const char* chosen = std::getenv("TROUPE_WORKER_SOCKET")) return {chosen};
+  std::vector<std::string> sockets;
+  std::error_code failed;
+  for (const auto& entry : std::filesystem::directory_iterator(state / "sockets", failed)) {
+    const auto name = entry.path().filename().string();
+    if (name.starts_with("worker-") && name.ends_with(".sock")) sockets.push_back(entry.path());
+  }
+  std::sort(sockets.begin(), sockets.end());
+  return sockets;
+}
+
+std::string command_line() {
+  std::ifstream file{"/proc/self/cmdline"};
+  std::string line{std::istreambuf_iterator<char>(file), {}};
+  std::replace(line.begin(), line.end(), '\0', ' ');
+  while (!line.empty() && line.back() == ' ') line.pop_back();
+  return line.substr(0, 4096);
+}
+
+Result<std::unique_ptr<DriverCore>> start_driver(const std::string& socket, JobId job) {
+  auto core = std::make_unique<DriverCore>();
+  DriverCore* raw = core.get();
+  client::ClientOptions options;
+  options.kind = "driver";
+  options.job = job;
+  options.worker.unix_path = socket;
+  options.use_credentials = [raw](const protocol::Attached& attached) -> Status {
+    TROUPE_TRY(raw->credentials,
+               security::Credentials::load(
+                   {attached.authority_pem, attached.certificate_pem, attached.key_pem}));
+    raw->real.set_credentials(raw->credentials.get());
+    return ok();
+  };
+  core->client = std::make_unique<client::Client>(core->real.environment(), std::move(options));
+  std::promise<Status> started;
+  core->thread = std::thread([raw, &started] {
+    spawn_detached(raw->real.io(), [raw, &started]() -> Async<void> {
+      auto outcome = co_await raw->client->start();
+      if (!outcome) {
+        co_await raw->client->stop();
+        raw->real.io().stop();
+      }
+      started.set_value(std::move(outcome));
+    });
+    auto keep_running = boost::asio::make_work_guard(raw->real.io());
+    raw->real.io().run();
+  });
+  auto outcome = started.get_future().get();
+  if (!outcome) {
+    core->thread.join();
+    return std::move(outcome).error();
+  }
+  return core;
+}
+
+}  // namespace
+
+void set_process_session(std::shared_ptr<SessionImpl> session) {
+  process_session_slot() = std::move(session);
+}
+std::shared_ptr<SessionImpl> process_session() {
+  return process_session_slot();
+}
+
+}  // namespace detail
+
+JobId Session::job() const {
+  return impl_->client().job();
+}
+
+void Session::fail_job(std::string_view reason) const {
+  if (impl_->core() != nullptr) impl_->core()->failure = reason;
+}
+
+Result<ActorId> Session::create_plugin_actor(const std::string& plugin,
+                                             const std::string& class_name,
+                                             std::vector<Bytes> arguments,
+                                             const ActorOptions& options) const {
+  std::vector<detail::ArgumentValue> values;
+  for (Bytes& bytes : arguments) values.push_back({std::move(bytes), nullptr, {}});
+  return detail::create_actor(impl_, plugin, class_name, 0, std::move(values), options);
+}
+
+Result<Bytes> Session::ask_plugin_actor(ActorId actor, std::string_view method,
+                                        std::vector<Bytes> arguments,
+                                        std::chrono::nanoseconds timeout) const {
+  client::ActorCallSpec spec;
+  spec.actor = actor;
+  spec.method = method;
+  spec.arguments = detail::opaque(std::move(arguments));
+  spec.budget = timeout;
+  TROUPE_TRY(const auto reply, impl_->run<client::ObjectBytes>(
+                                   [&] { return impl_->client().call_actor(std::move(spec)); }));
+  return Bytes(reply.bytes.begin(), reply.bytes.end());
+}
+
+Result<Session> connect(const ConnectOptions& options) {
+  if (auto existing = detail::process_session()) return Session{std::move(existing)};
+  const auto state = detail::state_folder(options.state_folder);
+  const auto sockets = detail::worker_sockets(state);
+  Error failure =
+      error(Code::unavailable,
+            fmt::format("no cluster runs in {}: start one with 'troupe up', or name its "
+                        "state folder in TROUPE_STATE",
+                        state.string()));
+  SystemRandom random;
+  JobId job = JobId::random(random);
+  if (const char* given = std::getenv("TROUPE_JOB_ID")) {
+    TROUPE_TRY(job, JobId::parse(given));
+  }
+  for (const std::string& socket : sockets) {
+    auto core = detail::start_driver(socket, job);
+    if (!core) {
+      failure = std::move(core).error();
+      continue;
+    }
+    auto impl = std::make_shared<detail::SessionImpl>(std::move(*core));
+    if (!options.name_space.empty()) impl->set_name_space(options.name_space);
+    protocol::BeginJob begin;
+    begin.job = job;
+    begin.entrypoint = detail::command_line();
+    const char* submitted = std::getenv("TROUPE_JOB_NAME");  // By `troupe submit --name`.
+    begin.name = submitted != nullptr       ? submitted
+                 : options.job_name.empty() ? ::program_invocation_short_name
+                                            : options.job_name;
+    begin.name_space = impl->name_space();
+    TROUPE_CHECK(impl->run<protocol::Empty>([&] {
+      return impl->client().ask_head<protocol::Empty>(transport::Method::begin_job, begin,
+                                                      detail::control_budget);
+    }));
+    return Session{std::move(impl)};
+  }
+  return failure;
+}
+
+}  // namespace troupe

@@ -1,0 +1,78 @@
+// What a Session hides: the client, and the loop that it runs on.
+#pragma once
+
+#include <boost/asio/post.hpp>
+#include <future>
+#include <memory>
+#include <thread>
+
+#include "client/client.h"
+#include "security/credentials.h"
+#include "transport/real_environment.h"
+#include "troupe/session.h"
+
+namespace troupe::detail {
+
+// A driver's own loop thread, credentials and client; everything that must end with its job.
+struct DriverCore {
+  transport::RealEnvironment real;
+  std::unique_ptr<security::Credentials> credentials;
+  std::unique_ptr<client::Client> client;
+  std::thread thread;
+  std::string failure;  // Why the job failed; empty: it did not.
+};
+
+class SessionImpl {
+ public:
+  // Of a process that hosts actors: the host owns the client and runs the loop.
+  explicit SessionImpl(client::Client& client) : client_(client) {}
+  // Of a driver.
+  explicit SessionImpl(std::unique_ptr<DriverCore> core)
+      : core_(std::move(core)), client_(*core_->client) {}
+  ~SessionImpl();
+
+  client::Client& client() { return client_; }
+  DriverCore* core() { return core_.get(); }
+  const std::string& name_space() const { return name_space_; }
+  void set_name_space(std::string name) { name_space_ = std::move(name); }
+
+  // Runs `work` on the loop; returns at once. `work` must own no ref and no session: the last of them
+  // must not go on the loop's own thread.
+  template <class Work>
+  void post(Work work) {
+    boost::asio::post(client_.environment().loop, std::move(work));
+  }
+  // Runs the coroutine that `make` returns on the loop and blocks for what it gives.
+  template <class T, class Make>
+  Result<T> run(Make make) {
+    std::promise<Result<T>> promise;
+    auto future = promise.get_future();
+    post([this, &promise, &make] { spawn(client_.scope(), deliver<T>(make(), promise)); });
+    return future.get();
+  }
+
+ private:
+  template <class T>
+  static Async<void> deliver(Async<Result<T>> operation, std::promise<Result<T>>& promise) {
+    // An unwound coroutine must not leave its caller waiting.
+    struct Guard {
+      std::promise<Result<T>>& promise;
+      bool done = false;
+      ~Guard() {
+        if (!done) promise.set_value(error(Code::cancelled, "the session was closed"));
+      }
+    } guard{promise};
+    auto outcome = co_await std::move(operation);
+    guard.done = true;
+    promise.set_value(std::move(outcome));
+  }
+
+  std::unique_ptr<DriverCore> core_;
+  client::Client& client_;
+  std::string name_space_ = "default";
+};
+
+// The session of a process that hosts actors; null in a driver.
+void set_process_session(std::shared_ptr<SessionImpl> session);
+
+}  // namespace troupe::detail

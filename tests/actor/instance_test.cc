@@ -1,0 +1,294 @@
+#include "actor/instance.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <future>
+
+#include "actor/host_table.h"
+#include "actor/module.h"
+#include "transport/real_environment.h"
+
+namespace troupe::actor {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::HasSubstr;
+
+Bytes number(uint64_t value) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&value);
+  return {bytes, bytes + sizeof value};
+}
+uint64_t number(const Bytes& bytes) {
+  uint64_t value = 0;
+  EXPECT_EQ(bytes.size(), sizeof value);
+  std::memcpy(&value, bytes.data(), std::min(bytes.size(), sizeof value));
+  return value;
+}
+
+// Objects in memory.
+class MemoryServices final : public Services {
+ public:
+  Result<ObjectId> put(BytesView value, std::stop_token) override {
+    const ObjectId id = ObjectId::random(random_);
+    objects_[id] = std::make_shared<Bytes>(value.begin(), value.end());
+    return id;
+  }
+  Result<client::ObjectBytes> get(ObjectId object, std::stop_token) override {
+    const auto found = objects_.find(object);
+    if (found == objects_.end()) return error(Code::not_found, "no such object");
+    return client::ObjectBytes{*found->second, found->second};
+  }
+  Result<client::ObjectBytes> call_actor(client::ActorCallSpec, std::stop_token) override {
+    return error(Code::unimplemented, "not here");
+  }
+  Result<std::unique_ptr<Channel>> open_channel(GroupSpec, std::stop_token) override {
+    return error(Code::unimplemented, "not here");
+  }
+
+ private:
+  SystemRandom random_;
+  std::map<ObjectId, std::shared_ptr<Bytes>> objects_;
+};
+
+client::ObjectBytes owned(Bytes bytes) {
+  auto kept = std::make_shared<Bytes>(std::move(bytes));
+  return {*kept, kept};
+}
+
+// The body of a test is a coroutine on the loop, as the host is.
+class InstanceTest : public testing::Test {
+ protected:
+  void run(std::function<Async<void>(Instance&)> body, InstanceOptions options = {},
+           Bytes argument = number(uint64_t{0})) {
+    InstanceSpec spec;
+    spec.type = Module::load("echo", {TROUPE_TEST_MODULES}, host_table())
+                    .value()
+                    .find_class("echo")
+                    .value();
+    spec.identity = {ActorId{RawId{1, 2}}, JobId{RawId{3, 4}}, "the echo", "node-1", 1};
+    spec.arguments.push_back(owned(std::move(argument)));
+    Instance instance{real.environment(), services, std::move(spec), options};
+    spawn(scope, drive(instance, std::move(body)));
+    real.io().run();
+    real.io().restart();
+  }
+
+  Async<void> drive(Instance& instance, std::function<Async<void>(Instance&)> body) {
+    started = co_await instance.start();
+    if (started) co_await body(instance);
+    instance.request_stop();
+    const bool ended = co_await instance.wait_ended(Instant::max());
+    EXPECT_TRUE(ended);
+  }
+
+  std::shared_ptr<Call> submit(Instance& instance, std::string method, Bytes argument = {},
+                               bool streams = false, std::shared_ptr<Event> abandoned = nullptr,
+                               Instant deadline = Instant::max()) {
+    CallRequest request{std::move(method), 0, {}, deadline, streams};
+    request.arguments.push_back(owned(std::move(argument)));
+    auto call = instance.make_call(std::move(request), std::move(abandoned));
+    const Status put = instance.submit(call);
+    if (!put) call->finish(put.error());
+    return call;
+  }
+
+  transport::RealEnvironment real;
+  Scope scope{real.io().get_executor()};
+  MemoryServices services;
+  Status started = ok();
+};
+
+TEST_F(InstanceTest, EchoesAndKnowsWhoItIs) {
+  run([this](Instance& instance) -> Async<void> {
+    auto call = submit(instance, "echo", to_bytes("hello"));
+    const auto echoed = co_await call->outcome();
+    EXPECT_EQ(echoed.value(), to_bytes("hello"));
+    auto asked = submit(instance, "name");
+    const auto name = co_await asked->outcome();
+    EXPECT_EQ(name.value(), to_bytes("the echo"));
+    EXPECT_EQ(instance.gauges().at("queue_depth"), 3.5);
+    auto stored = submit(instance, "put_get", to_bytes("object"));
+    const auto got = co_await stored->outcome();
+    EXPECT_EQ(got.value(), to_bytes("object"));
+    auto unknown = submit(instance, "nothing");
+    const auto refused = co_await unknown->outcome();
+    EXPECT_EQ(refused.error().code(), Code::not_found);
+  });
+}
+
+TEST_F(InstanceTest, GivesTheErrorOfCreate) {
+  run([](Instance&) -> Async<void> { co_return; }, {}, to_bytes("fail"));
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code(), Code::conflict);
+  EXPECT_EQ(started.error().message(), "told to fail");
+}
+
+TEST_F(InstanceTest, RunsCallsInTheOrderOfTheirArrival) {
+  run([this](Instance& instance) -> Async<void> {
+    std::shared_ptr<Call> last;
+    for (uint8_t digit = 1; digit <= 9; ++digit) last = submit(instance, "append", {digit});
+    const auto outcome = co_await last->outcome();
+    EXPECT_EQ(number(outcome.value()), 123456789u);
+  });
+}
+
+TEST_F(InstanceTest, RefusesWhenTheMailboxIsFull) {
+  run(
+      [this](Instance& instance) -> Async<void> {
+        auto abandoned = std::make_shared<Event>(real.io().get_executor());
+        auto busy = submit(instance, "until_cancelled", {}, false, abandoned);
+        // The thread may or may not have taken the first; the mailbox holds four.
+        std::vector<std::shared_ptr<Call>> calls;
+        for (int i = 0; i < 6; ++i) calls.push_back(submit(instance, "increment"));
+        const auto refused = co_await calls.back()->outcome();
+        EXPECT_EQ(refused.error().code(), Code::exhausted);
+        EXPECT_TRUE(refused.error().retry_after().has_value());
+        abandoned->set();
+        const auto seen = co_await busy->outcome();
+        EXPECT_EQ(seen.error().code(), Code::cancelled);
+        const auto first = co_await calls.front()->outcome();
+        EXPECT_EQ(number(first.value()), 1u);
+      },
+      {.mailbox_calls_max = 4});
+}
+
+TEST_F(InstanceTest, DropsCallsThatAreLateOrAbandoned) {
+  run([this](Instance& instance) -> Async<void> {
+    auto late = submit(instance, "increment", {}, false, nullptr, Instant{});
+    auto abandoned = std::make_shared<Event>(real.io().get_executor());
+    auto busy = submit(instance, "until_cancelled", {}, false, abandoned);
+    auto gone = submit(instance, "increment");
+    gone->cancel();
+    auto fine = submit(instance, "increment");
+    const auto too_late = co_await late->outcome();
+    EXPECT_EQ(too_late.error().code(), Code::deadline_exceeded);
+    abandoned->set();
+    const auto stopped = co_await busy->outcome();
+    EXPECT_EQ(stopped.error().code(), Code::cancelled);
+    const auto dropped = co_await gone->outcome();
+    EXPECT_THAT(dropped.error().message(), HasSubstr("before the call was run"));
+    const auto first = co_await fine->outcome();
+    EXPECT_EQ(number(first.value()), 1u);  // Neither of the dropped ones ran.
+  });
+}
+
+TEST_F(InstanceTest, FinishesCallsLateFromAnyThreadAndOnceOnly) {
+  run([this](Instance& instance) -> Async<void> {
+    auto kept = submit(instance, "keep");
+    auto finisher = submit(instance, "finish_kept");
+    const auto first = co_await kept->outcome();
+    EXPECT_EQ(number(first.value()), 5u);
+    const auto second = co_await finisher->outcome();
+    EXPECT_EQ(number(second.value()), 6u);
+    auto late = submit(instance, "late");
+    const auto from_thread = co_await late->outcome();
+    EXPECT_EQ(number(from_thread.value()), 77u);
+    auto twice = submit(instance, "finish_twice");
+    const auto once = co_await twice->outcome();
+    EXPECT_EQ(number(once.value()), 1u);
+    // A handle that was finished twice does not finish the calls after it.
+    auto after = submit(instance, "increment");
+    const auto counted = co_await after->outcome();
+    EXPECT_EQ(number(counted.value()), 1u);
+  });
+}
+
+TEST_F(InstanceTest, StreamsItemsFromStepsUnderBackPressure) {
+  run([this](Instance& instance) -> Async<void> {
+    constexpr uint64_t total = 5 * stream_items_max;
+    auto stream = submit(instance, "emit", number(total), true);
+    uint64_t expected = total;
+    for (;;) {
+      const auto item = co_await stream->next_item();
+      if (!item) break;
+      EXPECT_EQ(number(*item), expected--);
+    }
+    EXPECT_EQ(expected, 0u);
+    const auto end = co_await stream->outcome();
+    EXPECT_TRUE(end);
+  });
+}
+
+TEST_F(InstanceTest, BoundsTheItemsOfAStream) {
+  run([this](Instance& instance) -> Async<void> {
+    auto small = submit(instance, "emit_until_full", to_bytes("x"), true);
+    const auto by_count = co_await small->outcome();
+    EXPECT_EQ(number(by_count.value()), stream_items_max);
+    auto large = submit(instance, "emit_until_full", Bytes(3u << 20), true);
+    const auto by_bytes = co_await large->outcome();
+    EXPECT_EQ(number(by_bytes.value()), 2u);
+    auto giant = submit(instance, "emit_until_full", Bytes(9u << 20), true);
+    const auto alone = co_await giant->outcome();
+    EXPECT_EQ(number(alone.value()), 1u);
+    auto single = submit(instance, "emit_until_full", to_bytes("x"), false);
+    const auto refused = co_await single->outcome();
+    EXPECT_EQ(refused.error().code(), Code::invalid);
+  });
+}
+
+TEST_F(InstanceTest, EndsAStreamWhoseReceiverIsGone) {
+  run([this](Instance& instance) -> Async<void> {
+    auto abandoned = std::make_shared<Event>(real.io().get_executor());
+    auto stream = submit(instance, "emit", number(uint64_t{1} << 40), true, abandoned);
+    const auto first = co_await stream->next_item();
+    EXPECT_TRUE(first);
+    abandoned->set();
+    const auto end = co_await stream->outcome();
+    EXPECT_EQ(end.error().code(), Code::cancelled);
+  });
+}
+
+TEST_F(InstanceTest, LooksAtTheMailboxBetweenSteps) {
+  run([this](Instance& instance) -> Async<void> {
+    auto work = submit(instance, "work", number(uint64_t{1} << 40));
+    const auto begun = co_await work->outcome();
+    EXPECT_TRUE(begun);
+    auto look = submit(instance, "steps_left");
+    const auto first = co_await look->outcome();
+    auto again = submit(instance, "steps_left");
+    const auto second = co_await again->outcome();
+    EXPECT_LE(number(second.value()), number(first.value()));
+    EXPECT_GT(number(second.value()), 0u);
+  });  // The stop ends a loop of steps that would go on for years.
+}
+
+TEST_F(InstanceTest, FailsWhatIsUnfinishedAtTheEnd) {
+  std::shared_ptr<Call> kept;
+  std::shared_ptr<Call> running;
+  std::shared_ptr<Call> waiting;
+  run([&](Instance& instance) -> Async<void> {
+    kept = submit(instance, "keep");
+    auto barrier = submit(instance, "increment");
+    const auto passed = co_await barrier->outcome();
+    EXPECT_TRUE(passed);
+    running = submit(instance, "until_stop");
+    waiting = submit(instance, "increment");
+    instance.request_stop();
+    const auto unfinished = co_await kept->outcome();
+    EXPECT_EQ(unfinished.error().code(), Code::cancelled);
+    const auto stopped = co_await running->outcome();
+    const bool ran = stopped.error().code() == Code::cancelled;
+    EXPECT_TRUE(ran || stopped.error().code() == Code::unavailable);
+    const auto not_run = co_await waiting->outcome();
+    EXPECT_EQ(not_run.error().code(), Code::unavailable);
+    auto refused = submit(instance, "increment");
+    const auto too_late = co_await refused->outcome();
+    EXPECT_EQ(too_late.error().code(), Code::unavailable);
+  });
+}
+
+TEST_F(InstanceTest, DiesOfAStepThatFails) {
+  run([this](Instance& instance) -> Async<void> {
+    auto call = submit(instance, "die");
+    const auto outcome = co_await call->outcome();
+    EXPECT_EQ(outcome.error().code(), Code::outcome_unknown);
+    const bool ended = co_await instance.wait_ended(Instant::max());
+    EXPECT_TRUE(ended);
+    EXPECT_EQ(instance.death().value().code(), Code::data_loss);
+    EXPECT_EQ(instance.death().value().message(), "told to die");
+  });
+}
+
+}  // namespace
+}  // namespace troupe::actor

@@ -1,0 +1,333 @@
+// The table against a naive model of it, over random histories with deaths and restarts.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "base/random.h"
+#include "object_store/object_table.h"
+#include "object_store/segment.h"
+
+namespace troupe::object_store {
+namespace {
+
+constexpr uint64_t capacity = 256 * page_bytes;
+constexpr size_t caller_count = 6;
+
+struct ModelObject {
+  Caller producer;
+  ProcessId owner;
+  Block block;
+  bool sealed = false;
+  bool owner_holds = true;
+  std::map<ProcessId, uint32_t> pins;
+
+  bool held() const { return !sealed || owner_holds || !pins.empty(); }
+};
+
+class History {
+ public:
+  explicit History(uint64_t seed) : random_(seed) {
+    for (size_t i = 0; i < caller_count; ++i) {
+      callers_.push_back({});
+      start(i);
+    }
+    for (int i = 0; i < 3; ++i) remote_owners_.push_back(ProcessId::random(random_));
+    table_.on_freed([this] { ++freed_calls_; });
+  }
+
+  void step() {
+    switch (random_.below(16)) {
+      case 0:
+      case 1:
+      case 2:
+      case 3:
+      case 4:
+        return create();
+      case 5:
+      case 6:
+      case 7:
+        return seal_or_abort();
+      case 8:
+      case 9:
+        return pin();
+      case 10:
+      case 11:
+        return release();
+      case 12:
+      case 13:
+        return release_owner();
+      case 14:
+        return get();
+      default:
+        if (random_.chance(0.05)) die();
+        if (random_.chance(0.02)) table_.drop_empty_segments(1 + random_.below(capacity));
+        close_dropped();
+    }
+  }
+
+  void check() const {
+    uint64_t used = 0, unsealed = 0, pinned = 0, pinned_bytes = 0;
+    std::map<SegmentId, std::vector<std::pair<uint64_t, uint64_t>>> blocks;
+    std::map<ProcessId, std::pair<uint64_t, uint64_t>> produced;  // Objects, bytes.
+    std::map<ProcessId, uint64_t> pins;
+    for (const auto& [id, object] : objects_) {
+      const uint64_t share = block_bytes(object.block.size_bytes);
+      used += share;
+      unsealed += object.sealed ? 0 : 1;
+      pinned += object.pins.empty() ? 0 : 1;
+      pinned_bytes += object.pins.empty() ? 0 : share;
+      blocks[object.block.segment].emplace_back(object.block.offset_bytes, share);
+      produced[object.producer.process].first += 1;
+      produced[object.producer.process].second += share;
+      for (const auto& [process, count] : object.pins) pins[process] += count;
+    }
+    const Stats stats = table_.stats();
+    ASSERT_EQ(stats.used_bytes, used);
+    ASSERT_EQ(stats.objects, objects_.size());
+    ASSERT_EQ(stats.unsealed_objects, unsealed);
+    ASSERT_EQ(stats.pinned_objects, pinned);
+    ASSERT_EQ(stats.pinned_bytes, pinned_bytes);
+    ASSERT_LE(stats.committed_bytes, capacity);
+    uint64_t committed = 0;
+    for (const ProcessStats& entry : stats.processes) {
+      const auto it = produced.find(entry.process);
+      ASSERT_EQ(entry.objects, it == produced.end() ? 0 : it->second.first);
+      ASSERT_EQ(entry.used_bytes, it == produced.end() ? 0 : it->second.second);
+      ASSERT_EQ(entry.pins, pins.contains(entry.process) ? pins.at(entry.process) : 0);
+      ASSERT_LE(entry.used_bytes, entry.committed_bytes);
+      committed += entry.committed_bytes;
+    }
+    ASSERT_EQ(stats.committed_bytes, committed);
+    for (auto& [segment, list] : blocks) {
+      std::ranges::sort(list);
+      for (size_t i = 1; i < list.size(); ++i) {
+        ASSERT_LE(list[i - 1].first + list[i - 1].second, list[i].first) << "blocks overlap";
+      }
+    }
+    ASSERT_EQ(table_.list(SIZE_MAX).size(), objects_.size());
+  }
+
+  void finish() {
+    for (const Caller& caller : callers_) table_.process_died(caller.process);
+    for (const ProcessId owner : remote_owners_) table_.process_died(owner);
+    objects_.clear();  // Nobody is left to hold them.
+    close_dropped();
+    const Stats stats = table_.stats();
+    EXPECT_EQ(stats.used_bytes, 0U);
+    EXPECT_EQ(stats.committed_bytes, 0U);
+    EXPECT_EQ(stats.objects, 0U);
+    EXPECT_EQ(stats.segments, 0U);
+    EXPECT_TRUE(stats.processes.empty());
+  }
+
+  // What happened, so that a history which tested nothing shows.
+  uint64_t exhausted = 0, created = 0, deaths = 0, segments_closed = 0;
+
+ private:
+  void start(size_t i) {
+    callers_[i] = {ProcessId::random(random_), i < 4 ? job_ : other_job_};
+    ASSERT_TRUE(table_.attach(callers_[i]));
+  }
+  Caller some_caller() { return callers_[random_.below(callers_.size())]; }
+  ProcessId some_owner() {
+    return random_.chance(0.5) ? some_caller().process
+                               : remote_owners_[random_.below(remote_owners_.size())];
+  }
+  // Mostly one that exists.
+  ObjectId some_object() {
+    if (objects_.empty() || random_.chance(0.05)) return ObjectId::random(random_);
+    auto it = objects_.lower_bound(ObjectId::random(random_));
+    return it == objects_.end() ? objects_.begin()->first : it->first;
+  }
+  ModelObject* model(ObjectId id) {
+    const auto it = objects_.find(id);
+    return it == objects_.end() ? nullptr : &it->second;
+  }
+  void drop_unheld(ObjectId id) {
+    if (!objects_.at(id).held()) objects_.erase(id);
+  }
+  template <class T>
+  static Code code_of(const Result<T>& result) {
+    return result ? Code::ok : result.error().code();
+  }
+
+  void create() {
+    const Caller caller = some_caller();
+    if (!table_.segment_of(caller)) {
+      ASSERT_TRUE(table_.add_segment(caller, 2 * capacity));
+    }
+    const ObjectId id = random_.chance(0.1) ? some_object() : ObjectId::random(random_);
+    const CreateRequest request{.object = id,
+                                .owner = some_owner(),
+                                .size_bytes = random_.below(uint64_t{1} << random_.below(18))};
+    const bool fits = table_.can_fit(caller, request.size_bytes);
+    const auto block = table_.create(caller, request, Instant{});
+    if (const ModelObject* known = model(id)) {
+      const bool retry = known->producer == caller && known->owner == request.owner &&
+                         !known->sealed && known->block.size_bytes == request.size_bytes;
+      ASSERT_EQ(code_of(block), retry ? Code::ok : Code::conflict);
+      return;
+    }
+    ASSERT_EQ(code_of(block), fits ? Code::ok : Code::exhausted);
+    ++(fits ? created : exhausted);
+    if (!fits) return;
+    ASSERT_EQ(block->segment, table_.segment_of(caller));
+    ASSERT_EQ(block->size_bytes, request.size_bytes);
+    objects_[id] = {.producer = caller, .owner = request.owner, .block = *block};
+  }
+
+  void seal_or_abort() {
+    const ObjectId id = some_object();
+    ModelObject* object = model(id);
+    const Caller caller =
+        object != nullptr && random_.chance(0.8) ? object->producer : some_caller();
+    const bool alive = std::ranges::find(callers_, caller) != callers_.end();
+    const bool aborts = random_.chance(0.2);
+    const Code code = code_of(aborts ? table_.abort(caller, id) : table_.seal(caller, id));
+    if (!alive) {
+      ASSERT_EQ(code, Code::denied);
+    } else if (object == nullptr) {
+      ASSERT_EQ(code, Code::not_found);
+    } else if (object->producer != caller) {
+      ASSERT_EQ(code, Code::denied);
+    } else if (aborts) {
+      ASSERT_EQ(code, object->sealed ? Code::conflict : Code::ok);
+      if (!object->sealed) objects_.erase(id);
+    } else {
+      ASSERT_EQ(code, Code::ok);
+      object->sealed = true;
+      drop_unheld(id);
+    }
+  }
+
+  void get() {
+    const ObjectId id = some_object();
+    const Caller caller = some_caller();
+    const auto found = table_.get(caller, id);
+    const ModelObject* object = model(id);
+    if (object == nullptr) {
+      ASSERT_EQ(code_of(found), Code::not_found);
+    } else if (object->producer.job != caller.job) {
+      ASSERT_EQ(code_of(found), Code::denied);
+    } else {
+      ASSERT_EQ(found.value(), object->sealed ? std::optional{object->block} : std::nullopt);
+    }
+  }
+
+  void pin() {
+    const ObjectId id = some_object();
+    const Caller caller = some_caller();
+    const Code code = code_of(table_.pin(caller, id));
+    ModelObject* object = model(id);
+    if (object == nullptr) {
+      ASSERT_EQ(code, Code::not_found);
+    } else if (object->producer.job != caller.job) {
+      ASSERT_EQ(code, Code::denied);
+    } else {
+      ASSERT_EQ(code, Code::ok);
+      ++object->pins[caller.process];
+    }
+  }
+
+  void release() {
+    const ObjectId id = some_object();
+    ModelObject* object = model(id);
+    Caller caller = some_caller();
+    if (object != nullptr && !object->pins.empty() && random_.chance(0.9)) {
+      const ProcessId holder = object->pins.begin()->first;
+      caller = *std::ranges::find(callers_, holder, &Caller::process);
+    }
+    const auto count = static_cast<uint32_t>(random_.below(4));
+    const Code code = code_of(table_.release(caller, id, count));
+    if (object == nullptr || !object->pins.contains(caller.process)) {
+      ASSERT_EQ(code, Code::not_found);
+      return;
+    }
+    uint32_t& held = object->pins.at(caller.process);
+    ASSERT_EQ(code, count == 0 || count > held ? Code::invalid : Code::ok);
+    if (code != Code::ok) return;
+    held -= count;
+    if (held == 0) object->pins.erase(caller.process);
+    drop_unheld(id);
+  }
+
+  void release_owner() {
+    const ObjectId id = some_object();
+    ModelObject* object = model(id);
+    const ProcessId owner = object != nullptr && random_.chance(0.9) ? object->owner : some_owner();
+    const Code code = code_of(table_.release_owner(owner, id));
+    if (object == nullptr) {
+      ASSERT_EQ(code, Code::not_found);
+    } else if (object->owner != owner) {
+      ASSERT_EQ(code, Code::denied);
+    } else {
+      ASSERT_EQ(code, Code::ok);
+      object->owner_holds = false;
+      drop_unheld(id);
+    }
+  }
+
+  void die() {
+    ++deaths;
+    const bool remote = random_.chance(0.2);
+    const uint64_t i = random_.below(remote ? remote_owners_.size() : callers_.size());
+    const ProcessId dead = remote ? remote_owners_[i] : callers_[i].process;
+    const uint64_t calls = freed_calls_;
+    const size_t before = objects_.size();
+    table_.process_died(dead);
+    for (auto it = objects_.begin(); it != objects_.end();) {
+      ModelObject& object = it->second;
+      object.pins.erase(dead);
+      if (object.owner == dead) object.owner_holds = false;
+      const bool reclaimed = !object.sealed && object.producer.process == dead;
+      it = reclaimed || !object.held() ? objects_.erase(it) : std::next(it);
+    }
+    ASSERT_EQ(freed_calls_ - calls, objects_.size() < before ? 1U : 0U);
+    if (remote) {
+      remote_owners_[i] = ProcessId::random(random_);
+    } else {
+      start(i);
+    }
+  }
+
+  void close_dropped() {
+    for (const SegmentId id : table_.take_dropped()) {
+      for (const auto& [object_id, object] : objects_) ASSERT_NE(object.block.segment, id);
+      ASSERT_TRUE(table_.segment_closed(id));
+      ++segments_closed;
+    }
+  }
+
+  SeededRandom random_;
+  ObjectTable table_{capacity, random_};
+  const JobId job_ = JobId::random(random_);
+  const JobId other_job_ = JobId::random(random_);
+  std::vector<Caller> callers_;
+  std::vector<ProcessId> remote_owners_;
+  std::map<ObjectId, ModelObject> objects_;
+  uint64_t freed_calls_ = 0;
+};
+
+TEST(ObjectTable, AgreesWithANaiveModelOverRandomHistories) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(fmt::format("TROUPE_SEED={}", seed));
+    History history{seed};
+    for (int step = 0; step < 10'000; ++step) {
+      history.step();
+      if (step % 20 == 0) history.check();
+      if (testing::Test::HasFatalFailure()) return;
+    }
+    history.finish();
+    EXPECT_GT(history.created, 1000U);
+    EXPECT_GT(history.exhausted, 10U);
+    EXPECT_GT(history.deaths, 10U);
+    EXPECT_GT(history.segments_closed, 5U);
+  }
+}
+
+}  // namespace
+}  // namespace troupe::object_store

@@ -1,0 +1,161 @@
+// The troupe tool: exit codes, refusals, and that nothing is left behind.
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <fstream>
+
+#include "tests/system/cluster.h"
+
+namespace troupe::test {
+namespace {
+
+TEST(CliSystem, ExitCodesTellWhatKindOfTroubleItWas) {
+  Cluster cluster;
+  EXPECT_EQ(cluster.troupe({"version"}).status, 0);
+  EXPECT_EQ(cluster.troupe({"no-such-command"}).status, 2);
+  EXPECT_EQ(cluster.troupe({"list", "no-such-kind"}).status, 2);
+  const Outcome unreachable = cluster.troupe({"status"});
+  EXPECT_EQ(unreachable.status, 5);
+  EXPECT_NE(unreachable.err.find("troupe up"), std::string::npos) << unreachable.err;
+  ASSERT_EQ(cluster.up().status, 0);
+  EXPECT_EQ(cluster.troupe({"status"}).status, 0);
+  EXPECT_EQ(cluster.troupe({"describe", "nobody"}).status, 3);
+  EXPECT_EQ(cluster.troupe({"logs", "nobody"}).status, 3);
+  EXPECT_EQ(cluster.troupe({"undeploy", "nobody"}).status, 3);
+}
+
+TEST(CliSystem, ListsInEveryFormat) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  ASSERT_EQ(cluster.program("hello_task").status, 0);
+  for (const char* kind : {"nodes", "actors", "jobs", "deployments"}) {
+    const Outcome json = cluster.troupe({"list", kind, "-o", "json"});
+    EXPECT_EQ(json.status, 0) << json.err;
+    EXPECT_TRUE(boost::json::parse(json.out).is_array()) << json.out;
+    EXPECT_EQ(cluster.troupe({"list", kind, "-o", "yaml"}).status, 0);
+    EXPECT_EQ(cluster.troupe({"list", kind}).status, 0);
+  }
+  const auto nodes = boost::json::parse(cluster.troupe({"list", "nodes", "-o", "json"}).out);
+  ASSERT_EQ(nodes.as_array().size(), 2u);
+  for (const auto& node : nodes.as_array()) EXPECT_EQ(node.at("state").as_string(), "alive");
+  const auto jobs = boost::json::parse(cluster.troupe({"list", "jobs", "-o", "json"}).out);
+  ASSERT_EQ(jobs.as_array().size(), 1u);
+  EXPECT_EQ(jobs.at(0).at("state").as_string(), "succeeded");
+}
+
+TEST(CliSystem, ASecondUpOnTheSameStateIsRefusedAndHarmsNothing) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  const Outcome second = cluster.troupe({"up"});
+  EXPECT_EQ(second.status, 1);
+  EXPECT_NE(second.err.find("already"), std::string::npos) << second.err;
+  EXPECT_EQ(cluster.program("hello_task").status, 0);
+}
+
+TEST(CliSystem, APortInUseIsNamedAndEverythingEndsAgain) {
+  const int taken = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(::bind(taken, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(taken, 1), 0);
+  ASSERT_EQ(::getsockname(taken, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string port = std::to_string(ntohs(address.sin_port));
+  {
+    Cluster cluster;
+    const Outcome refused = cluster.up({"--workers", "1", "--gateway-port", port});
+    EXPECT_EQ(refused.status, 1);
+    EXPECT_NE(refused.err.find(port), std::string::npos) << refused.err;
+    EXPECT_TRUE(cluster.processes().empty());
+  }
+  ::close(taken);
+}
+
+TEST(CliSystem, CtrlCDuringUpLeavesNothing) {
+  Cluster cluster;
+  // Interrupted at different moments of the start.
+  for (const int delay_ms : {0, 20, 60, 150}) {
+    const std::string program = std::string(TROUPE_BIN) + "/troupe";
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      ::setenv("TROUPE_STATE", cluster.state().c_str(), 1);
+      ::execl(program.c_str(), "troupe", "up", "--workers", "2", "--gateway-port", "0", nullptr);
+      ::_exit(127);
+    }
+    // The moment itself is what varies; nothing below depends on where it falls.
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(delay_ms);
+    while (std::chrono::steady_clock::now() < end) pause_between_looks();
+    ::kill(pid, SIGINT);
+    int status = 0;
+    ::waitpid(pid, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+      EXPECT_EQ(cluster.down().status, 0);  // It was up already.
+    }
+    EXPECT_TRUE(eventually([&] { return cluster.processes().empty(); })) << delay_ms;
+  }
+}
+
+TEST(CliSystem, StateSurvivesDownAndUp) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  const std::string id = cluster.describe("worker-0", "id");
+  EXPECT_FALSE(id.empty());
+  EXPECT_EQ(cluster.program("checks", {"detached"}).out, "1\nok\n");
+  ASSERT_EQ(cluster.down().status, 0);
+  ASSERT_EQ(cluster.up().status, 0);
+  EXPECT_EQ(cluster.describe("worker-0", "id"), id);
+  EXPECT_EQ(cluster.describe("for-ever", "name"), "for-ever");
+}
+
+TEST(CliSystem, AFullDiskIsNamedAndNothingStarts) {
+  Cluster cluster;
+  const auto small = cluster.folder() / "small";
+  std::filesystem::create_directory(small);
+  if (::mount("tmpfs", small.c_str(), "tmpfs", 0, "size=64k") != 0) {
+    GTEST_SKIP() << "mounting a small file system is not permitted here";
+  }
+  {
+    std::ofstream fill{small / "fill"};
+    const std::string block(4096, 'x');
+    while (fill.write(block.data(), 4096).flush()) {
+    }
+  }
+  const Outcome refused = cluster.troupe({"up", "--state", small / "state", "--gateway-port", "0"});
+  EXPECT_EQ(refused.status, 1) << refused.err;
+  EXPECT_NE(refused.err.find("space"), std::string::npos) << refused.err;
+  EXPECT_TRUE(cluster.processes().empty());
+  ::umount2(small.c_str(), MNT_DETACH);
+}
+
+TEST(CliSystem, SubmitPassesTheStatusOn) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  const std::string bin = TROUPE_BIN;
+  EXPECT_EQ(
+      cluster.troupe({"submit", "--name", "pi", "--", bin + "/parallel_pi", "4", "1000"}).status,
+      0);
+  EXPECT_EQ(cluster.describe("pi", "state"), "succeeded");
+  EXPECT_EQ(
+      cluster.troupe({"submit", "--name", "bad", "--", bin + "/checks", "no-such-check"}).status,
+      2);
+  EXPECT_EQ(cluster.troupe({"submit", "--", "/no/such/program"}).status, 127);
+}
+
+TEST(CliSystem, LogsOfAnActorAreRead) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  ASSERT_EQ(cluster.program("checks", {"detached"}).status, 0);
+  EXPECT_EQ(cluster.troupe({"logs", "for-ever"}).status, 0);
+  const Outcome head = cluster.troupe({"logs", "head"});
+  EXPECT_NE(head.out.find("ready"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace troupe::test

@@ -1,0 +1,176 @@
+#include "tests/system/cluster.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+extern char** environ;
+
+namespace troupe::test {
+namespace {
+
+std::string read_all(int fd) {
+  std::string text;
+  ::lseek(fd, 0, SEEK_SET);
+  char buffer[65536];
+  for (ssize_t count; (count = ::read(fd, buffer, sizeof buffer)) > 0;) {
+    text.append(buffer, static_cast<size_t>(count));
+  }
+  return text;
+}
+
+// Output goes to files, so that a daemon that keeps the descriptor cannot hold the test up.
+int temporary_file() {
+  std::string name = "/tmp/troupe-out-XXXXXX";
+  const int fd = ::mkostemp(name.data(), O_CLOEXEC);
+  ::unlink(name.c_str());
+  return fd;
+}
+
+}  // namespace
+
+void pause_between_looks() {
+  ::poll(nullptr, 0, 20);
+}
+
+Outcome run(const std::vector<std::string>& command, const std::vector<std::string>& variables,
+            std::chrono::seconds limit) {
+  const int out = temporary_file();
+  const int err = temporary_file();
+  std::vector<std::string> all = command;
+  std::vector<char*> argv;
+  for (auto& argument : all) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  std::vector<std::string> environment = variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) environment.emplace_back(*entry);
+  std::vector<char*> envp;
+  for (auto& variable : environment) envp.push_back(variable.data());
+  envp.push_back(nullptr);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    ::dup2(::open("/dev/null", O_RDONLY), 0);
+    ::dup2(out, 1);
+    ::dup2(err, 2);
+    ::execve(argv[0], argv.data(), envp.data());
+    ::_exit(127);
+  }
+  Outcome outcome;
+  int status = 0;
+  const auto end = std::chrono::steady_clock::now() + limit;
+  while (::waitpid(pid, &status, WNOHANG) == 0) {
+    if (std::chrono::steady_clock::now() > end) {
+      ::kill(pid, SIGKILL);
+      ::waitpid(pid, &status, 0);
+      break;
+    }
+    ::poll(nullptr, 0, 5);
+  }
+  outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  outcome.out = read_all(out);
+  outcome.err = read_all(err);
+  ::close(out);
+  ::close(err);
+  return outcome;
+}
+
+Cluster::Cluster() {
+  std::string pattern = "/tmp/troupe-sys-XXXXXX";
+  EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
+  folder_ = pattern;
+}
+
+Cluster::~Cluster() {
+  if (up_) {
+    const Outcome ended = down();
+    EXPECT_EQ(ended.status, 0) << ended.err;
+  }
+  EXPECT_TRUE(eventually([this] { return processes().empty(); })) << "processes are left behind";
+  if (std::filesystem::exists(state() / "sockets")) {
+    EXPECT_TRUE(std::filesystem::is_empty(state() / "sockets")) << "sockets are left behind";
+  }
+  if (testing::Test::HasFailure()) {
+    for (const auto& entry : std::filesystem::directory_iterator(state() / "logs")) {
+      std::ifstream log{entry.path()};
+      std::stringstream text;
+      text << log.rdbuf();
+      std::string tail = text.str();
+      if (tail.size() > 4000) tail.erase(0, tail.size() - 4000);
+      std::cerr << "--- " << entry.path().filename() << "\n" << tail;
+    }
+  }
+  std::error_code ignored;
+  std::filesystem::remove_all(folder_, ignored);
+}
+
+std::vector<std::string> Cluster::variables() const {
+  return {"TROUPE_STATE=" + state().string()};
+}
+
+Outcome Cluster::up(const std::vector<std::string>& arguments) {
+  std::vector<std::string> all{"up"};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  const Outcome outcome = troupe(std::move(all));
+  up_ = up_ || outcome.status == 0;
+  return outcome;
+}
+
+Outcome Cluster::down() {
+  up_ = false;
+  return troupe({"down"});
+}
+
+Outcome Cluster::troupe(std::vector<std::string> arguments) {
+  return program("troupe", std::move(arguments));
+}
+
+Outcome Cluster::program(const std::string& name, std::vector<std::string> arguments) {
+  auto path = std::filesystem::path(TROUPE_BIN) / name;
+  arguments.insert(arguments.begin(), path.string());
+  return run(arguments, variables());
+}
+
+std::vector<int> Cluster::processes() const {
+  const std::string mark = "TROUPE_STATE=" + state().string();
+  const std::filesystem::path bin = TROUPE_BIN;
+  std::vector<int> found;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const std::string name = entry.path().filename();
+    if (!std::all_of(name.begin(), name.end(),
+                     [](unsigned char c) { return std::isdigit(c) != 0; })) {
+      continue;
+    }
+    std::error_code gone;
+    const auto program = std::filesystem::read_symlink(entry.path() / "exe", gone);
+    if (gone || program.parent_path() != std::filesystem::canonical(bin)) continue;
+    std::ifstream environment{entry.path() / "environ", std::ios::binary};
+    for (std::string variable; std::getline(environment, variable, '\0');) {
+      if (variable == mark) {
+        found.push_back(std::atoi(name.c_str()));
+        break;
+      }
+    }
+  }
+  return found;
+}
+
+std::string Cluster::describe(const std::string& id, const std::string& key) {
+  const Outcome outcome = troupe({"describe", id, "-o", "json"});
+  if (outcome.status != 0) return {};
+  boost::system::error_code failed;
+  const auto value = boost::json::parse(outcome.out, failed);
+  if (failed || !value.is_object()) return {};
+  const auto* found = value.get_object().if_contains(key);
+  if (found == nullptr) return {};
+  return found->is_string() ? std::string(found->get_string()) : boost::json::serialize(*found);
+}
+
+}  // namespace troupe::test

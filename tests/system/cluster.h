@@ -1,0 +1,67 @@
+// A real cluster in a temporary state directory, and commands run against it.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace troupe::test {
+
+struct Outcome {
+  int status = -1;  // Exit status, or 128 + signal.
+  std::string out;
+  std::string err;
+};
+
+// Runs a program to its end; `variables` are NAME=VALUE. A program that outlives `limit` is killed.
+Outcome run(const std::vector<std::string>& command, const std::vector<std::string>& variables = {},
+            std::chrono::seconds limit = std::chrono::seconds(120));
+
+class Cluster {
+ public:
+  // Makes the state directory; starts nothing yet.
+  Cluster();
+  // `troupe down` if it is up, then checks that nothing is left: no process, no socket.
+  ~Cluster();
+
+  // `troupe up` with these further arguments.
+  Outcome up(const std::vector<std::string>& arguments = {"--workers", "2", "--gateway-port", "0"});
+  Outcome down();
+  // `troupe ARGUMENTS` with the cluster's state directory.
+  Outcome troupe(std::vector<std::string> arguments);
+  // A program of build/bin or the tests' programs.
+  Outcome program(const std::string& name, std::vector<std::string> arguments = {});
+
+  const std::filesystem::path& folder() const { return folder_; }
+  std::filesystem::path state() const { return folder_ / "state"; }
+  std::vector<std::string> variables() const;
+  // Pids of all processes that were started for this cluster and still run.
+  std::vector<int> processes() const;
+  // A value of `troupe describe ID -o json`, by its key; empty if there is none.
+  std::string describe(const std::string& id, const std::string& key);
+
+ private:
+  std::filesystem::path folder_;
+  bool up_ = false;
+};
+
+// Asks again until `condition` holds; false after `limit`. For what the outside shows but does not
+// signal.
+template <class Condition>
+bool eventually(Condition condition, std::chrono::seconds limit = std::chrono::seconds(20));
+
+// Waits for a moment between two looks (poll without descriptors).
+void pause_between_looks();
+
+template <class Condition>
+bool eventually(Condition condition, std::chrono::seconds limit) {
+  const auto end = std::chrono::steady_clock::now() + limit;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    pause_between_looks();
+  }
+  return true;
+}
+
+}  // namespace troupe::test

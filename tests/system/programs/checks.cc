@@ -1,0 +1,296 @@
+// A driver that checks the SDK from inside a real cluster: `checks NAME` exits 0 if NAME holds.
+#include <signal.h>
+#include <troupe/troupe.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace {
+
+using troupe::Code;
+using troupe::ObjectRef;
+using Numbers = std::vector<int64_t>;
+
+struct Point {
+  double x = 0;
+  double y = 0;
+  std::string label;
+  std::vector<int> tags;
+};
+
+#define REQUIRE(condition)                                     \
+  do {                                                         \
+    if (!(condition)) {                                        \
+      std::cerr << __LINE__ << ": not true: " #condition "\n"; \
+      std::exit(1);                                            \
+    }                                                          \
+  } while (false)
+
+}  // namespace
+
+int64_t add(int64_t a, int64_t b) {
+  return a + b;
+}
+TROUPE_TASK(add);
+Point mirror(Point p) {
+  return {-p.x, -p.y, p.label + "'", p.tags};
+}
+TROUPE_TASK(mirror);
+void fail_with_message(const std::string& text) {
+  throw std::runtime_error(text);
+}
+TROUPE_TASK(fail_with_message);
+troupe::Result<int> odd_only(int n) {
+  if (n % 2 == 0) return troupe::error(Code::conflict, "even");
+  return n;
+}
+TROUPE_TASK(odd_only);
+Numbers make_numbers(int64_t count) {
+  Numbers values(static_cast<size_t>(count));
+  std::iota(values.begin(), values.end(), 0);
+  return values;
+}
+TROUPE_TASK(make_numbers);
+int64_t sum(const Numbers& values) {
+  return std::accumulate(values.begin(), values.end(), int64_t{0});
+}
+TROUPE_TASK(sum);
+int64_t sum_refs(const std::vector<ObjectRef<int64_t>>& refs) {
+  int64_t total = 0;
+  for (const auto& ref : refs) total += ref.get().value();
+  return total;
+}
+TROUPE_TASK(sum_refs);
+int64_t fan_out(int64_t depth) {
+  if (depth == 0) return 1;
+  const auto session = troupe::connect().value();
+  auto left = session.submit(fan_out, depth - 1);
+  auto right = session.submit(fan_out, depth - 1);
+  return left.get().value() + right.get().value();
+}
+TROUPE_TASK(fan_out);
+std::vector<ObjectRef<int64_t>> give_refs(int64_t count) {
+  const auto session = troupe::connect().value();
+  std::vector<ObjectRef<int64_t>> refs;
+  for (int64_t i = 0; i < count; ++i) refs.push_back(session.put(i).value());
+  return refs;
+}
+TROUPE_TASK(give_refs);
+void wait_for_ever() {
+  for (;;) ::pause();
+}
+TROUPE_TASK(wait_for_ever);
+int die_by_signal() {
+  ::kill(::getpid(), SIGKILL);
+  return 0;
+}
+TROUPE_TASK(die_by_signal);
+int process_id() {
+  return ::getpid();
+}
+TROUPE_TASK(process_id);
+
+class Ledger {
+ public:
+  Ledger(std::string owner, int64_t start) : owner_(std::move(owner)), balance_(start) {}
+  int64_t deposit(int64_t amount) {
+    log_.push_back(amount);
+    return balance_ += amount;
+  }
+  std::string owner() const { return owner_; }
+  Numbers log() const { return log_; }
+  void crash() { ::kill(::getpid(), SIGKILL); }
+  int64_t read_ref(const ObjectRef<int64_t>& ref) {
+    kept_ = ref;  // Borrows it beyond this call.
+    return kept_.get().value();
+  }
+  int64_t read_kept() const { return kept_.get().value(); }
+
+ private:
+  std::string owner_;
+  int64_t balance_;
+  Numbers log_;
+  ObjectRef<int64_t> kept_;
+};
+using MakeLedger = Ledger(std::string, int64_t);
+TROUPE_ACTOR(MakeLedger, deposit, owner, log, crash, read_ref, read_kept);
+
+namespace {
+
+void check_tasks(const troupe::Session& session) {
+  REQUIRE(session.submit(add, 2, 3).get().value() == 5);
+  const Point p = session.submit(mirror, Point{1, 2, "p", {1, 2, 3}}).get().value();
+  REQUIRE(p.x == -1 && p.label == "p'" && p.tags.size() == 3);
+  // Refs as arguments: their values arrive.
+  auto a = session.submit(add, 1, 1);
+  auto b = session.submit(add, a, session.put(int64_t{40}).value());
+  REQUIRE(b.get().value() == 42);
+  std::vector<ObjectRef<int64_t>> many;
+  for (int64_t i = 0; i < 500; ++i) many.push_back(session.submit(add, i, i));
+  const auto values = session.get(many).value();
+  for (int64_t i = 0; i < 500; ++i) REQUIRE(values[static_cast<size_t>(i)] == 2 * i);
+  REQUIRE(session.submit(sum_refs, many).get().value() == 500 * 499);
+}
+
+void check_errors(const troupe::Session& session) {
+  const auto thrown = session.submit(fail_with_message, "what a pity").get();
+  REQUIRE(!thrown && thrown.error().code() == Code::internal);
+  REQUIRE(thrown.error().message().find("what a pity") != std::string::npos);
+  REQUIRE(!thrown.error().where().empty());
+  REQUIRE(session.submit(odd_only, 3).get().value() == 3);
+  REQUIRE(session.submit(odd_only, 4).get().error().code() == Code::conflict);
+  // An error flows through dependent tasks.
+  auto failed = session.submit(odd_only, 4);
+  const auto late = session.submit(wait_for_ever).get(std::chrono::milliseconds(200));
+  REQUIRE(late.error().code() == Code::deadline_exceeded);
+  REQUIRE(failed.get().error().code() == Code::conflict);
+}
+
+void check_objects(const troupe::Session& session) {
+  const Numbers big = make_numbers(1'000'000);  // 8 MB: through the store.
+  auto ref = session.put(big).value();
+  REQUIRE(ref.get().value() == big);
+  // Both nodes read it: one of them pulls it over.
+  for (int i = 0; i < 4; ++i) REQUIRE(session.submit(sum, ref).get().value() == sum(big));
+  // A large result of a task, read by another task and by the driver.
+  auto made = session.submit(make_numbers, 500'000);
+  REQUIRE(session.submit(sum, made).get().value() == 499'999ll * 500'000 / 2);
+  REQUIRE(made.get().value().size() == 500'000);
+  // Refs inside a result outlive the task that made them, while its process lives.
+  const auto refs = session.submit(give_refs, 5).get().value();
+  for (size_t i = 0; i < refs.size(); ++i)
+    REQUIRE(refs[i].get().value() == static_cast<int64_t>(i));
+}
+
+void check_wait_and_cancel(const troupe::Session& session) {
+  std::vector<ObjectRef<void>> stuck{session.submit(wait_for_ever)};
+  auto none = session.wait(stuck, {.count = 1, .timeout = std::chrono::milliseconds(100)}).value();
+  REQUIRE(none.ready.empty() && none.pending.size() == 1);
+  session.cancel(stuck[0]);
+  REQUIRE(stuck[0].get().error().code() == Code::cancelled);
+  std::vector<ObjectRef<int64_t>> refs;
+  for (int i = 0; i < 10; ++i) refs.push_back(session.submit(add, i, 1));
+  const auto all = session.wait(refs, {.count = 10}).value();
+  REQUIRE(all.ready.size() == 10 && all.pending.empty());
+}
+
+troupe::Coroutine<int64_t> chain(troupe::Session session) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < 5; ++i) {
+    const auto ref = session.submit(add, total, i);
+    total = (co_await ref).value();
+  }
+  co_return total;
+}
+
+void check_coroutine(const troupe::Session& session) {
+  REQUIRE(chain(session).get() == 10);
+}
+
+void check_nested(const troupe::Session& session) {
+  REQUIRE(
+      session.submit(troupe::TaskOptions{.resources = {.cpu = 0.1}}, fan_out, 0).get().value() ==
+      1);
+}
+
+void check_actor(const troupe::Session& session) {
+  const auto ledger = session.create<Ledger>({.name = "ledger"}, "ann", 100).value();
+  std::vector<ObjectRef<int64_t>> refs;
+  for (int64_t i = 1; i <= 200; ++i) refs.push_back(ledger.call<&Ledger::deposit>(i));
+  REQUIRE(refs.back().get().value() == 100 + 200 * 201 / 2);
+  const Numbers log = ledger.call<&Ledger::log>().get().value();
+  for (size_t i = 0; i < log.size(); ++i) REQUIRE(log[i] == static_cast<int64_t>(i) + 1);
+  REQUIRE(session.find<Ledger>("ledger").value().call<&Ledger::owner>().get().value() == "ann");
+  REQUIRE(session.create<Ledger>({.name = "ledger"}, "bob", 0).error().code() == Code::conflict);
+  const auto same =
+      session.create<Ledger>({.name = "ledger", .get_if_exists = true}, "bob", 0).value();
+  REQUIRE(same.id() == ledger.id());
+  REQUIRE(session.find<Ledger>("nobody").error().code() == Code::not_found);
+  // A ref that the actor keeps stays alive after the driver dropped it.
+  {
+    auto ref = session.put(int64_t{77}).value();
+    REQUIRE(ledger.call<&Ledger::read_ref>(ref).get().value() == 77);
+  }
+  REQUIRE(ledger.call<&Ledger::read_kept>().get().value() == 77);
+  REQUIRE(ledger.kill());
+  REQUIRE(!ledger.call<&Ledger::owner>().get());
+}
+
+void check_restart(const troupe::Session& session) {
+  const auto ledger = session.create<Ledger>({.max_restarts = 1}, "ann", 100).value();
+  REQUIRE(ledger.call<&Ledger::deposit>(1).get().value() == 101);
+  const auto unknown = ledger.call<&Ledger::crash>().get();
+  REQUIRE(unknown.error().code() == Code::outcome_unknown);
+  // The next incarnation starts from the constructor.
+  REQUIRE(ledger.call<&Ledger::deposit>(5).get().value() == 105);
+  REQUIRE(ledger.status().value().incarnation == 2);
+  REQUIRE(!ledger.call<&Ledger::crash>().get());
+  const auto dead = ledger.call<&Ledger::deposit>(1).get();
+  REQUIRE(dead.error().code() == Code::unavailable);
+}
+
+void check_task_death(const troupe::Session& session) {
+  const auto lost = session.submit(die_by_signal).get();
+  REQUIRE(lost.error().code() == Code::outcome_unknown);
+  REQUIRE(session.submit(add, 1, 1).get().value() == 2);
+}
+
+void check_detached(const troupe::Session& session) {
+  const auto ledger =
+      session
+          .create<Ledger>({.name = "for-ever", .get_if_exists = true, .detached = true}, "ann", 0)
+          .value();
+  std::cout << ledger.call<&Ledger::deposit>(1).get().value() << "\n";
+}
+
+// Creates a named restartable actor and prints its pid-like marker; used by tests that kill things.
+void check_hold(const troupe::Session& session) {
+  const auto ledger =
+      session.create<Ledger>({.name = "held", .max_restarts = -1}, "ann", 0).value();
+  REQUIRE(ledger.call<&Ledger::deposit>(1).get().value() == 1);
+  std::cout << "ready" << std::endl;
+  std::string line;
+  while (std::getline(std::cin, line)) {
+  }
+  for (;;) ::pause();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  const std::map<std::string, std::function<void(const troupe::Session&)>> checks{
+      {"tasks", check_tasks},
+      {"errors", check_errors},
+      {"objects", check_objects},
+      {"wait_and_cancel", check_wait_and_cancel},
+      {"coroutine", check_coroutine},
+      {"nested", check_nested},
+      {"actor", check_actor},
+      {"restart", check_restart},
+      {"task_death", check_task_death},
+      {"detached", check_detached},
+      {"hold", check_hold}};
+  const auto found = argc == 2 ? checks.find(argv[1]) : checks.end();
+  if (found == checks.end()) {
+    std::cerr << "usage: checks NAME\n";
+    return 2;
+  }
+  const auto session = troupe::connect();
+  if (!session) {
+    std::cerr << session.error().to_string() << "\n";
+    return 1;
+  }
+  found->second(*session);
+  std::cout << "ok\n";
+  return 0;
+} catch (const troupe::Error& error) {
+  std::cerr << error.to_string() << "\n";
+  return 1;
+}

@@ -1,0 +1,93 @@
+// The SDK and its examples over a real cluster of two workers.
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "tests/system/cluster.h"
+
+namespace troupe::test {
+namespace {
+
+class SdkSystem : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    cluster = new Cluster;
+    const Outcome started = cluster->up();
+    ASSERT_EQ(started.status, 0) << started.err;
+  }
+  static void TearDownTestSuite() {
+    delete cluster;
+    cluster = nullptr;
+  }
+  static void check(const std::string& name) {
+    const Outcome outcome = cluster->program("checks", {name});
+    EXPECT_EQ(outcome.status, 0) << outcome.err << outcome.out;
+  }
+  static Cluster* cluster;
+};
+Cluster* SdkSystem::cluster = nullptr;
+
+TEST_F(SdkSystem, HelloTask) {
+  const Outcome outcome = cluster->program("hello_task");
+  EXPECT_EQ(outcome.out, "Hello, world! Hello, world! \n") << outcome.err;
+}
+
+TEST_F(SdkSystem, CounterActor) {
+  const Outcome outcome = cluster->program("counter_actor");
+  EXPECT_EQ(outcome.out, "value: 5060\nerror: a counter only grows\n") << outcome.err;
+}
+
+TEST_F(SdkSystem, ParallelPi) {
+  const Outcome outcome = cluster->program("parallel_pi", {"16", "100000"});
+  EXPECT_TRUE(outcome.out.starts_with("pi is about 3.14")) << outcome.out << outcome.err;
+}
+
+TEST_F(SdkSystem, WordCountOverFiles) {
+  std::vector<std::string> files;
+  for (int i = 0; i < 3; ++i) {
+    const auto path = cluster->folder() / ("text" + std::to_string(i));
+    std::ofstream{path} << "the cat and the dog and the bird\n";
+    files.push_back(path);
+  }
+  const Outcome outcome = cluster->program("word_count", files);
+  EXPECT_TRUE(outcome.out.starts_with("the 9\nand 6\nbird 3\n")) << outcome.out << outcome.err;
+  const Outcome missing = cluster->program("word_count", {"/no/such/file"});
+  EXPECT_EQ(missing.status, 1);
+  EXPECT_NE(missing.err.find("not_found: "), std::string::npos) << missing.err;
+}
+
+TEST_F(SdkSystem, TasksTakeAndGiveValuesAndRefs) {
+  check("tasks");
+}
+TEST_F(SdkSystem, ErrorsKeepCodeMessageAndPlace) {
+  check("errors");
+}
+TEST_F(SdkSystem, ObjectsTravelBetweenNodes) {
+  check("objects");
+}
+TEST_F(SdkSystem, WaitAndCancel) {
+  check("wait_and_cancel");
+}
+TEST_F(SdkSystem, CoroutinesAwaitRefs) {
+  check("coroutine");
+}
+TEST_F(SdkSystem, TasksSubmitTasks) {
+  check("nested");
+}
+TEST_F(SdkSystem, ActorsKeepOrderNamesAndRefs) {
+  check("actor");
+}
+TEST_F(SdkSystem, AKilledActorRestartsWithinItsLimit) {
+  check("restart");
+}
+TEST_F(SdkSystem, AKilledTaskIsReportedAsUnknown) {
+  check("task_death");
+}
+
+TEST_F(SdkSystem, DetachedActorsOutliveTheirJob) {
+  EXPECT_EQ(cluster->program("checks", {"detached"}).out, "1\nok\n");
+  EXPECT_EQ(cluster->program("checks", {"detached"}).out, "2\nok\n");
+}
+
+}  // namespace
+}  // namespace troupe::test

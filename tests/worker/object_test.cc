@@ -1,0 +1,275 @@
+#include <fcntl.h>
+
+#include <algorithm>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+
+#include "object_store/segment.h"
+#include "tests/worker/fixture.h"
+
+namespace troupe::worker {
+namespace {
+
+using object_store::ProducerSegment;
+using object_store::ReaderSegment;
+
+// What a process does with its worker's store.
+class Store {
+ public:
+  Store(std::shared_ptr<Peer> peer, uint64_t segment_bytes)
+      : peer_(std::move(peer)), segment_(ProducerSegment::create(segment_bytes).value()) {}
+
+  Async<Status> attach() {
+    protocol::AttachSegment request;
+    Message message{protocol::encode(request), {}};
+    message.descriptors.emplace_back(::fcntl(segment_.fd(), F_DUPFD_CLOEXEC, 0));
+    auto reply = co_await peer_->call(Method::attach_segment, std::move(message), 5s);
+    if (!reply) co_return std::move(reply).error();
+    co_return ok();
+  }
+  Async<Result<protocol::Block>> create(ObjectId object, uint64_t size, Duration budget = 5s) {
+    protocol::CreateBlock request{object, size, owner};
+    co_return co_await transport::call<protocol::Block>(peer_, Method::create_block, request,
+                                                        budget);
+  }
+  Async<Status> put(ObjectId object, uint8_t fill, uint64_t size) {
+    TROUPE_CO_TRY(const auto block, co_await create(object, size));
+    TROUPE_CO_TRY(const auto bytes, segment_.prepare(block.offset_bytes, block.size_bytes));
+    std::fill(bytes.begin(), bytes.end(), fill);
+    protocol::SealBlock seal{object};
+    auto sealed = co_await transport::call<protocol::Empty>(peer_, Method::seal_block, seal, 5s);
+    if (!sealed) co_return std::move(sealed).error();
+    co_return ok();
+  }
+  Async<Result<Message>> get(protocol::GetBlock request, Duration budget = 5s) {
+    Message message{protocol::encode(request), {}};
+    co_return co_await peer_->call(Method::get_block, std::move(message), budget);
+  }
+  Async<Result<protocol::Empty>> release(ObjectId object, ProcessId as_owner = {}) {
+    protocol::ReleaseBlock request{object, as_owner};
+    co_return co_await transport::call<protocol::Empty>(peer_, Method::release_block, request, 5s);
+  }
+
+  ProcessId owner;  // Of what it creates; nil: itself.
+
+ private:
+  std::shared_ptr<Peer> peer_;
+  ProducerSegment segment_;
+};
+
+protocol::GetBlock get_request(ObjectId object) {
+  protocol::GetBlock request;
+  request.object = object;
+  return request;
+}
+
+TEST_F(WorkerTest, AnObjectIsReadByAnotherProcessOfItsJobOnly) {
+  with_worker([this]() -> Async<void> {
+    const ProcessId producer = ProcessId::random(random);
+    const ObjectId object = ObjectId::random(random);
+    auto maker_peer = co_await connect(producer, job);
+    Store maker{maker_peer, 1 << 20};
+    auto reader_peer = co_await connect(ProcessId::random(random), job);
+    Store reader{reader_peer, 4096};
+    auto stranger_peer = co_await connect(ProcessId::random(random), JobId::random(random));
+    Store stranger{stranger_peer, 4096};
+    EXPECT_TRUE(co_await maker.attach());
+    EXPECT_TRUE(co_await maker.put(object, 42, 100'000));
+    auto message = co_await reader.get(get_request(object));
+    const auto block = protocol::decode<protocol::Block>(message.value().body).value();
+    EXPECT_EQ(block.process, producer);
+    EXPECT_EQ(message.value().descriptors.size(), 1u);
+    auto segment =
+        ReaderSegment::open(object_store::UniqueFd{message.value().descriptors[0].release()});
+    const auto view = segment.value().view(block.offset_bytes, block.size_bytes).value();
+    EXPECT_EQ(view.size(), 100'000u);
+    EXPECT_EQ(view[99'999], 42);
+    auto held = get_request(object);
+    held.segments_held = {producer};
+    auto second = co_await reader.get(held);
+    EXPECT_TRUE(second.value().descriptors.empty());
+    auto denied = co_await stranger.get(get_request(object));
+    EXPECT_EQ(denied.error().code(), Code::denied);
+    auto absent = co_await reader.get(get_request(ObjectId::random(random)), 20ms);
+    EXPECT_EQ(absent.error().code(), Code::deadline_exceeded);
+  });
+}
+
+TEST_F(WorkerTest, AFullStoreMakesCreatorsWaitAndThenGivesUp) {
+  with_worker([this]() -> Async<void> {
+    const ProcessId owner = ProcessId::random(random);
+    auto peer = co_await connect(owner, job);
+    Store maker{peer, 1 << 20};
+    EXPECT_TRUE(co_await maker.attach());
+    const ObjectId first = ObjectId::random(random);
+    const ObjectId second = ObjectId::random(random);
+    EXPECT_TRUE(co_await maker.put(first, 1, 900'000));
+    auto full = co_await maker.create(second, 900'000, 50ms);
+    EXPECT_EQ(full.error().code(), Code::exhausted);
+    std::optional<bool> created;
+    auto wait = [](Store& store, ObjectId id, std::optional<bool>& out,
+                   Event& changed) -> Async<void> {
+      auto outcome = co_await store.create(id, 900'000, 10s);
+      out = outcome.has_value();
+      changed.pulse();
+    };
+    spawn(scope, wait(maker, second, created, head->changed));
+    EXPECT_TRUE(co_await maker.release(first, owner));
+    co_await head->until([&] { return created.has_value(); });
+    EXPECT_TRUE(*created);
+  });
+}
+
+TEST_F(WorkerTest, ADeadProcessLeavesSealedObjectsUntilItsJobEnds) {
+  with_worker([this]() -> Async<void> {
+    auto peer = co_await connect(ProcessId::random(random), job);
+    Store maker{peer, 1 << 20};
+    maker.owner = ProcessId::random(random);  // On another node.
+    EXPECT_TRUE(co_await maker.attach());
+    EXPECT_TRUE(co_await maker.put(ObjectId::random(random), 1, 1000));
+    EXPECT_TRUE(co_await maker.create(ObjectId::random(random), 1000));
+    protocol::JobInfo info;
+    info.job = job;
+    info.state = "running";
+    head->jobs.push_back(info);
+    peer->close();
+    co_await head->until([this] { return worker->store().unsealed_objects == 0; });
+    EXPECT_EQ(worker->store().objects, 1u);
+    head->jobs[0].state = "succeeded";
+    co_await head->until([this] { return worker->store().segments == 0; });
+    EXPECT_EQ(worker->store().used_bytes, 0u);
+  });
+}
+
+// Lets two nodes meet without certificates: "host:port" becomes a Unix socket, and who comes
+// through it counts as a node.
+class NodeNetwork final : public transport::Network {
+ public:
+  NodeNetwork(transport::Network& real, std::string folder)
+      : real_(real), folder_(std::move(folder)) {}
+
+  Async<Result<std::unique_ptr<transport::Connection>>> connect(transport::Endpoint endpoint,
+                                                                Instant deadline) override {
+    if (endpoint.is_unix()) co_return co_await real_.connect(endpoint, deadline);
+    const transport::Endpoint mapped = map(endpoint);
+    auto made = co_await real_.connect(mapped, deadline);
+    if (!made) co_return made;
+    co_return std::make_unique<NodeConnection>(std::move(*made));
+  }
+  Result<std::unique_ptr<transport::Listener>> listen(
+      const transport::Endpoint& endpoint) override {
+    if (endpoint.is_unix()) return real_.listen(endpoint);
+    TROUPE_TRY(auto listener, real_.listen(map(endpoint)));
+    return std::make_unique<NodeListener>(std::move(listener), endpoint);
+  }
+
+ private:
+  struct NodeConnection final : transport::Connection {
+    explicit NodeConnection(std::unique_ptr<Connection> c) : inner(std::move(c)) {
+      identity.role = transport::Role::node;
+    }
+    const transport::PeerIdentity& peer() const override { return identity; }
+    Async<Result<transport::Frame>> receive() override { return inner->receive(); }
+    Status send(transport::Frame frame) override { return inner->send(std::move(frame)); }
+    Async<void> writable() override { return inner->writable(); }
+    bool is_writable() const override { return inner->is_writable(); }
+    void close() override { inner->close(); }
+    std::unique_ptr<Connection> inner;
+    transport::PeerIdentity identity;
+  };
+  struct NodeListener final : transport::Listener {
+    NodeListener(std::unique_ptr<Listener> l, transport::Endpoint e)
+        : inner(std::move(l)), at(std::move(e)) {}
+    Async<Result<std::unique_ptr<transport::Connection>>> accept() override {
+      auto made = co_await inner->accept();
+      if (!made) co_return made;
+      co_return std::make_unique<NodeConnection>(std::move(*made));
+    }
+    const transport::Endpoint& endpoint() const override { return at; }
+    Async<void> stop() override { return inner->stop(); }
+    std::unique_ptr<Listener> inner;
+    transport::Endpoint at;
+  };
+  transport::Endpoint map(const transport::Endpoint& endpoint) const {
+    transport::Endpoint mapped;
+    mapped.unix_path = folder_ + "/port-" + std::to_string(endpoint.port);
+    return mapped;
+  }
+  transport::Network& real_;
+  std::string folder_;
+};
+
+TEST_F(WorkerTest, PullsAnObjectFromAnotherNodeOnceForAll) {
+  constexpr uint64_t size = (5 << 20) + 12'345;  // Six chunks.
+  NodeNetwork network{environment().network, folder};
+  const auto real_environment = environment();
+  transport::Environment between{real_environment.loop, real_environment.blocking,
+                                 real_environment.clock, real_environment.random, network};
+  WorkerOptions other = options;
+  other.node = NodeId::random(random);
+  other.worker_socket = folder + "/other.sock";
+  other.host = "127.0.0.1";
+  other.port = 7;
+  options.store_capacity_bytes = other.store_capacity_bytes = 16 << 20;
+  std::optional<Worker> source;
+  source.emplace(between, launcher, other);
+  network_override = &network;
+  with_worker([&]() -> Async<void> {
+    EXPECT_TRUE(co_await source->start());
+    const ProcessId owner = ProcessId::random(random);
+    const ObjectId object = ObjectId::random(random);
+    auto maker_peer = co_await connect(owner, job, other.worker_socket);
+    Store maker{maker_peer, 16 << 20};
+    EXPECT_TRUE(co_await maker.attach());
+    EXPECT_TRUE(co_await maker.put(object, 7, size));
+
+    auto request = get_request(object);
+    request.source = source->address();
+    auto first_peer = co_await connect(ProcessId::random(random), job);
+    auto second_peer = co_await connect(ProcessId::random(random), job);
+    Store first{first_peer, 4096};
+    Store second{second_peer, 4096};
+    using namespace boost::asio::experimental::awaitable_operators;
+    auto [one, two] = co_await (first.get(request, 10s) && second.get(request, 10s));
+    const auto block = protocol::decode<protocol::Block>(one.value().body).value();
+    const auto same = protocol::decode<protocol::Block>(two.value().body).value();
+    EXPECT_EQ(block.offset_bytes, same.offset_bytes);
+    EXPECT_EQ(worker->store().objects, 1u);
+    auto segment =
+        ReaderSegment::open(object_store::UniqueFd{one.value().descriptors[0].release()});
+    const auto view = segment.value().view(block.offset_bytes, block.size_bytes).value();
+    EXPECT_EQ(view.size(), size);
+    EXPECT_TRUE(std::all_of(view.begin(), view.end(), [](uint8_t byte) { return byte == 7; }));
+
+    EXPECT_TRUE(co_await first.release(object));
+    EXPECT_EQ(worker->store().objects, 1u);
+    EXPECT_TRUE(co_await second.release(object));
+    EXPECT_EQ(worker->store().objects, 0u);  // Nobody pins the copy any more.
+
+    auto absent = get_request(ObjectId::random(random));
+    absent.source = source->address();
+    auto lost = co_await first.get(absent, 10s);
+    EXPECT_EQ(lost.error().code(), Code::not_found);
+    // A local process is no node: chunks are not for it.
+    protocol::FetchChunk chunk{object, 0, 10};
+    auto denied =
+        co_await transport::call<protocol::Chunk>(maker_peer, Method::fetch_chunk, chunk, 5s);
+    EXPECT_EQ(denied.error().code(), Code::denied);
+    co_await source->stop();
+  });
+  source.reset();
+}
+
+TEST_F(WorkerTest, RefusesASegmentThatIsNotSealed) {
+  with_worker([this]() -> Async<void> {
+    auto peer = co_await connect(ProcessId::random(random), job);
+    Message message{protocol::encode(protocol::AttachSegment{}), {}};
+    message.descriptors.emplace_back(::open("/dev/zero", O_RDWR | O_CLOEXEC));
+    auto refused = co_await peer->call(Method::attach_segment, std::move(message), 5s);
+    EXPECT_EQ(refused.error().code(), Code::denied);
+    auto empty = co_await peer->call(Method::attach_segment, Message(), 5s);
+    EXPECT_EQ(empty.error().code(), Code::invalid);
+  });
+}
+
+}  // namespace
+}  // namespace troupe::worker

@@ -1,0 +1,221 @@
+#include <csignal>
+
+#include "tests/worker/fixture.h"
+
+namespace troupe::worker {
+namespace {
+
+size_t open_descriptors() {
+  size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    (void)entry;
+    ++count;
+  }
+  return count;
+}
+
+TEST_F(WorkerTest, StartsAnActorOnce) {
+  with_worker([this]() -> Async<void> {
+    auto request = start_request(actor, 1, "run");
+    const auto first = co_await start_actor(request);
+    const auto second = co_await start_actor(request);
+    EXPECT_GT(first.value().pid, 0u);
+    EXPECT_EQ(first.value().address.process, second.value().address.process);
+    EXPECT_EQ(worker->processes(), 1u);
+    request.incarnation = 2;
+    const auto newer = co_await start_actor(request);
+    EXPECT_NE(newer.value().pid, first.value().pid);
+    EXPECT_EQ(worker->processes(), 1u);
+    request.incarnation = 1;
+    const auto older = co_await start_actor(request);
+    EXPECT_EQ(older.error().code(), Code::conflict);
+  });
+}
+
+TEST_F(WorkerTest, AFailedStartKeepsItsErrorAndItsProcessEnds) {
+  with_worker([this]() -> Async<void> {
+    const auto refused = co_await start_actor(start_request(actor, 1, "fail"));
+    EXPECT_EQ(refused.error().code(), Code::not_found);
+    EXPECT_EQ(refused.error().message(), "no class of this name");
+    const auto again = co_await start_actor(start_request(actor, 1, "run"));
+    EXPECT_EQ(again.error().code(), Code::not_found);
+    const auto died = co_await start_actor(start_request(actor, 2, "exit"));
+    EXPECT_EQ(died.error().code(), Code::unavailable);
+    EXPECT_NE(died.error().message().find("exited with status 3"), std::string::npos);
+    EXPECT_NE(died.error().message().find("assigned exit"), std::string::npos);
+    EXPECT_EQ(worker->processes(), 0u);
+    EXPECT_TRUE(head->exits.empty());
+  });
+}
+
+TEST_F(WorkerTest, ReportsACrashUntilTheHeadHasHeard) {
+  with_worker([this]() -> Async<void> {
+    const auto started = co_await start_actor(start_request(actor, 4, "run"));
+    head->exits_to_refuse = 2;
+    ::kill(static_cast<pid_t>(started.value().pid), SIGKILL);
+    co_await head->until([this] { return !head->exits.empty(); });
+    EXPECT_EQ(head->exits[0].actor, actor);
+    EXPECT_EQ(head->exits[0].incarnation, 4u);
+    EXPECT_TRUE(head->exits[0].reason.starts_with("killed by signal 9 (Killed)"));
+    const auto again = co_await start_actor(start_request(actor, 4, "run"));
+    EXPECT_EQ(again.error().code(), Code::conflict);
+  });
+}
+
+TEST_F(WorkerTest, StopEscalatesToSigkill) {
+  with_worker([this]() -> Async<void> {
+    EXPECT_TRUE(co_await start_actor(start_request(actor, 1, "stubborn")));
+    EXPECT_TRUE(co_await stop_actor(actor, 1, 1ms));
+    co_await head->until([this] { return !head->exits.empty(); });
+    EXPECT_TRUE(head->exits[0].reason.starts_with("killed by signal 9"));
+  });
+}
+
+TEST_F(WorkerTest, AWillingActorExitsByItselfAndALateStartIsRefused) {
+  with_worker([this]() -> Async<void> {
+    EXPECT_TRUE(co_await start_actor(start_request(actor, 1, "run")));
+    EXPECT_TRUE(co_await stop_actor(actor, 1, 10s));
+    co_await head->until([this] { return !head->exits.empty(); });
+    EXPECT_EQ(head->exits[0].reason, "exited with status 0");
+    const ActorId other = ActorId::random(random);
+    EXPECT_TRUE(co_await stop_actor(other, 1, 1s));
+    const auto late = co_await start_actor(start_request(other, 1, "run"));
+    EXPECT_EQ(late.error().code(), Code::cancelled);
+  });
+}
+
+TEST_F(WorkerTest, KeepsActorsWhileTheHeadIsAwayAndListsThem) {
+  with_worker([this]() -> Async<void> {
+    const auto started = co_await start_actor(start_request(actor, 1, "run"));
+    const size_t before = head->registered.size();
+    co_await head->stop();
+    head->start();
+    co_await head->until([&] { return head->registered.size() > before; });
+    const auto& actors = head->registered.back().actors;
+    EXPECT_EQ(actors.size(), 1u);
+    EXPECT_EQ(actors[0].pid, started.value().pid);
+    head->register_again = true;
+    const size_t then = head->registered.size();
+    co_await head->until([&] { return head->registered.size() > then; });
+  });
+}
+
+TEST_F(WorkerTest, RefusesOldEpochsAndStrangers) {
+  with_worker([this]() -> Async<void> {
+    auto request = start_request(actor, 1, "run");
+    request.epoch = 5;
+    head->epoch = 5;
+    EXPECT_TRUE(co_await start_actor(request));
+    const ActorId other = ActorId::random(random);
+    auto old = start_request(other, 1, "run");
+    old.epoch = 4;
+    const auto refused = co_await start_actor(old);
+    EXPECT_EQ(refused.error().code(), Code::denied);
+    auto stranger = co_await connect(ProcessId::random(random), job);
+    old.epoch = 6;
+    const auto denied =
+        co_await transport::call<protocol::ProcessStarted>(stranger, Method::start_actor, old, 5s);
+    EXPECT_EQ(denied.error().code(), Code::denied);
+    EXPECT_EQ(worker->head().epoch(), 5u);
+  });
+}
+
+TEST_F(WorkerTest, SlotsAreStartedOnceAndReused) {
+  with_worker([this]() -> Async<void> {
+    auto peer = head->worker;
+    protocol::StartSlots request;
+    request.epoch = 1;
+    request.lease = LeaseId::random(random);
+    request.job = job;
+    request.module = "m";
+    request.count = 1;
+    auto one =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    request.count = 2;
+    auto two =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_EQ(one.value().processes.size(), 1u);
+    EXPECT_EQ(two.value().processes.size(), 2u);
+    EXPECT_EQ(two.value().processes[0].pid, one.value().processes[0].pid);
+
+    protocol::StopSlots stop;
+    stop.epoch = 1;
+    stop.lease = request.lease;
+    EXPECT_TRUE(co_await transport::call<protocol::Empty>(peer, Method::stop_slots, stop, 5s));
+    auto late =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_EQ(late.error().code(), Code::conflict);
+    request.lease = LeaseId::random(random);
+    auto reused =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_EQ(reused.value().processes.size(), 2u);
+    EXPECT_EQ(worker->processes(), 2u);
+    ::kill(static_cast<pid_t>(reused.value().processes[0].pid), SIGTERM);
+    co_await head->until([this] { return !head->exits.empty(); });
+    EXPECT_EQ(head->exits[0].lease, request.lease);
+  });
+}
+
+TEST_F(WorkerTest, GivesEnvironmentAndCredentials) {
+  with_worker([this]() -> Async<void> {
+    auto request = start_request(actor, 1, "run");
+    request.devices = {1, 3};
+    request.spec.environment = {{"EXTRA", "yes"}, {"CUDA_VISIBLE_DEVICES", "7"}};
+    const auto started = co_await start_actor(request);
+    const std::string log =
+        read_log_tail(folder + "/" + started.value().address.process.to_string() + ".log", 1000);
+    EXPECT_EQ(log, "assigned run, devices [1,3], extra [yes]");
+    auto client = co_await connect(ProcessId::random(random), job);
+    protocol::AttachProcess attach;
+    auto attached =
+        co_await transport::call<protocol::Attached>(client, Method::attach_process, attach, 5s);
+    EXPECT_EQ(attached.value().key_pem, "the key");
+    EXPECT_EQ(attached.value().node, options.node);
+  });
+}
+
+TEST_F(WorkerTest, FollowsALogToTheDeathOfItsProcess) {
+  with_worker([this]() -> Async<void> {
+    EXPECT_TRUE(co_await start_actor(start_request(actor, 1, "run")));
+    auto client = co_await connect(ProcessId::random(random), job);
+    protocol::ReadLog request;
+    request.actor = actor;
+    request.follow = true;
+    Message message{protocol::encode(request), {}};
+    auto stream = client->open_stream(Method::read_log, std::move(message), {}).value();
+    auto first = (co_await stream->next()).value();
+    const auto chunk = protocol::decode<protocol::LogChunk>(*first).value();
+    EXPECT_TRUE(as_text(chunk.data).starts_with("assigned run"));
+    EXPECT_TRUE(co_await stop_actor(actor, 1, 5s));
+    EXPECT_FALSE((co_await stream->next()).value());
+    request.actor = ActorId::random(random);
+    Message unknown{protocol::encode(request), {}};
+    auto nothing = client->open_stream(Method::read_log, std::move(unknown), {}).value();
+    EXPECT_EQ((co_await nothing->next()).error().code(), Code::not_found);
+  });
+}
+
+TEST_F(WorkerTest, LeavesNoDescriptorBehind) {
+  with_worker([this]() -> Async<void> {
+    size_t before = 0;
+    for (uint32_t round = 1; round <= 6; ++round) {
+      EXPECT_TRUE(co_await start_actor(start_request(actor, round, "run")));
+      EXPECT_TRUE(co_await stop_actor(actor, round, 5s));
+      co_await head->until([&] { return head->exits.size() == round; });
+      if (round == 2) before = open_descriptors();
+    }
+    EXPECT_LE(open_descriptors(), before);
+  });
+}
+
+TEST(PosixLauncher, SaysThatTheProgramIsMissing) {
+  transport::RealEnvironment real;
+  Scope scope{real.io().get_executor()};
+  PosixLauncher launcher{real.io(), scope, "/nonexistent/troupe-actor"};
+  LaunchSpec spec;
+  spec.log_path = "/dev/null";
+  EXPECT_EQ(launcher.launch(spec).error().code(), Code::not_found);
+}
+
+}  // namespace
+}  // namespace troupe::worker

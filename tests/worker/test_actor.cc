@@ -1,0 +1,80 @@
+// An actor process for tests: obeys the class name that it is assigned.
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+
+#include "transport/asio_network.h"
+#include "transport/real_environment.h"
+#include "transport/router.h"
+
+namespace troupe {
+namespace {
+
+using namespace transport;
+using namespace std::chrono_literals;
+
+class TestActor {
+ public:
+  TestActor() {
+    router_.on(Method::assign_actor, *this, &TestActor::assign_actor);
+    router_.on(Method::assign_slot, *this, &TestActor::assign_slot);
+    router_.on(Method::stop_process, *this, &TestActor::stop_process);
+  }
+
+  void run() {
+    spawn(scope_, serve());
+    real_.io().run();
+  }
+
+ private:
+  Async<void> serve() {
+    protocol::Hello self;
+    self.kind = "actor";
+    self.address.process = ProcessId::parse(::getenv("TROUPE_PROCESS_ID")).value();
+    self.pid = static_cast<uint32_t>(::getpid());
+    address_ = self.address;
+    auto connection = adopt_unix_socket(scope_, real_.io(), FileDescriptor{3});
+    auto peer = co_await Peer::start(scope_, real_.environment(), std::move(connection), router_,
+                                     self, real_.environment().clock.now() + 10s);
+    if (!peer) std::_Exit(9);
+    co_await (*peer)->closed().wait();
+    std::_Exit(0);
+  }
+
+  Async<Result<protocol::ProcessStarted>> assign_actor(protocol::AssignActor request, CallContext) {
+    const std::string& what = request.spec.class_name;
+    std::printf("assigned %s, devices [%s], extra [%s]\n", what.c_str(),
+                ::getenv("CUDA_VISIBLE_DEVICES"), ::getenv("EXTRA") ? ::getenv("EXTRA") : "");
+    std::fflush(stdout);
+    if (what == "exit") std::_Exit(3);
+    if (what == "fail") co_return error(Code::not_found, "no class of this name");
+    if (what == "stubborn") {
+      stubborn_ = true;
+      std::signal(SIGTERM, SIG_IGN);
+    }
+    co_return protocol::ProcessStarted{address_, 0};
+  }
+  Async<Result<protocol::ProcessStarted>> assign_slot(protocol::AssignSlot, CallContext) {
+    co_return protocol::ProcessStarted{address_, 0};
+  }
+  Async<Result<protocol::Empty>> stop_process(protocol::StopProcess, CallContext) {
+    if (!stubborn_) std::_Exit(0);
+    co_return protocol::Empty{};
+  }
+
+  RealEnvironment real_;
+  Scope scope_{real_.io().get_executor()};
+  Router router_;
+  protocol::ProcessAddress address_;
+  bool stubborn_ = false;
+};
+
+}  // namespace
+}  // namespace troupe
+
+int main() {
+  troupe::TestActor actor;
+  actor.run();
+}

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs what Troupe needs to build and test on Debian 12. Does nothing when all is there.
+set -euo pipefail
+
+packages=(
+  # Compiler and build.
+  g++ cmake ninja-build ccache mold pkg-config git ca-certificates
+  # Libraries.
+  libboost1.81-dev libboost-system1.81-dev libboost-json1.81-dev
+  capnproto libcapnp-dev librocksdb-dev libfmt-dev libspdlog-dev libssl-dev libxxhash-dev
+  libcli11-dev libdnnl-dev
+  # Tests and benchmarks.
+  libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev clang-tidy-16 clang-format-16
+  # What the demo uses: curl, and its text (public domain).
+  curl bible-kjv bible-kjv-text
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  status=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
+  [ "$status" = "install ok installed" ] || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+root=()
+if [ "$(id -u)" != 0 ]; then
+  if ! command -v sudo > /dev/null; then
+    echo "These Debian packages are missing, and installing them needs root: ${missing[*]}" >&2
+    exit 1
+  fi
+  root=(sudo)
+fi
+echo "Installing: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+if ! "${root[@]}" apt-get update -qq ||
+   ! "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null; then
+  echo "Installing failed. Is this Debian 12, and does it reach its package archive? Missing: ${missing[*]}" >&2
+  exit 1
+fi

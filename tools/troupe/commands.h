@@ -1,0 +1,74 @@
+// The commands of the troupe tool. Each returns its exit code (see output.h).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "troupe/output.h"
+
+namespace troupe::tools {
+
+struct CommonOptions {
+  std::string state;  // The state directory; empty: the default.
+  Format format = Format::table;
+};
+
+struct UpOptions {
+  int workers = 1;
+  double cpus = 0;          // A worker; 0: the machine's cores shared out evenly.
+  double gpus = -1;         // A worker; -1: the machine's, shared out evenly.
+  uint64_t store_mib = 0;   // A worker's object store; 0: a quarter of memory, shared out evenly.
+  int gateway_port = 8000;  // 0: any free one; -1: no gateway.
+};
+int run_up(const CommonOptions& common, const UpOptions& options);
+int run_down(const CommonOptions& common);
+
+int run_status(const CommonOptions& common);
+// kind: nodes, actors, jobs, deployments.
+int run_list(const CommonOptions& common, const std::string& kind);
+// One node, actor, job or deployment, by its id (or the start of one) or its name.
+int run_describe(const CommonOptions& common, const std::string& id);
+int run_logs(const CommonOptions& common, const std::string& id, bool follow);
+
+struct SubmitOptions {
+  std::string name;
+  std::vector<std::string> command;
+};
+int run_submit(const CommonOptions& common, const SubmitOptions& options);
+
+struct DeployOptions {
+  std::string name;
+  std::string plugin = "inference";
+  std::string class_name = "engine";
+  std::string model;   // A checkpoint's directory.
+  std::string config;  // More settings for the plugin: a JSON object.
+  int replicas = 1;
+  double cpus = 0;
+  double gpus = 0;
+  bool wait = true;
+  int timeout_s = 120;
+};
+int run_deploy(const CommonOptions& common, const DeployOptions& options);
+int run_undeploy(const CommonOptions& common, const std::string& name);
+// The four figures of a deployment: response time, throughput, utilisation, time to recover.
+int run_report(const CommonOptions& common, const std::string& name);
+int run_key_create(const CommonOptions& common, const std::string& name, bool admin);
+
+// The daemons, started by `up`. They run until SIGTERM.
+struct DaemonOptions {
+  std::string name;
+  std::string host = "127.0.0.1";
+  uint16_t port = 0;
+  std::string head;  // HOST:PORT, of a worker.
+  std::string node;  // The node's id, of a worker.
+  std::string worker_socket;
+  double cpus = 0;
+  double gpus = 0;
+  uint64_t store_mib = 0;
+};
+int run_head(const CommonOptions& common, const DaemonOptions& options);
+int run_worker(const CommonOptions& common, const DaemonOptions& options);
+int run_gateway(const CommonOptions& common, const DaemonOptions& options);
+
+}  // namespace troupe::tools

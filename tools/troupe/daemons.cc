@@ -1,0 +1,224 @@
+// `troupe head`, `troupe worker`, `troupe gateway`: what each daemon is made of.
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/json.hpp>
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/log.h"
+#include "client/client.h"
+#include "head/head.h"
+#include "metadata/rocks_store.h"
+#include "security/credentials.h"
+#include "transport/real_environment.h"
+#include "troupe/commands.h"
+#include "troupe/daemon_process.h"
+#include "troupe/gateway_daemon.h"
+#include "troupe/state_folder.h"
+#include "troupe/version.h"
+#include "worker/machine.h"
+#include "worker/posix_launcher.h"
+#include "worker/worker.h"
+
+namespace troupe::tools {
+namespace json = boost::json;
+
+namespace {
+
+log::Level log_level() {
+  const char* given = std::getenv("TROUPE_LOG");
+  const std::string_view level = given != nullptr ? given : "info";
+  if (level == "debug") return log::Level::debug;
+  if (level == "warning") return log::Level::warning;
+  if (level == "error") return log::Level::error;
+  return log::Level::info;
+}
+
+// The frame of every daemon: identity, loop, the ready line, an orderly end at SIGTERM.
+class Daemon {
+ public:
+  Daemon(const CommonOptions& common, const DaemonOptions& options, std::string kind)
+      : folder_(common.state), options_(options), kind_(std::move(kind)) {
+    if (options_.name.empty()) options_.name = kind_;
+    log::start(options_.name, log_level());
+    ::signal(SIGPIPE, SIG_IGN);
+  }
+
+  Status load_identity() {
+    TROUPE_TRY(pem_, security::read_credentials(folder_.credentials(options_.name)));
+    TROUPE_TRY(credentials_, security::Credentials::load(pem_));
+    real_.set_credentials(credentials_.get());
+    return ok();
+  }
+
+  // Starts, says so, waits for SIGTERM, stops. `start` gives the facts of the ready line.
+  template <class Start, class Stop>
+  int run(Start start, Stop stop) {
+    Scope scope{real_.io().get_executor()};
+    bool failed = false;
+    spawn(scope, live<Start, Stop>(std::move(start), std::move(stop), failed));
+    real_.io().run();
+    return failed ? 1 : 0;
+  }
+
+  int refuse(const Error& failure) {
+    log::error("start_failed", {{"why", failure.message()}});
+    report_failure(failure);
+    return fail(failure);
+  }
+
+  const StateFolder& folder() const { return folder_; }
+  const DaemonOptions& options() const { return options_; }
+  const security::CredentialsPem& pem() const { return pem_; }
+  security::Credentials& credentials() { return *credentials_; }
+  transport::RealEnvironment& real() { return real_; }
+
+ private:
+  template <class Start, class Stop>
+  Async<void> live(Start start, Stop stop, bool& failed) {
+    boost::asio::signal_set signals{real_.io(), SIGTERM, SIGINT};
+    Result<json::value> facts = co_await start();
+    if (!facts) {
+      failed = true;
+      refuse(facts.error());
+    } else {
+      log::info("ready", {{"facts", json::serialize(*facts)}});
+      report_ready(*facts);
+      auto token = boost::asio::use_awaitable;
+      co_await signals.async_wait(token);
+      log::info("stopping");
+    }
+    co_await stop();
+    real_.io().stop();
+  }
+
+  StateFolder folder_;
+  DaemonOptions options_;
+  std::string kind_;
+  security::CredentialsPem pem_;
+  std::unique_ptr<security::Credentials> credentials_;
+  transport::RealEnvironment real_;
+};
+
+}  // namespace
+
+int run_head(const CommonOptions& common, const DaemonOptions& options) {
+  Daemon daemon{common, options, "head"};
+  if (auto loaded = daemon.load_identity(); !loaded) return daemon.refuse(loaded.error());
+  auto cluster = ClusterId::parse(daemon.credentials().self().cluster);
+  if (!cluster) return daemon.refuse(cluster.error());
+  const auto tables = daemon.folder().metadata();
+  RocksOptions rocks;
+  rocks.create = true;
+  rocks.cluster_id = *cluster;
+  auto store = open_rocksdb(tables, rocks);
+  if (!store) return daemon.refuse(store.error());
+  head::HeadOptions head_options;
+  head_options.cluster = *cluster;
+  head_options.version = version;
+  head_options.pid = static_cast<uint32_t>(::getpid());
+  head_options.listen = {{daemon.folder().head_socket(), "", 0},
+                         {"", daemon.options().host, daemon.options().port}};
+  head::Head head{daemon.real().environment(), **store, std::move(head_options)};
+  return daemon.run(
+      [&]() -> Async<Result<json::value>> {
+        TROUPE_CO_CHECK(co_await head.start());
+        uint16_t port = 0;
+        for (const auto& endpoint : head.endpoints()) port = std::max(port, endpoint.port);
+        co_return json::value{{"port", port}};
+      },
+      [&]() -> Async<void> { co_await head.stop(); });
+}
+
+namespace {
+
+// troupe-actor lies beside this executable, in the build tree as in a prefix.
+std::string actor_program() {
+  if (const char* given = std::getenv("TROUPE_ACTOR")) return given;
+  std::error_code failed;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", failed);
+  return self.parent_path() / "troupe-actor";
+}
+
+}  // namespace
+
+int run_worker(const CommonOptions& common, const DaemonOptions& options) {
+  Daemon daemon{common, options, "worker"};
+  if (auto loaded = daemon.load_identity(); !loaded) return daemon.refuse(loaded.error());
+  auto node = NodeId::parse(daemon.options().node);
+  if (!node) return daemon.refuse(node.error().context("--node"));
+  auto cluster = ClusterId::parse(daemon.credentials().self().cluster);
+  if (!cluster) return daemon.refuse(cluster.error());
+  auto head = transport::Endpoint::parse(daemon.options().head);
+  if (!head) return daemon.refuse(head.error().context("--head"));
+  worker::ProcMachineUsage usage;
+  worker::WorkerOptions worker_options;
+  worker_options.node = *node;
+  worker_options.name = daemon.options().name;
+  worker_options.cluster = *cluster;
+  worker_options.head = *head;
+  worker_options.worker_socket = daemon.options().worker_socket;
+  worker_options.host = daemon.options().host;
+  worker_options.port = daemon.options().port;
+  worker_options.socket_folder = daemon.folder().sockets();
+  worker_options.log_folder = daemon.folder().logs();
+  worker_options.store_capacity_bytes = daemon.options().store_mib << 20;
+  worker_options.certificate_pem = daemon.pem().certificate_pem;
+  worker_options.key_pem = daemon.pem().key_pem;
+  worker_options.authority_pem = daemon.pem().authority_pem;
+  worker_options.version = version;
+  worker_options.pid = static_cast<uint32_t>(::getpid());
+  worker_options.usage = &usage;
+  const auto add = [&](const char* name, double amount) {
+    if (amount > 0) worker_options.total.push_back({name, static_cast<int64_t>(amount * 1000)});
+  };
+  add("cpu", daemon.options().cpus);
+  add("gpu", daemon.options().gpus);
+  add("memory", static_cast<double>(worker::detect_memory_bytes("/") >> 20));
+  Scope processes{daemon.real().io().get_executor()};
+  worker::PosixLauncher launcher{daemon.real().io(), processes, actor_program()};
+  worker::Worker worker{daemon.real().environment(), launcher, std::move(worker_options)};
+  return daemon.run(
+      [&]() -> Async<Result<json::value>> {
+        TROUPE_CO_CHECK(co_await worker.start());
+        co_return json::value{{"port", worker.address().port}};
+      },
+      [&]() -> Async<void> {
+        co_await worker.stop();
+        co_await processes.stop();
+      });
+}
+
+int run_gateway(const CommonOptions& common, const DaemonOptions& options) {
+  Daemon daemon{common, options, "gateway"};
+  client::ClientOptions client_options;
+  client_options.kind = "gateway";
+  client_options.worker.unix_path = daemon.options().worker_socket;
+  std::unique_ptr<security::Credentials> node_credentials;
+  client_options.use_credentials = [&](const protocol::Attached& attached) -> Status {
+    TROUPE_TRY(node_credentials, security::Credentials::load({attached.authority_pem,
+                                                              attached.certificate_pem,
+                                                              attached.key_pem}));
+    daemon.real().set_credentials(node_credentials.get());
+    return ok();
+  };
+  client::Client client{daemon.real().environment(), std::move(client_options)};
+  GatewayDaemon gateway{daemon.real(), client, daemon.folder().api_keys(), daemon.options().host,
+                        daemon.options().port};
+  return daemon.run(
+      [&]() -> Async<Result<json::value>> {
+        TROUPE_CO_CHECK(co_await client.start());
+        TROUPE_CO_CHECK(co_await gateway.start());
+        co_return json::value{{"port", gateway.port()}};
+      },
+      [&]() -> Async<void> {
+        co_await gateway.stop();
+        co_await client.stop();
+      });
+}
+
+}  // namespace troupe::tools

@@ -1,0 +1,152 @@
+// `troupe`: the command line and the daemons of a cluster.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <map>
+
+#include "troupe/commands.h"
+#include "troupe/version.h"
+
+namespace {
+
+using namespace troupe::tools;
+
+constexpr int usage_error = 2;
+
+void add_common(CLI::App& command, CommonOptions& common) {
+  command.add_option("--state", common.state,
+                     "State directory (default: TROUPE_STATE or ~/.troupe)");
+  const std::map<std::string, Format> formats{
+      {"table", Format::table}, {"json", Format::json}, {"yaml", Format::yaml}};
+  command.add_option("-o,--output", common.format, "Output: table, json or yaml")
+      ->transform(CLI::CheckedTransformer(formats));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Troupe: a distributed actor runtime"};
+  app.require_subcommand(1);
+  CommonOptions common;
+  int status = 0;
+
+  UpOptions up;
+  auto* up_command = app.add_subcommand("up", "Start a cluster on this machine");
+  add_common(*up_command, common);
+  up_command->add_option("--workers", up.workers, "Number of workers")->check(CLI::Range(0, 64));
+  up_command->add_option("--cpus", up.cpus, "Cores a worker (default: shared out evenly)");
+  up_command->add_option("--gpus", up.gpus, "GPUs a worker (default: shared out evenly)");
+  up_command->add_option("--store-mib", up.store_mib, "Object store a worker, in MiB");
+  up_command
+      ->add_option("--gateway-port", up.gateway_port, "HTTP port on loopback; 0: any; -1: none")
+      ->check(CLI::Range(-1, 65535));
+  up_command->callback([&] { status = run_up(common, up); });
+
+  auto* down_command = app.add_subcommand("down", "Stop the cluster; its state stays");
+  add_common(*down_command, common);
+  down_command->callback([&] { status = run_down(common); });
+
+  auto* status_command = app.add_subcommand("status", "The cluster at a glance");
+  add_common(*status_command, common);
+  status_command->callback([&] { status = run_status(common); });
+
+  std::string kind;
+  auto* list_command = app.add_subcommand("list", "List nodes, actors, jobs or deployments");
+  add_common(*list_command, common);
+  list_command->add_option("kind", kind)
+      ->required()
+      ->check(CLI::IsMember({"nodes", "actors", "jobs", "deployments"}));
+  list_command->callback([&] { status = run_list(common, kind); });
+
+  std::string id;
+  auto* describe_command = app.add_subcommand("describe", "All about one thing, by id or name");
+  add_common(*describe_command, common);
+  describe_command->add_option("id", id)->required();
+  describe_command->callback([&] { status = run_describe(common, id); });
+
+  bool follow = false;
+  auto* logs_command = app.add_subcommand("logs", "The output of an actor, a node or a daemon");
+  add_common(*logs_command, common);
+  logs_command->add_option("id", id, "Id or name")->required();
+  logs_command->add_flag("-f,--follow", follow, "Go on as it grows");
+  logs_command->callback([&] { status = run_logs(common, id, follow); });
+
+  SubmitOptions submit;
+  auto* submit_command =
+      app.add_subcommand("submit", "Run a driver program as a job: submit -- CMD ARGS");
+  add_common(*submit_command, common);
+  submit_command->add_option("--name", submit.name, "The job's name");
+  submit_command->add_option("command", submit.command)->required();
+  submit_command->callback([&] { status = run_submit(common, submit); });
+
+  DeployOptions deploy;
+  auto* deploy_command = app.add_subcommand("deploy", "Serve a model behind the gateway");
+  add_common(*deploy_command, common);
+  deploy_command->add_option("name", deploy.name, "The name that requests ask for")->required();
+  deploy_command->add_option("--model", deploy.model, "Directory of the checkpoint")->required();
+  deploy_command->add_option("--replicas", deploy.replicas)->check(CLI::Range(1, 1000));
+  deploy_command->add_option("--plugin", deploy.plugin, "Plugin, by name or path");
+  deploy_command->add_option("--class", deploy.class_name, "Actor class of the plugin");
+  deploy_command->add_option("--config", deploy.config, "More settings: a JSON object");
+  deploy_command->add_option("--cpus", deploy.cpus, "Cores a replica");
+  deploy_command->add_option("--gpus", deploy.gpus, "GPUs a replica");
+  deploy_command->add_option("--timeout", deploy.timeout_s, "Seconds to wait until it is ready");
+  deploy_command->add_flag("!--no-wait", deploy.wait, "Return before it is ready");
+  deploy_command->callback([&] { status = run_deploy(common, deploy); });
+
+  std::string name;
+  auto* undeploy_command = app.add_subcommand("undeploy", "Stop serving a model");
+  add_common(*undeploy_command, common);
+  undeploy_command->add_option("name", name)->required();
+  undeploy_command->callback([&] { status = run_undeploy(common, name); });
+
+  auto* report_command =
+      app.add_subcommand("report", "Response time, throughput, utilisation, recovery");
+  add_common(*report_command, common);
+  report_command->add_option("name", name, "A deployment")->required();
+  report_command->callback([&] { status = run_report(common, name); });
+
+  bool admin = false;
+  auto* key_command = app.add_subcommand("key", "API keys of the gateway");
+  auto* key_create = key_command->add_subcommand("create", "Make a key and show it once");
+  key_command->require_subcommand(1);
+  add_common(*key_create, common);
+  key_create->add_option("name", name)->required();
+  key_create->add_flag("--admin", admin, "May also administer");
+  key_create->callback([&] { status = run_key_create(common, name, admin); });
+
+  auto* version_command = app.add_subcommand("version", "Print the version");
+  add_common(*version_command, common);
+  version_command->callback([&] {
+    print(boost::json::object{{"version", troupe::version}}, common.format);
+  });
+
+  DaemonOptions daemon;
+  const auto add_daemon = [&](const char* command_name, const char* text,
+                              int (*run)(const CommonOptions&, const DaemonOptions&)) {
+    auto* command = app.add_subcommand(command_name, text);
+    command->group("Daemons");
+    add_common(*command, common);
+    command->add_option("--name", daemon.name);
+    command->add_option("--host", daemon.host, "Address to listen on");
+    command->add_option("--port", daemon.port, "Port; 0: any");
+    command->add_option("--head", daemon.head, "HOST:PORT of the head");
+    command->add_option("--node", daemon.node, "Id of the node");
+    command->add_option("--worker-socket", daemon.worker_socket);
+    command->add_option("--cpus", daemon.cpus);
+    command->add_option("--gpus", daemon.gpus);
+    command->add_option("--store-mib", daemon.store_mib);
+    command->callback([&, run] { status = run(common, daemon); });
+  };
+  add_daemon("head", "The head", &run_head);
+  add_daemon("worker", "A worker", &run_worker);
+  add_daemon("gateway", "The gateway", &run_gateway);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& caught) {
+    return app.exit(caught) == 0 ? 0 : usage_error;
+  }
+  return status;
+}

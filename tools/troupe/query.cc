@@ -1,0 +1,334 @@
+// `troupe status`, `list`, `describe`, `logs`.
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cstdio>
+#include <thread>
+
+#include "protocol/codec.h"
+#include "troupe/commands.h"
+#include "troupe/daemon_process.h"
+#include "troupe/rpc.h"
+#include "troupe/state_folder.h"
+
+namespace troupe::tools {
+namespace json = boost::json;
+using protocol::Empty;
+using transport::Method;
+
+namespace {
+
+json::object amounts(const std::vector<protocol::ResourceAmount>& resources) {
+  json::object out;
+  for (const auto& amount : resources) {
+    out[amount.name] = static_cast<double>(amount.milli) / 1000;
+  }
+  return out;
+}
+
+std::string time_text(uint64_t unix_us) {
+  if (unix_us == 0) return {};
+  const std::time_t seconds = static_cast<std::time_t>(unix_us / 1'000'000);
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(seconds));
+}
+
+std::string name_of_node(const std::vector<protocol::NodeInfo>& nodes, NodeId id) {
+  for (const auto& node : nodes) {
+    if (node.address.node == id) return node.name;
+  }
+  return id.is_nil() ? "" : id.short_string();
+}
+
+json::object describe_node(const protocol::NodeInfo& node) {
+  return {{"id", node.address.node.to_string()},
+          {"name", node.name},
+          {"state", node.state},
+          {"pid", node.pid},
+          {"address", fmt::format("{}:{}", node.address.host, node.address.port)},
+          {"total", amounts(node.total)},
+          {"available", amounts(node.available)},
+          {"actors", node.actors},
+          {"slots", node.slots},
+          {"cpu_used", static_cast<double>(node.cpu_used_milli) / 1000},
+          {"memory_used_mib", node.memory_used_bytes >> 20},
+          {"store_used_mib", node.store_used_bytes >> 20},
+          {"store_capacity_mib", node.store_capacity_bytes >> 20},
+          {"version", node.version}};
+}
+
+json::object describe_actor(const protocol::ActorInfo& actor,
+                            const std::vector<protocol::NodeInfo>& nodes) {
+  return {{"id", actor.actor.to_string()},
+          {"name", actor.name},
+          {"namespace", actor.name_space},
+          {"class", actor.class_name},
+          {"module", actor.module},
+          {"state", actor.state},
+          {"node", name_of_node(nodes, actor.address.node)},
+          {"pid", actor.pid},
+          {"incarnation", actor.incarnation},
+          {"job", actor.job.is_nil() ? "" : actor.job.to_string()},
+          {"deployment", actor.deployment},
+          {"reason", actor.reason}};
+}
+
+json::object describe_job(const protocol::JobInfo& job) {
+  return {{"id", job.job.to_string()},
+          {"name", job.name},
+          {"namespace", job.name_space},
+          {"state", job.state},
+          {"started", time_text(job.started_unix_us)},
+          {"ended", time_text(job.ended_unix_us)},
+          {"entrypoint", job.entrypoint},
+          {"message", job.message}};
+}
+
+json::object describe_deployment(const protocol::DeploymentInfo& deployment,
+                                 const std::vector<protocol::NodeInfo>& nodes) {
+  json::array replicas;
+  for (const auto& replica : deployment.replicas) {
+    replicas.push_back(json::object{{"name", replica.name},
+                                    {"state", replica.state},
+                                    {"node", name_of_node(nodes, replica.address.node)},
+                                    {"pid", replica.pid},
+                                    {"incarnation", replica.incarnation},
+                                    {"id", replica.actor.to_string()}});
+  }
+  return {{"name", deployment.spec.name},        {"state", deployment.state},
+          {"reason", deployment.reason},         {"plugin", deployment.spec.module},
+          {"class", deployment.spec.class_name}, {"config", deployment.spec.config},
+          {"version", deployment.version},       {"replicas", std::move(replicas)}};
+}
+
+struct Everything {
+  std::vector<protocol::NodeInfo> nodes;
+  std::vector<protocol::ActorInfo> actors;
+  std::vector<protocol::JobInfo> jobs;
+  std::vector<protocol::DeploymentInfo> deployments;
+};
+
+Result<Everything> ask_everything(Rpc& head) {
+  Everything all;
+  TROUPE_TRY(auto nodes, head.ask<protocol::NodeList>(Method::list_nodes, Empty{}));
+  TROUPE_TRY(auto actors, head.ask<protocol::ActorList>(Method::list_actors, Empty{}));
+  TROUPE_TRY(auto jobs, head.ask<protocol::JobList>(Method::list_jobs, Empty{}));
+  TROUPE_TRY(auto deployments,
+             head.ask<protocol::DeploymentList>(Method::list_deployments, Empty{}));
+  all.nodes = std::move(nodes.items);
+  all.actors = std::move(actors.items);
+  all.jobs = std::move(jobs.items);
+  all.deployments = std::move(deployments.items);
+  return all;
+}
+
+Result<std::unique_ptr<Rpc>> connect_head(const StateFolder& folder) {
+  TROUPE_TRY(const auto record, folder.read_record());
+  auto head = Rpc::connect(folder.head_socket());
+  if (!head && head.error().code() == Code::unavailable) {
+    return error(
+        Code::unavailable,
+        fmt::format("the head of the cluster in {} does not answer ({}): see {}/head.log, and "
+                    "'troupe down' ends what is left",
+                    folder.path().string(), head.error().message(), folder.logs().string()));
+  }
+  return head;
+}
+
+bool matches(const RawId& id, const std::string& name, const std::string& wanted) {
+  return (!name.empty() && name == wanted) ||
+         (wanted.size() >= 4 && id.to_string().starts_with(wanted));
+}
+
+Result<json::value> find(Everything& all, const std::string& wanted) {
+  std::vector<json::value> found;
+  for (const auto& node : all.nodes) {
+    if (matches(node.address.node, node.name, wanted)) found.emplace_back(describe_node(node));
+  }
+  for (const auto& actor : all.actors) {
+    if (matches(actor.actor, actor.name, wanted))
+      found.emplace_back(describe_actor(actor, all.nodes));
+  }
+  for (const auto& job : all.jobs) {
+    if (matches(job.job, job.name, wanted)) found.emplace_back(describe_job(job));
+  }
+  for (const auto& deployment : all.deployments) {
+    if (deployment.spec.name == wanted) {
+      found.emplace_back(describe_deployment(deployment, all.nodes));
+    }
+  }
+  if (found.empty()) {
+    return error(Code::not_found,
+                 fmt::format("no node, actor, job or deployment is called '{}': see "
+                             "'troupe list nodes|actors|jobs|deployments'",
+                             wanted));
+  }
+  if (found.size() == 1) return found.front();
+  json::array several;
+  for (auto& item : found) several.push_back(std::move(item));
+  return several;
+}
+
+// A table shows what fits a line; JSON and YAML show everything.
+json::object pick(const json::object& all, std::initializer_list<const char*> keys) {
+  json::object out;
+  for (const char* key : keys) out[key] = all.at(key);
+  return out;
+}
+
+}  // namespace
+
+int run_status(const CommonOptions& common) {
+  const StateFolder folder{common.state};
+  auto head = connect_head(folder);
+  if (!head) return fail(head.error());
+  auto info = (*head)->ask<protocol::ClusterInfo>(Method::cluster_info, Empty{});
+  if (!info) return fail(info.error());
+  auto all = ask_everything(**head);
+  if (!all) return fail(all.error());
+  json::array nodes;
+  for (const auto& node : all->nodes) {
+    nodes.push_back(
+        pick(describe_node(node), {"name", "state", "total", "available", "actors", "slots"}));
+  }
+  json::array deployments;
+  for (const auto& deployment : all->deployments) {
+    const auto alive = std::count_if(deployment.replicas.begin(), deployment.replicas.end(),
+                                     [](const auto& replica) { return replica.state == "alive"; });
+    deployments.push_back(
+        json::object{{"name", deployment.spec.name},
+                     {"state", deployment.state},
+                     {"replicas", fmt::format("{}/{}", alive, deployment.spec.replicas)},
+                     {"reason", deployment.reason}});
+  }
+  json::array pending;
+  for (const auto& item : info->pending) {
+    pending.push_back(
+        json::object{{"id", item.id.to_string()}, {"kind", item.kind}, {"reason", item.reason}});
+  }
+  json::object out{{"cluster", info->cluster.to_string()},
+                   {"state", folder.path().string()},
+                   {"version", info->version},
+                   {"epoch", info->epoch},
+                   {"started", time_text(info->started_unix_us)},
+                   {"actors", info->actors},
+                   {"jobs_running", info->jobs_running},
+                   {"leases", info->leases}};
+  if (auto record = folder.read_record(); record && record->gateway_port != 0) {
+    out["gateway"] = fmt::format("http://{}:{}", record->host, record->gateway_port);
+  }
+  out["nodes"] = std::move(nodes);
+  out["deployments"] = std::move(deployments);
+  out["pending"] = std::move(pending);
+  print(out, common.format);
+  return 0;
+}
+
+int run_list(const CommonOptions& common, const std::string& kind) {
+  auto head = connect_head(StateFolder{common.state});
+  if (!head) return fail(head.error());
+  auto all = ask_everything(**head);
+  if (!all) return fail(all.error());
+  const bool full = common.format != Format::table;
+  json::array rows;
+  const auto add = [&](json::object row, std::initializer_list<const char*> keys) {
+    rows.push_back(full ? std::move(row) : pick(row, keys));
+  };
+  if (kind == "nodes") {
+    for (const auto& node : all->nodes) {
+      add(describe_node(node), {"id", "name", "state", "total", "available", "actors", "slots"});
+    }
+  } else if (kind == "actors") {
+    for (const auto& actor : all->actors) {
+      add(describe_actor(actor, all->nodes),
+          {"id", "name", "class", "state", "node", "pid", "incarnation", "reason"});
+    }
+  } else if (kind == "jobs") {
+    for (const auto& job : all->jobs) {
+      add(describe_job(job), {"id", "name", "state", "started", "ended", "message"});
+    }
+  } else {
+    for (const auto& deployment : all->deployments) {
+      auto row = describe_deployment(deployment, all->nodes);
+      if (!full) row["replicas"] = deployment.replicas.size();
+      add(std::move(row), {"name", "state", "replicas", "plugin", "version", "reason"});
+    }
+  }
+  print(rows, common.format);
+  return 0;
+}
+
+int run_describe(const CommonOptions& common, const std::string& id) {
+  auto head = connect_head(StateFolder{common.state});
+  if (!head) return fail(head.error());
+  auto all = ask_everything(**head);
+  if (!all) return fail(all.error());
+  auto found = find(*all, id);
+  if (!found) return fail(found.error());
+  print(*found, common.format);
+  return 0;
+}
+
+namespace {
+
+// A daemon's own log is a file of the state folder.
+int print_daemon_log(const std::filesystem::path& path, bool follow) {
+  std::FILE* file = std::fopen(path.c_str(), "r");
+  if (file == nullptr) return fail(error(Code::not_found, "no log " + path.string()));
+  char buffer[65536];
+  while (!was_interrupted()) {
+    const size_t count = std::fread(buffer, 1, sizeof buffer, file);
+    std::fwrite(buffer, 1, count, stdout);
+    std::fflush(stdout);
+    if (count > 0) continue;
+    if (!follow) break;
+    std::clearerr(file);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  std::fclose(file);
+  return 0;
+}
+
+}  // namespace
+
+int run_logs(const CommonOptions& common, const std::string& id, bool follow) {
+  watch_interrupts();
+  const StateFolder folder{common.state};
+  const auto daemon_log = folder.logs() / (id + ".log");
+  if (id.find('/') == id.npos && std::filesystem::exists(daemon_log)) {
+    return print_daemon_log(daemon_log, follow);
+  }
+  auto head = connect_head(folder);
+  if (!head) return fail(head.error());
+  auto all = ask_everything(**head);
+  if (!all) return fail(all.error());
+  for (const auto& actor : all->actors) {
+    if (!matches(actor.actor, actor.name, id)) continue;
+    for (const auto& node : all->nodes) {
+      if (node.address.node != actor.address.node) continue;
+      auto worker = Rpc::connect(node.address.unix_path);
+      if (!worker) return fail(worker.error());
+      protocol::ReadLog request;
+      request.actor = actor.actor;
+      request.follow = follow;
+      auto ended =
+          (*worker)->stream(Method::read_log, protocol::encode(request), [](BytesView item) {
+            auto chunk = protocol::decode<protocol::LogChunk>(item);
+            if (!chunk) return false;
+            std::fwrite(chunk->data.data(), 1, chunk->data.size(), stdout);
+            std::fflush(stdout);
+            return true;
+          });
+      return ended ? 0 : fail(ended.error());
+    }
+    return fail(error(Code::not_found, fmt::format("actor {} has run on no node that is known: {}",
+                                                   id, actor.reason)));
+  }
+  return fail(
+      error(Code::not_found, fmt::format("no actor or daemon is called '{}': see 'troupe list "
+                                         "actors' and the files in {}",
+                                         id, folder.logs().string())));
+}
+
+}  // namespace troupe::tools

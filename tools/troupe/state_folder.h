@@ -1,0 +1,71 @@
+// The state directory of a cluster on this machine, and the record of what runs in it.
+//
+//   cluster.json   what `troupe up` started        authority/    the cluster's certificate
+//   authority lock           held by the running head        credentials/  certificates, a folder a
+//   daemon api_keys.json  hashes of the gateway's keys    metadata/     the head's tables
+//   gateway.key    one key, for local clients      sockets/ logs/
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/file_descriptor.h"
+#include "base/ids.h"
+#include "base/status.h"
+
+namespace troupe::tools {
+
+struct DaemonRecord {
+  std::string kind;  // head, worker, gateway.
+  std::string name;
+  int pid = 0;
+  uint64_t started_ticks = 0;  // With the pid, names one process: pids are used again.
+};
+
+struct ClusterRecord {
+  std::string cluster_id;
+  std::string version;
+  std::string host;
+  uint16_t head_port = 0;
+  uint16_t gateway_port = 0;
+  std::vector<DaemonRecord> daemons;
+};
+
+class StateFolder {
+ public:
+  // Empty: TROUPE_STATE, or ~/.troupe.
+  explicit StateFolder(const std::string& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path sockets() const { return path_ / "sockets"; }
+  std::filesystem::path logs() const { return path_ / "logs"; }
+  std::filesystem::path authority() const { return path_ / "authority"; }
+  std::filesystem::path metadata() const { return path_ / "metadata"; }
+  std::filesystem::path credentials(const std::string& name) const {
+    return path_ / "credentials" / name;
+  }
+  std::filesystem::path api_keys() const { return path_ / "api_keys.json"; }
+  std::filesystem::path gateway_key() const { return path_ / "gateway.key"; }
+  std::filesystem::path head_socket() const { return sockets() / "head.sock"; }
+
+  // Makes the folders, for this user alone. Errors: denied (it belongs to someone else, or others
+  // may enter), exhausted (disk full), unavailable.
+  Status create() const;
+  // The lock that a running cluster holds. Errors: conflict (one runs here already).
+  Result<FileDescriptor> lock() const;
+  // Errors: not_found (nothing runs here), data_loss (damaged).
+  Result<ClusterRecord> read_record() const;
+  Status write_record(const ClusterRecord& record) const;
+  void remove_record() const;
+
+ private:
+  std::filesystem::path path_;
+};
+
+// Writes a file for this user alone, whole or not at all.
+Status write_private_file(const std::filesystem::path& path, const std::string& text);
+Result<std::string> read_file(const std::filesystem::path& path);
+
+}  // namespace troupe::tools

@@ -1,0 +1,270 @@
+// `troupe up` and `troupe down`.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <filesystem>
+#include <thread>
+
+#include "protocol/messages.h"
+#include "security/api_keys.h"
+#include "security/authority.h"
+#include "security/credentials.h"
+#include "troupe/commands.h"
+#include "troupe/daemon_process.h"
+#include "troupe/rpc.h"
+#include "troupe/version.h"
+#include "worker/machine.h"
+
+namespace troupe::tools {
+namespace json = boost::json;
+using transport::Method;
+
+namespace {
+
+constexpr Duration ready_budget = std::chrono::seconds(20);
+constexpr Duration end_grace = std::chrono::seconds(10);
+constexpr char host[] = "127.0.0.1";
+
+WallTime wall_now() {
+  return WallTime{std::chrono::system_clock::now().time_since_epoch()};
+}
+
+// Starts everything in order; what was started ends again unless keep() is called.
+class Starter {
+ public:
+  Starter(StateFolder folder, UpOptions options) : folder_(std::move(folder)), options_(options) {}
+  ~Starter() {
+    if (kept_ || record_.daemons.empty()) return;
+    std::reverse(record_.daemons.begin(), record_.daemons.end());
+    end_daemons(record_.daemons, end_grace);
+    folder_.remove_record();
+  }
+
+  Result<json::object> run() {
+    TROUPE_CHECK(folder_.create());
+    TROUPE_TRY(const auto lock, folder_.lock());
+    TROUPE_CHECK(refuse_orphans());
+    TROUPE_CHECK(prepare_authority());
+    record_.version = version;
+    record_.host = host;
+    TROUPE_CHECK(start_head(lock));
+    TROUPE_CHECK(start_workers());
+    TROUPE_CHECK(start_gateway());
+    TROUPE_CHECK(wait_for_nodes());
+    kept_ = true;
+    json::object summary{{"cluster", record_.cluster_id},
+                         {"state", folder_.path().string()},
+                         {"head", fmt::format("{}:{}", host, record_.head_port)},
+                         {"workers", options_.workers}};
+    if (record_.gateway_port != 0) {
+      summary["gateway"] = fmt::format("http://{}:{}", host, record_.gateway_port);
+      summary["api_key_file"] = folder_.gateway_key().string();
+    }
+    return summary;
+  }
+
+ private:
+  // After the head was killed its workers may live on: a new head must not start beside them.
+  Status refuse_orphans() {
+    auto old = folder_.read_record();
+    if (!old) return ok();
+    for (const DaemonRecord& daemon : old->daemons) {
+      if (is_running(daemon)) {
+        return error(Code::conflict,
+                     fmt::format("{} (pid {}) of an earlier cluster still runs in {}: end it "
+                                 "with 'troupe down'",
+                                 daemon.name, daemon.pid, folder_.path().string()));
+      }
+    }
+    return ok();
+  }
+
+  Status prepare_authority() {
+    auto loaded = security::Authority::load(folder_.authority());
+    if (!loaded) {
+      if (loaded.error().code() != Code::not_found) return std::move(loaded).error();
+      SystemRandom random;
+      TROUPE_TRY(auto made, security::Authority::create(ClusterId::random(random), wall_now()));
+      TROUPE_CHECK(made.save(folder_.authority()));
+      authority_.emplace(std::move(made));
+    } else {
+      authority_.emplace(std::move(*loaded));
+    }
+    record_.cluster_id = authority_->cluster().to_string();
+    return ok();
+  }
+
+  Status issue(const std::string& daemon, security::Role role, const std::string& name) {
+    security::IdentitySpec spec;
+    spec.role = role;
+    spec.name = name;
+    spec.dns_names = {"localhost"};
+    spec.ip_addresses = {host};
+    TROUPE_TRY(auto issued, authority_->issue(spec, wall_now()));
+    return security::save_credentials(
+        folder_.credentials(daemon),
+        {authority_->certificate_pem(), issued.certificate_pem, issued.key_pem});
+  }
+
+  Result<json::value> start(const std::string& kind, const std::string& name,
+                            std::vector<std::string> arguments, const FileDescriptor& lock) {
+    TROUPE_TRY(auto daemon, launch(kind, name, std::move(arguments), lock));
+    return wait_ready(daemon, log_of(name), ready_budget);
+  }
+
+  Result<StartedDaemon> launch(const std::string& kind, const std::string& name,
+                               std::vector<std::string> arguments, const FileDescriptor& lock) {
+    arguments.insert(arguments.begin(), kind);
+    for (const std::string& more :
+         {std::string("--state"), folder_.path().string(), std::string("--name"), name}) {
+      arguments.push_back(more);
+    }
+    TROUPE_TRY(auto daemon, start_daemon(kind, name, std::move(arguments), log_of(name), lock));
+    record_.daemons.push_back(daemon.record);
+    TROUPE_CHECK(folder_.write_record(record_));  // So that `down` finds it whatever happens next.
+    return daemon;
+  }
+
+  std::string log_of(const std::string& name) const { return folder_.logs() / (name + ".log"); }
+
+  Status start_head(const FileDescriptor& lock) {
+    TROUPE_CHECK(issue("head", security::Role::head, "head"));
+    TROUPE_TRY(const auto facts, start("head", "head", {"--host", host}, lock));
+    record_.head_port = facts.at("port").to_number<uint16_t>();
+    return folder_.write_record(record_);
+  }
+
+  Status start_workers() {
+    const double count = std::max(options_.workers, 1);
+    const double cores = static_cast<double>(worker::detect_cpu_milli("/")) / 1000;
+    const double cpus = options_.cpus > 0 ? options_.cpus : cores / count;
+    const uint32_t devices = worker::detect_gpus("/");
+    const double gpus = options_.gpus >= 0 ? options_.gpus : std::floor(devices / count);
+    const uint64_t memory_mib = worker::detect_memory_bytes("/") >> 20;
+    const uint64_t store_mib =
+        options_.store_mib > 0 ? options_.store_mib : memory_mib / 4 / static_cast<uint64_t>(count);
+    std::vector<StartedDaemon> started;
+    for (int i = 0; i < options_.workers; ++i) {
+      const std::string name = fmt::format("worker-{}", i);
+      TROUPE_TRY(const auto node, node_id(name));
+      TROUPE_CHECK(issue(name, security::Role::node, node));
+      TROUPE_TRY(auto daemon,
+                 launch("worker", name,
+                        {"--host", host, "--head", fmt::format("{}:{}", host, record_.head_port),
+                         "--node", node, "--worker-socket", folder_.sockets() / (name + ".sock"),
+                         "--cpus", fmt::format("{}", cpus), "--gpus", fmt::format("{}", gpus),
+                         "--store-mib", fmt::format("{}", store_mib)},
+                        {}));
+      started.push_back(std::move(daemon));
+    }
+    for (StartedDaemon& daemon : started) {
+      TROUPE_CHECK(wait_ready(daemon, log_of(daemon.record.name), ready_budget));
+    }
+    return ok();
+  }
+
+  // A node keeps its id over restarts.
+  Result<std::string> node_id(const std::string& name) {
+    const auto path = folder_.path() / "credentials" / (name + ".id");
+    if (auto text = read_file(path)) {
+      TROUPE_TRY(const auto id, NodeId::parse(*text));
+      return id.to_string();
+    }
+    SystemRandom random;
+    const std::string id = NodeId::random(random).to_string();
+    TROUPE_CHECK(write_private_file(path, id));
+    return id;
+  }
+
+  Status start_gateway() {
+    if (options_.gateway_port < 0 || options_.workers == 0) return ok();
+    TROUPE_CHECK(prepare_key());
+    TROUPE_CHECK(issue("gateway", security::Role::gateway, "gateway"));
+    TROUPE_TRY(const auto facts,
+               start("gateway", "gateway",
+                     {"--host", host, "--port", std::to_string(options_.gateway_port),
+                      "--worker-socket", folder_.sockets() / "worker-0.sock"},
+                     {}));
+    record_.gateway_port = facts.at("port").to_number<uint16_t>();
+    return folder_.write_record(record_);
+  }
+
+  Status prepare_key() {
+    if (std::filesystem::exists(folder_.gateway_key())) return ok();
+    TROUPE_TRY(auto keys, security::ApiKeys::load(folder_.api_keys()));
+    for (const auto& key : keys.keys()) {
+      if (key.name == "local") TROUPE_CHECK(keys.revoke("local"));
+    }
+    SystemRandom random;
+    TROUPE_TRY(const auto text, keys.create("local", security::Scope::admin, wall_now(), random));
+    return write_private_file(folder_.gateway_key(), text + "\n");
+  }
+
+  Status wait_for_nodes() {
+    TROUPE_TRY(auto head, Rpc::connect(folder_.head_socket()));
+    const auto end = std::chrono::steady_clock::now() + ready_budget;
+    for (;;) {
+      if (was_interrupted()) return error(Code::cancelled, "interrupted");
+      TROUPE_TRY(const auto nodes,
+                 head->ask<protocol::NodeList>(Method::list_nodes, protocol::Empty{}));
+      const auto alive = std::count_if(nodes.items.begin(), nodes.items.end(),
+                                       [](const auto& node) { return node.state == "alive"; });
+      if (alive >= options_.workers) return ok();
+      if (std::chrono::steady_clock::now() > end) {
+        return error(Code::deadline_exceeded,
+                     fmt::format("{} of {} workers joined; logs: {}", alive, options_.workers,
+                                 folder_.logs().string()));
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  }
+
+  StateFolder folder_;
+  UpOptions options_;
+  std::optional<security::Authority> authority_;
+  ClusterRecord record_;
+  bool kept_ = false;
+};
+
+void remove_sockets(const StateFolder& folder) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.sockets(), ignored)) {
+    std::filesystem::remove(entry.path(), ignored);
+  }
+}
+
+}  // namespace
+
+int run_up(const CommonOptions& common, const UpOptions& options) {
+  watch_interrupts();
+  Starter starter{StateFolder{common.state}, options};
+  auto summary = starter.run();
+  if (!summary) return fail(summary.error());
+  print(*summary, common.format);
+  return 0;
+}
+
+int run_down(const CommonOptions& common) {
+  const StateFolder folder{common.state};
+  auto record = folder.read_record();
+  if (!record) return fail(record.error());
+  // The gateway first, so that nobody is let in to a cluster that is leaving; the head last.
+  std::reverse(record->daemons.begin(), record->daemons.end());
+  std::vector<std::string> killed;
+  for (const char* kind : {"gateway", "worker", "head"}) {
+    std::vector<DaemonRecord> daemons;
+    for (const auto& daemon : record->daemons) {
+      if (daemon.kind == kind) daemons.push_back(daemon);
+    }
+    for (auto& name : end_daemons(daemons, end_grace)) killed.push_back(std::move(name));
+  }
+  remove_sockets(folder);
+  folder.remove_record();
+  json::object summary{{"stopped", record->daemons.size()}, {"state", folder.path().string()}};
+  if (!killed.empty()) summary["killed"] = json::value_from(killed);
+  print(summary, common.format);
+  return 0;
+}
+
+}  // namespace troupe::tools
