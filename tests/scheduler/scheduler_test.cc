@@ -137,6 +137,31 @@ TEST(Scheduler, WhatBecomesInfeasibleByALossIsTold) {
   EXPECT_EQ(only<Infeasible>(decisions)[0].id, RequestId{make_id<ActorId>(2)});
 }
 
+// Found by TROUPE_SEED=896: a late comer of high priority drew its shape forward.
+TEST(Scheduler, InfeasibleIsToldByAgeWhoeverHeadsTheShape) {
+  Scenario cluster;
+  cluster.node(1, cpus(4));
+  cluster.lease(1, cpus(4));
+  cluster.actor(2, cpus(2));
+  cluster.actor(3, cpus(3));
+  cluster.actor(4, cpus(3), 9);
+  const Decisions decisions = cluster.apply(NodeRemoved{make_id<NodeId>(1)});
+  std::vector<RequestId> told;
+  for (const Infeasible& infeasible : only<Infeasible>(decisions)) told.push_back(infeasible.id);
+  EXPECT_EQ(told, (std::vector<RequestId>{make_id<ActorId>(4), make_id<LeaseId>(1),
+                                          make_id<ActorId>(2), make_id<ActorId>(3)}));
+}
+
+TEST(Scheduler, ANodeThatComesBackLargerMakesNothingInfeasible) {
+  Scenario cluster;
+  cluster.node(1, cpus(4));
+  cluster.actor(1, cpus(4));
+  cluster.actor(2, cpus(4));
+  const Decisions decisions = cluster.node(1, cpus(8));
+  EXPECT_TRUE(only<Infeasible>(decisions).empty());
+  EXPECT_EQ(grants(decisions), "actor 2@1");
+}
+
 TEST(Scheduler, ALeaseExpiresUnlessRenewed) {
   Scenario cluster({.lease_term = seconds(30)});
   cluster.node(1, cpus(1));
