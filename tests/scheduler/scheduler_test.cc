@@ -97,6 +97,18 @@ TEST(Scheduler, SpreadGoesWhereFewestThingsAre) {
   EXPECT_EQ(grants(decisions), "lease 1@1x1, lease 1@2x1, lease 1@3x1, lease 1@1x1");
 }
 
+TEST(Scheduler, SpreadSeesWhatWasGivenBack) {
+  Scenario cluster;
+  cluster.node(1, cpus(4));
+  cluster.lease(1, {}, 2);
+  cluster.node(2, cpus(4));
+  ActorRequested actor{.actor = make_id<ActorId>(1), .strategy = Strategy::spread};
+  EXPECT_EQ(grants(cluster.apply(actor)), "actor 1@2");
+  cluster.give_back(1);
+  actor.actor = make_id<ActorId>(2);
+  EXPECT_EQ(grants(cluster.apply(actor)), "actor 2@1");
+}
+
 TEST(Scheduler, AffinityPinsToNodeOrLabels) {
   Scenario cluster;
   cluster.node(1, cpus(4));
