@@ -102,6 +102,7 @@ Async<Result<ProcessStarted>> Host::host(std::string module, std::string class_n
                                          options_.instance);
   auto started = co_await instance_->start();
   if (!started) {
+    identity_.reset();  // A repeated request must not find that it is hosted.
     co_return std::move(started).error().context(fmt::format("{} of {}", class_name, module));
   }
   spawn(client_.scope(), watch_instance());
@@ -142,7 +143,7 @@ Async<void> Host::stop() {
 
 Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallContext context,
                                                    bool streams) {
-  if (!instance_ || assigning_)
+  if (!instance_ || !identity_ || assigning_)
     co_return error(Code::unavailable, "this process hosts nothing yet");
   if (call.actor != identity_->actor ||
       (!call.actor.is_nil() && call.incarnation != identity_->incarnation)) {
@@ -181,7 +182,8 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallCo
 
 // A task that was cancelled has a moment to notice by itself.
 Async<void> Host::outlives_cancel(std::shared_ptr<Event> cancelled) {
-  co_await cancelled->wait();
+  // A call's change pulses this event too, so a wake-up alone says nothing.
+  while (!cancelled->is_set()) co_await cancelled->wait();
   co_await sleep_for(client_.environment().clock, cancel_grace);
 }
 
