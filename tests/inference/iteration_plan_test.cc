@@ -75,7 +75,7 @@ class Life {
     int64_t to_come = 40;
     for (int iteration = 0; to_come > 0 || !views_.empty(); ++iteration) {
       ASSERT_LT(iteration, 20000) << "someone starves: " << views_.size() << " left, " << blocks_
-                                   << " blocks, batch " << limits_.batch_tokens_max;
+                                  << " blocks, batch " << limits_.batch_tokens_max;
       while (to_come > 0 && random_.chance(0.3)) {
         --to_come;
         const int64_t room = blocks_ * 16;
