@@ -97,5 +97,14 @@ TEST_F(RetryTest, OffersItToAnotherWhenOneIsFull) {
   EXPECT_EQ(text, "Hello");
 }
 
+TEST_F(RetryTest, PassesBackPressureOnWithoutWaitingWhenAllAreFull) {
+  const Script full{{}, error(Code::exhausted, "full"), false};
+  backend.scripts = {full, full};
+  run();
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->code(), Code::exhausted);
+  EXPECT_EQ(backend.waits, 0);
+}
+
 }  // namespace
 }  // namespace troupe::gateway
