@@ -31,9 +31,10 @@ struct CommandLine {
   std::vector<std::string> texts;
   std::string out;
   std::string state_folder;
-  TrainerConfig config{.batch = 16,
+  TrainerConfig config{.world = 2,
+                       .batch = 16,
                        .sequence_length = 128,
-                       .steps = 1500,
+                       .steps = 1800,
                        .lr_peak = 2e-3,
                        .eval_interval = 100,
                        .checkpoint_interval = 200};
