@@ -45,6 +45,8 @@ Error Host::placed(Error failure) const {
 }
 
 Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request, CallContext) {
+  // The worker assigns as soon as it was greeted, which may be before this process listens.
+  co_await client_.started().wait();
   const protocol::ActorSpec& spec = request.spec;
   if (identity_ && identity_->actor == spec.actor &&
       identity_->incarnation == request.incarnation && !assigning_ && instance_) {
@@ -63,6 +65,7 @@ Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request, 
 }
 
 Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, CallContext) {
+  co_await client_.started().wait();
   // A slot process serves one lease after the other of the same job and module.
   if (identity_ && identity_->actor.is_nil() && instance_ && !assigning_) {
     co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
