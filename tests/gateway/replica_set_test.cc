@@ -42,7 +42,7 @@ TEST_F(ReplicaSetTest, SpreadsOverTheLeastBusy) {
   ASSERT_EQ(counts.size(), 2U);
   for (const auto& [key, count] : counts) EXPECT_EQ(count, 5);
   const std::string freed = counts.begin()->first;
-  set.ended(freed);
+  set.ended(freed, at(0s));
   EXPECT_EQ(pick()->key, freed);
 }
 
@@ -56,17 +56,17 @@ TEST_F(ReplicaSetTest, NamesWhatIsGone) {
   (void)set.update(list_of({actor(1, 1), actor(2, 1)}, 2), at(0s));
   EXPECT_EQ(set.update(list_of({actor(1, 1), actor(2, 2, "starting")}, 2), at(1s)).size(), 1U);
   EXPECT_EQ(set.update({}, at(2s)).size(), 1U);
-  EXPECT_TRUE(set.models().empty());
+  EXPECT_TRUE(set.models(at(13s)).empty());
 }
 
 TEST_F(ReplicaSetTest, MeasuresAnOutageFromItsFirstSign) {
   (void)set.update(list_of({actor(1, 1)}, 1), at(0s));
   set.failed("m", pick()->key, at(10s));
-  EXPECT_EQ(set.models()[0].replicas_alive, 0U);
+  EXPECT_EQ(set.models(at(13s))[0].replicas_alive, 0U);
   EXPECT_FALSE(pick(10s));
   (void)set.update(list_of({actor(1, 1, "restarting")}, 1), at(11s));
   (void)set.update(list_of({actor(1, 2)}, 1), at(13s));
-  const auto info = set.models()[0];
+  const auto info = set.models(at(13s))[0];
   EXPECT_EQ(info.replica_failures, 1U);
   EXPECT_DOUBLE_EQ(info.last_recovery_seconds.value(), 3.0);
   EXPECT_TRUE(pick(13s));
@@ -78,14 +78,25 @@ TEST_F(ReplicaSetTest, TrustsOneAgainThatAnswers) {
   set.failed("m", key, at(0s));
   EXPECT_TRUE(pick(2s));  // Suspicion has passed: it is tried.
   set.worked("m", key, at(2s));
-  EXPECT_EQ(set.models()[0].replicas_alive, 1U);
-  EXPECT_DOUBLE_EQ(set.models()[0].last_recovery_seconds.value(), 2.0);
+  EXPECT_EQ(set.models(at(13s))[0].replicas_alive, 1U);
+  EXPECT_DOUBLE_EQ(set.models(at(13s))[0].last_recovery_seconds.value(), 2.0);
+}
+
+TEST_F(ReplicaSetTest, CountsTheTimeInWhichReplicasHaveWork) {
+  (void)set.update(list_of({actor(1, 1), actor(2, 1)}, 2), at(0s));
+  EXPECT_DOUBLE_EQ(set.models(at(5s))[0].utilisation, 0.0);
+  const std::string first = pick(10s)->key;
+  const std::string second = pick(10s)->key;
+  set.ended(first, at(12s));
+  EXPECT_DOUBLE_EQ(set.models(at(14s))[0].utilisation, (2.0 + 4.0) / (2 * 4.0));
+  set.ended(second, at(14s));
+  EXPECT_DOUBLE_EQ(set.models(at(20s))[0].utilisation, (2.0 + 4.0) / (2 * 10.0));
 }
 
 TEST_F(ReplicaSetTest, CallsFewerOnPurposeNoFailure) {
   (void)set.update(list_of({actor(1, 1), actor(2, 1)}, 2), at(0s));
   (void)set.update(list_of({actor(1, 1)}, 1), at(1s));
-  EXPECT_EQ(set.models()[0].replica_failures, 0U);
+  EXPECT_EQ(set.models(at(13s))[0].replica_failures, 0U);
 }
 
 }  // namespace
