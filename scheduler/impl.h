@@ -79,6 +79,7 @@ struct Scheduler::Impl {
   bool feasible(Shape* shape);
   void recheck_feasibility();
   void tell_infeasible(Request* request);
+  void announce_infeasible();
   bool helps(const Node& node, const Shape& shape) const;
 
   // ---- Nodes kept for what waited too long (keep.cc) ----
@@ -120,6 +121,7 @@ struct Scheduler::Impl {
   // Whose turn it is to have nodes kept is looked at again from then on, and at a new version.
   Instant next_claim = Instant::max();
   uint64_t claims_seen_at = 0;
+  std::set<Request*, BySeniority> to_tell;  // Found infeasible since the last settle.
   Decisions decisions;
 };
 

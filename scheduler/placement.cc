@@ -29,6 +29,7 @@ void Scheduler::Impl::settle() {
     wake();
     place_ready();
   } while (update_kept() || !freed.empty());
+  announce_infeasible();
 }
 
 bool Scheduler::Impl::helps(const Node& node, const Shape& shape) const {
@@ -195,8 +196,17 @@ void Scheduler::Impl::recheck_feasibility() {
 }
 
 void Scheduler::Impl::tell_infeasible(Request* request) {
-  if (std::exchange(request->told_infeasible, true)) return;
-  decisions.emplace_back(Infeasible{request->id, infeasible_text(*request->shape)});
+  if (!request->told_infeasible) to_tell.insert(request);
+}
+
+// By seniority, so that the order of shapes, which a late comer can change, does not show.
+void Scheduler::Impl::announce_infeasible() {
+  for (Request* request : to_tell) {
+    if (request->shape->state != Shape::State::infeasible) continue;
+    request->told_infeasible = true;
+    decisions.emplace_back(Infeasible{request->id, infeasible_text(*request->shape)});
+  }
+  to_tell.clear();
 }
 
 }  // namespace troupe::scheduler

@@ -176,6 +176,7 @@ void Scheduler::Impl::stop_waiting(Request* request) {
 
 void Scheduler::Impl::finish(Request* request) {
   stop_waiting(request);
+  to_tell.erase(request);
   while (!request->held.empty()) unhold(request, request->held.size() - 1);
   const auto job = jobs.find(request->job);
   job->second.erase(request->seniority.arrival_number);

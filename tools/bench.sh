@@ -1,27 +1,41 @@
 #!/usr/bin/env bash
-# tools/bench.sh AREA [--json FILE]: builds and runs the benchmarks of bench/AREA; rows of
-# {"name", "value", "unit", ...} go to FILE, else to standard output.
+# tools/bench.sh AREA [--json FILE]: builds and runs the benchmarks of bench/AREA. Each prints rows
+# {"name", "value", "unit", ...}, one a line; the list of them goes to FILE, else to standard output.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-area=${1:?usage: tools/bench.sh AREA [--json FILE]}
+usage="usage: tools/bench.sh AREA [--json FILE]"
+area=${1:?$usage}
 shift
 json=
 while [ $# -gt 0 ]; do
   case "$1" in
-    --json) json=$2; shift ;;
-    *) echo "usage: tools/bench.sh AREA [--json FILE]" >&2; exit 2 ;;
+    --json) json=${2:?$usage}; shift ;;
+    *) echo "$usage" >&2; exit 2 ;;
   esac
   shift
 done
-if [ ! -d "bench/$area" ]; then
+if [ ! -f "bench/$area/CMakeLists.txt" ]; then
   echo "no benchmarks in bench/$area; there are: $(cd bench && ls -d */ | tr -d '/' | tr '\n' ' ')" >&2
   exit 2
 fi
-bash tools/install-deps.sh
+bash tools/install-deps.sh >&2
 cmake --preset release > /dev/null
-cmake --build --preset release --target "bench_$area" > /dev/null
+cmake --build --preset release --target "bench/$area/all" >&2
+
+# The folder's target lists its programs.
+programs=$(ninja -C build/release -t query "bench/$area/all" | awk '/outputs:/ {exit} $1 ~ /^bench\/[^\/]+$/ {print $1}')
+[ -n "$programs" ] || { echo "bench/$area builds no program" >&2; exit 1; }
 rows=$(mktemp)
 trap 'rm -f "$rows"' EXIT
-build/release/bench/"bench_$area" --json "$rows" >&2
-if [ -n "$json" ]; then cp "$rows" "$json"; else cat "$rows"; fi
+for program in $programs; do
+  echo "== $program" >&2
+  "build/release/$program" | tee /dev/stderr | grep '^{' >> "$rows" ||
+    { echo "$program failed or printed no row" >&2; exit 1; }
+done
+list() {
+  printf '[\n'
+  sed '$!s/$/,/' "$rows"
+  printf ']\n'
+}
+if [ -n "$json" ]; then list > "$json"; else list; fi

@@ -10,7 +10,9 @@ packages=(
   capnproto libcapnp-dev librocksdb-dev libfmt-dev libspdlog-dev libssl-dev libxxhash-dev
   libcli11-dev libdnnl-dev
   # Tests and benchmarks.
-  libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev clang-tidy-16 clang-format-16
+  libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev
+  # Checks; clang-tidy needs clang's own omp.h.
+  clang-tidy-16 clang-format-16 libomp-16-dev
   # What the demo uses: curl, and its text (public domain).
   curl bible-kjv bible-kjv-text
 )

@@ -56,36 +56,43 @@ Result<Unpacked> unpack(BytesView body) {
 // The tag that only says that a member has joined.
 constexpr uint64_t join_tag = ~uint64_t{0};
 
+// What the actor thread waits for. However its coroutine ends, also refused by a scope that stops,
+// the thread gets an answer.
 template <class T>
-Async<void> deliver(std::shared_ptr<std::promise<Result<T>>> promise, std::shared_ptr<Event> stop,
+struct Answer {
+  std::promise<Result<T>> promise;
+  bool given = false;
+
+  void give(Result<T> outcome) {
+    given = true;
+    promise.set_value(std::move(outcome));
+  }
+  ~Answer() {
+    if (!given) promise.set_value(error(Code::cancelled, "the process stops"));
+  }
+};
+
+template <class T>
+Async<void> deliver(std::shared_ptr<Answer<T>> answer, std::shared_ptr<Event> stop,
                     Async<Result<T>> operation) {
   using namespace boost::asio::experimental::awaitable_operators;
-  // An unwound coroutine must not leave the actor thread waiting.
-  struct Guard {
-    std::promise<Result<T>>& promise;
-    bool done = false;
-    ~Guard() {
-      if (!done) promise.set_value(error(Code::cancelled, "the process stops"));
-    }
-  } guard{*promise};
   auto raced = co_await (std::move(operation) || stop->wait());
-  guard.done = true;
   if (raced.index() == 0) {
-    promise->set_value(std::get<0>(std::move(raced)));
+    answer->give(std::get<0>(std::move(raced)));
   } else {
-    promise->set_value(error(Code::cancelled, "the actor was asked to stop"));
+    answer->give(error(Code::cancelled, "the actor was asked to stop"));
   }
 }
 
 // Runs what `make` returns on the loop and blocks the actor thread for it.
 template <class T, class Make>
 Result<T> block_on(Client& client, std::stop_token stop, Make make) {
-  auto promise = std::make_shared<std::promise<Result<T>>>();
-  auto future = promise->get_future();
+  auto answer = std::make_shared<Answer<T>>();
+  auto future = answer->promise.get_future();
   const Executor loop = client.environment().loop;
   auto stopped = std::make_shared<Event>(loop);
-  boost::asio::post(loop, [&client, promise, stopped, &make] {
-    spawn(client.scope(), deliver<T>(promise, stopped, make()));
+  boost::asio::post(loop, [&client, answer = std::move(answer), stopped, &make]() mutable {
+    spawn(client.scope(), deliver<T>(std::move(answer), stopped, make()));
   });
   const std::stop_callback on_stop{
       stop, [&loop, stopped] { boost::asio::post(loop, [stopped] { stopped->set(); }); }};

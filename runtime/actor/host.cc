@@ -45,6 +45,8 @@ Error Host::placed(Error failure) const {
 }
 
 Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request, CallContext) {
+  // The worker assigns as soon as it was greeted, which may be before this process listens.
+  co_await client_.started().wait();
   const protocol::ActorSpec& spec = request.spec;
   if (identity_ && identity_->actor == spec.actor &&
       identity_->incarnation == request.incarnation && !assigning_ && instance_) {
@@ -63,6 +65,7 @@ Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request, 
 }
 
 Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, CallContext) {
+  co_await client_.started().wait();
   // A slot process serves one lease after the other of the same job and module.
   if (identity_ && identity_->actor.is_nil() && instance_ && !assigning_) {
     co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
@@ -102,6 +105,7 @@ Async<Result<ProcessStarted>> Host::host(std::string module, std::string class_n
                                          options_.instance);
   auto started = co_await instance_->start();
   if (!started) {
+    identity_.reset();  // A repeated request must not find that it is hosted.
     co_return std::move(started).error().context(fmt::format("{} of {}", class_name, module));
   }
   spawn(client_.scope(), watch_instance());
@@ -142,7 +146,7 @@ Async<void> Host::stop() {
 
 Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallContext context,
                                                    bool streams) {
-  if (!instance_ || assigning_)
+  if (!instance_ || !identity_ || assigning_)
     co_return error(Code::unavailable, "this process hosts nothing yet");
   if (call.actor != identity_->actor ||
       (!call.actor.is_nil() && call.incarnation != identity_->incarnation)) {
@@ -181,7 +185,8 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallCo
 
 // A task that was cancelled has a moment to notice by itself.
 Async<void> Host::outlives_cancel(std::shared_ptr<Event> cancelled) {
-  co_await cancelled->wait();
+  // A call's change pulses this event too, so a wake-up alone says nothing.
+  while (!cancelled->is_set()) co_await cancelled->wait();
   co_await sleep_for(client_.environment().clock, cancel_grace);
 }
 

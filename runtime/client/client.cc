@@ -30,7 +30,10 @@ constexpr Duration store_budget = std::chrono::seconds(60);
 }  // namespace
 
 Client::Client(transport::Environment environment, ClientOptions options)
-    : environment_(environment), options_(std::move(options)), scope_(environment.loop) {
+    : environment_(environment),
+      options_(std::move(options)),
+      started_(environment.loop),
+      scope_(environment.loop) {
   if (options_.process.is_nil()) options_.process = ProcessId::random(environment_.random);
   connections_ = std::make_unique<Connections>(environment_, scope_, router_);
   store_ = std::make_unique<StoreClient>(environment_, scope_, *connections_);
@@ -89,6 +92,7 @@ Async<Status> Client::start() {
       fmt::format("{}/{}.sock", attached_.socket_folder, options_.process.short_string());
   TROUPE_CO_CHECK(connections_->listen(socket, attached_.host));
   address_ = connections_->address();
+  started_.set();
   co_return ok();
 }
 

@@ -92,6 +92,9 @@ class Client {
   // Fails what waits, gives leases back, closes every connection.
   Async<void> stop();
 
+  // Set once start() succeeded. Requests can come before that, as soon as the worker is joined.
+  Event& started() { return started_; }
+  // Where others reach this process; complete once started.
   const protocol::ProcessAddress& address() const { return address_; }
   const protocol::Attached& attached() const { return attached_; }
   JobId job() const { return options_.job; }
@@ -172,6 +175,7 @@ class Client {
   InvocationHandler* invocations_ = nullptr;
   protocol::ProcessAddress address_;
   protocol::Attached attached_;
+  Event started_;
   Scope scope_;
   std::unique_ptr<Connections> connections_;
   std::unique_ptr<StoreClient> store_;

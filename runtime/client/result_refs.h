@@ -1,6 +1,6 @@
-// The side channel of refs inside results. The plugin ABI carries a result's bytes alone; code built
-// with the C++ SDK also tells the host, on the same thread and just before it replies, which refs the
-// bytes hold, so that they outlive the callee's own handles.
+// The side channel of refs inside results. The plugin ABI carries a result's bytes alone; code
+// built with the C++ SDK also tells the host, on the same thread and just before it replies, which
+// refs the bytes hold, so that they outlive the callee's own handles.
 #pragma once
 
 #include <memory>

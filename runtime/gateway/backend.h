@@ -21,6 +21,8 @@ struct ModelInfo {
   uint64_t replica_failures = 0;
   // From the first failure of a replica until all were alive again; of the latest such outage.
   std::optional<double> last_recovery_seconds;
+  // The share of the replicas' time since the first request in which they had one to work on.
+  double utilisation = 0;
 };
 
 // A piece of a generation, as an engine sends it.

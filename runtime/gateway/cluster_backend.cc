@@ -33,7 +33,7 @@ class ClusterBackend::Running final : public Generation {
         model_(std::move(model)),
         key_(std::move(key)),
         lost_(std::move(lost)) {}
-  ~Running() override { shared_->replicas.ended(key_); }
+  ~Running() override { shared_->replicas.ended(key_, shared_->environment.clock.now()); }
 
   void set_stream(std::shared_ptr<transport::IncomingStream> stream) {
     stream_ = std::move(stream);
@@ -89,7 +89,7 @@ Async<void> ClusterBackend::stop() {
 }
 
 std::vector<ModelInfo> ClusterBackend::models() const {
-  return shared_->replicas.models();
+  return shared_->replicas.models(client_.environment().clock.now());
 }
 
 Async<bool> ClusterBackend::wait_change(Instant deadline) {

@@ -25,8 +25,6 @@ bool RetryingGeneration::replica_lost(const Error& failure) {
 
 Async<Status> RetryingGeneration::begin() {
   const Instant give_up = std::min(deadline_, clock_.now() + options_.replica_wait);
-  Error full;  // Of a replica that is alive and has no room.
-  bool any_full = false;
   for (;;) {
     GenerateRequest request = request_;
     request.budget = deadline_ - clock_.now();
@@ -44,15 +42,14 @@ Async<Status> RetryingGeneration::begin() {
     if (!tried.empty()) {
       excluded_.insert(tried);
       if (failure.code() == Code::exhausted) {
-        any_full = true;
-        full = failure;
+        full_ = failure;
         continue;
       }
       if (!replica_lost(failure)) co_return failure;
       if (++retries_ >= options_.attempts_max) co_return failure;
       continue;
     }
-    if (any_full) co_return full;  // Asked all that are alive: pass the back-pressure on.
+    if (full_) co_return *full_;  // Asked all that are alive: pass the back-pressure on at once.
     if (!replica_lost(failure)) co_return failure;
     if (clock_.now() >= give_up) co_return failure;
     const Instant until = std::min(give_up, clock_.now() + second_look);
@@ -77,10 +74,7 @@ Async<Result<std::optional<Chunk>>> RetryingGeneration::next() {
     excluded_.insert(running_->replica());
     restarted_ = restarted_ || !fresh_;
     running_.reset();
-    if (full) {
-      auto again = co_await begin();
-      if (!again) co_return failure;
-    }
+    if (full) full_ = std::move(failure);
   }
 }
 

@@ -39,6 +39,7 @@ class RetryingGeneration {
   Instant deadline_;
   std::unique_ptr<Generation> running_;
   std::set<std::string> excluded_;
+  std::optional<Error> full_;  // Of a replica that is alive and has no room.
   bool committed_ = false;
   bool restarted_ = false;
   bool fresh_ = true;  // The running one has given nothing yet.

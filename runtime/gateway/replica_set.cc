@@ -80,9 +80,19 @@ void ReplicaSet::settle(Model& model, Instant now) {
   });
 }
 
-std::vector<ModelInfo> ReplicaSet::models() const {
+std::vector<ModelInfo> ReplicaSet::models(Instant now) const {
   std::vector<ModelInfo> all;
-  for (const auto& [name, model] : models_) all.push_back(model.info);
+  for (const auto& [name, model] : models_) {
+    all.push_back(model.info);
+    if (!model.first_pick || model.info.replicas_wanted == 0) continue;
+    Duration busy = model.busy;
+    for (const auto& [key, load] : running_) {
+      if (load.model == name) busy += now - load.since;
+    }
+    const double whole =
+        std::chrono::duration<double>(now - *model.first_pick).count() * model.info.replicas_wanted;
+    if (whole > 0) all.back().utilisation = std::chrono::duration<double>(busy).count() / whole;
+  }
   return all;
 }
 
@@ -99,7 +109,7 @@ Result<ReplicaSet::Choice> ReplicaSet::pick(const std::string& name,
     const std::string& key = replica.choice.key;
     if (!replica.alive || replica.suspect_until > now || excluded.contains(key)) continue;
     const auto busy = running_.find(key);
-    const uint32_t load = busy == running_.end() ? 0 : busy->second;
+    const uint32_t load = busy == running_.end() ? 0 : busy->second.generations;
     if (best != nullptr && load > least) continue;
     ties = best == nullptr || load < least ? 1 : ties + 1;
     if (ties == 1 || random.below(ties) == 0) best = &replica;
@@ -110,13 +120,18 @@ Result<ReplicaSet::Choice> ReplicaSet::pick(const std::string& name,
                  fmt::format("no replica of {} can take a request now ({} of {} alive)", name,
                              model.info.replicas_alive, model.info.replicas_wanted));
   }
-  ++running_[best->choice.key];
+  if (!model.first_pick) model.first_pick = now;
+  Load& load = running_[best->choice.key];
+  if (load.generations++ == 0) load = {name, 1, now};
   return best->choice;
 }
 
-void ReplicaSet::ended(const std::string& key) {
+void ReplicaSet::ended(const std::string& key, Instant now) {
   const auto found = running_.find(key);
-  if (found != running_.end() && --found->second == 0) running_.erase(found);
+  if (found == running_.end() || --found->second.generations > 0) return;
+  const auto model = models_.find(found->second.model);
+  if (model != models_.end()) model->second.busy += now - found->second.since;
+  running_.erase(found);
 }
 
 void ReplicaSet::failed(const std::string& name, const std::string& key, Instant now) {

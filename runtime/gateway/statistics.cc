@@ -74,6 +74,7 @@ std::string Statistics::to_json(const std::vector<ModelInfo>& models, Instant no
         {"measured_over_requests", took.size()},
         {"tokens_total", model.tokens},
         {"tokens_per_second", seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0},
+        {"utilisation", info.utilisation},
         {"retries", model.retries},
         {"replica_failures", info.replica_failures},
         {"last_recovery_seconds", nullptr}};

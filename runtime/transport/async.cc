@@ -43,12 +43,13 @@ void Event::set() {
 }
 
 void Event::pulse() {
+  ++pulses_;
   auto woken = std::exchange(waiters_, {});
   for (auto& waiter : woken) waiter->complete({});
 }
 
-Async<void> Event::wait() {
-  if (set_) co_return;
+Async<void> Event::wait_beyond(uint64_t seen) {
+  if (set_ || pulses_ != seen) co_return;
   auto start = [this](auto handler) {
     using Handler = decltype(handler);
     auto slot = asio::get_associated_cancellation_slot(handler);

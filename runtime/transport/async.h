@@ -42,7 +42,9 @@ class Event {
   void set();
   void pulse();
   void clear() { set_ = false; }
-  Async<void> wait();
+  // Returns at the first set() or pulse() after this call, even if the coroutine that it gives is
+  // awaited later: `a.wait() || b.wait()` starts both on a later turn of the loop.
+  Async<void> wait() { return wait_beyond(pulses_); }
 
   struct Waiter {
     virtual ~Waiter() = default;
@@ -50,8 +52,11 @@ class Event {
   };
 
  private:
+  Async<void> wait_beyond(uint64_t seen);
+
   Executor executor_;
   std::list<std::unique_ptr<Waiter>> waiters_;
+  uint64_t pulses_ = 0;
   bool set_ = false;
 };
 

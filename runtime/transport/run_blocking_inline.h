@@ -14,8 +14,7 @@ auto run_blocking(Environment environment, Work work) -> Async<decltype(work())>
   using Outcome = std::optional<decltype(work())>;
   auto body = [](Work moved) -> Async<Outcome> { co_return moved(); };
   auto token = boost::asio::use_awaitable;
-  auto outcome =
-      co_await boost::asio::co_spawn(environment.blocking, body(std::move(work)), token);
+  auto outcome = co_await boost::asio::co_spawn(environment.blocking, body(std::move(work)), token);
   co_return std::move(*outcome);
 }
 

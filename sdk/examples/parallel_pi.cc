@@ -42,8 +42,9 @@ int main(int argc, char** argv) try {
     sum.total += one.total;
     refs.erase(refs.begin() + static_cast<std::ptrdiff_t>(ready.front()));
   }
-  std::cout << "pi is about " << 4.0 * static_cast<double>(sum.inside) / static_cast<double>(sum.total)
-            << " after " << sum.total << " darts\n";
+  std::cout << "pi is about "
+            << 4.0 * static_cast<double>(sum.inside) / static_cast<double>(sum.total) << " after "
+            << sum.total << " darts\n";
 } catch (const troupe::Error& error) {
   std::cerr << error.to_string() << "\n";
   return 1;

@@ -17,8 +17,8 @@ struct TaskEntry {
   CallFunction call = nullptr;
 };
 
-// What the modules of this process registered. Static initialisers fill it, also in threads that load
-// modules.
+// What the modules of this process registered. Static initialisers fill it, also in threads that
+// load modules.
 struct Registry {
   std::mutex mutex;
   std::map<const void*, TaskEntry> tasks;
@@ -73,7 +73,9 @@ const troupe_actor_class tasks_class = {
 
 }  // namespace
 
-const troupe_host& host() { return *host_table; }
+const troupe_host& host() {
+  return *host_table;
+}
 
 void put_message(troupe_text* out, std::string_view message) {
   if (out == nullptr) return;
@@ -118,7 +120,8 @@ std::string module_of(const void* address) {
 
 }  // namespace troupe::detail
 
-// Modules built with the SDK need not export it: they all link libtroupe, where the host finds this.
+// Modules built with the SDK need not export it: they all link libtroupe, where the host finds
+// this.
 extern "C" int32_t troupe_plugin_query(const troupe_host* host, const troupe_plugin** plugin) {
   using namespace troupe::detail;
   if (host == nullptr || plugin == nullptr) return TROUPE_INVALID;

@@ -36,8 +36,8 @@ class SessionImpl {
   const std::string& name_space() const { return name_space_; }
   void set_name_space(std::string name) { name_space_ = std::move(name); }
 
-  // Runs `work` on the loop; returns at once. `work` must own no ref and no session: the last of them
-  // must not go on the loop's own thread.
+  // Runs `work` on the loop; returns at once. `work` must own no ref and no session: the last of
+  // them must not go on the loop's own thread.
   template <class Work>
   void post(Work work) {
     boost::asio::post(client_.environment().loop, std::move(work));

@@ -97,6 +97,18 @@ TEST(Scheduler, SpreadGoesWhereFewestThingsAre) {
   EXPECT_EQ(grants(decisions), "lease 1@1x1, lease 1@2x1, lease 1@3x1, lease 1@1x1");
 }
 
+TEST(Scheduler, SpreadSeesWhatWasGivenBack) {
+  Scenario cluster;
+  cluster.node(1, cpus(4));
+  cluster.lease(1, {}, 2);
+  cluster.node(2, cpus(4));
+  ActorRequested actor{.actor = make_id<ActorId>(1), .strategy = Strategy::spread};
+  EXPECT_EQ(grants(cluster.apply(actor)), "actor 1@2");
+  cluster.give_back(1);
+  actor.actor = make_id<ActorId>(2);
+  EXPECT_EQ(grants(cluster.apply(actor)), "actor 2@1");
+}
+
 TEST(Scheduler, AffinityPinsToNodeOrLabels) {
   Scenario cluster;
   cluster.node(1, cpus(4));
@@ -135,6 +147,31 @@ TEST(Scheduler, WhatBecomesInfeasibleByALossIsTold) {
   ASSERT_EQ(only<Revoked>(decisions).size(), 1u);
   ASSERT_EQ(only<Infeasible>(decisions).size(), 1u);
   EXPECT_EQ(only<Infeasible>(decisions)[0].id, RequestId{make_id<ActorId>(2)});
+}
+
+// Found by TROUPE_SEED=896: a late comer of high priority drew its shape forward.
+TEST(Scheduler, InfeasibleIsToldByAgeWhoeverHeadsTheShape) {
+  Scenario cluster;
+  cluster.node(1, cpus(4));
+  cluster.lease(1, cpus(4));
+  cluster.actor(2, cpus(2));
+  cluster.actor(3, cpus(3));
+  cluster.actor(4, cpus(3), 9);
+  const Decisions decisions = cluster.apply(NodeRemoved{make_id<NodeId>(1)});
+  std::vector<RequestId> told;
+  for (const Infeasible& infeasible : only<Infeasible>(decisions)) told.push_back(infeasible.id);
+  EXPECT_EQ(told, (std::vector<RequestId>{make_id<ActorId>(4), make_id<LeaseId>(1),
+                                          make_id<ActorId>(2), make_id<ActorId>(3)}));
+}
+
+TEST(Scheduler, ANodeThatComesBackLargerMakesNothingInfeasible) {
+  Scenario cluster;
+  cluster.node(1, cpus(4));
+  cluster.actor(1, cpus(4));
+  cluster.actor(2, cpus(4));
+  const Decisions decisions = cluster.node(1, cpus(8));
+  EXPECT_TRUE(only<Infeasible>(decisions).empty());
+  EXPECT_EQ(grants(decisions), "actor 2@1");
 }
 
 TEST(Scheduler, ALeaseExpiresUnlessRenewed) {

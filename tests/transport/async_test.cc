@@ -43,6 +43,25 @@ TEST(Event, SetWakesAllAndLaterWaitersReturnAtOnce) {
   EXPECT_EQ(count, 4);
 }
 
+Async<void> wait_for_either(TimerClock& clock, Event& event, bool& woken) {
+  woken = co_await wait_until(clock, clock.now() + 10s, event);
+}
+
+TEST(Event, APulseBetweenTheCallAndTheFirstTurnOfAWaitIsNotLost) {
+  Loop loop;
+  Event event{loop.real.io().get_executor()};
+  bool woken = false;
+  spawn(loop.scope, wait_for_either(loop.clock, event, woken));
+  // The waiter has called wait_until, but its race begins only on a later turn.
+  loop.real.io().poll_one();
+  loop.real.io().poll_one();
+  event.pulse();
+  const Instant begun = loop.clock.now();
+  loop.run();
+  EXPECT_TRUE(woken);
+  EXPECT_LT(loop.clock.now() - begun, 5s);
+}
+
 struct Unwound {
   bool& flag;
   ~Unwound() { flag = true; }

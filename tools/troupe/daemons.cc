@@ -200,9 +200,9 @@ int run_gateway(const CommonOptions& common, const DaemonOptions& options) {
   client_options.worker.unix_path = daemon.options().worker_socket;
   std::unique_ptr<security::Credentials> node_credentials;
   client_options.use_credentials = [&](const protocol::Attached& attached) -> Status {
-    TROUPE_TRY(node_credentials, security::Credentials::load({attached.authority_pem,
-                                                              attached.certificate_pem,
-                                                              attached.key_pem}));
+    TROUPE_TRY(node_credentials,
+               security::Credentials::load(
+                   {attached.authority_pem, attached.certificate_pem, attached.key_pem}));
     daemon.real().set_credentials(node_credentials.get());
     return ok();
   };

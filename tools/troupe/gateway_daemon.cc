@@ -35,6 +35,8 @@ Async<void> GatewayDaemon::stop() {
   co_await impl_->backend.stop();
 }
 
-uint16_t GatewayDaemon::port() const { return impl_->front.port(); }
+uint16_t GatewayDaemon::port() const {
+  return impl_->front.port();
+}
 
 }  // namespace troupe::tools

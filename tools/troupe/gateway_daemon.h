@@ -16,7 +16,8 @@ class GatewayDaemon {
                 std::filesystem::path api_keys, std::string host, uint16_t port);
   ~GatewayDaemon();
 
-  // Errors: conflict (the port is taken), denied (plain HTTP off loopback), data_loss (the key file).
+  // Errors: conflict (the port is taken), denied (plain HTTP off loopback), data_loss (the key
+  // file).
   Async<Status> start();
   Async<void> stop();
   uint16_t port() const;

@@ -171,24 +171,24 @@ struct ClassRegistration {
 
 // TROUPE_ACTOR(Class(ConstructorParameters...), method, ...): at most 12 methods, none overloaded.
 // A constructor with several parameters needs a name without commas: using Make = Class(int, int).
-#define TROUPE_ACTOR(Signature, ...)                                                       \
-  [[maybe_unused]] inline ::troupe::detail::FunctionTraits<Signature> troupe_constructor(  \
-      ::troupe::detail::FunctionTraits<Signature>::Class*) {                               \
-    return {};                                                                             \
-  }                                                                                        \
-  [[maybe_unused]] inline const char* troupe_class_name(                                   \
-      ::troupe::detail::FunctionTraits<Signature>::Class*) {                               \
-    return ::troupe::detail::class_name(#Signature);                                       \
-  }                                                                                        \
-  [[maybe_unused]] static const void* troupe_class_anchor(                                 \
-      ::troupe::detail::FunctionTraits<Signature>::Class*) {                               \
-    using Anchor = const void* (*)(::troupe::detail::FunctionTraits<Signature>::Class*);   \
-    return reinterpret_cast<const void*>(static_cast<Anchor>(&troupe_class_anchor));       \
-  }                                                                                        \
-  TROUPE_EACH(TROUPE_METHOD_NAME_, Signature, __VA_ARGS__)                                 \
-  static const ::troupe::detail::ClassRegistration<Signature> TROUPE_JOIN(troupe_class_,   \
-                                                                          __COUNTER__) {   \
-    ::troupe::detail::class_name(#Signature), {                                            \
-      TROUPE_EACH(TROUPE_METHOD_ENTRY_, Signature, __VA_ARGS__)                            \
-    }                                                                                      \
+#define TROUPE_ACTOR(Signature, ...)                                                      \
+  [[maybe_unused]] inline ::troupe::detail::FunctionTraits<Signature> troupe_constructor( \
+      ::troupe::detail::FunctionTraits<Signature>::Class*) {                              \
+    return {};                                                                            \
+  }                                                                                       \
+  [[maybe_unused]] inline const char* troupe_class_name(                                  \
+      ::troupe::detail::FunctionTraits<Signature>::Class*) {                              \
+    return ::troupe::detail::class_name(#Signature);                                      \
+  }                                                                                       \
+  [[maybe_unused]] static const void* troupe_class_anchor(                                \
+      ::troupe::detail::FunctionTraits<Signature>::Class*) {                              \
+    using Anchor = const void* (*)(::troupe::detail::FunctionTraits<Signature>::Class*);  \
+    return reinterpret_cast<const void*>(static_cast<Anchor>(&troupe_class_anchor));      \
+  }                                                                                       \
+  TROUPE_EACH(TROUPE_METHOD_NAME_, Signature, __VA_ARGS__)                                \
+  static const ::troupe::detail::ClassRegistration<Signature> TROUPE_JOIN(troupe_class_,  \
+                                                                          __COUNTER__) {  \
+    ::troupe::detail::class_name(#Signature), {                                           \
+      TROUPE_EACH(TROUPE_METHOD_ENTRY_, Signature, __VA_ARGS__)                           \
+    }                                                                                     \
   }

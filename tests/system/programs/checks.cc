@@ -220,7 +220,9 @@ void check_actor(const troupe::Session& session) {
   }
   REQUIRE(ledger.call<&Ledger::read_kept>().get().value() == 77);
   REQUIRE(ledger.kill());
-  REQUIRE(!ledger.call<&Ledger::owner>().get());
+  // Calls that were under way may still be answered; soon none is.
+  while (ledger.call<&Ledger::owner>().get()) {
+  }
 }
 
 void check_restart(const troupe::Session& session) {

@@ -1,0 +1,161 @@
+// What the gateway adds to a request: its backend answers at once, so all that is measured is HTTP,
+// JSON and the loop. A blocking client on one keep-alive connection, in a thread of its own.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/read_until.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http.hpp>
+#include <future>
+#include <thread>
+
+#include "gateway/gateway.h"
+#include "transport/real_environment.h"
+
+namespace troupe::gateway {
+namespace {
+
+using boost::asio::ip::tcp;
+namespace http = boost::beast::http;
+using Time = std::chrono::steady_clock;
+
+constexpr int warm_up = 500;
+constexpr int requests = 10'000;
+constexpr uint32_t stream_tokens = 100'000;
+
+class InstantGeneration final : public Generation {
+ public:
+  explicit InstantGeneration(uint32_t tokens) : tokens_(tokens) {}
+  Async<Result<std::optional<Chunk>>> next() override {
+    Chunk chunk;
+    chunk.text = " word";
+    chunk.tokens = {7};
+    chunk.completion_tokens = ++sent_;
+    if (sent_ == tokens_) chunk.finish_reason = "length";
+    co_return std::optional<Chunk>{std::move(chunk)};
+  }
+  const std::string& replica() const override { return name_; }
+
+ private:
+  uint32_t tokens_;
+  uint32_t sent_ = 0;
+  std::string name_ = "a";
+};
+
+class InstantBackend final : public Backend {
+ public:
+  std::vector<ModelInfo> models() const override {
+    ModelInfo info;
+    info.name = "m";
+    info.replicas_alive = info.replicas_wanted = 1;
+    return {info};
+  }
+  Async<bool> wait_change(Instant) override { co_return false; }
+  Async<Result<std::unique_ptr<Generation>>> begin(GenerateRequest request, std::set<std::string>,
+                                                   std::string& tried) override {
+    tried = "a";
+    const bool stream = request.arguments.find("long") != std::string::npos;
+    co_return std::make_unique<InstantGeneration>(stream ? stream_tokens : 1);
+  }
+};
+
+struct Client {
+  explicit Client(uint16_t p) : port(p) {
+    socket.connect({boost::asio::ip::make_address("127.0.0.1"), port});
+    socket.set_option(tcp::no_delay(true));
+  }
+  void send(const std::string& body) {
+    const std::string bytes = fmt::format(
+        "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: {}\r\n\r\n{}", port,
+        body.size(), body);
+    boost::asio::write(socket, boost::asio::buffer(bytes));
+  }
+  bool round_trip(const std::string& body) {
+    send(body);
+    http::response<http::string_body> response;
+    http::read(socket, buffer, response);
+    return response.result() == http::status::ok;
+  }
+  // Reads a chunked answer to its end; the number of bytes.
+  size_t drain() {
+    std::string tail;
+    size_t total = 0;
+    std::vector<char> piece(256 << 10);
+    while (!tail.ends_with("\r\n0\r\n\r\n")) {
+      const size_t count = socket.read_some(boost::asio::buffer(piece));
+      total += count;
+      tail.append(piece.data(), count);
+      if (tail.size() > 64) tail.erase(0, tail.size() - 64);
+    }
+    return total;
+  }
+  uint16_t port;
+  boost::asio::io_context io;
+  tcp::socket socket{io};
+  boost::beast::flat_buffer buffer;
+};
+
+double microseconds(Time::duration value) {
+  return std::chrono::duration<double, std::micro>(value).count();
+}
+
+// Whether the goal was met.
+bool measure(uint16_t port) {
+  Client client{port};
+  const std::string body = R"({"model":"m","prompt":"Say hello","max_tokens":1})";
+  std::vector<double> took;
+  for (int i = 0; i < warm_up + requests; ++i) {
+    const auto start = Time::now();
+    if (!client.round_trip(body)) return false;
+    if (i >= warm_up) took.push_back(microseconds(Time::now() - start));
+  }
+  std::sort(took.begin(), took.end());
+  const double p50 = took[took.size() / 2];
+  const double p99 = took[took.size() * 99 / 100];
+  fmt::print("gateway_round_trip_p50_us {:.1f}\ngateway_round_trip_p99_us {:.1f}\n", p50, p99);
+  const auto start = Time::now();
+  client.send(R"({"model":"m","prompt":"long","max_tokens":100000,"stream":true})");
+  (void)client.drain();
+  const double seconds = microseconds(Time::now() - start) / 1e6;
+  fmt::print("gateway_sse_tokens_per_second {:.0f}\n", stream_tokens / seconds);
+  return p50 < 1000;
+}
+
+Async<void> start(Gateway& gateway, std::promise<Status>& started) {
+  auto status = co_await gateway.start();
+  started.set_value(status);
+}
+
+Async<void> stop(Gateway& gateway) {
+  co_await gateway.stop();
+}
+
+int run() {
+  transport::RealEnvironment real;
+  Scope scope{real.io().get_executor()};
+  InstantBackend backend;
+  Gateway gateway{real.environment(), real.io(), backend, {}};
+  std::promise<Status> started;
+  spawn(scope, start(gateway, started));
+  std::thread loop{[&] { real.io().run(); }};
+  const Status status = started.get_future().get();
+  bool met = false;
+  if (status) {
+    met = measure(gateway.port());
+  } else {
+    fmt::print(stderr, "{}\n", status.error().to_string());
+  }
+  boost::asio::post(real.io(), [&] { spawn(scope, stop(gateway)); });
+  loop.join();
+  return met ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace troupe::gateway
+
+int main() {
+  return troupe::gateway::run();
+}
