@@ -66,19 +66,26 @@ Async<void> Event::wait_beyond(uint64_t seen) {
   co_await asio::async_initiate<const asio::use_awaitable_t<>, void(error_code)>(start, token);
 }
 
-Scope::Scope(Executor executor) : executor_(std::move(executor)), idle_(executor_) {}
+Scope::Scope(Executor executor)
+    : executor_(std::move(executor)),
+      running_(std::make_shared<std::list<Running>>()),
+      idle_(executor_) {}
 
 Scope::~Scope() {
-  TROUPE_ASSERT(running_.empty(), "a scope is destroyed before its coroutines");
+  TROUPE_ASSERT(running_->empty(), "a scope is destroyed before its coroutines");
 }
 
 void Scope::cancel() {
   cancelled_ = true;
-  for (Running& running : running_) running.signal.emit(asio::cancellation_type::terminal);
+  // Never in the midst of a coroutine's first run: one that is cancelled there and then ends without
+  // having been suspended is lost by co_spawn of Asio 1.81, which throws where it would report the end.
+  asio::post(executor_, [running = running_] {
+    for (Running& one : *running) one.signal.emit(asio::cancellation_type::terminal);
+  });
 }
 
 Async<void> Scope::join() {
-  while (!running_.empty()) co_await idle_.wait();
+  while (!running_->empty()) co_await idle_.wait();
 }
 
 Async<void> Scope::stop() {
@@ -105,11 +112,11 @@ bool is_cancellation(const std::exception_ptr& thrown) {
 
 void spawn(Scope& scope, Async<void> coroutine) {
   if (scope.cancelled_) return;  // Destroying the coroutine unwinds it before its first step.
-  const auto position = scope.running_.emplace(scope.running_.end());
+  const auto position = scope.running_->emplace(scope.running_->end());
   auto ended = [&scope, position](const std::exception_ptr& thrown) {
     TROUPE_ASSERT(!thrown || is_cancellation(thrown), "a coroutine threw");
-    scope.running_.erase(position);
-    if (scope.running_.empty()) scope.idle_.pulse();
+    scope.running_->erase(position);
+    if (scope.running_->empty()) scope.idle_.pulse();
   };
   asio::co_spawn(scope.executor_, std::move(coroutine),
                  asio::bind_cancellation_slot(position->signal.slot(), ended));

@@ -69,9 +69,9 @@ class Scope {
   ~Scope();
 
   const Executor& executor() const { return executor_; }
-  size_t size() const { return running_.size(); }
-  // Asks every coroutine to unwind at its next suspension. Later spawns are refused (unwound at
-  // once).
+  size_t size() const { return running_->size(); }
+  // Asks every coroutine to unwind, from the loop's next turn on. Later spawns are refused (unwound
+  // at once).
   void cancel();
   // Waits until every coroutine has ended.
   Async<void> join();
@@ -83,7 +83,7 @@ class Scope {
     boost::asio::cancellation_signal signal;
   };
   Executor executor_;
-  std::list<Running> running_;
+  std::shared_ptr<std::list<Running>> running_;
   Event idle_;
   bool cancelled_ = false;
 };

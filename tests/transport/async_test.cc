@@ -91,6 +91,21 @@ TEST(Scope, StopUnwindsAndJoins) {
   EXPECT_EQ(other.size(), 0u);
 }
 
+Async<void> cancel_own_scope(Scope& scope, bool& ended) {
+  scope.cancel();
+  ended = true;
+  co_return;  // Without ever having been suspended.
+}
+
+TEST(Scope, ACoroutineThatCancelsItsScopeInItsFirstRunIsNotLost) {
+  Loop loop;
+  bool ended = false;
+  spawn(loop.scope, cancel_own_scope(loop.scope, ended));
+  loop.run();
+  EXPECT_TRUE(ended);
+  EXPECT_EQ(loop.scope.size(), 0u);
+}
+
 Async<Result<int>> slow_answer(TimerClock& clock, Duration delay, bool& unwound) {
   Unwound mark{unwound};
   co_await sleep_for(clock, delay);
