@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-namespace troupe { void dbg_dump(Scope&); }
 namespace troupe::sim {
 
 using protocol::InvokeReply;
@@ -117,8 +116,6 @@ void SimProcess::end(std::string reason) {
 // Nothing of it can be heard any more; its coroutines only have to unwind.
 Async<void> SimProcess::bury(std::shared_ptr<SimProcess> self) {
   self->ready_.set();
-  auto& clock = self->simulation_.clock();
-  clock.call_at(clock.now() + std::chrono::seconds(5), [self] { if (self->client_.scope().size() == 0) return; fprintf(stderr, "STUCK %s scope=%zu reason=%s actor=%u slot=%d serving=%d calls=%lu\n", self->host_.name().c_str(), self->client_.scope().size(), self->exit_reason_.c_str(), self->actor_.incarnation, self->hosts_slot_, self->serving_, self->calls_), dbg_dump(self->client_.scope()); });
   co_await self->client_.stop();
 }
 
