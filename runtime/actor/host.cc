@@ -171,7 +171,7 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallCo
                               : context.deadline - client_.environment().clock.now();
   auto arguments = co_await client_.resolve(std::move(call.arguments), budget);
   if (earlier && !earlier->is_set()) co_await earlier->wait();
-  if (!arguments) co_return std::move(arguments).error();
+  if (!arguments) co_return placed(std::move(arguments).error());
   CallRequest request;
   request.method = std::move(call.method);
   request.signature = call.signature;
@@ -179,7 +179,11 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallCo
   request.deadline = context.deadline;
   request.streams = streams;
   auto made = instance_->make_call(std::move(request), context.cancelled);
-  TROUPE_CO_CHECK(instance_->submit(made));
+  if (auto taken = instance_->submit(made); !taken) {
+    Error refusal = std::move(taken).error();
+    if (refusal.code() != Code::unavailable) refusal = placed(std::move(refusal));
+    co_return refusal;
+  }
   co_return made;
 }
 
@@ -197,7 +201,7 @@ Async<Result<protocol::InvokeReply>> Host::invoke(protocol::Invoke call, CallCon
   const bool is_task = call.actor.is_nil();
   const auto cancelled = context.cancelled;
   auto enqueued = co_await enqueue(std::move(call), std::move(context), false);
-  if (!enqueued) co_return placed(std::move(enqueued).error());
+  if (!enqueued) co_return std::move(enqueued).error();
   Result<Bytes> outcome = error(Code::internal, "no outcome");
   if (is_task) {
     auto raced = co_await ((*enqueued)->outcome() || outlives_cancel(cancelled));
@@ -222,7 +226,7 @@ Async<Result<protocol::InvokeReply>> Host::invoke(protocol::Invoke call, CallCon
 Async<Status> Host::invoke_stream(protocol::Invoke call, CallContext context,
                                   transport::OutgoingStream& out) {
   auto enqueued = co_await enqueue(std::move(call), std::move(context), true);
-  if (!enqueued) co_return placed(std::move(enqueued).error());
+  if (!enqueued) co_return std::move(enqueued).error();
   const auto running = *enqueued;
   for (;;) {
     auto item = co_await running->next_item();

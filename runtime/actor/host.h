@@ -53,6 +53,8 @@ class Host final : public client::InvocationHandler {
   // caller.
   Async<Result<std::shared_ptr<Call>>> enqueue(protocol::Invoke call,
                                                transport::CallContext context, bool streams);
+  // Says where it failed. Only a call that was refused before it ran has no place: so its caller
+  // knows that it may be sent again.
   Error placed(Error failure) const;
 
   client::Client& client_;

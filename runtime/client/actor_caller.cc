@@ -19,8 +19,10 @@ constexpr Duration retry_most = std::chrono::milliseconds(500);
 ActorCaller::ActorCaller(Client& client) : client_(client) {}
 
 bool ActorCaller::surely_not_run(const Error& failure) {
-  // conflict: the process hosts another incarnation. unavailable: it was never sent.
-  return failure.code() == Code::unavailable || failure.code() == Code::conflict;
+  // conflict: the process hosts another incarnation. unavailable: it was never sent, or refused.
+  // What ran has a place, whatever the code that the user's function gave.
+  return failure.where().empty() &&
+         (failure.code() == Code::unavailable || failure.code() == Code::conflict);
 }
 
 protocol::Invoke ActorCaller::to_invoke(const ActorCallSpec& spec, ObjectId result) const {

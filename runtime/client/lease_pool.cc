@@ -152,7 +152,8 @@ Async<void> LeasePool::run_on(std::string key, ProcessId process, std::shared_pt
   bool slot_died = false;
   if (!outcome) {
     const Code code = outcome.error().code();
-    slot_died = code == Code::outcome_unknown || code == Code::unavailable;
+    const bool ran = !outcome.error().where().empty();  // The function itself gave this code.
+    slot_died = !ran && (code == Code::outcome_unknown || code == Code::unavailable);
     // Whoever gave up on a running task cannot know when its process is free again.
     if (code == Code::cancelled || code == Code::deadline_exceeded) drop_slot(key, process);
   }

@@ -12,6 +12,8 @@ namespace {
 
 constexpr Duration retry_min = std::chrono::milliseconds(50);
 constexpr Duration retry_max = std::chrono::seconds(2);
+// Of one try: a lost message is sent again, and the worker joins what it has begun.
+constexpr Duration attempt_budget = std::chrono::seconds(5);
 constexpr size_t labels_max = 64;
 constexpr size_t text_bytes_max = 256;
 
@@ -153,6 +155,7 @@ std::vector<protocol::NodeInfo> Membership::list() const {
 
 Async<Result<Bytes>> Membership::call_raw(NodeId id, transport::Method method, Bytes request,
                                           Duration budget, std::function<bool()> wanted) {
+  const Instant deadline = environment_.clock.now() + budget;
   Duration pause = retry_min;
   for (;;) {
     if (!wanted()) co_return error(Code::cancelled, "not wanted any more");
@@ -163,11 +166,17 @@ Async<Result<Bytes>> Membership::call_raw(NodeId id, transport::Method method, B
     const std::shared_ptr<transport::Peer> peer = found->second.peer;
     if (peer && peer->is_open()) {
       transport::Message message{request, {}};
-      auto answer = co_await peer->call(method, std::move(message), budget);
+      const Duration attempt =
+          std::min<Duration>(attempt_budget, deadline - environment_.clock.now());
+      auto answer = co_await peer->call(method, std::move(message), attempt);
       if (answer) co_return std::move(answer->body);
       // An error over a connection that lives is the worker's answer; only silence is asked again.
       const bool silence = !peer->is_open() || answer.error().code() == Code::deadline_exceeded;
       if (!silence) co_return std::move(answer).error();
+    }
+    if (environment_.clock.now() >= deadline) {
+      co_return error(Code::deadline_exceeded,
+                      fmt::format("node {} did not answer in time", id.to_string()));
     }
     co_await wait_until(environment_.clock, environment_.clock.now() + pause, changed_);
     pause = std::min(pause * 2, retry_max);

@@ -14,6 +14,7 @@ namespace {
 constexpr size_t ended_max = 16384;
 constexpr Duration superseded_grace = std::chrono::seconds(2);
 constexpr Duration failed_grace = Duration::zero();
+constexpr Duration start_budget = std::chrono::minutes(10);  // A large model loads meanwhile.
 
 }  // namespace
 
@@ -51,7 +52,7 @@ Async<Result<ProcessStarted>> ActorHost::start(protocol::StartActor request, Ins
   for (;;) {
     if (auto refused = refusal(request)) co_return std::move(*refused);
     const Pointer present = find(id);
-    if (!present) co_return co_await begin(std::move(request), deadline);
+    if (!present) co_return co_await begin(std::move(request));
     if (present->incarnation == request.incarnation) co_return co_await join(present, deadline);
     auto older = present->process;
     log::info("actor_superseded", {{"actor", id}, {"incarnation", present->incarnation}});
@@ -69,10 +70,12 @@ Async<Result<ProcessStarted>> ActorHost::join(Pointer actor, Instant deadline) {
   co_return outcome;
 }
 
-Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request, Instant deadline) {
+Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request) {
   const protocol::ActorSpec& spec = request.spec;
   const ActorId id = spec.actor;
   const Instant began = environment_.clock.now();
+  // Of its own: the head asks again while this goes on.
+  const Instant deadline = began + start_budget;
   ProcessTable::Request launch{spec.job, request.devices, spec.environment};
   TROUPE_CO_TRY(auto process, processes_.launch(launch));
   auto actor = std::make_shared<Actor>(environment_.loop);

@@ -43,7 +43,7 @@ class ActorHost {
   };
   using Pointer = std::shared_ptr<Actor>;
 
-  Async<Result<protocol::ProcessStarted>> begin(protocol::StartActor request, Instant deadline);
+  Async<Result<protocol::ProcessStarted>> begin(protocol::StartActor request);
   Async<Result<protocol::ProcessStarted>> join(Pointer actor, Instant deadline);
   std::optional<Error> refusal(const protocol::StartActor& request) const;
   Pointer find(ActorId id) const;

@@ -16,6 +16,7 @@ constexpr size_t ended_max = 16384;
 constexpr uint32_t slots_max = 4096;
 constexpr Duration stop_grace = std::chrono::seconds(2);
 constexpr Duration reuse_budget = std::chrono::seconds(1);
+constexpr Duration start_budget = std::chrono::minutes(1);
 
 Bytes assignment(const protocol::StartSlots& request) {
   protocol::AssignSlot assign;
@@ -52,7 +53,8 @@ Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots reque
   const Pointer lease = entry;
   for (uint32_t number = 0; number < request.count; ++number) {
     if (lease->slots.try_emplace(number).second) {
-      spawn(scope_, start_slot(lease, number, request, deadline));
+      // With a budget of its own: the head asks again while this goes on.
+      spawn(scope_, start_slot(lease, number, request, environment_.clock.now() + start_budget));
     }
   }
   while (!settled(*lease) && !lease->stopped) {

@@ -34,7 +34,7 @@ struct CommandLine {
   TrainerConfig config{.world = 2,
                        .batch = 16,
                        .sequence_length = 128,
-                       .steps = 1800,
+                       .steps = 2200,
                        .lr_peak = 2e-3,
                        .eval_interval = 100,
                        .checkpoint_interval = 200};
