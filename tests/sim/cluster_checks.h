@@ -12,6 +12,9 @@
 
 namespace troupe::sim {
 
+// Ends the first argument of calls that were declared retriable.
+inline constexpr char may_run_again[] = " (may run again)";
+
 //  - An incarnation of an actor never runs in two processes.
 //  - No slot's process is granted to a lease while another lease has it.
 //  - What runs on a node, by demand, never exceeds what the node has.

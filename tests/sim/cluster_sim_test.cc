@@ -124,7 +124,9 @@ class Program {
     call.retriable = random_.chance(0.5);
     const uint64_t kind = random_.below(20);
     call.method = kind == 0 ? "crash" : kind == 1 ? "fail" : kind < 6 ? "slow" : "echo";
-    const std::string text = fmt::format("call {}", random_.below(1000));
+    // Says so in its argument, for the check that nothing else runs twice.
+    const std::string text =
+        fmt::format("call {}{}", random_.below(1000), call.retriable ? may_run_again : "");
     call.arguments = argument(text);
     const std::string method = call.method;
     const Instant begun = simulation_.clock().now();

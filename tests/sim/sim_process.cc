@@ -162,7 +162,8 @@ Async<Result<InvokeReply>> SimProcess::invoke(protocol::Invoke call, CallContext
   observer_.call_ran(*this, call);
   if (call.method == "crash") {
     end("killed by signal 11 (Segmentation fault)");
-    co_return error(Code::unavailable, "crashed");
+    Event never{client_.environment().loop};
+    co_await never.wait();  // The dead do not answer.
   }
   if (call.method == "fail") co_return error(Code::invalid, "as asked");
   if (call.method == "slow") co_await sleep_for(simulation_.clock(), slow_call);
