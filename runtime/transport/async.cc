@@ -77,8 +77,9 @@ Scope::~Scope() {
 
 void Scope::cancel() {
   cancelled_ = true;
-  // Never in the midst of a coroutine's first run: one that is cancelled there and then ends without
-  // having been suspended is lost by co_spawn of Asio 1.81, which throws where it would report the end.
+  // Never in the midst of a coroutine's first run: one that is cancelled there and then ends
+  // without having been suspended is lost by co_spawn of Asio 1.81, which throws where it would
+  // report the end.
   asio::post(executor_, [running = running_] {
     for (Running& one : *running) one.signal.emit(asio::cancellation_type::terminal);
   });
@@ -118,8 +119,12 @@ void spawn(Scope& scope, Async<void> coroutine) {
     scope.running_->erase(position);
     if (scope.running_->empty()) scope.idle_.pulse();
   };
-  asio::co_spawn(scope.executor_, std::move(coroutine),
-                 asio::bind_cancellation_slot(position->signal.slot(), ended));
+  // co_spawn would begin it right here when called on the loop's thread, in the midst of a caller
+  // that may hold iterators into what it changes.
+  asio::post(scope.executor_, [executor = scope.executor_, slot = position->signal.slot(), ended,
+                               coroutine = std::move(coroutine)]() mutable {
+    asio::co_spawn(executor, std::move(coroutine), asio::bind_cancellation_slot(slot, ended));
+  });
 }
 
 Async<void> sleep_until(TimerClock& clock, Instant when) {

@@ -88,7 +88,8 @@ class Scope {
   bool cancelled_ = false;
 };
 
-// Starts a coroutine that `scope` owns. Cancellation ends it quietly; any other exception is a bug.
+// Starts a coroutine that `scope` owns, on a later turn of the loop; those that are spawned first
+// start first. Cancellation ends it quietly; any other exception is a bug.
 void spawn(Scope& scope, Async<void> coroutine);
 
 Async<void> sleep_until(TimerClock& clock, Instant when);

@@ -43,18 +43,19 @@ TEST(Event, SetWakesAllAndLaterWaitersReturnAtOnce) {
   EXPECT_EQ(count, 4);
 }
 
-Async<void> wait_for_either(TimerClock& clock, Event& event, bool& woken) {
+Async<void> wait_for_either(TimerClock& clock, Event& event, bool& called, bool& woken) {
+  called = true;
   woken = co_await wait_until(clock, clock.now() + 10s, event);
 }
 
 TEST(Event, APulseBetweenTheCallAndTheFirstTurnOfAWaitIsNotLost) {
   Loop loop;
   Event event{loop.real.io().get_executor()};
+  bool called = false;
   bool woken = false;
-  spawn(loop.scope, wait_for_either(loop.clock, event, woken));
+  spawn(loop.scope, wait_for_either(loop.clock, event, called, woken));
   // The waiter has called wait_until, but its race begins only on a later turn.
-  loop.real.io().poll_one();
-  loop.real.io().poll_one();
+  while (!called) loop.real.io().poll_one();
   event.pulse();
   const Instant begun = loop.clock.now();
   loop.run();
