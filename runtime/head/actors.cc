@@ -15,7 +15,7 @@ constexpr size_t name_bytes_max = 256;
 constexpr size_t path_bytes_max = 4096;
 constexpr size_t arguments_bytes_max = size_t{1} << 20;
 constexpr size_t entries_max = 256;
-constexpr Duration stop_budget = std::chrono::seconds(30);
+constexpr Duration stop_budget = std::chrono::hours(1);  // Or until the node is dead.
 
 constexpr const char* names[] = {"pending", "starting", "alive", "restarting", "dead"};
 const char* name_of(ActorState state) {
@@ -386,9 +386,8 @@ void Actors::fail(Actor& actor, Failure failure) {
         bounded_out && allowed > 0 ? fmt::format(" (after {} restarts)", allowed) : std::string();
     return die(actor, failure.reason + spent);
   }
-  if (failure.may_still_run) {
-    spawn(scope_, stop(id, info.incarnation, info.address.node, actor.written));
-  }
+  const uint32_t failed_incarnation = info.incarnation;
+  const NodeId failed_node = info.address.node;
   ++info.incarnation;
   info.reason = std::move(failure.reason);
   info.address = {};
@@ -396,6 +395,10 @@ void Actors::fail(Actor& actor, Failure failure) {
   actor.stored.devices.clear();
   const uint32_t incarnation = info.incarnation;
   set_state(actor, ActorState::restarting);
+  if (failure.may_still_run) {
+    spawn(scope_, restart_once_stopped(id, failed_incarnation, failed_node));
+    return;
+  }
   release(id);
   const Actor* now = find(id);
   if (now == nullptr || now->state != ActorState::restarting) return;
@@ -412,6 +415,21 @@ Duration Actors::backoff(const Actor& actor) const {
   if (actor.quick_failures <= 1) return Duration::zero();
   const uint32_t doublings = std::min<uint32_t>(actor.quick_failures - 2, 20);
   return std::min(options_.backoff_min * (int64_t{1} << doublings), options_.backoff_max);
+}
+
+// Its process may still run: what it holds is free, and its next incarnation starts, once it is
+// gone.
+Async<void> Actors::restart_once_stopped(ActorId id, uint32_t failed, NodeId node) {
+  co_await stop(id, failed, node, 0);
+  const Actor* actor = find(id);
+  if (actor == nullptr || actor->state != ActorState::restarting ||
+      actor->info().incarnation != failed + 1) {
+    co_return;
+  }
+  release(id);
+  actor = find(id);
+  if (actor == nullptr || actor->state != ActorState::restarting) co_return;
+  co_await restart_later(id, failed + 1, backoff(*actor));
 }
 
 Async<void> Actors::restart_later(ActorId id, uint32_t incarnation, Duration delay) {

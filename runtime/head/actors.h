@@ -91,6 +91,7 @@ class Actors : public NodeListener, public PlacementListener {
   void forget_oldest();
   Duration backoff(const Actor& actor) const;
   Async<void> start(ActorId id, uint32_t incarnation);
+  Async<void> restart_once_stopped(ActorId id, uint32_t failed, NodeId node);
   Async<void> restart_later(ActorId id, uint32_t incarnation, Duration delay);
   // Asks until the process is gone or its node is; then frees what a dead actor held.
   Async<void> stop(ActorId id, uint32_t incarnation, NodeId node, Journal::Ticket after);

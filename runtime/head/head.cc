@@ -63,7 +63,7 @@ struct Head::Parts : JobListener {
         epoch(new_epoch),
         journal(env, owner, store, new_epoch),
         membership(env, head_options, owner, journal, new_epoch),
-        placement(env, head_options),
+        placement(env),
         actors(env, head_options, owner, journal, membership, placement),
         leases(env, head_options, owner, membership, placement),
         jobs(env, head_options, owner, journal),

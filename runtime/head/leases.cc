@@ -13,7 +13,7 @@ namespace {
 
 constexpr uint32_t slots_max = 4096;
 constexpr size_t path_bytes_max = 4096;
-constexpr Duration stop_budget = std::chrono::seconds(30);
+constexpr Duration stop_budget = std::chrono::hours(1);  // Or until the node is dead.
 
 std::string class_of(const protocol::RequestLease& request) {
   std::string text = request.module;
@@ -102,10 +102,10 @@ Async<Result<protocol::LeaseGranted>> Leases::request(protocol::RequestLease req
   --lease->waiters;
   if (waited || (lease->delivered && runs(*lease))) {
     // What is still to come is not waited for: the client asks again for what it still needs.
-    lease->delivered = true;
+    lease->expires_at = environment_.clock.now() + options_.lease_quantum;
+    if (!std::exchange(lease->delivered, true)) spawn(scope_, expire(id));
     protocol::LeaseGranted granted = grant_of(*lease);
     placement_.apply(scheduler::Cancelled{id});
-    placement_.apply(scheduler::LeaseRenewed{id});
     co_return granted;
   }
   if (lease->waiters == 0 && !lease->delivered) finish(id, waited.error());
@@ -174,10 +174,13 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
     Share& share = lease.shares.at(node);
     if (!started) {
       log::warning("slots_not_started", {{"lease", id}, {"node", node}, {"why", started.error()}});
-      share.starting = false;
       lease.failure = std::move(started).error();
       const auto changed = lease.changed;
-      drop_unstarted(id, node);
+      // Some may run or still be starting there: what they hold is free once the worker says so.
+      std::vector<uint32_t> slots;
+      for (const Held& held : share.held) slots.push_back(held.slot);
+      lease.shares.erase(node);
+      spawn(scope_, stop_slots(id, node, {}, std::move(slots)));
       changed->pulse();
       co_return;
     }
@@ -222,13 +225,7 @@ Result<protocol::LeaseGranted> Leases::renew(LeaseId id) {
   if (lease == nullptr) {
     return error(Code::not_found, fmt::format("lease {} is over", id.to_string()));
   }
-  if (lease->adopted) {
-    lease->expires_at = environment_.clock.now() + options_.lease_quantum;
-  } else {
-    placement_.apply(scheduler::LeaseRenewed{id});
-  }
-  lease = look_up(id);
-  if (lease == nullptr) return error(Code::not_found, "the lease ran out");
+  lease->expires_at = environment_.clock.now() + options_.lease_quantum;
   return grant_of(*lease);
 }
 
@@ -392,7 +389,7 @@ void Leases::node_registered(const protocol::RegisterNode& node) {
       adopted.delivered = true;
       adopted.adopted = true;
       adopted.expires_at = environment_.clock.now() + options_.lease_quantum;
-      spawn(scope_, expire_adopted(id));
+      spawn(scope_, expire(id));
       lease = &adopted;
     }
     if (!lease->adopted) continue;
@@ -406,7 +403,7 @@ void Leases::node_registered(const protocol::RegisterNode& node) {
   }
 }
 
-Async<void> Leases::expire_adopted(LeaseId id) {
+Async<void> Leases::expire(LeaseId id) {
   for (;;) {
     const Lease* lease = look_up(id);
     if (lease == nullptr) co_return;

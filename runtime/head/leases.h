@@ -57,7 +57,7 @@ class Leases : public NodeListener, public PlacementListener {
     uint32_t waiters = 0;
     bool delivered = false;
     bool adopted = false;  // Taken over from the head before: the scheduler does not know it.
-    Instant expires_at;    // Of adopted ones.
+    Instant expires_at;    // Once it was delivered or adopted.
   };
 
   Lease* look_up(LeaseId id);
@@ -73,7 +73,7 @@ class Leases : public NodeListener, public PlacementListener {
   void finish(LeaseId id, Error why);
   Async<void> stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,
                          std::vector<uint32_t> slots);
-  Async<void> expire_adopted(LeaseId id);
+  Async<void> expire(LeaseId id);
 
   transport::Environment environment_;
   const HeadOptions& options_;

@@ -9,6 +9,12 @@ namespace troupe::head {
 
 using scheduler::ResourceVector;
 
+namespace {
+// The head ends leases by itself (Leases::expire): what a lease held is free only once its
+// processes have stopped, which the scheduler does not see.
+constexpr Duration lease_term = std::chrono::hours(24 * 365);
+}  // namespace
+
 Result<ResourceVector> to_resources(const std::vector<protocol::ResourceAmount>& amounts) {
   std::vector<protocol::ResourceAmount> sorted = amounts;
   std::sort(sorted.begin(), sorted.end(),
@@ -44,11 +50,10 @@ std::vector<protocol::ResourceAmount> to_amounts(const ResourceVector& resources
   return out;
 }
 
-Placement::Placement(transport::Environment environment, const HeadOptions& options)
+Placement::Placement(transport::Environment environment)
     : environment_(environment),
-      scheduler_(scheduler::SchedulerOptions{.policy = nullptr,
-                                             .lease_term = options.lease_quantum,
-                                             .hash_seed = environment.random.next()}) {}
+      scheduler_(scheduler::SchedulerOptions{
+          .policy = nullptr, .lease_term = lease_term, .hash_seed = environment.random.next()}) {}
 
 Placement::~Placement() {
   stop();

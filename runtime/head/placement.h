@@ -25,7 +25,7 @@ std::vector<protocol::ResourceAmount> to_amounts(const scheduler::ResourceVector
 
 class Placement : public NodeListener {
  public:
-  Placement(transport::Environment environment, const HeadOptions& options);
+  explicit Placement(transport::Environment environment);
   ~Placement() override;
 
   void set_actor_listener(PlacementListener& listener) { actors_ = &listener; }
