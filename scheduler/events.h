@@ -57,6 +57,9 @@ struct NodeAdded {
   NodeId node;
   ResourceVector total;
   std::vector<Label> labels;  // Ascending.
+  // Nothing new goes there yet: first a new head learns what runs there (Adopted), then it says so
+  // again without this.
+  bool closed = false;
 };
 // The node is dead: what it held is gone and free. Gangs with a bundle there are told broken, and
 // keep their other bundles until GangReleased, for processes may still run in them.

@@ -247,11 +247,13 @@ void Scheduler::Impl::on(const NodeAdded& event) {
   auto index = cluster.find(event.node);
   if (index && cluster[*index].ledger.total() == event.total) {
     cluster[*index].labels = event.labels;
-    cluster[*index].draining = false;
+    cluster[*index].draining = event.closed;
     cluster.reindex(*index);
   } else {
     if (index) remove_node(*index);
     index = cluster.add(event.node, event.total, event.labels);
+    cluster[*index].draining = event.closed;
+    cluster.reindex(*index);
   }
   ++version;
   freed.push_back(*index);

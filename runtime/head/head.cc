@@ -73,6 +73,7 @@ struct Head::Parts : JobListener {
     membership.add_listener(placement);
     membership.add_listener(actors);
     membership.add_listener(leases);
+    membership.add_listener(placement.opener());
     actors.set_listener(deployments);
     jobs.set_listener(*this);
     started_unix_us = static_cast<uint64_t>(env.clock.wall_now().time_since_epoch() /

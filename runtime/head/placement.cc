@@ -123,6 +123,10 @@ void Placement::arm() {
 }
 
 void Placement::node_registered(const protocol::RegisterNode& node) {
+  add_node(node, true);
+}
+
+void Placement::add_node(const protocol::RegisterNode& node, bool closed) {
   auto total = to_resources(node.total);
   if (!total) {
     log::error("node_resources_invalid", {{"node", node.address.node}, {"why", total.error()}});
@@ -131,6 +135,7 @@ void Placement::node_registered(const protocol::RegisterNode& node) {
   scheduler::NodeAdded added{node.address.node, std::move(*total), {}};
   for (const auto& [name, value] : node.labels) added.labels.push_back({name, value});
   std::sort(added.labels.begin(), added.labels.end());
+  added.closed = closed;
   apply(added);
 }
 

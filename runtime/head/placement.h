@@ -38,16 +38,30 @@ class Placement : public NodeListener {
   std::string why(const scheduler::RequestId& request) const;
   const scheduler::Scheduler& view() const { return scheduler_; }
 
+  // Takes the node in, but closed: the other listeners first say what runs there.
   void node_registered(const protocol::RegisterNode& node) override;
+  // Told last of all listeners: what waits may go there now.
+  NodeListener& opener() { return opener_; }
   void node_lost(NodeId node, const std::string& reason) override;
   void stop();
 
  private:
+  struct Opener final : NodeListener {
+    explicit Opener(Placement& of) : placement(of) {}
+    void node_registered(const protocol::RegisterNode& node) override {
+      placement.add_node(node, false);
+    }
+    void node_lost(NodeId, const std::string&) override {}
+    Placement& placement;
+  };
+
+  void add_node(const protocol::RegisterNode& node, bool closed);
   void dispatch(const scheduler::Decision& decision);
   void arm();
 
   transport::Environment environment_;
   scheduler::Scheduler scheduler_;
+  Opener opener_{*this};
   PlacementListener* actors_ = nullptr;
   PlacementListener* leases_ = nullptr;
   std::vector<scheduler::Event> queue_;  // Events that decisions led to, in order.
