@@ -32,7 +32,8 @@ void ClusterChecks::violation(std::string what) {
       std::chrono::duration<double>(simulation_.clock().now().time_since_epoch()).count();
   violations_.push_back(fmt::format("at {:.6f} s: {}", seconds, what));
   simulation_.record("violation: " + what);
-  if (std::getenv("TROUPE_HISTORY") != nullptr) std::fprintf(stderr, "%s\n", violations_.back().c_str());
+  if (std::getenv("TROUPE_HISTORY") != nullptr)
+    std::fprintf(stderr, "%s\n", violations_.back().c_str());
 }
 
 void ClusterChecks::process_began(const std::shared_ptr<SimProcess>& process) {
@@ -52,9 +53,8 @@ void ClusterChecks::call_ran(SimProcess& process, const protocol::Invoke& call) 
   changed_ = true;
   simulation_.record(fmt::format("ran {} in {} incarnation {}", call.method,
                                  process.id().short_string(), call.incarnation));
-  const bool may_run_again =
-      !call.arguments.empty() &&
-      as_text(call.arguments[0].inline_value).ends_with(sim::may_run_again);
+  const bool may_run_again = !call.arguments.empty() &&
+                             as_text(call.arguments[0].inline_value).ends_with(sim::may_run_again);
   if (!ran_.insert(call.task).second && !may_run_again) {
     violation(fmt::format("call {} of {} ran twice", call.task.short_string(), call.method));
   }
@@ -127,7 +127,8 @@ void ClusterChecks::check() {
         violation(fmt::format("actor {} incarnation {} runs twice", actor.spec.actor.short_string(),
                               actor.incarnation));
       }
-    } else if (const auto lease = leased_.find(id); lease != leased_.end()) {
+    } else if (const auto lease = leased_.find(id);
+               lease != leased_.end() && !taken_over_.contains(lease->second)) {
       used[process->node()] += demand_[lease->second];
     }
   }
