@@ -12,6 +12,7 @@ namespace troupe::head {
 namespace {
 
 constexpr uint32_t slots_max = 4096;
+constexpr size_t ended_max = 16384;
 constexpr size_t path_bytes_max = 4096;
 constexpr Duration stop_budget = std::chrono::hours(1);  // Or until the node is dead.
 
@@ -78,6 +79,10 @@ Async<Result<protocol::LeaseGranted>> Leases::request(protocol::RequestLease req
   TROUPE_CO_TRY(auto demand, to_resources(request.demand));
   TROUPE_CO_CHECK(scheduler::check_demand(demand));
   if (look_up(id) == nullptr) {
+    // Its slots may still be stopping, under the same numbers.
+    if (ended_.contains(id)) {
+      co_return error(Code::exhausted, "the lease ended: ask again under another id");
+    }
     if (leases_.size() >= options_.leases_max) {
       co_return error(Code::exhausted, fmt::format("the cluster has {} leases", leases_.size()));
     }
@@ -296,6 +301,11 @@ void Leases::finish(LeaseId id, Error why) {
   if (found == leases_.end()) return;
   Lease lease = std::move(found->second);
   leases_.erase(found);
+  if (ended_.insert(id).second) ended_order_.push_back(id);
+  if (ended_order_.size() > ended_max) {
+    ended_.erase(ended_order_.front());
+    ended_order_.pop_front();
+  }
   lease.changed->pulse();
   log::debug("lease_ended", {{"lease", id}, {"why", why.message()}});
   if (!lease.adopted) placement_.apply(scheduler::Cancelled{id});

@@ -1,6 +1,7 @@
 // Leases: slots on workers that a client may push tasks to, for a quantum at a time.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <set>
@@ -81,6 +82,8 @@ class Leases : public NodeListener, public PlacementListener {
   Membership& membership_;
   Placement& placement_;
   const Instant started_;
+  std::set<LeaseId> ended_;  // The latest that ended here; an id is used once.
+  std::deque<LeaseId> ended_order_;
   std::map<LeaseId, Lease> leases_;
 };
 
