@@ -41,6 +41,7 @@ Plan plan_of(Random& random) {
   plan.faults.delay_max = std::chrono::microseconds(200 + random.below(20'000));
   plan.faults.drop = 0.02 + 0.03 * random.uniform();
   plan.faults.reorder = 0.05;
+  plan.faults.spare_local = true;
   plan.kill_worker = random.chance(0.3);
   plan.kill_head = random.chance(0.2);
   return plan;

@@ -313,7 +313,8 @@ Status SimNetwork::send(const std::shared_ptr<SimPipe>& pipe, Frame frame) {
   }
   header.descriptors = static_cast<uint32_t>(frame.descriptors.size());
   const uint64_t sequence = pipe->next_sequence++;
-  const bool spared = faults_.spare_hello && opens(header);
+  const bool local = pipe->from.machine() == pipe->to.machine();
+  const bool spared = (faults_.spare_hello && opens(header)) || (faults_.spare_local && local);
   // Drawn for every frame, so that one fault's setting leaves the others' draws where they were.
   const bool dropped = random_.chance(faults_.drop) && !spared;
   const bool reset = random_.chance(faults_.reset) && !spared;

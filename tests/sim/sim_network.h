@@ -26,9 +26,10 @@ struct NetworkFaults {
   Duration delay_max = std::chrono::milliseconds(1);
   double drop = 0;
   double duplicate = 0;
-  double reorder = 0;       // Held up by up to ten times delay_max.
-  double reset = 0;         // The connection breaks instead, on both sides.
-  bool spare_hello = true;  // Without its hello a connection never begins; none is lost then.
+  double reorder = 0;        // Held up by up to ten times delay_max.
+  double reset = 0;          // The connection breaks instead, on both sides.
+  bool spare_local = false;  // Sockets within a machine lose and reset nothing.
+  bool spare_hello = true;   // Without its hello a connection never begins; none is lost then.
   // Which requests may arrive twice; null: all.
   std::function<bool(const protocol::FrameHeader&)> may_duplicate;
 };
