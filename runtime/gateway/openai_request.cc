@@ -389,7 +389,7 @@ std::variant<ApiRequest, ApiError> parse_chat(std::string_view body) {
   auto limit = fields.integer("max_completion_tokens", 1, tokens_max);
   if (!limit) limit = fields.integer("max_tokens", 1, tokens_max);
   // Without a limit of the client's the engine stops at the end of its context.
-  if (limit) request.parameters["max_tokens"] = *limit;
+  request.parameters["max_tokens"] = limit.value_or(tokens_max);
   request.logprobs = fields.flag("logprobs");
   const auto top = fields.integer("top_logprobs", 0, 20);
   if (top && !request.logprobs) {

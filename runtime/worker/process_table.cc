@@ -24,8 +24,12 @@ Result<HostedProcess::Pointer> ProcessTable::launch(const Request& request) {
   spec.process = ProcessId::random(environment_.random);
   spec.node = options_.node;
   spec.log_path = fmt::format("{}/{}.log", options_.log_folder, spec.process.to_string());
+  // Threads of OpenMP that spin for work starve others: seen 100-fold on a machine with fewer cores
+  // than threads. An actor may ask for the other.
+  spec.environment.push_back({"OMP_WAIT_POLICY", "passive"});
+  spec.environment.insert(spec.environment.end(), request.environment.begin(),
+                          request.environment.end());
   // The worker's own values come last and so win.
-  spec.environment = request.environment;
   const auto set = [&spec](std::string name, std::string value) {
     spec.environment.push_back({std::move(name), std::move(value)});
   };

@@ -172,6 +172,19 @@ TEST_F(ServeSystem, CompletesAndStreamsTheSameText) {
   EXPECT_EQ(joined, text);
 }
 
+TEST_F(ServeSystem, ChatAnswersToTheEndOfTheContext) {
+  const auto answer = post("/v1/chat/completions",
+                           R"({"model": "tiny", "temperature": 0,
+                               "messages": [{"role": "user", "content": "The"}]})");
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  const auto value = json::parse(answer.body);
+  EXPECT_TRUE(value.at("choices").at(0).at("message").at("content").is_string());
+  const auto usage = value.at("usage").as_object();
+  const bool whole = usage.at("total_tokens").to_number<int>() == 32;  // --seq of the training.
+  const bool ended = value.at("choices").at(0).at("finish_reason").as_string() == "stop";
+  EXPECT_TRUE(whole || ended) << answer.body;
+}
+
 TEST_F(ServeSystem, BadRequestsGetOpenAiErrors) {
   expect_error(post("/v1/completions", "{\"model\": "), 400, "JSON");
   expect_error(post("/v1/completions", R"({"model": "nobody", "prompt": "x"})"), 404, "nobody");
