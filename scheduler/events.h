@@ -133,7 +133,9 @@ struct Placed {
   auto operator<=>(const Placed&) const = default;
 };
 // A new head learns what runs already: the request, and what it holds. It is taken as it is, or
-// Rejected if the resources are not free; nothing else is decided about it.
+// Rejected if the resources are not free; nothing else is decided about it. A lease on several
+// nodes comes in parts, with ascending numbers of slots; anything else that is known already stays
+// as it is.
 struct Adopted {
   std::variant<LeaseRequested, ActorRequested, GangRequested> request;
   std::vector<Placed> held;

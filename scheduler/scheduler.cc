@@ -355,7 +355,7 @@ void Scheduler::Impl::on(const GangReleased& event) {
 void Scheduler::Impl::on(const Adopted& event) {
   const RequestId id =
       std::visit([](const auto& requested) { return request_id(requested); }, event.request);
-  if (find(id) != nullptr) return;
+  if (find(id) != nullptr && !std::holds_alternative<LeaseId>(id)) return;
   auto application =
       std::visit([](const auto& requested) { return read(requested); }, event.request);
   const Status adopted =
@@ -366,6 +366,10 @@ void Scheduler::Impl::on(const Adopted& event) {
 Status Scheduler::Impl::adopt(Application application, const std::vector<Placed>& held) {
   TROUPE_CHECK(check_held(application.id, application.units, held));
   const std::vector<ResourceVector>& bundles = application.needs.bundles;
+  Request* request = find(application.id);  // A lease, of which this is a further part.
+  if (request != nullptr &&
+      (held.front().unit < request->next_slot || request->shape->needs->bundles != bundles))
+    return error(Code::invalid, "a further part of a lease has other numbers and the same demand");
   const auto demand = [&](const Placed& unit) -> const ResourceVector& {
     return bundles[application.needs.gang ? unit.unit : 0];
   };
@@ -381,7 +385,7 @@ Status Scheduler::Impl::adopt(Application application, const std::vector<Placed>
     return error(Code::conflict,
                  fmt::format("unit {} is not free on node {}", unit.unit, unit.node.to_string()));
   }
-  Request* request = admit(std::move(application));
+  if (request == nullptr) request = admit(std::move(application));
   for (size_t i = 0; i < held.size(); ++i) {
     hold(request, held[i].unit, places[i], held[i].devices);
     cluster.reindex(places[i]);

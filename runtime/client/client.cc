@@ -188,7 +188,7 @@ Async<Result<std::shared_ptr<transport::IncomingStream>>> Client::stream_actor(A
 
 ObjectName Client::submit_call(ActorCallSpec spec) {
   auto cancelled = std::make_shared<Event>(environment_.loop);
-  const ObjectName result = objects_->create([cancelled] { cancelled->set(); });
+  ObjectName result = objects_->create([cancelled] { cancelled->set(); });
   for (const ObjectName& ref : spec.held) objects_->add_reference(ref);
   auto shared = std::make_shared<ActorCallSpec>(std::move(spec));
   spawn(scope_, run_call(std::move(shared), result.id, std::move(cancelled)));
@@ -209,7 +209,7 @@ Async<void> Client::run_call(std::shared_ptr<ActorCallSpec> spec, ObjectId resul
 
 ObjectName Client::submit_task(TaskSpec spec) {
   const ObjectId id = ObjectId::random(environment_.random);
-  const ObjectName result = objects_->create_with_id(id, [this, id] { leases_->cancel(id); });
+  ObjectName result = objects_->create_with_id(id, [this, id] { leases_->cancel(id); });
   for (const ObjectName& ref : spec.held) objects_->add_reference(ref);
   leases_->submit(std::move(spec), id);
   return result;
@@ -217,7 +217,7 @@ ObjectName Client::submit_task(TaskSpec spec) {
 
 Async<Result<ObjectName>> Client::put(std::shared_ptr<const Bytes> value,
                                       std::vector<ObjectName> held) {
-  const ObjectName object = objects_->create(nullptr);
+  ObjectName object = objects_->create(nullptr);
   objects_->set_held(object.id, std::move(held));
   if (value->size() <= inline_bytes_max) {
     objects_->set_value(object.id, *value);

@@ -39,7 +39,7 @@ Status Connections::listen(const std::string& unix_path, const std::string& host
 
 Async<void> Connections::stop() {
   stopped_ = true;
-  for (size_t i = 0; i < listeners_.size(); ++i) co_await listeners_[i]->stop();
+  for (const auto& listener : listeners_) co_await listener->stop();
   if (worker_) worker_->close();
   if (head_) head_->close();
   for (auto& [id, peer] : peers_) peer->close();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <cmath>
 
 namespace troupe::gateway {
 namespace json = boost::json;
@@ -17,7 +18,7 @@ double milliseconds(Duration value) {
 // The nearest-rank percentile; null without values.
 json::value percentile(std::vector<Duration> values, double part) {
   if (values.empty()) return nullptr;
-  const auto rank = static_cast<size_t>(part * static_cast<double>(values.size() - 1) + 0.5);
+  const auto rank = static_cast<size_t>(std::lround(part * static_cast<double>(values.size() - 1)));
   const auto nth = values.begin() + static_cast<std::ptrdiff_t>(rank);
   std::nth_element(values.begin(), nth, values.end());
   return milliseconds(*nth);

@@ -28,13 +28,6 @@ ActorState state_from(const std::string& name) {
   return ActorState::pending;
 }
 
-scheduler::Devices shares_of(const StoredActor& stored, const scheduler::ResourceVector& demand) {
-  const int64_t each = std::min(demand.gpu_milli, scheduler::whole_gpu_milli);
-  scheduler::Devices shares;
-  for (const uint32_t device : stored.devices) shares.push_back({device, each});
-  return shares;
-}
-
 scheduler::ActorRequested request_of(const protocol::ActorSpec& spec, bool restart) {
   scheduler::ActorRequested request;
   request.actor = spec.actor;
@@ -288,7 +281,7 @@ void Actors::adopt_resources(const Actor& actor) {
   if (!placement_.view().held(actor.info().actor).empty()) return;
   auto request = request_of(actor.spec(), false);
   const scheduler::Placed place{0, actor.info().address.node,
-                                shares_of(actor.stored, request.demand)};
+                                shares_of(actor.stored.devices, request.demand)};
   scheduler::Adopted adopted{std::move(request), {place}};
   if (placement_.adopt(std::move(adopted))) return;
   log::warning("actor_overcommitted", {{"actor", actor.info().actor}, {"node", place.node}});

@@ -349,7 +349,7 @@ Async<void> Head::greet(std::unique_ptr<transport::Connection> connection) {
 }
 
 Async<void> Head::stop() {
-  for (size_t i = 0; i < listeners_.size(); ++i) co_await listeners_[i]->stop();
+  for (const auto& listener : listeners_) co_await listener->stop();
   if (parts_) {
     parts_->placement.stop();
     co_await parts_->journal.stop();

@@ -14,6 +14,7 @@ namespace {
 constexpr uint32_t slots_max = 4096;
 constexpr size_t ended_max = 16384;
 constexpr size_t path_bytes_max = 4096;
+constexpr uint32_t no_slot = UINT32_MAX;  // It runs, but the scheduler had no room to account it.
 constexpr Duration stop_budget = std::chrono::hours(1);  // Or until the node is dead.
 
 std::string class_of(const protocol::RequestLease& request) {
@@ -139,6 +140,7 @@ Async<Status> Leases::wait(LeaseId id, transport::CallContext context) {
 
 void Leases::lease_granted(const scheduler::LeaseGranted& granted) {
   Lease* lease = look_up(granted.lease);
+  if (lease != nullptr) lease->next_slot = granted.slots.back().slot + 1;
   if (lease == nullptr || lease->delivered) {
     scheduler::LeaseReturned back{granted.lease, {}};
     for (const scheduler::Slot& slot : granted.slots) back.slots.push_back(slot.slot);
@@ -168,6 +170,7 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
     request.lease = id;
     request.job = begun->request.job;
     request.module = begun->request.module;
+    request.demand = begun->request.demand;
     request.count = static_cast<uint32_t>(asked.held.size());
     for (const Held& held : asked.held) {
       for (const auto& share : held.devices) request.devices.push_back(share.device);
@@ -222,7 +225,7 @@ void Leases::drop_unstarted(LeaseId id, NodeId node) {
     return true;
   });
   if (found->second.held.empty()) lease->shares.erase(found);
-  if (!back.slots.empty() && !lease->adopted) placement_.apply(back);
+  if (!back.slots.empty()) placement_.apply(back);
 }
 
 Result<protocol::LeaseGranted> Leases::renew(LeaseId id) {
@@ -282,10 +285,8 @@ void Leases::drop_process(LeaseId id, NodeId node, ProcessId process) {
   if (held == share->second.held.end()) return;
   const uint32_t slot = held->slot;
   share->second.held.erase(held);
-  const bool scheduled = !lease->adopted;
   const bool over = !runs(*lease) && !starts(*lease) && lease->delivered;
   if (over) leases_.erase(id);
-  if (!scheduled) return;
   // A client that has its slots asks anew for more; one that waits gets another in its place.
   if (over) {
     placement_.apply(scheduler::LeaseReturned{id, {}});
@@ -308,15 +309,14 @@ void Leases::finish(LeaseId id, Error why) {
   }
   lease.changed->pulse();
   log::debug("lease_ended", {{"lease", id}, {"why", why.message()}});
-  if (!lease.adopted) placement_.apply(scheduler::Cancelled{id});
+  placement_.apply(scheduler::Cancelled{id});
   if (lease.shares.empty()) {
-    if (!lease.adopted) placement_.apply(scheduler::LeaseReturned{id, {}});
+    placement_.apply(scheduler::LeaseReturned{id, {}});
     return;
   }
   for (const auto& [node, share] : lease.shares) {
     std::vector<uint32_t> slots;
     for (const Held& held : share.held) slots.push_back(held.slot);
-    if (lease.adopted) slots.clear();
     // No process named: all of the lease's on that node, also those that are just starting.
     spawn(scope_, stop_slots(id, node, {}, std::move(slots)));
   }
@@ -367,50 +367,91 @@ void Leases::lease_revoked(LeaseId id, const scheduler::Revoked& revoked) {
 
 void Leases::node_registered(const protocol::RegisterNode& node) {
   const NodeId here = node.address.node;
-  std::map<LeaseId, std::vector<protocol::ProcessAddress>> listed;
-  for (const protocol::RunningSlot& slot : node.slots) listed[slot.lease].push_back(slot.address);
+  std::map<LeaseId, std::vector<const protocol::RunningSlot*>> listed;
+  std::set<ProcessId> alive;
+  for (const protocol::RunningSlot& slot : node.slots) {
+    listed[slot.lease].push_back(&slot);
+    alive.insert(slot.address.process);
+  }
   // What we believe to run there and does not.
   std::vector<std::pair<LeaseId, ProcessId>> gone;
-  for (auto& [id, lease] : leases_) {
+  for (const auto& [id, lease] : leases_) {
     const auto share = lease.shares.find(here);
     if (share == lease.shares.end()) continue;
     for (const Held& held : share->second.held) {
-      const auto& alive = listed[id];
-      const bool runs_there = std::any_of(alive.begin(), alive.end(), [&](const auto& address) {
-        return address.process == held.address.process;
-      });
-      if (!held.address.process.is_nil() && !runs_there)
-        gone.emplace_back(id, held.address.process);
+      const ProcessId process = held.address.process;
+      if (!process.is_nil() && !alive.contains(process)) gone.emplace_back(id, process);
     }
   }
   for (const auto& [id, process] : gone) drop_process(id, here, process);
-  const bool young = environment_.clock.now() - started_ < 2 * options_.window;
-  for (auto& [id, addresses] : listed) {
-    if (addresses.empty()) continue;
-    Lease* lease = look_up(id);
-    if (lease == nullptr && !young) {
-      spawn(scope_, stop_slots(id, here, {}, {}));
-      continue;
-    }
-    if (lease == nullptr) {
-      Lease& adopted = leases_[id];
-      adopted.request.lease = id;
-      adopted.changed = std::make_shared<Event>(environment_.loop);
-      adopted.delivered = true;
-      adopted.adopted = true;
-      adopted.expires_at = environment_.clock.now() + options_.lease_quantum;
-      spawn(scope_, expire(id));
-      lease = &adopted;
-    }
-    if (!lease->adopted) continue;
-    for (protocol::ProcessAddress& address : addresses) {
-      auto& held = lease->shares[here].held;
-      const bool known = std::any_of(held.begin(), held.end(), [&](const Held& one) {
-        return one.address.process == address.process;
-      });
-      if (!known) held.push_back({0, {}, std::move(address)});
-    }
+  for (auto& [id, slots] : listed) take_over(id, here, std::move(slots));
+}
+
+void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::RunningSlot*> slots) {
+  if (ended_.contains(id)) {
+    spawn(scope_, stop_slots(id, node, {}, {}));
+    return;
   }
+  const bool is_new = look_up(id) == nullptr;
+  Lease& lease = leases_[id];
+  if (is_new) {
+    lease.request.lease = id;
+    lease.request.job = slots.front()->job;
+    lease.request.demand = slots.front()->demand;
+    lease.changed = std::make_shared<Event>(environment_.loop);
+    lease.delivered = true;
+    lease.adopted = true;
+    lease.expires_at = environment_.clock.now() + options_.lease_quantum;
+    spawn(scope_, expire(id));
+  }
+  if (const auto share = lease.shares.find(node); share != lease.shares.end()) {
+    if (share->second.starting) return;  // They are what it asked for.
+    std::erase_if(slots, [&](const protocol::RunningSlot* slot) {
+      return std::any_of(
+          share->second.held.begin(), share->second.held.end(),
+          [&](const Held& held) { return held.address.process == slot->address.process; });
+    });
+  }
+  if (slots.empty()) return;
+  std::vector<Held> found = adopt(lease, node, slots);
+  if (lease.adopted) {
+    auto& held = lease.shares[node].held;
+    held.insert(held.end(), found.begin(), found.end());
+    // A head that has been here for long would have known a lease that counts.
+    const bool young = environment_.clock.now() - started_ < 2 * options_.window;
+    if (is_new && !young) finish(id, error(Code::not_found, "the head does not know the lease"));
+    return;
+  }
+  // The node was given up, and the lease went on without these.
+  std::vector<ProcessId> processes;
+  std::vector<uint32_t> numbers;
+  for (const Held& held : found) {
+    processes.push_back(held.address.process);
+    numbers.push_back(held.slot);
+  }
+  spawn(scope_, stop_slots(id, node, std::move(processes), std::move(numbers)));
+}
+
+std::vector<Leases::Held> Leases::adopt(Lease& lease, NodeId node,
+                                        const std::vector<const protocol::RunningSlot*>& slots) {
+  scheduler::LeaseRequested request;
+  request.lease = lease.request.lease;
+  request.job = lease.request.job;
+  request.scheduling_class = class_of(lease.request);
+  auto demand = to_resources(lease.request.demand);
+  if (demand) request.demand = *demand;
+  request.slots = static_cast<uint32_t>(slots.size());
+  std::vector<scheduler::Placed> places;
+  std::vector<Held> found;
+  for (const protocol::RunningSlot* slot : slots) {
+    auto devices = shares_of(slot->devices, request.demand);
+    places.push_back({lease.next_slot++, node, devices});
+    found.push_back({places.back().unit, std::move(devices), slot->address});
+  }
+  if (demand && placement_.adopt({std::move(request), std::move(places)})) return found;
+  log::warning("lease_overcommitted", {{"lease", lease.request.lease}, {"node", node}});
+  for (Held& held : found) held.slot = no_slot;
+  return found;
 }
 
 Async<void> Leases::expire(LeaseId id) {
@@ -431,9 +472,12 @@ void Leases::node_lost(NodeId node, const std::string&) {
   for (auto& [id, lease] : leases_) {
     if (lease.shares.erase(node) == 0) continue;
     lease.changed->pulse();
-    if (lease.adopted && lease.shares.empty()) empty.push_back(id);
+    if (lease.delivered && lease.shares.empty()) empty.push_back(id);
   }
-  for (const LeaseId id : empty) leases_.erase(id);
+  for (const LeaseId id : empty) {
+    leases_.erase(id);
+    placement_.apply(scheduler::LeaseReturned{id, {}});
+  }
 }
 
 size_t Leases::slots_on(NodeId node) const {

@@ -12,8 +12,8 @@
 
 namespace troupe::head {
 
-// Leases live in memory alone. A head that was restarted takes over what the workers list, without
-// knowing what it needs, and lets its clients renew it; what nobody renews within a quantum goes.
+// Leases live in memory alone. A head that was restarted takes over what the workers list, and lets
+// its clients renew it; what nobody renews within a quantum goes.
 class Leases : public NodeListener, public PlacementListener {
  public:
   Leases(transport::Environment environment, const HeadOptions& options, Scope& scope,
@@ -57,8 +57,9 @@ class Leases : public NodeListener, public PlacementListener {
     std::optional<Error> failure;  // The last.
     uint32_t waiters = 0;
     bool delivered = false;
-    bool adopted = false;  // Taken over from the head before: the scheduler does not know it.
-    Instant expires_at;    // Once it was delivered or adopted.
+    bool adopted = false;    // Taken over from the head before: further nodes may bring slots.
+    uint32_t next_slot = 0;  // Above all of the scheduler's numbers.
+    Instant expires_at;      // Once it was delivered or adopted.
   };
 
   Lease* look_up(LeaseId id);
@@ -70,6 +71,11 @@ class Leases : public NodeListener, public PlacementListener {
   // Gives slots without a process back to the scheduler.
   void drop_unstarted(LeaseId id, NodeId node);
   void drop_process(LeaseId id, NodeId node, ProcessId process);
+  // What runs on a node, as its worker lists it.
+  void take_over(LeaseId id, NodeId node, std::vector<const protocol::RunningSlot*> slots);
+  // Accounts slots that run there and that the lease did not have.
+  std::vector<Held> adopt(Lease& lease, NodeId node,
+                          const std::vector<const protocol::RunningSlot*>& slots);
   // Ends the lease: its slots stop, and are free once they did.
   void finish(LeaseId id, Error why);
   Async<void> stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,

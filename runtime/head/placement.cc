@@ -50,6 +50,14 @@ std::vector<protocol::ResourceAmount> to_amounts(const ResourceVector& resources
   return out;
 }
 
+scheduler::Devices shares_of(const std::vector<uint32_t>& devices,
+                             const scheduler::ResourceVector& demand) {
+  const int64_t each = std::min(demand.gpu_milli, scheduler::whole_gpu_milli);
+  scheduler::Devices shares;
+  for (const uint32_t device : devices) shares.push_back({device, each});
+  return shares;
+}
+
 Placement::Placement(transport::Environment environment)
     : environment_(environment),
       scheduler_(scheduler::SchedulerOptions{

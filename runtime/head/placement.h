@@ -22,6 +22,9 @@ class PlacementListener {
 Result<scheduler::ResourceVector> to_resources(
     const std::vector<protocol::ResourceAmount>& amounts);
 std::vector<protocol::ResourceAmount> to_amounts(const scheduler::ResourceVector& resources);
+// What such a demand takes of each of its devices.
+scheduler::Devices shares_of(const std::vector<uint32_t>& devices,
+                             const scheduler::ResourceVector& demand);
 
 class Placement : public NodeListener {
  public:

@@ -116,6 +116,9 @@ struct RunningActor {
 
 struct RunningSlot {
   LeaseId lease;
+  JobId job;
+  std::vector<ResourceAmount> demand;
+  std::vector<uint32_t> devices;
   ProcessAddress address;
   uint32_t pid = 0;
 };
@@ -317,8 +320,9 @@ struct StartSlots {
   LeaseId lease;
   JobId job;
   std::string module;
+  std::vector<ResourceAmount> demand;  // Of each slot.
   uint32_t count = 0;
-  std::vector<uint32_t> devices;
+  std::vector<uint32_t> devices;  // Dealt out evenly.
 };
 
 struct SlotsStarted {

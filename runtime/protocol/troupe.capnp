@@ -67,8 +67,11 @@ struct RunningActor {
 
 struct RunningSlot {
   lease @0 :Data;
-  address @1 :ProcessAddress;
-  pid @2 :UInt32;
+  job @1 :Data;
+  demand @2 :List(ResourceAmount);
+  devices @3 :List(UInt32);
+  address @4 :ProcessAddress;
+  pid @5 :UInt32;
 }
 
 struct RegisterNode {
@@ -277,8 +280,9 @@ struct StartSlots {
   lease @1 :Data;
   job @2 :Data;
   module @3 :Text;
-  count @4 :UInt32;
-  devices @5 :List(UInt32);
+  demand @4 :List(ResourceAmount);
+  count @5 :UInt32;
+  devices @6 :List(UInt32);
 }
 
 struct SlotsStarted {

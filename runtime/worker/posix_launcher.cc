@@ -135,7 +135,7 @@ std::vector<std::string> environment_of(const LaunchSpec& spec) {
   }
   for (const auto& [name, value] : spec.environment) values[name] = value;
   std::vector<std::string> entries;
-  for (const auto& [name, value] : values) entries.push_back(name + "=" + value);
+  for (const auto& [name, value] : values) entries.push_back(fmt::format("{}={}", name, value));
   return entries;
 }
 

@@ -49,6 +49,7 @@ Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots reque
     entry = std::make_shared<Lease>(environment_.loop);
     entry->job = request.job;
     entry->module = request.module;
+    entry->demand = request.demand;
   }
   const Pointer lease = entry;
   for (uint32_t number = 0; number < request.count; ++number) {
@@ -81,7 +82,8 @@ Async<void> SlotHost::start_slot(Pointer lease, uint32_t number, protocol::Start
     const bool reused = co_await reuse(lease, number, request);
     if (reused) co_return;
   }
-  if (lease->stopped) co_return;
+  const auto empty = lease->slots.find(number);
+  if (lease->stopped || empty == lease->slots.end() || empty->second.process) co_return;
   ProcessTable::Request launch{request.job, {}, {}};
   const auto first = request.devices.begin() + static_cast<std::ptrdiff_t>(share * number);
   launch.devices.assign(first, first + static_cast<std::ptrdiff_t>(share));
@@ -93,8 +95,7 @@ Async<void> SlotHost::start_slot(Pointer lease, uint32_t number, protocol::Start
     co_return;
   }
   auto process = *launched;
-  lease->slots[number].process = process;
-  if (share > 0) with_devices_.insert(process->id());
+  lease->slots[number] = Slot{process, false, std::move(launch.devices)};
   logs_.process_started(process->id(), {}, process->log_path());
   Bytes body = assignment(request);
   auto outcome =
@@ -120,20 +121,25 @@ Async<void> SlotHost::start_slot(Pointer lease, uint32_t number, protocol::Start
 
 Async<bool> SlotHost::reuse(Pointer lease, uint32_t number, protocol::StartSlots request) {
   for (;;) {
+    const auto empty = lease->slots.find(number);
+    if (lease->stopped || empty == lease->slots.end() || empty->second.process) co_return true;
     const auto process = take_idle(request.job, request.module);
     if (!process) co_return false;
+    empty->second.process = process;
     const Instant deadline = environment_.clock.now() + reuse_budget;
     Bytes body = assignment(request);
     auto outcome =
         co_await HostedProcess::assign(process, Method::assign_slot, std::move(body), deadline);
     const auto slot = lease->slots.find(number);
-    const bool wanted = !lease->stopped && slot != lease->slots.end();
+    const bool wanted =
+        !lease->stopped && slot != lease->slots.end() && slot->second.process == process;
     if (!outcome || !process->is_usable() || !wanted) {
       end_soon(process);
       if (!wanted) co_return true;
+      slot->second.process = nullptr;
       continue;
     }
-    slot->second = Slot{process, true};
+    slot->second = Slot{process, true, {}};
     process->work.lease = request.lease;
     log::info("slot_reused", {{"lease", request.lease}, {"process", process->id()}});
     lease->changed.pulse();
@@ -160,12 +166,12 @@ Async<Result<protocol::Empty>> SlotHost::stop(protocol::StopSlots request) {
       ++slot;
       continue;
     }
-    const bool was_started = slot->second.started;
+    const Slot stopped = std::move(slot->second);
     slot = lease->slots.erase(slot);
     if (!process) continue;
     process->work = {};
-    if (was_started) {
-      retire(process, lease->module);
+    if (stopped.started) {
+      retire(stopped, lease->module);
     } else {
       end_soon(process);
     }
@@ -179,9 +185,10 @@ Async<Result<protocol::Empty>> SlotHost::stop(protocol::StopSlots request) {
   co_return protocol::Empty{};
 }
 
-void SlotHost::retire(HostedProcess::Pointer process, const std::string& module) {
-  if (!process->is_usable() || with_devices_.contains(process->id()) ||
-      idle_.size() >= options_.idle_slots_max) {
+void SlotHost::retire(const Slot& slot, const std::string& module) {
+  const HostedProcess::Pointer& process = slot.process;
+  // One with a GPU is not used again: the next lease may have none.
+  if (!process->is_usable() || !slot.devices.empty() || idle_.size() >= options_.idle_slots_max) {
     end_soon(process);
     return;
   }
@@ -220,7 +227,6 @@ Async<void> SlotHost::end_process(HostedProcess::Pointer process, Duration grace
 
 void SlotHost::process_exited(HostedProcess& process) {
   idle_.erase(process.id());
-  with_devices_.erase(process.id());
   const auto found = leases_.find(process.work.lease);
   if (found == leases_.end()) return;
   const Pointer lease = found->second;
@@ -242,12 +248,27 @@ protocol::SlotsStarted SlotHost::started(const Lease& lease) const {
   return reply;
 }
 
+void SlotHost::drop_unstarted() {
+  for (auto entry = leases_.begin(); entry != leases_.end();) {
+    const Pointer lease = entry->second;
+    std::erase_if(lease->slots, [&](const auto& slot) {
+      const auto& [number, present] = slot;
+      if (present.started) return false;
+      if (present.process) end_soon(present.process);
+      return true;
+    });
+    lease->changed.pulse();
+    entry = lease->slots.empty() ? leases_.erase(entry) : std::next(entry);
+  }
+}
+
 std::vector<protocol::RunningSlot> SlotHost::running() const {
   std::vector<protocol::RunningSlot> running;
   for (const auto& [id, lease] : leases_) {
     for (const auto& [number, slot] : lease->slots) {
       if (!slot.started) continue;
-      running.push_back({id, slot.process->started().address, slot.process->pid()});
+      running.push_back({id, lease->job, lease->demand, slot.devices,
+                         slot.process->started().address, slot.process->pid()});
     }
   }
   return running;

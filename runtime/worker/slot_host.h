@@ -29,19 +29,23 @@ class SlotHost {
   Async<Result<protocol::Empty>> stop(protocol::StopSlots request);
 
   void process_exited(HostedProcess& process);
-  // Those that were answered as started, by lease and process.
+  // Ends those that still start: a head that registers this node anew asks for them again.
+  void drop_unstarted();
+  // Those that were answered as started, by lease and number.
   std::vector<protocol::RunningSlot> running() const;
   size_t idle() const { return idle_.size(); }
 
  private:
   struct Slot {
-    HostedProcess::Pointer process;  // Nil while an idle one is asked.
+    HostedProcess::Pointer process;  // Nil until one is launched or taken.
     bool started = false;
+    std::vector<uint32_t> devices;
   };
   struct Lease {
     explicit Lease(const Executor& executor) : changed(executor) {}
     JobId job;
     std::string module;
+    std::vector<protocol::ResourceAmount> demand;
     std::map<uint32_t, Slot> slots;  // By their number in the lease.
     std::optional<Error> failure;
     bool stopped = false;
@@ -58,7 +62,7 @@ class SlotHost {
                          Instant deadline);
   Async<bool> reuse(Pointer lease, uint32_t number, protocol::StartSlots request);
   HostedProcess::Pointer take_idle(JobId job, const std::string& module);
-  void retire(HostedProcess::Pointer process, const std::string& module);
+  void retire(const Slot& slot, const std::string& module);
   void end_soon(HostedProcess::Pointer process);
   Async<void> end_process(HostedProcess::Pointer process, Duration grace);
   Async<void> end_idle(ProcessId process, Instant when);
@@ -74,7 +78,6 @@ class SlotHost {
   std::set<LeaseId> ended_;  // So that a start that comes late is refused; bounded.
   std::deque<LeaseId> ended_order_;
   std::map<ProcessId, Idle> idle_;
-  std::set<ProcessId> with_devices_;  // Not reused: another lease may have no GPU.
 };
 
 }  // namespace troupe::worker

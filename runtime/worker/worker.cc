@@ -81,7 +81,7 @@ Async<Status> Worker::start() {
 Async<void> Worker::stop() {
   if (std::exchange(stopping_, true)) co_return;
   log::info("worker_stopping", {{"node", options_.node}, {"processes", processes_.size()}});
-  for (size_t i = 0; i < listeners_.size(); ++i) co_await listeners_[i]->stop();
+  for (const auto& listener : listeners_) co_await listener->stop();
   co_await processes_.end_all(stop_grace);
   co_await scope_.stop();
   listeners_.clear();
@@ -146,7 +146,7 @@ void Worker::process_exited(HostedProcess& process) {
   objects_.process_died(process.id());
 }
 
-protocol::RegisterNode Worker::registration() const {
+protocol::RegisterNode Worker::registration() {
   protocol::RegisterNode registration;
   registration.address = hello_.address;
   registration.name = options_.name;
@@ -155,6 +155,7 @@ protocol::RegisterNode Worker::registration() const {
   registration.version = options_.version;
   registration.pid = options_.pid;
   registration.actors = actors_.running();
+  slots_.drop_unstarted();
   registration.slots = slots_.running();
   return registration;
 }

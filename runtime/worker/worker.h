@@ -56,7 +56,7 @@ class Worker {
   Async<void> greet(std::unique_ptr<transport::Connection> connection);
   void peer_closed(transport::Peer& peer);
   void process_exited(HostedProcess& process);
-  protocol::RegisterNode registration() const;
+  protocol::RegisterNode registration();
   Async<void> end_finished_jobs();
   Result<object_store::Caller> caller_of(const CallContext& call) const;
 

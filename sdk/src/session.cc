@@ -7,6 +7,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/executor_work_guard.hpp>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -33,7 +34,7 @@ ObjectName name_of(const RefHandle& ref) {
 std::vector<protocol::ResourceAmount> to_demand(const Resources& resources) {
   std::vector<protocol::ResourceAmount> demand;
   const auto add = [&](const char* name, double amount) {
-    if (amount > 0) demand.push_back({name, static_cast<int64_t>(amount * 1000 + 0.5)});
+    if (amount > 0) demand.push_back({name, std::llround(amount * 1000)});
   };
   add("cpu", resources.cpu);
   add("gpu", resources.gpu);

@@ -305,6 +305,27 @@ TEST(Scheduler, ANewHeadAdoptsWhatRuns) {
   EXPECT_EQ(only<Revoked>(cluster.pass(seconds(30))).size(), 1u);
 }
 
+TEST(Scheduler, ALeaseOnSeveralNodesIsAdoptedInParts) {
+  Scenario cluster;
+  cluster.node(1, cpus(2));
+  cluster.node(2, cpus(2));
+  const LeaseRequested lease{.lease = make_id<LeaseId>(1), .demand = cpus(1), .slots = 2};
+  EXPECT_TRUE(cluster.apply(Adopted{lease, {{0, make_id<NodeId>(1), {}}}}).empty());
+  // Not under a number that is taken, nor with another demand.
+  EXPECT_EQ(only<Rejected>(cluster.apply(Adopted{lease, {{0, make_id<NodeId>(2), {}}}})).size(),
+            1u);
+  LeaseRequested other = lease;
+  other.demand = cpus(2);
+  EXPECT_EQ(only<Rejected>(cluster.apply(Adopted{other, {{1, make_id<NodeId>(2), {}}}})).size(),
+            1u);
+  EXPECT_TRUE(cluster.apply(Adopted{lease, {{1, make_id<NodeId>(2), {}}}}).empty());
+  EXPECT_EQ(cluster.scheduler.held(lease.lease).size(), 2u);
+  EXPECT_TRUE(only<LeaseGranted>(cluster.lease(2, cpus(2), 1)).empty());
+  const Decisions freed = cluster.apply(LeaseReturned{lease.lease, {1}});
+  ASSERT_EQ(only<LeaseGranted>(freed).size(), 1u);
+  EXPECT_EQ(only<LeaseGranted>(freed)[0].node, make_id<NodeId>(2));
+}
+
 TEST(Scheduler, AFailedAdoptionTakesNothing) {
   Scenario cluster;
   cluster.node(1, gpus(2000, 4));

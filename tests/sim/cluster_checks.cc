@@ -127,8 +127,7 @@ void ClusterChecks::check() {
         violation(fmt::format("actor {} incarnation {} runs twice", actor.spec.actor.short_string(),
                               actor.incarnation));
       }
-    } else if (const auto lease = leased_.find(id);
-               lease != leased_.end() && !taken_over_.contains(lease->second)) {
+    } else if (const auto lease = leased_.find(id); lease != leased_.end()) {
       used[process->node()] += demand_[lease->second];
     }
   }

@@ -30,14 +30,6 @@ class ClusterChecks final : public ProcessObserver {
 
   // After each instant.
   void check();
-  // Leases do not outlive their head's memory by name: a new head takes them over as its own.
-  // It does not know what they need, so until they end it may lend their resources out again: a
-  // known limit (README), so they do not count here.
-  void head_restarted() {
-    for (const auto& [lease, milli] : demand_) taken_over_.insert(lease);
-    leased_.clear();
-  }
-
   // Alive, in the order of their ids.
   const std::map<ProcessId, std::shared_ptr<SimProcess>>& processes() const { return processes_; }
   size_t leased() const { return leased_.size(); }
@@ -67,7 +59,6 @@ class ClusterChecks final : public ProcessObserver {
   std::map<Call, protocol::Method> asked_;
   std::map<LeaseId, int64_t> demand_;    // Of one slot, in milli of a CPU.
   std::map<ProcessId, LeaseId> leased_;  // As the head granted and has not yet taken back.
-  std::set<LeaseId> taken_over_;         // By a new head.
   std::set<TaskId> ran_;
   bool changed_ = false;
   uint64_t calls_run_ = 0;

@@ -103,7 +103,6 @@ void SimCluster::start_head() {
 void SimCluster::kill_head() {
   simulation_.network().kill(*head_host_);
   store_.crash();
-  checks_.head_restarted();
   spawn(simulation_.scope(), bury(std::shared_ptr<head::Head>(std::move(head_))));
 }
 

@@ -17,17 +17,17 @@ struct ArgumentValue {
 };
 
 template <class T>
-struct unwrap_result {
+struct UnwrapResult {
   using type = T;
 };
 template <class T>
-struct unwrap_result<Result<T>> {
+struct UnwrapResult<Result<T>> {
   using type = T;
 };
 
 template <class R>
 uint64_t result_hash() {
-  using Plain = typename unwrap_result<R>::type;
+  using Plain = typename UnwrapResult<R>::type;
   if constexpr (std::is_void_v<Plain>) {
     return 2;
   } else {
@@ -49,7 +49,7 @@ struct FunctionTraits;
 template <class R, class... P>
 struct FunctionTraits<R (*)(P...)> {
   using Return = R;
-  using Value = typename unwrap_result<R>::type;
+  using Value = typename UnwrapResult<R>::type;
   using Arguments = std::tuple<std::remove_cvref_t<P>...>;
   static constexpr size_t arity = sizeof...(P);
   static uint64_t signature() { return signature_hash<R, std::remove_cvref_t<P>...>(); }
