@@ -156,6 +156,48 @@ TEST_F(WorkerTest, SlotsAreStartedOnceAndReused) {
   });
 }
 
+TEST_F(WorkerTest, ListsSlotsToANewHeadAndEndsThoseThatStillStart) {
+  with_worker([this]() -> Async<void> {
+    protocol::StartSlots request;
+    request.epoch = 1;
+    request.lease = LeaseId::random(random);
+    request.job = job;
+    request.module = "m";
+    request.demand = {{"cpu", 500}, {"gpu", 1000}};
+    request.count = 2;
+    request.devices = {4, 6};
+    auto peer = head->worker;
+    EXPECT_TRUE(
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s));
+    protocol::StartSlots hanging = request;
+    hanging.lease = LeaseId::random(random);
+    hanging.module = "hang";
+    hanging.count = 1;
+    hanging.devices = {};
+    std::optional<Error> failed;
+    const auto start = [&]() -> Async<void> {
+      auto late =
+          co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, hanging, 20s);
+      failed = std::move(late).error();
+      head->changed.pulse();
+    };
+    spawn(scope, start());
+    co_await head->until([this] { return worker->processes() == 3; });
+    head->register_again = true;
+    co_await head->until([&] { return failed && worker->processes() == 2; });
+    EXPECT_EQ(failed->code(), Code::deadline_exceeded);
+
+    auto slots = head->registered.back().slots;
+    EXPECT_EQ(slots.size(), 2u);
+    for (size_t i = 0; i < slots.size(); ++i) {
+      EXPECT_EQ(slots[i].lease, request.lease);
+      EXPECT_EQ(slots[i].job, job);
+      EXPECT_EQ(slots[i].demand.size(), 2u);
+      EXPECT_EQ(slots[i].devices, std::vector{request.devices[i]});
+    }
+  });
+}
+
 TEST_F(WorkerTest, GivesEnvironmentAndCredentials) {
   with_worker([this]() -> Async<void> {
     auto request = start_request(actor, 1, "run");

@@ -56,7 +56,8 @@ class TestActor {
     }
     co_return protocol::ProcessStarted{address_, 0};
   }
-  Async<Result<protocol::ProcessStarted>> assign_slot(protocol::AssignSlot, CallContext) {
+  Async<Result<protocol::ProcessStarted>> assign_slot(protocol::AssignSlot request, CallContext) {
+    if (request.module == "hang") co_await sleep_for(real_.environment().clock, 1h);
     co_return protocol::ProcessStarted{address_, 0};
   }
   Async<Result<protocol::Empty>> stop_process(protocol::StopProcess, CallContext) {
