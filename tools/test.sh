@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, runs all tests. --sanitizers adds the ASan+UBSan and TSan legs,
-# --ci what continuous integration checks besides. The last line counts the test cases of every leg.
+# Installs what is missing, builds, runs all tests. --lint adds clang-format and, on the files changed,
+# clang-tidy; --sanitizers the ASan+UBSan and TSan legs. The last line counts the test cases of all legs.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 sanitizers=0
-ci=0
+lint=0
 for argument in "$@"; do
   case "$argument" in
     --sanitizers) sanitizers=1 ;;
-    --ci) ci=1; sanitizers=1 ;;
-    *) echo "usage: tools/test.sh [--sanitizers] [--ci]" >&2; exit 2 ;;
+    --lint) lint=1 ;;
+    *) echo "usage: tools/test.sh [--lint] [--sanitizers]" >&2; exit 2 ;;
   esac
 done
 
@@ -126,7 +126,7 @@ check_tidy() {
 leg "Packages" bash tools/install-deps.sh
 leg "Release build" build release
 leg "Tests" run_tests release
-if [ "$ci" = 1 ]; then
+if [ "$lint" = 1 ]; then
   leg "Format" check_format
   leg "clang-tidy on changed files" check_tidy
 fi

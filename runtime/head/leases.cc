@@ -108,14 +108,27 @@ Async<Result<protocol::LeaseGranted>> Leases::request(protocol::RequestLease req
   --lease->waiters;
   if (waited || (lease->delivered && runs(*lease))) {
     // What is still to come is not waited for: the client asks again for what it still needs.
-    lease->expires_at = environment_.clock.now() + options_.lease_quantum;
-    if (!std::exchange(lease->delivered, true)) spawn(scope_, expire(id));
+    lease->delivered = true;
+    keep_for_a_quantum(*lease);
     protocol::LeaseGranted granted = grant_of(*lease);
     placement_.apply(scheduler::Cancelled{id});
     co_return granted;
   }
-  if (lease->waiters == 0 && !lease->delivered) finish(id, waited.error());
+  if (lease->waiters == 0 && !lease->delivered) {
+    // Out of time or cut off, its client asks again under this id: it keeps its place in line.
+    const Code code = waited.error().code();
+    if (code == Code::deadline_exceeded || code == Code::cancelled) {
+      keep_for_a_quantum(*lease);
+    } else {
+      finish(id, waited.error());
+    }
+  }
   co_return waited.error();
+}
+
+void Leases::keep_for_a_quantum(Lease& lease) {
+  lease.expires_at = environment_.clock.now() + options_.lease_quantum;
+  if (!std::exchange(lease.expires, true)) spawn(scope_, expire(lease.request.lease));
 }
 
 // Until at least one slot runs and none is still starting.
@@ -233,7 +246,7 @@ Result<protocol::LeaseGranted> Leases::renew(LeaseId id) {
   if (lease == nullptr) {
     return error(Code::not_found, fmt::format("lease {} is over", id.to_string()));
   }
-  lease->expires_at = environment_.clock.now() + options_.lease_quantum;
+  keep_for_a_quantum(*lease);
   return grant_of(*lease);
 }
 
@@ -401,8 +414,7 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
     lease.changed = std::make_shared<Event>(environment_.loop);
     lease.delivered = true;
     lease.adopted = true;
-    lease.expires_at = environment_.clock.now() + options_.lease_quantum;
-    spawn(scope_, expire(id));
+    keep_for_a_quantum(lease);
   }
   if (const auto share = lease.shares.find(node); share != lease.shares.end()) {
     if (share->second.starting) return;  // They are what it asked for.
@@ -456,8 +468,9 @@ std::vector<Leases::Held> Leases::adopt(Lease& lease, NodeId node,
 
 Async<void> Leases::expire(LeaseId id) {
   for (;;) {
-    const Lease* lease = look_up(id);
+    Lease* lease = look_up(id);
     if (lease == nullptr) co_return;
+    if (lease->waiters > 0) keep_for_a_quantum(*lease);
     const Instant due = lease->expires_at;
     if (environment_.clock.now() >= due) {
       finish(id, error(Code::deadline_exceeded, "nobody renewed the lease"));

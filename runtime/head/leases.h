@@ -20,7 +20,8 @@ class Leases : public NodeListener, public PlacementListener {
          Membership& membership, Placement& placement);
 
   // Waits for at least one slot. Idempotent by id. Errors: invalid, exhausted (too many leases),
-  // deadline_exceeded or cancelled (nothing is held), and why no slot could start.
+  // deadline_exceeded or cancelled (for a quantum it keeps its place: ask again), and why no slot
+  // could start.
   Async<Result<protocol::LeaseGranted>> request(protocol::RequestLease request,
                                                 transport::CallContext context);
   // Errors: not_found (it is over).
@@ -59,7 +60,8 @@ class Leases : public NodeListener, public PlacementListener {
     bool delivered = false;
     bool adopted = false;    // Taken over from the head before: further nodes may bring slots.
     uint32_t next_slot = 0;  // Above all of the scheduler's numbers.
-    Instant expires_at;      // Once it was delivered or adopted.
+    bool expires = false;    // From when it was delivered, adopted, or its client went silent.
+    Instant expires_at;
   };
 
   Lease* look_up(LeaseId id);
@@ -80,6 +82,7 @@ class Leases : public NodeListener, public PlacementListener {
   void finish(LeaseId id, Error why);
   Async<void> stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,
                          std::vector<uint32_t> slots);
+  void keep_for_a_quantum(Lease& lease);
   Async<void> expire(LeaseId id);
 
   transport::Environment environment_;
