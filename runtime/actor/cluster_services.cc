@@ -101,10 +101,6 @@ Result<T> block_on(Client& client, std::stop_token stop, Make make) {
 
 // --- A member's way to the others.
 
-struct Link {
-  std::shared_ptr<transport::Peer> peer;
-};
-
 // Shared by the actor thread, which sends and receives, and the loop.
 struct ChannelState {
   explicit ChannelState(Client& c) : client(c) {}
@@ -150,8 +146,11 @@ Async<void> send_chunk(std::shared_ptr<ChannelState> state, uint32_t rank, Bytes
 
 // A member that dies while this one only waits for it must be noticed too.
 Async<void> watch_member(std::shared_ptr<ChannelState> state, uint32_t rank) {
+  using namespace boost::asio::experimental::awaitable_operators;
   const auto peer = state->peers[rank];
-  co_await peer->closed().wait();
+  auto& left = state->place->room;  // Set once this process has left the group.
+  while (peer->is_open() && !left.is_set()) co_await (peer->closed().wait() || left.wait());
+  if (left.is_set()) co_return;
   state->fail(
       error(Code::unavailable, fmt::format("rank {} of group {} is gone", rank, state->spec.name)));
 }
@@ -231,6 +230,7 @@ Async<Result<std::shared_ptr<ChannelState>>> join(Client& client, Groups& groups
   const Instant deadline = environment.clock.now() + state->spec.timeout;
   state->place = std::make_shared<Groups::Place>(environment.loop);
   state->place->generation = state->spec.generation;
+  state->place->world = state->spec.world();
   Groups::Place* place = state->place.get();
   const Executor loop = environment.loop;
   // Called on the taker's thread, which holds the channel and so the place.
@@ -257,6 +257,10 @@ Async<Result<std::shared_ptr<ChannelState>>> join(Client& client, Groups& groups
     auto peer = co_await client.peer_of(info->address, deadline);
     if (!peer) co_return std::move(peer).error().context(fmt::format("reach rank {}", rank));
     state->peers[rank] = std::move(*peer);
+    const auto [known, is_new] = state->place->members.try_emplace(rank, info->address.process);
+    if (!is_new && known->second != info->address.process) {
+      co_return error(Code::conflict, fmt::format("another process spoke for rank {}", rank));
+    }
     protocol::CollectiveChunk header;
     header.group = state->spec.name;
     header.generation = state->spec.generation;
@@ -319,6 +323,10 @@ Async<Result<Message>> Groups::receive(Message message, CallContext context) {
   const uint64_t tag = chunk.header.sequence;
   auto& clock = client_.environment().clock;
   ReceivedChunk received{std::move(message.body), chunk.offset};
+  const protocol::Hello& sender = context.peer->remote();
+  if (sender.job != client_.job()) {
+    co_return error(Code::denied, "a collective belongs to one job");
+  }
   for (;;) {
     const auto found = places_.find(name);
     const bool here = found != places_.end() && found->second->generation == generation;
@@ -326,8 +334,14 @@ Async<Result<Message>> Groups::receive(Message message, CallContext context) {
       co_return error(Code::conflict, fmt::format("group {} was formed anew", name));
     }
     if (here) {
-      if (tag == join_tag) co_return Message{};
       const auto place = found->second;
+      const bool exists = rank < place->world;
+      if (!exists || place->members.try_emplace(rank, sender.address.process).first->second !=
+                         sender.address.process) {
+        co_return error(Code::denied,
+                        fmt::format("rank {} of group {} is not this process", rank, name));
+      }
+      if (tag == join_tag) co_return Message{};
       const auto outcome = place->inbox.offer(rank, tag, received);
       if (outcome != Inbox::Outcome::full) co_return Message{};
       const bool room = co_await wait_until(clock, context.deadline, place->room);

@@ -18,8 +18,11 @@ class Groups {
   struct Place {
     explicit Place(const Executor& loop) : room(loop) {}
     uint64_t generation = 0;
+    uint32_t world = 0;
+    // The process behind each rank that has spoken; another cannot speak for it.
+    std::map<uint32_t, ProcessId> members;
     Inbox inbox;
-    Event room;  // Pulsed when a full sender has room again.
+    Event room;  // Pulsed when a full sender has room again; set when this process left.
   };
 
   explicit Groups(client::Client& client);
@@ -27,7 +30,8 @@ class Groups {
   // Errors: conflict (a newer generation was formed).
   Status open(const std::string& name, uint64_t generation, std::shared_ptr<Place> place);
   void close(const std::string& name, const std::shared_ptr<Place>& place);
-  // Answers Method::collective: takes in a chunk, or waits until this process has joined.
+  // Answers Method::collective: takes in a chunk, or waits until this process has joined. Errors:
+  // denied (another job's process, or not the one behind its rank), conflict (a newer generation).
   Async<Result<transport::Message>> receive(transport::Message message,
                                             transport::CallContext context);
 

@@ -44,7 +44,19 @@ Error Host::placed(Error failure) const {
   return std::move(failure).at(fmt::format("{} on node {}", who, client_.attached().node_name));
 }
 
-Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request, CallContext) {
+Status Host::check_worker(const CallContext& context) const {
+  // Before the worker is joined nothing listens: only it can ask.
+  const auto& worker = client_.worker();
+  if (!worker || context.peer == worker) return ok();
+  log::warning("request_denied", {{"audit", "not_the_worker"},
+                                  {"kind", context.peer->remote().kind},
+                                  {"identity", context.peer->identity().name}});
+  return error(Code::denied, "only the worker may ask this of its process");
+}
+
+Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request,
+                                                 CallContext context) {
+  TROUPE_CO_CHECK(check_worker(context));
   // The worker assigns as soon as it was greeted, which may be before this process listens.
   co_await client_.started().wait();
   const protocol::ActorSpec& spec = request.spec;
@@ -64,7 +76,8 @@ Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request, 
                           std::move(*arguments));
 }
 
-Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, CallContext) {
+Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, CallContext context) {
+  TROUPE_CO_CHECK(check_worker(context));
   co_await client_.started().wait();
   // A slot process serves one lease after the other of the same job and module.
   if (identity_ && identity_->actor.is_nil() && instance_ && !assigning_) {
@@ -121,7 +134,8 @@ Async<void> Host::watch_instance() {
   done_.set();
 }
 
-Async<Result<Empty>> Host::stop_process(protocol::StopProcess request, CallContext) {
+Async<Result<Empty>> Host::stop_process(protocol::StopProcess request, CallContext context) {
+  TROUPE_CO_CHECK(check_worker(context));
   if (instance_) {
     instance_->request_stop();
     const Duration grace =
@@ -216,6 +230,8 @@ Async<Result<protocol::InvokeReply>> Host::invoke(protocol::Invoke call, CallCon
     outcome = co_await (*enqueued)->outcome();
   }
   if (!outcome) co_return placed(std::move(outcome).error());
+  // Nobody would take back what a reply keeps for its caller.
+  if (cancelled->is_set()) co_return error(Code::cancelled, "the caller gave up");
   std::vector<client::ObjectName> held;
   for (const client::HeldRef& ref : (*enqueued)->held) held.push_back(ref.name);
   auto reply = co_await client_.make_reply(std::move(*outcome), result, caller, std::move(held));

@@ -38,6 +38,8 @@ class Host final : public client::InvocationHandler {
                               transport::OutgoingStream& out) override;
 
  private:
+  // Only the worker that started this process says what it hosts and when it ends.
+  Status check_worker(const transport::CallContext& context) const;
   Async<Result<protocol::ProcessStarted>> assign_actor(protocol::AssignActor request,
                                                        transport::CallContext context);
   Async<Result<protocol::ProcessStarted>> assign_slot(protocol::AssignSlot request,

@@ -15,7 +15,13 @@ using transport::PeerIdentity;
 
 namespace {
 constexpr Duration greet_budget = std::chrono::seconds(10);
+constexpr Duration return_first = std::chrono::milliseconds(20);
+constexpr Duration return_most = std::chrono::seconds(1);
+
+bool speaks_as_head(const PeerIdentity& identity) {
+  return identity.local || identity.role == transport::Role::head;
 }
+}  // namespace
 
 Connections::Connections(transport::Environment environment, Scope& scope,
                          transport::Router& router)
@@ -91,7 +97,12 @@ Async<Result<std::shared_ptr<Peer>>> Connections::dial(Endpoint endpoint, Instan
 Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoint,
                                   ProcessId process, Instant deadline) {
   auto peer = co_await dial(endpoint, deadline);
-  if (peer && !process.is_nil() && (*peer)->remote().address.process != process) {
+  const bool is_head = process.is_nil();
+  if (peer && is_head && !speaks_as_head((*peer)->identity())) {
+    (*peer)->close();
+    peer = error(Code::denied, fmt::format("{} on {} is not the cluster's head",
+                                           (*peer)->identity().name, endpoint.to_string()));
+  } else if (peer && !is_head && (*peer)->remote().address.process != process) {
     (*peer)->close();
     peer = error(Code::unavailable,
                  fmt::format("another process listens on {}", endpoint.to_string()));
@@ -101,7 +112,7 @@ Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoi
     dialled->failure = std::move(peer).error();
   } else {
     dialled->peer = *peer;
-    if (process.is_nil()) {
+    if (is_head) {
       head_ = *peer;
     } else if (!peers_.contains(process)) {
       peers_[process] = *peer;
@@ -117,22 +128,26 @@ Async<Result<std::shared_ptr<Peer>>> Connections::head(Instant deadline) {
   address.node = self_.address.node;
   address.host = head_endpoint_.host;
   address.port = head_endpoint_.port;
-  co_return co_await peer_of(address, deadline);
+  co_return co_await reach(address, deadline);
 }
 
 Async<Result<std::shared_ptr<Peer>>> Connections::peer_of(protocol::ProcessAddress address,
                                                           Instant deadline) {
+  const ProcessId process = address.process;
+  if (process.is_nil()) co_return error(Code::invalid, "a process's address has no process id");
+  if (worker_ && worker_->is_open() && worker_->remote().address.process == process) {
+    co_return worker_;
+  }
+  if (const auto found = peers_.find(process); found != peers_.end() && found->second->is_open()) {
+    co_return found->second;
+  }
+  co_return co_await reach(std::move(address), deadline);
+}
+
+Async<Result<std::shared_ptr<Peer>>> Connections::reach(protocol::ProcessAddress address,
+                                                        Instant deadline) {
   if (stopped_) co_return error(Code::cancelled, "this process is leaving the cluster");
   const ProcessId process = address.process;
-  if (!process.is_nil()) {
-    if (worker_ && worker_->is_open() && worker_->remote().address.process == process) {
-      co_return worker_;
-    }
-    if (const auto found = peers_.find(process);
-        found != peers_.end() && found->second->is_open()) {
-      co_return found->second;
-    }
-  }
   std::shared_ptr<Dial> dialled;
   if (const auto found = dials_.find(process); found != dials_.end()) {
     dialled = found->second;
@@ -171,8 +186,22 @@ void Connections::peer_closed(Peer& peer) {
       found != peers_.end() && found->second.get() == &peer) {
     peers_.erase(found);
   }
-  if (head_.get() == &peer) head_.reset();
-  if (on_closed_ && !stopped_) on_closed_(peer.remote());
+  if (head_.get() == &peer) {
+    head_.reset();
+    if (self_.kind == "driver" && !stopped_) spawn(scope_, return_to_head());
+  }
+  if (on_closed_ && !stopped_ && !peers_.contains(process)) on_closed_(peer.remote());
+}
+
+// A driver that a head does not hear of for a while is taken for gone, and its job ends.
+Async<void> Connections::return_to_head() {
+  Duration pause = return_first;
+  while (!stopped_) {
+    auto peer = co_await head(environment_.clock.now() + greet_budget);
+    if (peer) co_return;
+    co_await sleep_for(environment_.clock, pause);
+    pause = std::min(pause * 2, return_most);
+  }
 }
 
 Status Connections::accept_peer(const protocol::Hello& hello, const PeerIdentity&) {

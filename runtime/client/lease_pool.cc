@@ -91,6 +91,10 @@ Async<void> LeasePool::request_lease(std::string key) {
     request.demand = cls.demand;
     request.priority = cls.priority;
     const size_t wanted = std::min<size_t>(cls.queue.size(), slots_max - cls.slots.size());
+    if (wanted == 0) {  // Slots that became free took the last tasks meanwhile.
+      cls.requesting = false;
+      co_return;
+    }
     request.slots = static_cast<uint32_t>(wanted);
   }
   auto granted = co_await client_.ask_head<protocol::LeaseGranted>(Method::request_lease, request,

@@ -57,8 +57,7 @@ void ObjectDirectory::set_reply(ObjectId id, protocol::InvokeReply reply,
     // Cancelled or dropped meanwhile: what was made for us is given back at once.
     if (!reply.node.process.is_nil()) store_.release_owned(id, reply.node);
     if (!reply.borrowed.empty()) {
-      spawn(scope_,
-            tell_owner(Method::remove_borrow, id, producer, connections_.address().process));
+      spawn(scope_, tell_owner(Method::remove_borrow, id, producer));
     }
     return;
   }
@@ -114,8 +113,8 @@ void ObjectDirectory::add_reference(const ObjectName& object) {
   Borrowed& borrowed = borrowed_[object.id];
   if (borrowed.references++ > 0) return;
   borrowed.owner = object.owner;
-  spawn(scope_,
-        tell_owner(Method::add_borrow, object.id, object.owner, connections_.address().process));
+  borrows_in_flight_.insert(++borrows_told_);
+  spawn(scope_, borrow(borrows_told_, object.id, object.owner));
 }
 
 void ObjectDirectory::drop_reference(const ObjectName& object) {
@@ -128,47 +127,59 @@ void ObjectDirectory::drop_reference(const ObjectName& object) {
   }
   const auto found = borrowed_.find(object.id);
   if (found == borrowed_.end() || --found->second.references > 0) return;
-  spawn(scope_, tell_owner(Method::remove_borrow, object.id, found->second.owner,
-                           connections_.address().process));
+  spawn(scope_, tell_owner(Method::remove_borrow, object.id, found->second.owner));
   borrowed_.erase(found);
 }
 
 void ObjectDirectory::free_if_unused(ObjectId id) {
-  const auto found = owned_.find(id);
-  if (found == owned_.end()) return;
-  const auto object = found->second;
-  if (object->references > 0 || !object->borrowers.empty()) return;
-  owned_.erase(found);
-  if (object->in_store) store_.release_owned(id, object->node);
-  if (object->producer) {
-    spawn(scope_,
-          tell_owner(Method::remove_borrow, id, *object->producer, connections_.address().process));
+  // What an object holds may go with it, and so on: a list, for a chain of refs can be long.
+  unused_.push_back(id);
+  if (std::exchange(freeing_, true)) return;
+  while (!unused_.empty()) {
+    const ObjectId next = unused_.back();
+    unused_.pop_back();
+    const auto found = owned_.find(next);
+    if (found == owned_.end()) continue;
+    const auto object = found->second;
+    if (object->references > 0 || !object->borrowers.empty()) continue;
+    owned_.erase(found);
+    if (object->in_store) store_.release_owned(next, object->node);
+    if (object->producer) {
+      spawn(scope_, tell_owner(Method::remove_borrow, next, *object->producer));
+    }
+    for (const ObjectName& ref : object->held) drop_reference(ref);
+    // What nobody will read need not be waited for, but it runs on: its effects may be wanted.
   }
-  for (const ObjectName& ref : object->held) drop_reference(ref);
-  // What nobody will read need not be waited for, but it runs on: its effects may be wanted.
+  freeing_ = false;
 }
 
-Async<void> ObjectDirectory::tell_owner(Method method, ObjectId id, protocol::ProcessAddress owner,
-                                        ProcessId borrower) {
-  const bool adding = method == Method::add_borrow;
-  if (adding) ++borrows_in_flight_;
-  struct Settle {
-    ObjectDirectory& directory;
-    bool adding;
-    ~Settle() {
-      if (adding && --directory.borrows_in_flight_ == 0) directory.borrows_settled_.pulse();
-    }
-  } settle{*this, adding};
+Async<void> ObjectDirectory::tell_owner(Method method, ObjectId id,
+                                        protocol::ProcessAddress owner) {
   auto peer =
       co_await connections_.peer_of(std::move(owner), environment_.clock.now() + notice_budget);
   if (!peer) co_return;  // A ref to an object whose owner is gone fails when it is read.
-  protocol::BorrowObject notice{id, borrower};
+  protocol::BorrowObject notice{id};
   auto told = co_await transport::call<Empty>(*peer, method, notice, notice_budget);
   if (!told) log::debug("owner_not_told", {{"object", id}, {"why", told.error().message()}});
 }
 
+Async<void> ObjectDirectory::borrow(uint64_t number, ObjectId id, protocol::ProcessAddress owner) {
+  struct Settle {
+    ObjectDirectory& directory;
+    uint64_t number;
+    ~Settle() {
+      directory.borrows_in_flight_.erase(number);
+      directory.borrows_settled_.pulse();
+    }
+  } settle{*this, number};
+  co_await tell_owner(Method::add_borrow, id, std::move(owner));
+}
+
 Async<void> ObjectDirectory::flush_borrows() {
-  while (borrows_in_flight_ > 0) co_await borrows_settled_.wait();
+  const uint64_t last = borrows_told_;
+  while (!borrows_in_flight_.empty() && *borrows_in_flight_.begin() <= last) {
+    co_await borrows_settled_.wait();
+  }
 }
 
 void ObjectDirectory::hold_for_result(ObjectId result, ProcessId caller,
@@ -230,7 +241,7 @@ Async<Result<ObjectBytes>> ObjectDirectory::get_owned(ObjectId id, Instant deadl
     ObjectBytes bytes{*object->inline_value, object->inline_value};
     co_return bytes;
   }
-  co_return co_await store_.get(id, object->node, object->size_bytes, deadline);
+  co_return co_await store_.get(id, object->node, deadline);
 }
 
 Async<Result<ObjectBytes>> ObjectDirectory::get_borrowed(ObjectName object, Instant deadline) {
@@ -252,7 +263,7 @@ Async<Result<ObjectBytes>> ObjectDirectory::get_borrowed(ObjectName object, Inst
     co_return std::move(value).error();
   }
   if (value->in_store) {
-    co_return co_await store_.get(object.id, value->node, value->size_bytes, deadline);
+    co_return co_await store_.get(object.id, value->node, deadline);
   }
   auto bytes = std::make_shared<const Bytes>(std::move(value->inline_value));
   ObjectBytes view{*bytes, bytes};
@@ -297,18 +308,22 @@ Async<Result<protocol::ObjectValue>> ObjectDirectory::resolve_object(
   co_return value;
 }
 
-Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::BorrowObject request, CallContext) {
+Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::BorrowObject request,
+                                                 CallContext context) {
   const auto found = owned_.find(request.object);
   if (found == owned_.end()) {
     co_return error(Code::not_found,
                     fmt::format("object {} was freed by its owner", request.object.to_string()));
   }
-  found->second->borrowers.insert(request.borrower);
+  found->second->borrowers.insert(context.peer->remote().address.process);
   co_return Empty{};
 }
 
-Async<Result<Empty>> ObjectDirectory::remove_borrow(protocol::BorrowObject request, CallContext) {
-  if (const auto held = held_.find(request.object); held != held_.end()) {
+Async<Result<Empty>> ObjectDirectory::remove_borrow(protocol::BorrowObject request,
+                                                    CallContext context) {
+  const ProcessId borrower = context.peer->remote().address.process;
+  if (const auto held = held_.find(request.object);
+      held != held_.end() && held->second.caller == borrower) {
     const auto refs = std::move(held->second.refs);
     held_.erase(held);
     for (const ObjectName& ref : refs) drop_reference(ref);
@@ -317,7 +332,7 @@ Async<Result<Empty>> ObjectDirectory::remove_borrow(protocol::BorrowObject reque
   const auto found = owned_.find(request.object);
   if (found == owned_.end()) co_return Empty{};
   auto& borrowers = found->second->borrowers;
-  if (const auto one = borrowers.find(request.borrower); one != borrowers.end()) {
+  if (const auto one = borrowers.find(borrower); one != borrowers.end()) {
     borrowers.erase(one);
     free_if_unused(request.object);
   }

@@ -79,8 +79,8 @@ class ObjectDirectory {
 
   void free_if_unused(ObjectId id);
   bool owns(const ObjectName& object) const;
-  Async<void> tell_owner(Method method, ObjectId id, protocol::ProcessAddress owner,
-                         ProcessId borrower);
+  Async<void> tell_owner(Method method, ObjectId id, protocol::ProcessAddress owner);
+  Async<void> borrow(uint64_t number, ObjectId id, protocol::ProcessAddress owner);
   Async<Result<ObjectBytes>> get_owned(ObjectId id, Instant deadline);
   Async<Result<ObjectBytes>> get_borrowed(ObjectName object, Instant deadline);
 
@@ -91,7 +91,10 @@ class ObjectDirectory {
   std::map<ObjectId, std::shared_ptr<Owned>> owned_;
   std::map<ObjectId, Borrowed> borrowed_;
   std::map<ObjectId, Held> held_;
-  uint32_t borrows_in_flight_ = 0;
+  std::vector<ObjectId> unused_;  // To be freed, while that goes on.
+  bool freeing_ = false;
+  uint64_t borrows_told_ = 0;             // Numbers them.
+  std::set<uint64_t> borrows_in_flight_;  // Ascending: the first is the oldest.
   Event borrows_settled_;
 };
 

@@ -93,28 +93,59 @@ Async<Status> StoreClient::ensure_segment(Instant deadline) {
   auto made = object_store::ProducerSegment::create(segment_bytes);
   if (!made) co_return std::move(made).error();
   auto segment = std::make_shared<object_store::ProducerSegment>(std::move(*made));
-  protocol::AttachSegment request{segment->size_bytes()};
-  Message message{protocol::encode(request), {}};
-  message.descriptors.emplace_back(::fcntl(segment->fd(), F_DUPFD_CLOEXEC, 0));
+  FileDescriptor copy{::fcntl(segment->fd(), F_DUPFD_CLOEXEC, 0)};
+  if (!copy.is_open()) co_return error(Code::exhausted, "no file descriptors left");
+  Message message;
+  message.descriptors.push_back(std::move(copy));
   attaching_ = true;
   auto answer = co_await connections_.worker()->call(Method::attach_segment, std::move(message),
                                                      left(environment_.clock, deadline));
   attaching_ = false;
-  if (answer) own_ = std::move(segment);
+  Result<protocol::SegmentAttached> attached = error(Code::internal, "no answer");
+  if (answer) {
+    attached = protocol::decode<protocol::SegmentAttached>(answer->body);
+  } else {
+    attached = std::move(answer).error();
+  }
+  if (attached) {
+    own_ = std::move(segment);
+    own_number_ = attached->segment;
+  }
   attached_.pulse();
-  if (!answer) co_return std::move(answer).error().context("attach to the object store");
+  if (!attached) co_return std::move(attached).error().context("attach to the object store");
   co_return ok();
+}
+
+Async<Result<protocol::Empty>> StoreClient::drop_segments(protocol::DropSegments request,
+                                                          transport::CallContext context) {
+  if (context.peer != connections_.worker()) {
+    co_return error(Code::denied, "only the node's worker may ask this");
+  }
+  for (const uint64_t number : request.segments) {
+    if (number == own_number_) own_.reset();
+    segments_.erase(number);
+  }
+  co_return protocol::Empty{};
 }
 
 Async<Status> StoreClient::put(ObjectId object, ProcessId owner, std::shared_ptr<const Bytes> value,
                                Instant deadline) {
-  TROUPE_CO_CHECK(co_await ensure_segment(deadline));
   const auto worker = connections_.worker();
   protocol::CreateBlock create{object, value->size(), owner};
-  auto block = co_await transport::call<protocol::Block>(worker, Method::create_block, create,
-                                                         left(environment_.clock, deadline));
-  if (!block) co_return std::move(block).error();
-  auto segment = own_;
+  Result<protocol::Block> block = error(Code::internal, "no block");
+  std::shared_ptr<object_store::ProducerSegment> segment;
+  while (!block) {
+    TROUPE_CO_CHECK(co_await ensure_segment(deadline));
+    segment = own_;
+    const uint64_t number = own_number_;
+    block = co_await transport::call<protocol::Block>(worker, Method::create_block, create,
+                                                      left(environment_.clock, deadline));
+    if (block) break;
+    if (block.error().code() != Code::not_found) co_return std::move(block).error();
+    // The worker drops empty segments when memory is short, and its word of it may still be on its
+    // way: a new one is made.
+    if (own_number_ == number) own_.reset();
+  }
   const uint64_t offset = block->offset_bytes;
   auto fill = [segment, value, offset]() -> Status {
     TROUPE_TRY(auto room, segment->prepare(offset, value->size()));
@@ -141,14 +172,13 @@ Async<Status> StoreClient::put(ObjectId object, ProcessId owner, std::shared_ptr
 }
 
 Async<Result<ObjectBytes>> StoreClient::get(ObjectId object, protocol::ProcessAddress source,
-                                            uint64_t size_bytes, Instant deadline) {
+                                            Instant deadline) {
   protocol::GetBlock request;
   request.object = object;
   const auto worker = connections_.worker();
   if (source.process != worker->remote().address.process) request.source = std::move(source);
-  request.size_bytes = size_bytes;
-  for (const auto& [process, segment] : segments_) request.segments_held.push_back(process);
-  if (own_) request.segments_held.push_back(connections_.address().process);
+  for (const auto& [number, segment] : segments_) request.segments_held.push_back(number);
+  if (own_) request.segments_held.push_back(own_number_);
   Message message{protocol::encode(request), {}};
   auto answer = co_await worker->call(Method::get_block, std::move(message),
                                       left(environment_.clock, deadline));
@@ -171,12 +201,12 @@ Async<Result<ObjectBytes>> StoreClient::get(ObjectId object, protocol::ProcessAd
     });
   };
   std::shared_ptr<void> pin{static_cast<void*>(this), give_back};
-  if (block.process == connections_.address().process && own_) {
+  if (own_ && block.segment == own_number_) {
     TROUPE_CO_TRY(const auto bytes, own_->prepare(block.offset_bytes, block.size_bytes));
     ObjectBytes view{bytes, keep(pin, own_)};
     co_return view;
   }
-  auto found = segments_.find(block.process);
+  auto found = segments_.find(block.segment);
   if (found == segments_.end()) {
     if (answer->descriptors.empty()) {
       co_return error(Code::internal, "the worker sent no descriptor of the object's segment");
@@ -185,7 +215,7 @@ Async<Result<ObjectBytes>> StoreClient::get(ObjectId object, protocol::ProcessAd
         object_store::ReaderSegment::open(object_store::UniqueFd{answer->descriptors[0].release()});
     if (!opened) co_return std::move(opened).error();
     auto segment = std::make_shared<object_store::ReaderSegment>(std::move(*opened));
-    found = segments_.emplace(block.process, std::move(segment)).first;
+    found = segments_.emplace(block.segment, std::move(segment)).first;
   }
   TROUPE_CO_TRY(const auto bytes, found->second->view(block.offset_bytes, block.size_bytes));
   ObjectBytes view{bytes, keep(pin, found->second)};

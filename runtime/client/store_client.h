@@ -22,9 +22,12 @@ class StoreClient {
                     Instant deadline);
   // A view of an object, pulled to this node first when `source` is another node's worker.
   Async<Result<ObjectBytes>> get(ObjectId object, protocol::ProcessAddress source,
-                                 uint64_t size_bytes, Instant deadline);
+                                 Instant deadline);
   // Its owner (this process) has no more refs to an object that lies with `node`'s worker.
   void release_owned(ObjectId object, protocol::ProcessAddress node);
+  // From the worker: nothing lies in these segments any more.
+  Async<Result<protocol::Empty>> drop_segments(protocol::DropSegments request,
+                                               transport::CallContext context);
 
  private:
   struct Returns;  // Pins that dropped views give back.
@@ -36,7 +39,8 @@ class StoreClient {
   Scope& scope_;
   Connections& connections_;
   std::shared_ptr<object_store::ProducerSegment> own_;
-  std::map<ProcessId, std::shared_ptr<object_store::ReaderSegment>> segments_;
+  uint64_t own_number_ = 0;  // As the worker numbers segments.
+  std::map<uint64_t, std::shared_ptr<object_store::ReaderSegment>> segments_;
   bool attaching_ = false;
   Event attached_;
   std::shared_ptr<Returns> returns_;

@@ -102,7 +102,10 @@ struct Head::Parts : JobListener {
   Async<Result<protocol::HeartbeatReply>> heartbeat(protocol::Heartbeat beat, CallContext call) {
     co_return membership.heartbeat(beat, call.peer);
   }
-  Async<Result<Empty>> process_exited(protocol::ProcessExited news, CallContext) {
+  Async<Result<Empty>> process_exited(protocol::ProcessExited news, CallContext call) {
+    if (!membership.speaks_for(news.node, call.peer)) {
+      co_return error(Code::unavailable, "the node is not registered over this connection");
+    }
     leases.process_exited(news);
     auto taken = co_await actors.process_exited(std::move(news));
     if (!taken) co_return std::move(taken).error();
@@ -345,7 +348,11 @@ Async<void> Head::greet(std::unique_ptr<transport::Connection> connection) {
   const Instant deadline = environment_.clock.now() + greet_budget;
   auto peer = co_await transport::Peer::start(scope_, environment_, std::move(connection), *door_,
                                               hello_, deadline);
-  if (!peer) log::warning("peer_refused", {{"why", peer.error()}});
+  if (!peer) {
+    log::warning("peer_refused", {{"why", peer.error()}});
+  } else {
+    parts_->jobs.seen(**peer);
+  }
 }
 
 Async<void> Head::stop() {

@@ -2,20 +2,22 @@
 
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <limits>
 
 #include "base/log.h"
 
 namespace troupe::head {
 
 namespace {
-// Half of what GroupCommit takes, so that it never refuses what memory already says.
+// Past it nothing new is promised. What follows from events (a node's death, say) is written
+// whatever its size: memory says it already.
 constexpr size_t gathered_bytes_max = size_t{32} << 20;
 }  // namespace
 
 Journal::Journal(transport::Environment environment, Scope& scope, Store& store, uint64_t epoch)
     : scope_(scope),
       group_(environment.loop, store, environment.blocking,
-             GroupCommitOptions{epoch, gathered_bytes_max * 8}),
+             GroupCommitOptions{epoch, std::numeric_limits<size_t>::max()}),
       progress_(environment.loop),
       broken_(environment.loop) {}
 

@@ -109,6 +109,9 @@ Async<Result<protocol::LeaseGranted>> Leases::request(protocol::RequestLease req
   if (waited || (lease->delivered && runs(*lease))) {
     // What is still to come is not waited for: the client asks again for what it still needs.
     lease->delivered = true;
+    for (auto& [node, share] : lease->shares) {
+      for (Held& held : share.held) held.granted = !held.address.process.is_nil();
+    }
     keep_for_a_quantum(*lease);
     protocol::LeaseGranted granted = grant_of(*lease);
     placement_.apply(scheduler::Cancelled{id});
@@ -162,7 +165,7 @@ void Leases::lease_granted(const scheduler::LeaseGranted& granted) {
   }
   Share& share = lease->shares[granted.node];
   for (const scheduler::Slot& slot : granted.slots) {
-    share.held.push_back({slot.slot, slot.devices, {}});
+    share.held.push_back({slot.slot, slot.devices, {}, false});
   }
   if (!std::exchange(share.starting, true)) {
     spawn(scope_, start_slots(granted.lease, granted.node));
@@ -220,25 +223,33 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
     const bool more = share.held.size() > request.count;
     if (more) continue;  // A further grant came meanwhile.
     share.starting = false;
-    drop_unstarted(id, node);
+    settle(id, node);
     if (Lease* settled = look_up(id)) settled->changed->pulse();
     co_return;
   }
 }
 
-void Leases::drop_unstarted(LeaseId id, NodeId node) {
+void Leases::settle(LeaseId id, NodeId node) {
   Lease* lease = look_up(id);
   if (lease == nullptr) return;
   const auto found = lease->shares.find(node);
   if (found == lease->shares.end()) return;
   scheduler::LeaseReturned back{id, {}};
+  std::vector<ProcessId> late;  // Their client got what there was, and asks anew for more.
+  std::vector<uint32_t> late_slots;
   std::erase_if(found->second.held, [&](const Held& held) {
-    if (!held.address.process.is_nil()) return false;
-    back.slots.push_back(held.slot);
+    if (held.address.process.is_nil()) {
+      back.slots.push_back(held.slot);
+      return true;
+    }
+    if (!lease->delivered || held.granted) return false;
+    late.push_back(held.address.process);
+    late_slots.push_back(held.slot);
     return true;
   });
   if (found->second.held.empty()) lease->shares.erase(found);
   if (!back.slots.empty()) placement_.apply(back);
+  if (!late.empty()) spawn(scope_, stop_slots(id, node, std::move(late), std::move(late_slots)));
 }
 
 Result<protocol::LeaseGranted> Leases::renew(LeaseId id) {
@@ -458,7 +469,7 @@ std::vector<Leases::Held> Leases::adopt(Lease& lease, NodeId node,
   for (const protocol::RunningSlot* slot : slots) {
     auto devices = shares_of(slot->devices, request.demand);
     places.push_back({lease.next_slot++, node, devices});
-    found.push_back({places.back().unit, std::move(devices), slot->address});
+    found.push_back({places.back().unit, std::move(devices), slot->address, true});
   }
   if (demand && placement_.adopt({std::move(request), std::move(places)})) return found;
   log::warning("lease_overcommitted", {{"lease", lease.request.lease}, {"node", node}});

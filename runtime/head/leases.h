@@ -46,6 +46,7 @@ class Leases : public NodeListener, public PlacementListener {
     uint32_t slot = 0;  // The scheduler's number.
     scheduler::Devices devices;
     protocol::ProcessAddress address;  // Its process is nil until it runs.
+    bool granted = false;              // Its client was told.
   };
   struct Share {  // What a lease has on one node.
     std::vector<Held> held;
@@ -70,8 +71,8 @@ class Leases : public NodeListener, public PlacementListener {
   protocol::LeaseGranted grant_of(const Lease& lease) const;
   Async<Status> wait(LeaseId id, transport::CallContext context);
   Async<void> start_slots(LeaseId id, NodeId node);
-  // Gives slots without a process back to the scheduler.
-  void drop_unstarted(LeaseId id, NodeId node);
+  // Gives slots without a process back to the scheduler, and stops those that came too late.
+  void settle(LeaseId id, NodeId node);
   void drop_process(LeaseId id, NodeId node, ProcessId process);
   // What runs on a node, as its worker lists it.
   void take_over(LeaseId id, NodeId node, std::vector<const protocol::RunningSlot*> slots);

@@ -61,6 +61,13 @@ Async<Result<protocol::NodeRegistered>> Membership::register_node(
     protocol::RegisterNode request, std::shared_ptr<transport::Peer> peer) {
   TROUPE_CO_CHECK(check(request));
   const NodeId id = request.address.node;
+  const transport::PeerIdentity& identity = peer->identity();
+  if (!identity.local && identity.name != id.to_string()) {
+    log::warning("request_denied",
+                 {{"audit", "not_this_node"}, {"node", id}, {"identity", identity.name}});
+    co_return error(Code::denied, fmt::format("the certificate of {} does not speak for node {}",
+                                              identity.name, id.to_string()));
+  }
   const auto found = nodes_.find(id);
   if (found == nodes_.end() && nodes_.size() >= options_.nodes_max) {
     co_return error(Code::exhausted, fmt::format("the cluster has {} nodes", nodes_.size()));
@@ -94,17 +101,20 @@ Async<Result<protocol::NodeRegistered>> Membership::register_node(
   co_return reply;
 }
 
+bool Membership::speaks_for(NodeId node, const std::shared_ptr<transport::Peer>& peer) const {
+  const auto found = nodes_.find(node);
+  return found != nodes_.end() && found->second.registered && found->second.peer == peer;
+}
+
 protocol::HeartbeatReply Membership::heartbeat(const protocol::Heartbeat& beat,
                                                const std::shared_ptr<transport::Peer>& peer) {
   protocol::HeartbeatReply reply;
   reply.epoch = epoch_;
-  const auto found = nodes_.find(beat.node);
-  if (found == nodes_.end() || !found->second.registered || found->second.peer != peer ||
-      beat.epoch != epoch_) {
+  if (!speaks_for(beat.node, peer) || beat.epoch != epoch_) {
     reply.register_again = true;
     return reply;
   }
-  Node& node = found->second;
+  Node& node = nodes_.at(beat.node);
   node.heard = environment_.clock.now();
   node.info.store_used_bytes = beat.store_used_bytes;
   node.info.store_capacity_bytes = beat.store_capacity_bytes;
@@ -203,6 +213,8 @@ void Membership::lose(NodeId id, const std::string& reason) {
   if (found == nodes_.end()) return;
   log::warning("node_lost", {{"node", id}, {"name", found->second.info.name}, {"why", reason}});
   protocol::NodeInfo info = std::move(found->second.info);
+  // A worker that lives on finds out, and registers anew.
+  if (const auto peer = std::exchange(found->second.peer, nullptr)) peer->close();
   info.state = "dead";
   dead_.push_back(std::move(info));
   if (dead_.size() > options_.history_max) dead_.pop_front();

@@ -33,12 +33,15 @@ class Membership {
   void restore(std::vector<protocol::NodeInfo> nodes);
   void start();
 
-  // Idempotent. Errors: invalid, exhausted (too many nodes).
+  // Idempotent. Errors: invalid, exhausted (too many nodes), denied (another node's certificate).
   Async<Result<protocol::NodeRegistered>> register_node(protocol::RegisterNode request,
                                                         std::shared_ptr<transport::Peer> peer);
   protocol::HeartbeatReply heartbeat(const protocol::Heartbeat& beat,
                                      const std::shared_ptr<transport::Peer>& peer);
   void peer_closed(const transport::Peer& peer);
+
+  // Whether the node registered over this connection.
+  bool speaks_for(NodeId node, const std::shared_ptr<transport::Peer>& peer) const;
 
   uint64_t epoch() const { return epoch_; }
   bool is_dead(NodeId node) const;

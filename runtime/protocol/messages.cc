@@ -54,6 +54,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(resolve_object);
       TROUPE_NAME(add_borrow);
       TROUPE_NAME(remove_borrow);
+      TROUPE_NAME(drop_segments);
 #undef TROUPE_NAME
   }
   return fmt::format("method {}", static_cast<uint32_t>(method));

@@ -62,6 +62,7 @@ enum class Method : uint32_t {
   resolve_object = 70,
   add_borrow = 71,
   remove_borrow = 72,
+  drop_segments = 73,
 };
 // "create_actor"; "method 99" for a number that this build does not know.
 std::string method_name(Method method);
@@ -381,11 +382,14 @@ struct ObjectValue {
 
 struct BorrowObject {
   ObjectId object;
-  ProcessId borrower;
 };
 
-struct AttachSegment {
-  uint64_t capacity_bytes = 0;
+struct SegmentAttached {
+  uint64_t segment = 0;  // Its number with this worker; never used twice.
+};
+
+struct DropSegments {
+  std::vector<uint64_t> segments;
 };
 
 struct CreateBlock {
@@ -395,7 +399,7 @@ struct CreateBlock {
 };
 
 struct Block {
-  ProcessId process;  // Whose segment.
+  uint64_t segment = 0;
   uint64_t offset_bytes = 0;
   uint64_t size_bytes = 0;
 };
@@ -407,8 +411,7 @@ struct SealBlock {
 struct GetBlock {
   ObjectId object;
   ProcessAddress source;
-  uint64_t size_bytes = 0;
-  std::vector<ProcessId> segments_held;
+  std::vector<uint64_t> segments_held;
 };
 
 struct ReleaseBlock {
@@ -418,6 +421,7 @@ struct ReleaseBlock {
 
 struct FetchChunk {
   ObjectId object;
+  JobId job;  // Whose it is.
   uint64_t offset_bytes = 0;
   uint64_t length_bytes = 0;
 };

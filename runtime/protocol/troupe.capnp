@@ -350,12 +350,16 @@ struct ObjectValue {
 # To the owner: the sender holds (or no longer holds) the object.
 struct BorrowObject {
   object @0 :Data;
-  borrower @1 :Data;
 }
 
-# A process to its worker: its segment comes beside the message as a descriptor.
-struct AttachSegment {
-  capacityBytes @0 :UInt64;
+# A process to its worker, whose segment came beside the request as a descriptor.
+struct SegmentAttached {
+  segment @0 :UInt64;
+}
+
+# A worker to a process of its node: nothing lies in these any more, let go of them.
+struct DropSegments {
+  segments @0 :List(UInt64);
 }
 
 struct CreateBlock {
@@ -365,7 +369,7 @@ struct CreateBlock {
 }
 
 struct Block {
-  process @0 :Data;
+  segment @0 :UInt64;
   offsetBytes @1 :UInt64;
   sizeBytes @2 :UInt64;
 }
@@ -375,12 +379,11 @@ struct SealBlock {
 }
 
 # Answered with a Block once it is sealed here; pulled from `source` first if it is elsewhere.
-# The segment's descriptor comes beside the answer when `needDescriptor` names no segment held.
+# The segment's descriptor comes beside the answer unless the segment is among those held.
 struct GetBlock {
   object @0 :Data;
   source @1 :ProcessAddress;
-  sizeBytes @2 :UInt64;
-  segmentsHeld @3 :List(Data);
+  segmentsHeld @2 :List(UInt64);
 }
 
 struct ReleaseBlock {
@@ -391,8 +394,9 @@ struct ReleaseBlock {
 # Worker to worker.
 struct FetchChunk {
   object @0 :Data;
-  offsetBytes @1 :UInt64;
-  lengthBytes @2 :UInt64;
+  job @1 :Data;
+  offsetBytes @2 :UInt64;
+  lengthBytes @3 :UInt64;
 }
 
 struct Chunk {

@@ -1,5 +1,6 @@
 #include "transport/asio_network.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -30,6 +31,12 @@ Error connect_error(const Endpoint& endpoint, const boost::system::error_code& f
                fmt::format("connect to {}: {}", endpoint.to_string(), failed.message()));
 }
 
+// Asio opens sockets without it: what user code starts would keep our connections open.
+template <class Socket>
+void close_on_exec(Socket& socket) {
+  ::fcntl(socket.native_handle(), F_SETFD, FD_CLOEXEC);
+}
+
 // Accepts and authenticates in the background, so that a slow handshake holds up nobody.
 template <class Protocol>
 class AsioListener final : public Listener {
@@ -45,9 +52,7 @@ class AsioListener final : public Listener {
         changed_(connections.executor()) {
     spawn(scope_, accept_all());
   }
-  ~AsioListener() override {
-    if (endpoint_.is_unix()) ::unlink(endpoint_.unix_path.c_str());
-  }
+  ~AsioListener() override { remove_socket_file(); }
 
   const Endpoint& endpoint() const override { return endpoint_; }
 
@@ -64,12 +69,19 @@ class AsioListener final : public Listener {
     stopped_ = true;
     boost::system::error_code ignored;
     acceptor_.close(ignored);
+    remove_socket_file();
     changed_.pulse();
     co_await scope_.stop();
     ready_.clear();
   }
 
  private:
+  void remove_socket_file() {
+    if (endpoint_.is_unix() && !std::exchange(removed_, true)) {
+      ::unlink(endpoint_.unix_path.c_str());
+    }
+  }
+
   Async<void> accept_all() {
     while (!stopped_) {
       if (ready_.size() + scope_.size() > ready_max) {
@@ -86,6 +98,7 @@ class AsioListener final : public Listener {
         co_await sleep_for(clock_, std::chrono::milliseconds(50));
         continue;
       }
+      close_on_exec(socket);
       spawn(scope_, authenticate(std::move(socket)));
     }
   }
@@ -124,6 +137,7 @@ class AsioListener final : public Listener {
   std::deque<std::unique_ptr<Connection>> ready_;
   Event changed_;
   bool stopped_ = false;
+  bool removed_ = false;  // The path may be another listener's by now.
 };
 
 // A socket file that nobody listens on is left over from a killed process.
@@ -163,12 +177,17 @@ AsioNetwork::AsioNetwork(asio::io_context& loop, TimerClock& clock, Scope& scope
 
 Async<Result<std::unique_ptr<Connection>>> AsioNetwork::connect(Endpoint endpoint,
                                                                 Instant deadline) {
+  return with_deadline(clock_, deadline, connect_unbounded(std::move(endpoint)));
+}
+
+Async<Result<std::unique_ptr<Connection>>> AsioNetwork::connect_unbounded(Endpoint endpoint) {
   auto token = asio::as_tuple(asio::use_awaitable);
   if (endpoint.is_unix()) {
     if (endpoint.unix_path.size() > unix_path_bytes_max) {
       co_return error(Code::invalid, "socket path too long: " + endpoint.unix_path);
     }
-    local::socket socket{loop_};
+    local::socket socket{loop_, local()};
+    close_on_exec(socket);
     const auto [failed] = co_await socket.async_connect(local::endpoint{endpoint.unix_path}, token);
     if (failed) co_return connect_error(endpoint, failed);
     auto peer = unix_peer(socket);
@@ -193,14 +212,14 @@ Async<Result<std::unique_ptr<Connection>>> AsioNetwork::connect(Endpoint endpoin
   }
   Error last = error(Code::unavailable, "no address for " + endpoint.host);
   for (const auto& target : targets) {
-    tcp::socket socket{loop_};
+    tcp::socket socket{loop_, target.protocol()};
+    close_on_exec(socket);
     const auto [failed] = co_await socket.async_connect(target, token);
     if (failed) {
       last = connect_error(endpoint, failed);
       continue;
     }
-    auto secured =
-        co_await with_deadline(clock_, deadline, tls_connect(std::move(socket), *credentials_));
+    auto secured = co_await tls_connect(std::move(socket), *credentials_);
     if (!secured)
       co_return std::move(secured).error().context("connect to " + endpoint.to_string());
     co_return make_connection(scope_, std::move(secured->stream), std::move(secured->peer));
@@ -218,6 +237,7 @@ Result<std::unique_ptr<Listener>> AsioNetwork::listen(const Endpoint& endpoint) 
                                endpoint.unix_path.size(), unix_path_bytes_max, endpoint.unix_path));
     }
     local::acceptor acceptor{loop_, local()};
+    close_on_exec(acceptor);
     acceptor.bind(local::endpoint{endpoint.unix_path}, failed);
     if (failed == asio::error::address_in_use && remove_stale_socket(loop_, endpoint.unix_path)) {
       acceptor.bind(local::endpoint{endpoint.unix_path}, failed);
@@ -237,6 +257,7 @@ Result<std::unique_ptr<Listener>> AsioNetwork::listen(const Endpoint& endpoint) 
   if (failed) return error(Code::invalid, "not an IP address to listen on: " + endpoint.host);
   tcp::acceptor acceptor{loop_};
   acceptor.open(address.is_v6() ? tcp::v6() : tcp::v4(), failed);
+  if (!failed) close_on_exec(acceptor);
   if (!failed) acceptor.set_option(tcp::acceptor::reuse_address(true), failed);
   if (!failed) acceptor.bind({address, endpoint.port}, failed);
   if (!failed) acceptor.listen(asio::socket_base::max_listen_connections, failed);
@@ -255,6 +276,7 @@ Result<std::unique_ptr<Listener>> AsioNetwork::listen(const Endpoint& endpoint) 
 std::unique_ptr<Connection> adopt_unix_socket(Scope& scope, asio::io_context& loop,
                                               FileDescriptor socket) {
   local::socket adopted{loop, local(), socket.release()};
+  close_on_exec(adopted);
   PeerIdentity identity;
   identity.role = Role::client;
   identity.name = fmt::format("uid:{}", ::geteuid());

@@ -19,6 +19,8 @@ class AsioNetwork final : public Network {
   Result<std::unique_ptr<Listener>> listen(const Endpoint& endpoint) override;
 
  private:
+  Async<Result<std::unique_ptr<Connection>>> connect_unbounded(Endpoint endpoint);
+
   boost::asio::io_context& loop_;
   TimerClock& clock_;
   Scope& scope_;

@@ -16,7 +16,8 @@ struct Prefix {
 static_assert(sizeof(Prefix) == 8);
 
 constexpr size_t queue_bytes_high = 8 << 20;  // Above it, writable() waits.
-constexpr size_t queue_bytes_max = 1 << 30;   // Above it, the peer is taken for stuck.
+constexpr size_t queue_bytes_max = 1 << 30;   // Above it, the peer is taken for stuck and closed.
+constexpr size_t frame_overhead_bytes = 256;  // Of a frame in the queue, roughly.
 constexpr size_t batch_bytes = 256 << 10;
 constexpr size_t read_bytes = 256 << 10;
 
@@ -33,6 +34,10 @@ struct Shared {
   Event changed;
   Event drained;
 };
+
+size_t queued_bytes_of(const Frame& frame) {
+  return frame.body.size() + frame.header.error.message.size() + frame_overhead_bytes;
+}
 
 void append(Bytes& out, const void* data, size_t size) {
   const auto* first = static_cast<const uint8_t*>(data);
@@ -73,7 +78,7 @@ Async<void> write_queue(std::shared_ptr<Shared> shared) {
         descriptors = std::move(frame.descriptors);
       }
       append_head(batch, frame);
-      taken_bytes += frame.body.size();
+      taken_bytes += queued_bytes_of(frame);
       if (frame.body.size() > batch_bytes) {
         large = std::move(frame.body);
         shared->queue.pop_front();
@@ -112,13 +117,16 @@ class FramedConnection final : public Connection {
       return error(Code::invalid, fmt::format("a message of {} bytes is over the limit of {}",
                                               frame.body.size(), protocol::body_bytes_max));
     }
-    if (shared_->queued_bytes + frame.body.size() > queue_bytes_max) {
-      return error(Code::exhausted, "the peer does not read: its queue is full");
-    }
     // Kept below header_bytes_max, which the other side enforces.
     if (frame.header.error.message.size() > 16 << 10) frame.header.error.message.resize(16 << 10);
     frame.header.descriptors = static_cast<uint32_t>(frame.descriptors.size());
-    shared_->queued_bytes += frame.body.size();
+    const size_t bytes = queued_bytes_of(frame);
+    if (shared_->queued_bytes + bytes > queue_bytes_max) {
+      shared_->closing = true;
+      shared_->stream->close();
+      return error(Code::unavailable, "the peer does not read: its connection was closed");
+    }
+    shared_->queued_bytes += bytes;
     shared_->queue.push_back(std::move(frame));
     shared_->changed.pulse();
     return ok();

@@ -161,8 +161,19 @@ void Peer::shut_down(const Error& why) {
 }
 
 Async<Result<Message>> Peer::call(Method method, Message request, Duration budget) {
+  using namespace boost::asio::experimental::awaitable_operators;
   const auto self = shared_from_this();
-  if (!connection_->is_writable()) co_await connection_->writable();
+  if (!connection_->is_writable()) {
+    const Instant began = environment_.clock.now();
+    const auto raced =
+        co_await (connection_->writable() || sleep_until(environment_.clock, began + budget));
+    if (raced.index() == 1) {
+      co_return error(Code::deadline_exceeded,
+                      fmt::format("{} does not read: {} was not sent within {} ms", remote_.kind,
+                                  method_name(method), budget / std::chrono::milliseconds(1)));
+    }
+    budget -= environment_.clock.now() - began;
+  }
   auto sent = begin_call(method, std::move(request), budget);
   if (!sent) co_return std::move(sent).error();
   co_return co_await sent->reply();

@@ -1,3 +1,4 @@
+#include <netinet/tcp.h>
 #include <openssl/ssl.h>
 
 #include <boost/asio/as_tuple.hpp>
@@ -21,6 +22,9 @@ asio::ssl::context borrow(ssl_ctx_st* shared) {
   SSL_CTX_up_ref(shared);
   return asio::ssl::context{shared};
 }
+
+template <int Name>
+using TcpOption = asio::detail::socket_option::integer<IPPROTO_TCP, Name>;
 
 class TlsByteStream final : public ByteStream {
  public:
@@ -56,7 +60,14 @@ class TlsByteStream final : public ByteStream {
 
   Async<Status> handshake(asio::ssl::stream_base::handshake_type type) {
     boost::system::error_code ignored;
-    stream_.lowest_layer().set_option(tcp::no_delay(true), ignored);
+    auto& socket = stream_.lowest_layer();
+    socket.set_option(tcp::no_delay(true), ignored);
+    // A machine that went without a word is noticed, with data on the way or without.
+    socket.set_option(asio::socket_base::keep_alive(true), ignored);
+    socket.set_option(TcpOption<TCP_KEEPIDLE>(5), ignored);
+    socket.set_option(TcpOption<TCP_KEEPINTVL>(2), ignored);
+    socket.set_option(TcpOption<TCP_KEEPCNT>(3), ignored);
+    socket.set_option(TcpOption<TCP_USER_TIMEOUT>(10'000), ignored);
     auto token = asio::as_tuple(asio::use_awaitable);
     const auto [failed] = co_await stream_.async_handshake(type, token);
     if (!failed) co_return ok();

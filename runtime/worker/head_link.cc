@@ -82,8 +82,7 @@ Async<void> HeadLink::keep_connected() {
 // Returns why the connection could not be made or did not last.
 Async<Status> HeadLink::serve_one_connection() {
   const Instant deadline = environment_.clock.now() + connect_budget;
-  auto connection = co_await with_deadline(environment_.clock, deadline,
-                                           environment_.network.connect(options_.head, deadline));
+  auto connection = co_await environment_.network.connect(options_.head, deadline);
   if (!connection) co_return std::move(connection).error();
   const transport::PeerIdentity& identity = (*connection)->peer();
   if (!identity.local && identity.role != transport::Role::head) {

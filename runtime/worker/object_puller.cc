@@ -119,14 +119,19 @@ Async<void> ObjectPuller::run(std::shared_ptr<Pull> pull) {
 Async<Status> ObjectPuller::transfer(std::shared_ptr<Pull> pull) {
   TROUPE_CO_TRY(auto source, co_await source_peer(pull->source));
   const object_store::Chunk whole_first{0, 0, transfer_chunk_bytes};
-  TROUPE_CO_TRY(auto first, co_await fetch(source, pull->object, whole_first));
+  TROUPE_CO_TRY(auto first, co_await fetch(source, pull, whole_first));
 
   const object_store::Caller self{objects_.self_.address.process, pull->job};
-  TROUPE_CO_TRY(auto target, target_of(self));
   object_store::CreateRequest create{pull->object, self.process, first.object_bytes};
   const Instant deadline = environment_.clock.now() + room_budget;
-  TROUPE_CO_TRY(const auto block,
-                co_await objects_.allocate(self, create, deadline, pull->unwanted));
+  std::shared_ptr<Target> target;
+  Result<object_store::Block> allocated = error(Code::not_found, "no segment yet");
+  // Its own segment may be among those dropped for want of memory.
+  while (!allocated && allocated.error().code() == Code::not_found) {
+    TROUPE_CO_TRY(target, target_of(self));
+    allocated = co_await objects_.allocate(self, create, deadline, pull->unwanted);
+  }
+  TROUPE_CO_TRY(const auto block, std::move(allocated));
   // Until it is sealed, every way out gives the block back.
   struct Undo {
     ObjectService& objects;
@@ -181,7 +186,7 @@ Async<void> ObjectPuller::fetch_chunks(std::shared_ptr<Pull> pull, std::shared_p
     pull->next_chunk = chunk->index + 1;
     Status accepted = ok();
     for (int attempt = 0; attempt < attempts_a_chunk; ++attempt) {
-      auto data = co_await fetch(source, pull->object, *chunk);
+      auto data = co_await fetch(source, pull, *chunk);
       if (!pull->assembler) co_return;  // The transfer was unwound.
       if (!data) {
         accepted = std::move(data).error();
@@ -198,9 +203,10 @@ Async<void> ObjectPuller::fetch_chunks(std::shared_ptr<Pull> pull, std::shared_p
   }
 }
 
-Async<Result<protocol::Chunk>> ObjectPuller::fetch(std::shared_ptr<Peer> source, ObjectId object,
+Async<Result<protocol::Chunk>> ObjectPuller::fetch(std::shared_ptr<Peer> source,
+                                                   std::shared_ptr<Pull> pull,
                                                    object_store::Chunk chunk) {
-  protocol::FetchChunk request{object, chunk.offset_bytes, chunk.size_bytes};
+  protocol::FetchChunk request{pull->object, pull->job, chunk.offset_bytes, chunk.size_bytes};
   auto reply = co_await transport::call<protocol::Chunk>(source, Method::fetch_chunk,
                                                          std::move(request), chunk_budget);
   co_return reply;
@@ -214,8 +220,7 @@ Async<Result<std::shared_ptr<Peer>>> ObjectPuller::source_peer(protocol::Process
   }
   const transport::Endpoint endpoint{"", source.host, source.port};
   const Instant deadline = environment_.clock.now() + connect_budget;
-  auto connection = co_await with_deadline(environment_.clock, deadline,
-                                           environment_.network.connect(endpoint, deadline));
+  auto connection = co_await environment_.network.connect(endpoint, deadline);
   if (!connection) co_return std::move(connection).error();
   if ((*connection)->peer().role != transport::Role::node) {
     co_return error(Code::denied, "objects come from nodes only: " + endpoint.to_string());
@@ -229,15 +234,22 @@ Async<Result<std::shared_ptr<Peer>>> ObjectPuller::source_peer(protocol::Process
 }
 
 Result<std::shared_ptr<ObjectPuller::Target>> ObjectPuller::target_of(object_store::Caller self) {
-  auto& target = segments_[self.job];
+  auto& target = targets_[self.job];
   if (target) return target;
   TROUPE_CHECK(objects_.table_.attach(self));
   TROUPE_TRY(auto segment, object_store::ProducerSegment::create(objects_.table_.capacity_bytes()));
   object_store::UniqueFd copy{::fcntl(segment.fd(), F_DUPFD_CLOEXEC, 0)};
   if (!copy) return error(Code::exhausted, "no file descriptors left");
-  TROUPE_CHECK(objects_.add_segment(self, std::move(copy)));
-  target = std::make_shared<Target>(std::move(segment));
+  TROUPE_TRY(const auto id, objects_.add_segment(self, std::move(copy)));
+  target = std::make_shared<Target>(std::move(segment), id);
   return target;
+}
+
+void ObjectPuller::drop_segment(object_store::SegmentId id) {
+  std::erase_if(targets_, [&](const auto& entry) {
+    const auto& [job, target] = entry;
+    return target && target->id == id;
+  });
 }
 
 }  // namespace troupe::worker

@@ -43,14 +43,18 @@ class ObjectPuller {
   // Joins the pull that runs, or starts one.
   Ticket pull(JobId job, ObjectId object, protocol::ProcessAddress source);
   bool is_pulling(ObjectId object) const { return pulls_.contains(object); }
-  void end_job(JobId job) { segments_.erase(job); }
+  // Nothing lies in it any more.
+  void drop_segment(object_store::SegmentId id);
+  void end_job(JobId job) { targets_.erase(job); }
 
  private:
   // Where a job's pulled objects are put. Its memory is prepared on the blocking executor.
   struct Target {
-    explicit Target(object_store::ProducerSegment s) : segment(std::move(s)) {}
+    Target(object_store::ProducerSegment s, object_store::SegmentId i)
+        : segment(std::move(s)), id(i) {}
     std::mutex mutex;
     object_store::ProducerSegment segment;
+    object_store::SegmentId id;
   };
 
   Async<void> run(std::shared_ptr<Pull> pull);
@@ -58,8 +62,8 @@ class ObjectPuller {
   Async<Status> receive_rest(std::shared_ptr<Pull> pull, std::shared_ptr<transport::Peer> source,
                              protocol::Chunk first, std::span<uint8_t> block);
   Async<void> fetch_chunks(std::shared_ptr<Pull> pull, std::shared_ptr<transport::Peer> source);
-  Async<Result<protocol::Chunk>> fetch(std::shared_ptr<transport::Peer> source, ObjectId object,
-                                       object_store::Chunk chunk);
+  Async<Result<protocol::Chunk>> fetch(std::shared_ptr<transport::Peer> source,
+                                       std::shared_ptr<Pull> pull, object_store::Chunk chunk);
   Async<Result<std::shared_ptr<transport::Peer>>> source_peer(protocol::ProcessAddress source);
   Result<std::shared_ptr<Target>> target_of(object_store::Caller self);
   void release_if_unwanted(Pull& pull);
@@ -69,7 +73,7 @@ class ObjectPuller {
   ObjectService& objects_;
   transport::Service& service_;
   std::map<ObjectId, std::shared_ptr<Pull>> pulls_;
-  std::map<JobId, std::shared_ptr<Target>> segments_;
+  std::map<JobId, std::shared_ptr<Target>> targets_;
   std::map<ProcessId, std::shared_ptr<transport::Peer>> sources_;
 };
 

@@ -33,23 +33,26 @@ class ObjectService {
 
   // The descriptor of the caller's segment comes beside the message. Errors: invalid (none),
   // denied (not sealed as it must be), conflict (it has one).
-  Async<Result<protocol::Empty>> attach_segment(Message message, Caller caller);
+  Async<Result<protocol::SegmentAttached>> attach_segment(Message message, Caller caller,
+                                                          CallContext call);
   // Waits while the store is full, in order of arrival, until shortly before the call's deadline.
   // Idempotent while the object is unsealed. Errors: exhausted (still full), invalid (larger than
-  // the store), conflict.
+  // the store), not_found (the caller has no segment, or no more: attach one), conflict.
   Async<Result<protocol::Block>> create_block(protocol::CreateBlock request, Caller caller,
                                               CallContext call);
   Result<protocol::Empty> seal_block(const protocol::SealBlock& request, Caller caller);
   Result<protocol::Empty> abort_block(const protocol::SealBlock& request, Caller caller);
   // Answers with a Block, pinned for the caller, and beside it the segment's descriptor unless the
   // caller holds that segment. Waits until the object is sealed here, or pulls it from the worker
-  // that `source` names. Errors: deadline_exceeded, denied (another job's), and those of a pull.
+  // that `source` names. Errors: not_found (freed), data_loss (it lay with an earlier worker of
+  // this node), deadline_exceeded, denied (another job's), and those of a pull.
   Async<Result<Message>> get_block(protocol::GetBlock request, Caller caller, CallContext call);
   // Takes back one pin of the caller or, when it names an owner, that owner's hold; an owner on
   // another node (who can hold no pins here) says so with a caller of its own.
   // Errors: not_found (it has none), denied (not the owner).
   Result<protocol::Empty> release_block(const protocol::ReleaseBlock& request, Caller caller);
-  // For workers of other nodes. Errors: not_found (not sealed here), invalid (beyond its end).
+  // For workers of other nodes. Errors: not_found (not sealed here), denied (another job's),
+  // invalid (beyond its end).
   Result<protocol::Chunk> fetch_chunk(const protocol::FetchChunk& request);
 
   // A process that used the store is gone and writes no more.
@@ -66,21 +69,27 @@ class ObjectService {
   using ObjectTable = object_store::ObjectTable;
 
   Status attach(Caller caller);
-  Status add_segment(Caller caller, object_store::UniqueFd descriptor);
+  Result<object_store::SegmentId> add_segment(Caller caller, object_store::UniqueFd descriptor);
   Async<Result<object_store::Block>> allocate(Caller caller, object_store::CreateRequest request,
                                               Instant deadline, std::shared_ptr<Event> cancelled);
   Async<Status> wait_for_seal(ObjectId object, Instant deadline, std::shared_ptr<Event> cancelled);
   void wake(ObjectId object);
-  Result<Message> answer(const object_store::Block& block,
-                         const std::vector<ProcessId>& segments_held);
+  // Pins what lies at `place` for the caller and answers with it.
+  Result<Message> hand_out(Caller caller, const protocol::GetBlock& request,
+                           const object_store::Block& block, const CallContext& call);
   void close_dropped_segments();
+  // Its memory counts until everybody who mapped it has let go.
+  Async<void> close_segment(object_store::SegmentId id,
+                            std::vector<std::shared_ptr<transport::Peer>> holders);
 
   struct Segment {
-    ProcessId process;
     object_store::ReaderSegment reader;
+    // Who has it mapped: its producer, and those who got its descriptor.
+    std::map<ProcessId, std::weak_ptr<transport::Peer>> holders;
   };
 
   transport::Environment environment_;
+  Scope& scope_;
   const WorkerOptions& options_;
   protocol::Hello self_;
   ObjectTable table_;

@@ -276,7 +276,7 @@ Result<object_store::Caller> Worker::caller_of(const CallContext& call) const {
 
 Async<Result<transport::Message>> Worker::attach_segment(Message message, CallContext call) {
   TROUPE_CO_TRY(const auto caller, caller_of(call));
-  auto attached = co_await objects_.attach_segment(std::move(message), caller);
+  auto attached = co_await objects_.attach_segment(std::move(message), caller, std::move(call));
   if (!attached) co_return std::move(attached).error();
   Message reply{protocol::encode(*attached), {}};
   co_return reply;
@@ -306,7 +306,7 @@ Async<Result<transport::Message>> Worker::get_block(Message message, CallContext
 
 Async<Result<Empty>> Worker::release_block(protocol::ReleaseBlock request, CallContext call) {
   const protocol::Hello& hello = call.peer->remote();
-  if (!request.owner.is_nil() && hello.address.process != request.owner && hello.kind != "worker") {
+  if (!request.owner.is_nil() && hello.address.process != request.owner) {
     co_return error(Code::denied, "only its owner may release an object");
   }
   const bool from_node = call.peer->identity().role == Role::node;

@@ -160,7 +160,6 @@ bool SimCluster::start() {
       std::make_unique<client::Client>(simulation_.environment(*driver_host_), std::move(options));
   bool begun = false;
   if (!simulation_.run(begin_job(begun), 10s) || !begun) return false;
-  spawn(simulation_.scope(), keep_driver_known());
   return true;
 }
 
@@ -171,16 +170,6 @@ Async<void> SimCluster::begin_job(bool& begun) {
   request.name = "simulated";
   auto answer = co_await driver_->ask_head<Empty>(Method::begin_job, request, 5s);
   begun = answer.has_value();
-}
-
-// A driver that asks nothing of a head that was restarted would be taken for gone.
-Async<void> SimCluster::keep_driver_known() {
-  while (!stopping_) {
-    co_await sleep_for(simulation_.clock(), 500ms);
-    if (stopping_) co_return;
-    Empty nothing;
-    (void)co_await driver_->ask_head<protocol::ClusterInfo>(Method::cluster_info, nothing, 5s);
-  }
 }
 
 Async<void> SimCluster::look(std::shared_ptr<Seen> seen, std::shared_ptr<bool> done) {

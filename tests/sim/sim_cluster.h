@@ -74,7 +74,6 @@ class SimCluster {
   Async<void> run_head(head::Head* head);
   Async<void> run_worker(worker::Worker* worker);
   Async<void> begin_job(bool& begun);
-  Async<void> keep_driver_known();
   Async<void> look(std::shared_ptr<Seen> seen, std::shared_ptr<bool> done);
   Async<void> finish_job();
   // The first difference between the head's view and the processes; empty if there is none.

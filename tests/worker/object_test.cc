@@ -19,11 +19,12 @@ class Store {
       : peer_(std::move(peer)), segment_(ProducerSegment::create(segment_bytes).value()) {}
 
   Async<Status> attach() {
-    protocol::AttachSegment request;
-    Message message{protocol::encode(request), {}};
+    Message message;
     message.descriptors.emplace_back(::fcntl(segment_.fd(), F_DUPFD_CLOEXEC, 0));
     auto reply = co_await peer_->call(Method::attach_segment, std::move(message), 5s);
     if (!reply) co_return std::move(reply).error();
+    TROUPE_CO_TRY(const auto attached, protocol::decode<protocol::SegmentAttached>(reply->body));
+    number = attached.segment;
     co_return ok();
   }
   Async<Result<protocol::Block>> create(ObjectId object, uint64_t size, Duration budget = 5s) {
@@ -49,12 +50,20 @@ class Store {
     co_return co_await transport::call<protocol::Empty>(peer_, Method::release_block, request, 5s);
   }
 
-  ProcessId owner;  // Of what it creates; nil: itself.
+  ProcessId owner;      // Of what it creates; nil: itself.
+  uint64_t number = 0;  // Of its segment.
 
  private:
   std::shared_ptr<Peer> peer_;
   ProducerSegment segment_;
 };
+
+Async<Result<Message>> note_dropped(Message message, std::vector<uint64_t>& dropped) {
+  auto request = protocol::decode<protocol::DropSegments>(message.body);
+  for (const uint64_t segment : request.value().segments) dropped.push_back(segment);
+  Message reply{protocol::encode(protocol::Empty{}), {}};
+  co_return reply;
+}
 
 protocol::GetBlock get_request(ObjectId object) {
   protocol::GetBlock request;
@@ -76,7 +85,7 @@ TEST_F(WorkerTest, AnObjectIsReadByAnotherProcessOfItsJobOnly) {
     EXPECT_TRUE(co_await maker.put(object, 42, 100'000));
     auto message = co_await reader.get(get_request(object));
     const auto block = protocol::decode<protocol::Block>(message.value().body).value();
-    EXPECT_EQ(block.process, producer);
+    EXPECT_EQ(block.segment, maker.number);
     EXPECT_EQ(message.value().descriptors.size(), 1u);
     auto segment =
         ReaderSegment::open(object_store::UniqueFd{message.value().descriptors[0].release()});
@@ -84,13 +93,18 @@ TEST_F(WorkerTest, AnObjectIsReadByAnotherProcessOfItsJobOnly) {
     EXPECT_EQ(view.size(), 100'000u);
     EXPECT_EQ(view[99'999], 42);
     auto held = get_request(object);
-    held.segments_held = {producer};
+    held.segments_held = {maker.number};
     auto second = co_await reader.get(held);
     EXPECT_TRUE(second.value().descriptors.empty());
     auto denied = co_await stranger.get(get_request(object));
     EXPECT_EQ(denied.error().code(), Code::denied);
-    auto absent = co_await reader.get(get_request(ObjectId::random(random)), 20ms);
-    EXPECT_EQ(absent.error().code(), Code::deadline_exceeded);
+    auto absent = co_await reader.get(get_request(ObjectId::random(random)));
+    EXPECT_EQ(absent.error().code(), Code::not_found);
+    auto lost = get_request(ObjectId::random(random));
+    lost.source.process = ProcessId::random(random);  // An earlier worker of this node.
+    lost.source.node = options.node;
+    auto gone = co_await reader.get(lost);
+    EXPECT_EQ(gone.error().code(), Code::data_loss);
   });
 }
 
@@ -116,6 +130,35 @@ TEST_F(WorkerTest, AFullStoreMakesCreatorsWaitAndThenGivesUp) {
     EXPECT_TRUE(co_await maker.release(first, owner));
     co_await head->until([&] { return created.has_value(); });
     EXPECT_TRUE(*created);
+  });
+}
+
+TEST_F(WorkerTest, MemoryBehindEmptySegmentsGoesToWhoeverNeedsIt) {
+  with_worker([this]() -> Async<void> {
+    std::vector<uint64_t> dropped;
+    client_service.on_message(Method::drop_segments, [&dropped](Message message, CallContext) {
+      return note_dropped(std::move(message), dropped);
+    });
+    const ProcessId owner = ProcessId::random(random);
+    auto peer = co_await connect(owner, job);
+    Store first{peer, 1 << 20};
+    EXPECT_TRUE(co_await first.attach());
+    const ObjectId object = ObjectId::random(random);
+    EXPECT_TRUE(co_await first.put(object, 1, 900'000));
+    EXPECT_TRUE(co_await first.release(object, owner));
+    auto other_peer = co_await connect(ProcessId::random(random), job);
+    Store second{other_peer, 1 << 20};
+    EXPECT_TRUE(co_await second.attach());
+    const ObjectId wanted = ObjectId::random(random);
+    EXPECT_TRUE(co_await second.put(wanted, 2, 900'000));
+    EXPECT_EQ(dropped, std::vector{first.number});
+    // Whoever lost its segment attaches another.
+    auto refused = co_await first.create(object, 1000);
+    EXPECT_EQ(refused.error().code(), Code::not_found);
+    Store again{peer, 1 << 20};
+    EXPECT_TRUE(co_await again.attach());
+    EXPECT_NE(again.number, first.number);
+    EXPECT_TRUE(co_await again.put(ObjectId::random(random), 3, 1000));
   });
 }
 
@@ -250,7 +293,7 @@ TEST_F(WorkerTest, PullsAnObjectFromAnotherNodeOnceForAll) {
     auto lost = co_await first.get(absent, 10s);
     EXPECT_EQ(lost.error().code(), Code::not_found);
     // A local process is no node: chunks are not for it.
-    protocol::FetchChunk chunk{object, 0, 10};
+    protocol::FetchChunk chunk{object, job, 0, 10};
     auto denied =
         co_await transport::call<protocol::Chunk>(maker_peer, Method::fetch_chunk, chunk, 5s);
     EXPECT_EQ(denied.error().code(), Code::denied);
@@ -262,7 +305,7 @@ TEST_F(WorkerTest, PullsAnObjectFromAnotherNodeOnceForAll) {
 TEST_F(WorkerTest, RefusesASegmentThatIsNotSealed) {
   with_worker([this]() -> Async<void> {
     auto peer = co_await connect(ProcessId::random(random), job);
-    Message message{protocol::encode(protocol::AttachSegment{}), {}};
+    Message message;
     message.descriptors.emplace_back(::open("/dev/zero", O_RDWR | O_CLOEXEC));
     auto refused = co_await peer->call(Method::attach_segment, std::move(message), 5s);
     EXPECT_EQ(refused.error().code(), Code::denied);

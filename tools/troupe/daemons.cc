@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/json.hpp>
@@ -55,14 +56,22 @@ class Daemon {
     return ok();
   }
 
-  // Starts, says so, waits for SIGTERM, stops. `start` gives the facts of the ready line.
-  template <class Start, class Stop>
-  int run(Start start, Stop stop) {
+  // Starts, says so, waits for SIGTERM, stops. `start` gives the facts of the ready line; `broken`
+  // returns when the daemon cannot go on, and it then ends with 1.
+  template <class Start, class Stop, class Broken>
+  int run(Start start, Stop stop, Broken broken) {
     Scope scope{real_.io().get_executor()};
     bool failed = false;
-    spawn(scope, live<Start, Stop>(std::move(start), std::move(stop), failed));
+    spawn(scope,
+          live<Start, Stop, Broken>(std::move(start), std::move(stop), std::move(broken), failed));
     real_.io().run();
     return failed ? 1 : 0;
+  }
+  template <class Start, class Stop>
+  int run(Start start, Stop stop) {
+    Event never{real_.io().get_executor()};
+    return run(std::move(start), std::move(stop),
+               [&never]() -> Async<void> { co_await never.wait(); });
   }
 
   int refuse(const Error& failure) {
@@ -78,8 +87,9 @@ class Daemon {
   transport::RealEnvironment& real() { return real_; }
 
  private:
-  template <class Start, class Stop>
-  Async<void> live(Start start, Stop stop, bool& failed) {
+  template <class Start, class Stop, class Broken>
+  Async<void> live(Start start, Stop stop, Broken broken, bool& failed) {
+    using namespace boost::asio::experimental::awaitable_operators;
     boost::asio::signal_set signals{real_.io(), SIGTERM, SIGINT};
     Result<json::value> facts = co_await start();
     if (!facts) {
@@ -89,8 +99,9 @@ class Daemon {
       log::info("ready", {{"facts", json::serialize(*facts)}});
       report_ready(*facts);
       auto token = boost::asio::use_awaitable;
-      co_await signals.async_wait(token);
-      log::info("stopping");
+      const auto raced = co_await (signals.async_wait(token) || broken());
+      failed = raced.index() == 1;
+      log::info("stopping", {{"broken", failed}});
     }
     co_await stop();
     real_.io().stop();
@@ -131,7 +142,8 @@ int run_head(const CommonOptions& common, const DaemonOptions& options) {
         for (const auto& endpoint : head.endpoints()) port = std::max(port, endpoint.port);
         co_return json::value{{"port", port}};
       },
-      [&]() -> Async<void> { co_await head.stop(); });
+      [&]() -> Async<void> { co_await head.stop(); },
+      [&]() -> Async<void> { co_await head.broken().wait(); });
 }
 
 namespace {
