@@ -70,6 +70,8 @@ class Leases : public NodeListener, public PlacementListener {
   // Gives slots without a process back to the scheduler.
   void drop_unstarted(LeaseId id, NodeId node);
   void drop_process(LeaseId id, NodeId node, ProcessId process);
+  // Its slots are stopped or stopping; its id is not used again.
+  void forget(LeaseId id);
   // Ends the lease: its slots stop, and are free once they did.
   void finish(LeaseId id, Error why);
   Async<void> stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,
