@@ -117,11 +117,18 @@ Async<Result<std::shared_ptr<Peer>>> Connections::head(Instant deadline) {
   address.node = self_.address.node;
   address.host = head_endpoint_.host;
   address.port = head_endpoint_.port;
-  co_return co_await peer_of(address, deadline);
+  co_return co_await reach(std::move(address), deadline);
 }
 
 Async<Result<std::shared_ptr<Peer>>> Connections::peer_of(protocol::ProcessAddress address,
                                                           Instant deadline) {
+  // Without an id it would be taken for the head.
+  if (address.process.is_nil()) co_return error(Code::invalid, "the address names no process");
+  co_return co_await reach(std::move(address), deadline);
+}
+
+Async<Result<std::shared_ptr<Peer>>> Connections::reach(protocol::ProcessAddress address,
+                                                        Instant deadline) {
   if (stopped_) co_return error(Code::cancelled, "this process is leaving the cluster");
   const ProcessId process = address.process;
   if (!process.is_nil()) {

@@ -50,6 +50,8 @@ class Connections final : public transport::Service {
   };
   Async<void> accept_all(transport::Listener& listener);
   Async<void> greet(std::unique_ptr<transport::Connection> connection);
+  // The nil process is the head.
+  Async<Result<std::shared_ptr<Peer>>> reach(protocol::ProcessAddress address, Instant deadline);
   Async<Result<std::shared_ptr<Peer>>> dial(Endpoint endpoint, Instant deadline);
   Async<void> dial_for(std::shared_ptr<Dial> dial, Endpoint endpoint, ProcessId process,
                        Instant deadline);
