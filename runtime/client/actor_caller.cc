@@ -25,6 +25,15 @@ bool ActorCaller::surely_not_run(const Error& failure) {
          (failure.code() == Code::unavailable || failure.code() == Code::conflict);
 }
 
+bool ActorCaller::may_have_run(const Error& failure) {
+  return failure.where().empty() && failure.code() == Code::outcome_unknown;
+}
+
+void ActorCaller::forget_incarnation(ActorId actor, const Queued& refused) {
+  Target& target = targets_[actor];
+  if (target.info && target.info->incarnation == refused.invoke.incarnation) target.info.reset();
+}
+
 protocol::Invoke ActorCaller::to_invoke(const ActorCallSpec& spec, ObjectId result) const {
   protocol::Invoke invoke;
   invoke.actor = spec.actor;
@@ -62,8 +71,9 @@ Async<Result<protocol::InvokeReply>> ActorCaller::call(std::shared_ptr<ActorCall
     }
     const Error& failure = outcome.error();
     const bool reached = queued->call.has_value() && queued->call->has_value();
-    const bool again = reached && (surely_not_run(failure) ||
-                                   (spec->retriable && failure.code() == Code::outcome_unknown));
+    const bool again =
+        reached && (surely_not_run(failure) || (spec->retriable && may_have_run(failure)));
+    if (again && failure.code() == Code::conflict) forget_incarnation(spec->actor, *queued);
     if (!again || clock.now() + delay >= deadline) co_return failure;
     co_await sleep_for(clock, delay);
     delay = std::min(delay * 2, retry_most);
@@ -97,6 +107,7 @@ Async<void> ActorCaller::pump(ActorId actor) {
     Target& again = targets_[actor];
     if (again.queue.empty() || again.queue.front() != queued) continue;
     again.queue.pop_front();
+    if (queued.use_count() == 1) continue;  // Its caller left while the actor was sought.
     if (!peer) {
       queued->call.emplace(std::move(peer).error());
     } else {

@@ -44,6 +44,10 @@ class ActorCaller {
   Async<Result<std::shared_ptr<Peer>>> reach(ActorId actor, Instant deadline);
   // Whether the failed call surely did not run, so that it may be sent again.
   static bool surely_not_run(const Error& failure);
+  // Whether nobody knows if it ran.
+  static bool may_have_run(const Error& failure);
+  // The head is asked anew: the process said that it hosts another incarnation.
+  void forget_incarnation(ActorId actor, const Queued& refused);
 
   Client& client_;
   std::map<ActorId, Target> targets_;

@@ -23,6 +23,8 @@ namespace {
 constexpr Duration attach_budget = std::chrono::seconds(10);
 constexpr Duration attempt_budget =
     std::chrono::seconds(5);  // Of one try of an idempotent request.
+// Less is not worth another try, and would replace what the head said by a time-out.
+constexpr Duration attempt_least = std::chrono::milliseconds(100);
 constexpr Duration retry_first = std::chrono::milliseconds(10);
 constexpr Duration retry_most = std::chrono::seconds(1);
 constexpr Duration store_budget = std::chrono::seconds(60);
@@ -146,7 +148,7 @@ Async<Result<Message>> Client::ask_head_raw(Method method, Bytes body, Duration 
     const bool again = code == Code::unavailable || code == Code::deadline_exceeded ||
                        code == Code::outcome_unknown;
     if (!again) co_return failure;
-    if (clock.now() + delay >= deadline) {
+    if (clock.now() + delay + attempt_least >= deadline) {
       co_return error(code == Code::outcome_unknown ? Code::deadline_exceeded : code,
                       fmt::format("{}: {}", method_name(method), failure.message()));
     }

@@ -128,7 +128,7 @@ Async<Result<std::shared_ptr<Peer>>> Connections::head(Instant deadline) {
   address.node = self_.address.node;
   address.host = head_endpoint_.host;
   address.port = head_endpoint_.port;
-  co_return co_await reach(address, deadline);
+  co_return co_await reach(std::move(address), deadline);
 }
 
 Async<Result<std::shared_ptr<Peer>>> Connections::peer_of(protocol::ProcessAddress address,

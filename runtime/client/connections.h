@@ -51,7 +51,7 @@ class Connections final : public transport::Service {
   Async<void> accept_all(transport::Listener& listener);
   Async<void> greet(std::unique_ptr<transport::Connection> connection);
   Async<Result<std::shared_ptr<Peer>>> dial(Endpoint endpoint, Instant deadline);
-  // By a dial, or by waiting for one that goes on.
+  // By a dial, or by waiting for one that goes on. The nil process is the head.
   Async<Result<std::shared_ptr<Peer>>> reach(protocol::ProcessAddress address, Instant deadline);
   Async<void> return_to_head();
   Async<void> dial_for(std::shared_ptr<Dial> dial, Endpoint endpoint, ProcessId process,

@@ -20,6 +20,8 @@ constexpr uint32_t slots_max = 256;                               // Of one clas
 constexpr Duration linger_time = std::chrono::milliseconds(500);  // Idle slots are kept so long.
 constexpr Duration lease_budget = std::chrono::seconds(30);       // Of one request.
 constexpr Duration connect_budget = std::chrono::seconds(10);
+constexpr Duration retry_first = std::chrono::milliseconds(10);
+constexpr Duration retry_most = std::chrono::milliseconds(500);
 
 std::string class_key(const TaskSpec& spec) {
   std::string key = fmt::format("{}|{}", spec.module, spec.priority);
@@ -38,6 +40,7 @@ void LeasePool::submit(TaskSpec spec, ObjectId result) {
     cls.module = spec.module;
     cls.demand = spec.demand;
     cls.priority = spec.priority;
+    cls.pause = retry_first;
   }
   const Instant deadline = client_.environment_.clock.now() + spec.budget;
   auto task = std::make_shared<Task>(std::move(spec), result, client_.environment_.loop, deadline);
@@ -47,28 +50,26 @@ void LeasePool::submit(TaskSpec spec, ObjectId result) {
 }
 
 void LeasePool::cancel(ObjectId result) {
-  if (const auto found = tasks_.find(result); found != tasks_.end()) {
-    found->second->cancelled.set();
-    tasks_.erase(found);
-  }
+  const auto found = tasks_.find(result);
+  if (found == tasks_.end()) return;
+  const auto task = found->second;
+  task->cancelled.set();
+  if (std::erase(classes_[class_key(task->spec)].queue, task) == 0) return;  // run_on ends it.
+  finish(task, error(Code::cancelled, "the task was cancelled"), {});
 }
 
 void LeasePool::pump(const std::string& key) {
   SchedulingClass& cls = classes_[key];
-  const auto skip_cancelled = [&cls] {
-    while (!cls.queue.empty() && cls.queue.front()->cancelled.is_set()) cls.queue.pop_front();
-    return !cls.queue.empty();
-  };
   for (auto& [process, slot] : cls.slots) {
     if (slot.busy) continue;
-    if (!skip_cancelled()) break;
+    if (cls.queue.empty()) break;
     slot.busy = true;
     auto task = std::move(cls.queue.front());
     cls.queue.pop_front();
     spawn(client_.scope_, run_on(key, process, std::move(task)));
   }
   auto& clock = client_.environment_.clock;
-  if (skip_cancelled()) {
+  if (!cls.queue.empty()) {
     if (!cls.requesting && cls.slots.size() < slots_max) {
       cls.requesting = true;
       spawn(client_.scope_, request_lease(key));
@@ -98,32 +99,49 @@ Async<void> LeasePool::request_lease(std::string key) {
     request.slots = static_cast<uint32_t>(wanted);
   }
   auto granted = co_await client_.ask_head<protocol::LeaseGranted>(Method::request_lease, request,
-                                                                   lease_budget);
-  SchedulingClass& cls = classes_[key];
-  cls.requesting = false;
+                                                                   time_left(key, lease_budget));
   if (granted) {
+    SchedulingClass& cls = classes_[key];
     for (const protocol::Slot& slot : granted->slots) {
       cls.slots[slot.address.process] = {request.lease, slot.address, false};
     }
+    cls.pause = retry_first;
     spawn(client_.scope_,
           renew(key, request.lease, std::chrono::microseconds(granted->quantum_us)));
   } else if (granted.error().retriable()) {
-    // Still no room. Tasks past their deadline end here; the rest asks again.
-    const Instant now = client_.environment_.clock.now();
-    std::deque<std::shared_ptr<Task>> waiting;
-    for (auto& task : cls.queue) {
-      if (task->deadline > now) {
-        waiting.push_back(std::move(task));
-      } else {
-        finish(task, granted.error(), {});
-      }
-    }
-    cls.queue = std::move(waiting);
+    // Still no room. Who has time left asks again, less and less often, and the head need not keep
+    // this one's place.
+    protocol::ReturnLease unused{request.lease, {}};
+    spawn(client_.scope_, return_lease(std::move(unused)));
+    SchedulingClass& cls = classes_[key];
+    const Duration pause = std::exchange(cls.pause, std::min(cls.pause * 2, retry_most));
+    co_await sleep_for(client_.environment_.clock, time_left(key, pause));
+    end_late_tasks(key, granted.error());
   } else {
-    const auto queue = std::exchange(cls.queue, {});
+    const auto queue = std::exchange(classes_[key].queue, {});
     for (const auto& task : queue) finish(task, granted.error(), {});
   }
+  classes_[key].requesting = false;
   pump(key);
+}
+
+Duration LeasePool::time_left(const std::string& key, Duration most) {
+  const Instant now = client_.environment_.clock.now();
+  for (const auto& task : classes_[key].queue) most = std::min(most, task->deadline - now);
+  return std::max<Duration>(most, std::chrono::milliseconds(1));
+}
+
+void LeasePool::end_late_tasks(const std::string& key, const Error& why) {
+  const Instant now = client_.environment_.clock.now();
+  std::deque<std::shared_ptr<Task>> waiting;
+  for (auto& task : classes_[key].queue) {
+    if (task->deadline > now) {
+      waiting.push_back(std::move(task));
+    } else {
+      finish(task, why, {});
+    }
+  }
+  classes_[key].queue = std::move(waiting);
 }
 
 // Keeps a lease while any of its slots is ours.
@@ -164,7 +182,8 @@ Async<void> LeasePool::run_on(std::string key, ProcessId process, std::shared_pt
   if (slot_died) {
     drop_slot(key, process);
     const bool not_sent = outcome.error().code() == Code::unavailable;
-    if (!task->cancelled.is_set() && (not_sent || task->spec.retries > 0)) {
+    const bool in_time = client_.environment_.clock.now() < task->deadline;
+    if (in_time && !task->cancelled.is_set() && (not_sent || task->spec.retries > 0)) {
       if (!not_sent) --task->spec.retries;
       classes_[key].queue.push_front(task);
       pump(key);
@@ -184,6 +203,7 @@ Async<Result<protocol::InvokeReply>> LeasePool::invoke(LeasedSlot slot,
   auto& clock = client_.environment_.clock;
   auto peer = co_await client_.connections_->peer_of(slot.address, clock.now() + connect_budget);
   if (!peer) co_return error(Code::unavailable, peer.error().message());
+  if (task->cancelled.is_set()) co_return error(Code::cancelled, "the task was cancelled");
   protocol::Invoke call;
   call.method = task->spec.function;
   call.signature = task->spec.signature;

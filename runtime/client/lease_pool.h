@@ -42,11 +42,15 @@ class LeasePool {
     std::deque<std::shared_ptr<Task>> queue;
     std::map<ProcessId, LeasedSlot> slots;
     bool requesting = false;
+    Duration pause{};  // Before the next request, when the head has no room.
     TimerClock::TimerId linger = 0;
   };
 
   void pump(const std::string& key);
   Async<void> request_lease(std::string key);
+  // Until the first of the tasks that wait has to end; at most `most`.
+  Duration time_left(const std::string& key, Duration most);
+  void end_late_tasks(const std::string& key, const Error& why);
   Async<void> renew(std::string key, LeaseId lease, Duration quantum);
   Async<void> run_on(std::string key, ProcessId slot, std::shared_ptr<Task> task);
   Async<Result<protocol::InvokeReply>> invoke(LeasedSlot slot, std::shared_ptr<Task> task);

@@ -175,6 +175,7 @@ Async<Result<protocol::ActorInfo>> Actors::create(protocol::ActorSpec spec) {
 
 Async<Result<protocol::ActorInfo>> Actors::get(protocol::GetActor request,
                                                transport::CallContext context) {
+  context.deadline = answer_by(environment_.clock, context.deadline);
   for (;;) {
     const Actor* actor =
         request.actor.is_nil() ? find(request.name_space, request.name) : find(request.actor);
@@ -224,6 +225,18 @@ void Actors::end_job(JobId job) {
   }
   for (const ActorId id : ending) {
     if (Actor* actor = look_up(id)) die(*actor, "its job ended");
+  }
+}
+
+void Actors::end_deployment(const std::string& deployment, const std::string& reason) {
+  std::vector<ActorId> ending;
+  for (const auto& [id, actor] : actors_) {
+    if (actor.spec().deployment == deployment && actor.state != ActorState::dead) {
+      ending.push_back(id);
+    }
+  }
+  for (const ActorId id : ending) {
+    if (Actor* actor = look_up(id)) die(*actor, reason);
   }
 }
 
@@ -389,6 +402,7 @@ void Actors::fail(Actor& actor, Failure failure) {
   const uint32_t incarnation = info.incarnation;
   set_state(actor, ActorState::restarting);
   if (failure.may_still_run) {
+    actor.stopping = true;
     spawn(scope_, restart_once_stopped(id, failed_incarnation, failed_node));
     return;
   }
@@ -414,6 +428,7 @@ Duration Actors::backoff(const Actor& actor) const {
 // gone.
 Async<void> Actors::restart_once_stopped(ActorId id, uint32_t failed, NodeId node) {
   co_await stop(id, failed, node, 0);
+  if (Actor* stopped = look_up(id)) stopped->stopping = false;
   const Actor* actor = find(id);
   if (actor == nullptr || actor->state != ActorState::restarting ||
       actor->info().incarnation != failed + 1) {
@@ -448,7 +463,7 @@ void Actors::die(Actor& actor, std::string reason) {
   dead_.push_back(id);
   if (had_process && !node.is_nil()) {
     spawn(scope_, stop(id, info.incarnation, node, actor.written));
-  } else {
+  } else if (!actor.stopping) {  // Else it is released once that has ended.
     release(id);
   }
   forget_oldest();

@@ -23,6 +23,7 @@ struct Actor {
   uint32_t quick_failures = 0;  // In a row.
   Instant alive_since;
   bool start_runs = false;  // A coroutine asks the worker for this incarnation.
+  bool stopping = false;    // The process of the incarnation before may still run.
 
   const protocol::ActorSpec& spec() const { return stored.record.spec; }
   protocol::ActorInfo& info() { return stored.record.info; }
@@ -55,6 +56,8 @@ class Actors : public NodeListener, public PlacementListener {
   Async<Status> kill(ActorId actor, std::string reason);
   // Kills those that do not outlive the job.
   void end_job(JobId job);
+  // Kills all of its replicas, in one write with what else this turn writes.
+  void end_deployment(const std::string& deployment, const std::string& reason);
   // A process ended; late and repeated news change nothing.
   Async<Status> process_exited(protocol::ProcessExited news);
 

@@ -116,12 +116,8 @@ Async<Status> Deployments::undeploy(std::string name) {
   const Journal::Ticket written = journal_.write(std::move(batch));
   log::info("undeployed", {{"deployment", name}});
   announce();
-  std::vector<ActorId> replicas;
-  for (const Actor* actor : replicas_of(name)) replicas.push_back(actor->info().actor);
-  for (const ActorId id : replicas) {
-    auto killed = co_await actors_.kill(id, "its deployment was removed");
-    if (!killed) log::warning("replica_not_killed", {{"actor", id}, {"why", killed.error()}});
-  }
+  // In the same write: a head that dies now leaves no replica without its deployment.
+  actors_.end_deployment(name, "its deployment was removed");
   co_return co_await journal_.settled(written);
 }
 

@@ -80,14 +80,17 @@ struct Head::Parts : JobListener {
                                             std::chrono::microseconds(1));
   }
 
-  void job_ended(const protocol::JobInfo& job, Journal::Ticket) override {
+  void job_ended(const protocol::JobInfo& job, Journal::Ticket written) override {
     actors.end_job(job.job);
     leases.end_job(job.job);
     protocol::EndJob news{job.job, job.state == "succeeded", {}};
-    for (const NodeId node : membership.alive_nodes()) spawn(scope, tell_job_end(node, news));
+    for (const NodeId node : membership.alive_nodes()) {
+      spawn(scope, tell_job_end(node, news, written));
+    }
   }
 
-  Async<void> tell_job_end(NodeId node, protocol::EndJob news) {
+  Async<void> tell_job_end(NodeId node, protocol::EndJob news, Journal::Ticket written) {
+    if (!co_await journal.settled(written)) co_return;
     auto told = co_await membership.call<Empty>(node, Method::job_ended, news, job_end_budget,
                                                 [] { return true; });
     if (!told) log::debug("job_end_not_told", {{"node", node}, {"why", told.error()}});

@@ -65,6 +65,7 @@ Async<Status> Jobs::begin(protocol::BeginJob request, std::shared_ptr<transport:
   Batch batch;
   put_job(batch, job.info);
   const Journal::Ticket written = job.written = journal_.write(std::move(batch));
+  if (job.connections.empty()) await_driver(id, options_.driver_grace);  // It is gone already.
   log::info("job_began", {{"job", id}, {"name", job.info.name}});
   co_return co_await journal_.settled(written);
 }

@@ -69,6 +69,7 @@ protocol::LeaseGranted Leases::grant_of(const Lease& lease) const {
 
 Async<Result<protocol::LeaseGranted>> Leases::request(protocol::RequestLease request,
                                                       transport::CallContext context) {
+  context.deadline = answer_by(environment_.clock, context.deadline);
   const LeaseId id = request.lease;
   if (id.is_nil()) co_return error(Code::invalid, "a lease needs an id");
   if (request.module.empty() || request.module.size() > path_bytes_max) {
@@ -283,7 +284,7 @@ void Leases::give_back(const protocol::ReturnLease& request) {
     }
   }
   if (!runs(*lease) && !starts(*lease) && lease->waiters == 0) {
-    leases_.erase(request.lease);  // The scheduler hears of it when the processes have stopped.
+    forget(request.lease);  // The scheduler hears of it when the processes have stopped.
   }
 }
 
@@ -310,34 +311,39 @@ void Leases::drop_process(LeaseId id, NodeId node, ProcessId process) {
   const uint32_t slot = held->slot;
   share->second.held.erase(held);
   const bool over = !runs(*lease) && !starts(*lease) && lease->delivered;
-  if (over) leases_.erase(id);
+  const bool delivered = lease->delivered;
+  if (over) forget(id);
   // A client that has its slots asks anew for more; one that waits gets another in its place.
-  if (over) {
-    placement_.apply(scheduler::LeaseReturned{id, {}});
-  } else if (lease->delivered) {
+  // Only this slot: others that the client returned may still be stopping.
+  if (delivered) {
     placement_.apply(scheduler::LeaseReturned{id, {slot}});
   } else {
     placement_.apply(scheduler::SlotLost{id, slot});
   }
 }
 
+void Leases::forget(LeaseId id) {
+  leases_.erase(id);
+  if (!ended_.insert(id).second) return;
+  ended_order_.push_back(id);
+  if (ended_order_.size() <= ended_max) return;
+  ended_.erase(ended_order_.front());
+  ended_order_.pop_front();
+}
+
 void Leases::finish(LeaseId id, Error why) {
   const auto found = leases_.find(id);
   if (found == leases_.end()) return;
   Lease lease = std::move(found->second);
-  leases_.erase(found);
-  if (ended_.insert(id).second) ended_order_.push_back(id);
-  if (ended_order_.size() > ended_max) {
-    ended_.erase(ended_order_.front());
-    ended_order_.pop_front();
+  // One that only ever waited may be asked for again under its id.
+  if (lease.shares.empty() && !lease.failure && !lease.delivered) {
+    leases_.erase(found);
+  } else {
+    forget(id);
   }
   lease.changed->pulse();
   log::debug("lease_ended", {{"lease", id}, {"why", why.message()}});
   placement_.apply(scheduler::Cancelled{id});
-  if (lease.shares.empty()) {
-    placement_.apply(scheduler::LeaseReturned{id, {}});
-    return;
-  }
   for (const auto& [node, share] : lease.shares) {
     std::vector<uint32_t> slots;
     for (const Held& held : share.held) slots.push_back(held.slot);
@@ -370,10 +376,7 @@ void Leases::lease_revoked(LeaseId id, const scheduler::Revoked& revoked) {
       for (const scheduler::Placed& unit : revoked.units) lease->shares.erase(unit.node);
       if (lease->delivered) {
         placement_.apply(scheduler::Cancelled{id});
-        if (lease->shares.empty()) {
-          leases_.erase(id);
-          placement_.apply(scheduler::LeaseReturned{id, {}});
-        }
+        if (lease->shares.empty()) forget(id);
       }
       return;
     }
@@ -498,10 +501,7 @@ void Leases::node_lost(NodeId node, const std::string&) {
     lease.changed->pulse();
     if (lease.delivered && lease.shares.empty()) empty.push_back(id);
   }
-  for (const LeaseId id : empty) {
-    leases_.erase(id);
-    placement_.apply(scheduler::LeaseReturned{id, {}});
-  }
+  for (const LeaseId id : empty) forget(id);
 }
 
 size_t Leases::slots_on(NodeId node) const {

@@ -79,6 +79,8 @@ class Leases : public NodeListener, public PlacementListener {
   // Accounts slots that run there and that the lease did not have.
   std::vector<Held> adopt(Lease& lease, NodeId node,
                           const std::vector<const protocol::RunningSlot*>& slots);
+  // Its slots are stopped or stopping; its id is not used again.
+  void forget(LeaseId id);
   // Ends the lease: its slots stop, and are free once they did.
   void finish(LeaseId id, Error why);
   Async<void> stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/log.h"
+#include "head/placement.h"
 
 namespace troupe::head {
 
@@ -29,7 +31,12 @@ Status check(const protocol::RegisterNode& request) {
   if (request.labels.size() > labels_max || request.total.size() > labels_max) {
     return error(Code::invalid, "a node has at most 64 labels and 64 resources");
   }
-  return ok();
+  std::set<std::string> labels;
+  for (const auto& [name, value] : request.labels) {
+    if (!labels.insert(name).second) return error(Code::invalid, "label " + name + " is set twice");
+  }
+  TROUPE_TRY(const auto total, to_resources(request.total));
+  return scheduler::check_total(total);
 }
 
 }  // namespace

@@ -1,12 +1,20 @@
 // How a handler waits on behalf of its caller.
 #pragma once
 
+#include <algorithm>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <memory>
 
 #include "transport/peer.h"
 
 namespace troupe::head {
+
+// When to answer a caller who waits until `deadline`: the answer says why it waited in vain, so it
+// has to arrive before the caller stops listening.
+inline Instant answer_by(const Clock& clock, Instant deadline) {
+  const Duration left = std::max(deadline - clock.now(), Duration::zero());
+  return deadline - std::min<Duration>(left / 10, std::chrono::milliseconds(50));
+}
 
 // Waits for the next pulse of `changed`. Errors: deadline_exceeded, cancelled (the caller gave up).
 inline Async<Status> wait_for_caller(TimerClock& clock, std::shared_ptr<Event> changed,

@@ -1,0 +1,290 @@
+// Calls to actors: their order, which of them are sent again, and what ends them.
+#include "tests/client/client_fixture.h"
+
+namespace troupe::client {
+namespace {
+
+class ActorCallTest : public ClientTest {
+ protected:
+  Result<std::string> call(ActorCallSpec spec) {
+    const Duration limit = std::min<Duration>(spec.budget, 1min) + 1s;
+    auto value = await(client->call_actor(std::move(spec)), limit);
+    if (!value) return value.error();
+    return std::string(as_text(value->bytes));
+  }
+};
+
+TEST_F(ActorCallTest, GivesTheActorsAnswer) {
+  start_client();
+  FakeProcess& process = add_actor();
+  const auto answer = call(call_of("hello"));
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(*answer, "hello");
+  ASSERT_EQ(process.calls.size(), 1u);
+  EXPECT_EQ(process.calls[0].actor, actor);
+  EXPECT_EQ(process.calls[0].incarnation, 1u);
+  EXPECT_EQ(process.calls[0].job, job);
+}
+
+TEST_F(ActorCallTest, CallsAreSentInTheirOrder) {
+  start_client();
+  FakeProcess& process = add_actor();
+  std::vector<ObjectName> results;
+  for (int i = 0; i < 20; ++i) results.push_back(client->submit_call(call_of(std::to_string(i))));
+  for (const ObjectName& result : results) ASSERT_TRUE(get(result));
+  ASSERT_EQ(process.calls.size(), 20u);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(as_text(process.calls[static_cast<size_t>(i)].arguments[0].inline_value),
+              std::to_string(i));
+  }
+}
+
+TEST_F(ActorCallTest, HeadIsAskedForTheFirstCallAlone) {
+  start_client();
+  add_actor();
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(call(call_of("hello")));
+  EXPECT_EQ(head.asked, 1);
+}
+
+TEST_F(ActorCallTest, KnownActorIsCalledThoughTheHeadIsGone) {
+  start_client();
+  add_actor();
+  ASSERT_TRUE(call(call_of("hello")));
+  head.die();
+  EXPECT_EQ(code_of(call(call_of("hello"))), Code::ok);
+}
+
+TEST_F(ActorCallTest, UnknownActorIsUnavailableWhileTheHeadIsGone) {
+  start_client();
+  add_actor();
+  head.die();
+  auto spec = call_of("hello");
+  spec.budget = 3s;
+  EXPECT_EQ(code_of(call(spec)), Code::unavailable);
+}
+
+// --- What is sent again.
+
+TEST_F(ActorCallTest, RefusalBeforeItRanIsSentAgain) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.failures = {error(Code::unavailable, "this process hosts nothing yet")};
+  EXPECT_EQ(code_of(call(call_of("hello"))), Code::ok);
+  EXPECT_EQ(process.calls.size(), 2u);
+}
+
+TEST_F(ActorCallTest, RefusalForAnotherIncarnationIsSentAgainToTheNewOne) {
+  start_client();
+  FakeProcess& process = add_actor();
+  ASSERT_TRUE(call(call_of("hello")));
+  head.actor.incarnation = 2;
+  process.failures = {error(Code::conflict, "this process hosts another incarnation")};
+  EXPECT_EQ(code_of(call(call_of("hello"))), Code::ok);
+  ASSERT_EQ(process.calls.size(), 3u);
+  EXPECT_EQ(process.calls[2].incarnation, 2u);
+}
+
+TEST_F(ActorCallTest, FailureOfWhatRanIsNeverSentAgain) {
+  start_client();
+  FakeProcess& process = add_actor();
+  for (const Code code : {Code::unavailable, Code::conflict, Code::outcome_unknown,
+                          Code::deadline_exceeded, Code::internal}) {
+    process.calls.clear();
+    process.failures = {error(code, "the method says so").at("actor on node worker-1")};
+    auto spec = call_of("hello");
+    spec.retriable = true;
+    EXPECT_EQ(code_of(call(spec)), code);
+    simulation.run_for(10s);
+    EXPECT_EQ(process.calls.size(), 1u) << code_name(code);
+  }
+}
+
+TEST_F(ActorCallTest, OtherRefusalIsFinal) {
+  start_client();
+  FakeProcess& process = add_actor();
+  for (const Code code : {Code::invalid, Code::not_found, Code::unimplemented, Code::exhausted}) {
+    process.calls.clear();
+    process.failures = {error(code, "no")};
+    EXPECT_EQ(code_of(call(call_of("hello"))), code);
+    EXPECT_EQ(process.calls.size(), 1u) << code_name(code);
+  }
+}
+
+TEST_F(ActorCallTest, CallThatMayHaveRunIsOutcomeUnknown) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.hold = true;
+  const ObjectName result = client->submit_call(call_of("hello"));
+  simulation.run_for(1s);
+  process.die();
+  FakeProcess& next = add_actor(2);
+  EXPECT_EQ(code_of(get(result)), Code::outcome_unknown);
+  simulation.run_for(10s);
+  EXPECT_TRUE(next.calls.empty());
+}
+
+TEST_F(ActorCallTest, RetriableCallThatMayHaveRunIsSentToTheNextIncarnation) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.hold = true;
+  auto spec = call_of("hello");
+  spec.retriable = true;
+  const ObjectName result = client->submit_call(spec);
+  simulation.run_for(1s);
+  process.die();
+  FakeProcess& next = add_actor(2);
+  EXPECT_EQ(code_of(get(result)), Code::ok);
+  ASSERT_EQ(next.calls.size(), 1u);
+  EXPECT_EQ(next.calls[0].incarnation, 2u);
+}
+
+TEST_F(ActorCallTest, CallsAfterADeathGoToTheNextIncarnation) {
+  start_client();
+  FakeProcess& process = add_actor();
+  ASSERT_TRUE(call(call_of("hello")));
+  process.die();
+  simulation.run_for(100ms);
+  FakeProcess& next = add_actor(2);
+  EXPECT_EQ(code_of(call(call_of("hello"))), Code::ok);
+  EXPECT_EQ(next.calls.size(), 1u);
+}
+
+TEST_F(ActorCallTest, ProcessThatTheHeadTakesForAliveIsAskedForAgain) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.die();
+  const ObjectName result = client->submit_call(call_of("hello"));
+  simulation.run_for(1s);
+  ASSERT_GT(head.asked, 1);
+  add_actor(2);
+  EXPECT_EQ(code_of(get(result)), Code::ok);
+}
+
+TEST_F(ActorCallTest, DeadActorIsUnavailableAtOnce) {
+  start_client();
+  head.actor.state = "dead";
+  head.actor.reason = "it was killed";
+  const Instant before = simulation.clock().now();
+  EXPECT_EQ(code_of(call(call_of("hello"))), Code::unavailable);
+  EXPECT_LT(since(before), 1s);
+}
+
+// --- Deadlines and cancellation.
+
+TEST_F(ActorCallTest, SilentActorsCallEndsAtItsDeadline) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.hold = true;
+  auto spec = call_of("hello");
+  spec.budget = 2s;
+  const Instant before = simulation.clock().now();
+  EXPECT_EQ(code_of(call(spec)), Code::deadline_exceeded);
+  EXPECT_EQ(since(before) / 10ms, 200);
+  simulation.run_for(100ms);
+  EXPECT_EQ(process.cancelled, 1) << "the callee is told";
+}
+
+TEST_F(ActorCallTest, RefusalsAreNotRepeatedPastTheDeadline) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.failures.assign(1000, error(Code::unavailable, "not now"));
+  auto spec = call_of("hello");
+  spec.budget = 2s;
+  const Instant before = simulation.clock().now();
+  EXPECT_EQ(code_of(call(spec)), Code::unavailable);
+  EXPECT_LE(since(before), 2s);
+  EXPECT_LT(process.calls.size(), 20u) << "the pauses grow";
+}
+
+TEST_F(ActorCallTest, CallWhoseTimeEndedBeforeItsActorWasFoundIsNotSent) {
+  start_client();
+  FakeProcess& process = add_actor();
+  simulation.network().partition("machine", "head");
+  auto spec = call_of("hello");
+  spec.budget = 1s;
+  EXPECT_NE(code_of(call(spec)), Code::ok);
+  simulation.network().heal();
+  simulation.run_for(20s);
+  EXPECT_TRUE(process.calls.empty());
+}
+
+TEST_F(ActorCallTest, CancelledCallIsCancelledForItsCalleeToo) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.hold = true;
+  const ObjectName result = client->submit_call(call_of("hello"));
+  simulation.run_for(1s);
+  client->cancel(result.id);
+  EXPECT_EQ(code_of(get(result)), Code::cancelled);
+  simulation.run_for(100ms);
+  EXPECT_EQ(process.cancelled, 1);
+}
+
+TEST_F(ActorCallTest, CallCancelledWhileItsActorIsSoughtIsNotSent) {
+  start_client();
+  FakeProcess& process = add_actor();
+  head.silent = true;
+  const ObjectName result = client->submit_call(call_of("hello"));
+  simulation.run_for(1s);
+  client->cancel(result.id);
+  EXPECT_EQ(code_of(get(result)), Code::cancelled);
+  head.silent = false;
+  head.changed.pulse();
+  simulation.run_for(10s);
+  EXPECT_TRUE(process.calls.empty());
+}
+
+TEST_F(ActorCallTest, CancelledCallHoldsUpNoOther) {
+  start_client();
+  FakeProcess& process = add_actor();
+  head.silent = true;
+  const ObjectName first = client->submit_call(call_of("first"));
+  const ObjectName second = client->submit_call(call_of("second"));
+  simulation.run_for(1s);
+  client->cancel(first.id);
+  head.silent = false;
+  head.changed.pulse();
+  EXPECT_EQ(code_of(get(second)), Code::ok);
+  ASSERT_EQ(process.calls.size(), 1u);
+}
+
+TEST_F(ActorCallTest, CancelOfAnAnsweredCallChangesNothing) {
+  start_client();
+  add_actor();
+  const ObjectName result = client->submit_call(call_of("hello"));
+  ASSERT_TRUE(get(result));
+  client->cancel(result.id);
+  EXPECT_EQ(code_of(get(result)), Code::ok);
+}
+
+TEST_F(ActorCallTest, StoppedClientFailsWhatWaits) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.hold = true;
+  const auto waits = begin(client->get(client->submit_call(call_of("hello")), 1h));
+  simulation.run_for(1s);
+  ASSERT_FALSE(waits->has_value());
+  stop_client();
+  ASSERT_TRUE(waits->has_value());
+  EXPECT_EQ(code_of(**waits), Code::cancelled);
+}
+
+TEST_F(ActorCallTest, RefsAmongTheArgumentsLiveUntilTheAnswer) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.hold = true;
+  const ObjectName object = put("value");
+  auto spec = call_of("hello");
+  spec.held = {object};
+  const ObjectName result = client->submit_call(spec);
+  client->drop_reference(object);
+  simulation.run_for(1s);
+  EXPECT_EQ(code_of(get(object)), Code::ok);
+  process.hold = false;
+  process.changed.pulse();
+  ASSERT_TRUE(get(result));
+  EXPECT_EQ(code_of(get(object)), Code::not_found);
+}
+
+}  // namespace
+}  // namespace troupe::client

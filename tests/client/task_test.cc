@@ -1,0 +1,333 @@
+// Tasks on leased slots: what runs where, what runs again, and what happens to the leases.
+#include "tests/client/client_fixture.h"
+
+namespace troupe::client {
+namespace {
+
+using TaskTest = ClientTest;
+
+TEST_F(TaskTest, RunsOnALeasedSlot) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  const auto answer = get(client->submit_task(task_of("hello")));
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(*answer, "hello");
+  ASSERT_EQ(slot.calls.size(), 1u);
+  EXPECT_TRUE(slot.calls[0].actor.is_nil());
+  EXPECT_EQ(slot.calls[0].method, "echo");
+}
+
+TEST_F(TaskTest, AsksForAsManySlotsAsTasksWait) {
+  start_client();
+  for (int i = 0; i < 3; ++i) add_slot();
+  std::vector<ObjectName> results;
+  for (int i = 0; i < 3; ++i) results.push_back(client->submit_task(task_of("hello")));
+  for (const ObjectName& result : results) ASSERT_TRUE(get(result));
+  ASSERT_FALSE(head.leases.empty());
+  EXPECT_EQ(head.leases[0].slots, 3u);
+  EXPECT_EQ(head.leases[0].job, job);
+  EXPECT_EQ(head.leases[0].module, "module");
+}
+
+TEST_F(TaskTest, SlotRunsOneTaskAtATime) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  std::vector<ObjectName> results;
+  for (int i = 0; i < 5; ++i) results.push_back(client->submit_task(task_of("hello")));
+  for (const ObjectName& result : results) ASSERT_TRUE(get(result));
+  EXPECT_EQ(slot.calls.size(), 5u);
+  EXPECT_EQ(slot.running_max, 1);
+}
+
+TEST_F(TaskTest, TasksOfAnotherDemandHaveALeaseOfTheirOwn) {
+  start_client();
+  add_slot();
+  add_slot();
+  auto large = task_of("hello");
+  large.demand = {{"cpu", 2000}};
+  const ObjectName first = client->submit_task(task_of("hello"));
+  const ObjectName second = client->submit_task(large);
+  ASSERT_TRUE(get(first));
+  ASSERT_TRUE(get(second));
+  EXPECT_EQ(head.leases.size(), 2u);
+}
+
+TEST_F(TaskTest, NextTaskUsesTheSlotThatLingers) {
+  start_client();
+  add_slot();
+  ASSERT_TRUE(get(client->submit_task(task_of("hello"))));
+  simulation.run_for(300ms);
+  ASSERT_TRUE(get(client->submit_task(task_of("hello"))));
+  EXPECT_EQ(head.leases.size(), 1u);
+}
+
+TEST_F(TaskTest, IdleSlotGoesBack) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  ASSERT_TRUE(get(client->submit_task(task_of("hello"))));
+  simulation.run_for(400ms);
+  EXPECT_TRUE(head.returned.empty());
+  simulation.run_for(200ms);
+  ASSERT_EQ(head.returned.size(), 1u);
+  EXPECT_EQ(head.returned[0].lease, head.leases[0].lease);
+  EXPECT_EQ(head.returned[0].processes, std::vector<ProcessId>{slot.address.process});
+}
+
+TEST_F(TaskTest, LeaseIsRenewedWhileATaskRuns) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.hold = true;
+  const ObjectName result = client->submit_task(task_of("hello"));
+  simulation.run_for(10s);  // More than three quanta.
+  EXPECT_GE(head.renewed.size(), 9u);
+  EXPECT_EQ(head.renewed.at(0).lease, head.leases.at(0).lease);
+  client->cancel(result.id);
+}
+
+TEST_F(TaskTest, LeaseThatTheHeadTookBackIsReplaced) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.hold = true;
+  const ObjectName running = client->submit_task(task_of("first"));
+  simulation.run_for(500ms);
+  const ObjectName waiting = client->submit_task(task_of("second"));
+  head.renew_failure = error(Code::not_found, "the lease is over");
+  simulation.run_for(2s);
+  head.renew_failure.reset();
+  add_slot();
+  EXPECT_EQ(code_of(get(waiting, 40s)), Code::ok);
+  client->cancel(running.id);
+}
+
+// --- What runs again.
+
+TEST_F(TaskTest, UnreachableSlotIsReplaced) {
+  start_client();
+  FakeProcess& dead = add_slot();
+  dead.die();
+  FakeProcess& slot = add_slot();
+  EXPECT_EQ(code_of(get(client->submit_task(task_of("hello")))), Code::ok);
+  EXPECT_EQ(slot.calls.size(), 1u);
+  bool returned = false;
+  for (const auto& request : head.returned) {
+    returned |= request.processes == std::vector<ProcessId>{dead.address.process};
+  }
+  EXPECT_TRUE(returned);
+}
+
+TEST_F(TaskTest, TaskRefusedBeforeItRanRunsElsewhere) {
+  start_client();
+  FakeProcess& first = add_slot();
+  first.failures = {error(Code::unavailable, "this process hosts nothing yet")};
+  FakeProcess& second = add_slot();
+  EXPECT_EQ(code_of(get(client->submit_task(task_of("hello")))), Code::ok);
+  EXPECT_EQ(first.calls.size(), 1u);
+  EXPECT_EQ(second.calls.size(), 1u);
+}
+
+TEST_F(TaskTest, TaskThatMayHaveRunIsOutcomeUnknown) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.hold = true;
+  const ObjectName result = client->submit_task(task_of("hello"));
+  simulation.run_for(1s);
+  slot.die();
+  FakeProcess& other = add_slot();
+  EXPECT_EQ(code_of(get(result)), Code::outcome_unknown);
+  simulation.run_for(10s);
+  EXPECT_TRUE(other.calls.empty());
+}
+
+TEST_F(TaskTest, TaskRunsAgainAsOftenAsItMay) {
+  start_client();
+  auto spec = task_of("hello");
+  spec.retries = 1;
+  FakeProcess& first = add_slot();
+  first.hold = true;
+  const ObjectName result = client->submit_task(spec);
+  simulation.run_for(1s);
+  first.die();
+  FakeProcess& second = add_slot();
+  second.hold = true;
+  simulation.run_for(1s);
+  ASSERT_EQ(second.calls.size(), 1u);
+  second.die();
+  FakeProcess& third = add_slot();
+  EXPECT_EQ(code_of(get(result)), Code::outcome_unknown);
+  EXPECT_TRUE(third.calls.empty());
+}
+
+TEST_F(TaskTest, FailureOfWhatRanIsNeverRunAgain) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  for (const Code code : {Code::unavailable, Code::outcome_unknown, Code::conflict}) {
+    slot.calls.clear();
+    slot.failures = {error(code, "the function says so").at("task on node worker-1")};
+    auto spec = task_of("hello");
+    spec.retries = 5;
+    const ObjectName result = client->submit_task(spec);
+    EXPECT_EQ(code_of(get(result)), code);
+    EXPECT_EQ(slot.calls.size(), 1u) << code_name(code);
+  }
+  EXPECT_EQ(head.leases.size(), 1u) << "the slot is as good as before";
+}
+
+TEST_F(TaskTest, RefusedLeaseFailsItsTasks) {
+  start_client();
+  head.failures = {error(Code::invalid, "no such module")};
+  const auto answer = get(client->submit_task(task_of("hello")));
+  ASSERT_EQ(code_of(answer), Code::invalid);
+  EXPECT_EQ(answer.error().message(), "no such module");
+}
+
+TEST_F(TaskTest, TaskWaitsWhileTheClusterIsFull) {
+  start_client();
+  head.failures = {error(Code::exhausted, "the cluster has 7 leases")};
+  const ObjectName result = client->submit_task(task_of("hello"));
+  simulation.run_for(100ms);
+  add_slot();
+  EXPECT_EQ(code_of(get(result)), Code::ok);
+}
+
+TEST_F(TaskTest, FullClusterIsAskedLessAndLessOften) {
+  start_client();
+  head.failures.assign(10'000, error(Code::exhausted, "the cluster has 7 leases"));
+  const ObjectName result = client->submit_task(task_of("hello"));
+  simulation.run_for(10s);
+  EXPECT_GE(head.leases.size(), 15u);
+  EXPECT_LE(head.leases.size(), 30u);
+  client->cancel(result.id);
+}
+
+// --- Deadlines and cancellation.
+
+TEST_F(TaskTest, TaskThatFindsNoSlotEndsAtItsDeadline) {
+  start_client();
+  auto spec = task_of("hello");
+  spec.budget = 2s;
+  const Instant before = simulation.clock().now();
+  const auto answer = get(client->submit_task(spec));
+  EXPECT_EQ(code_of(answer), Code::deadline_exceeded);
+  EXPECT_LE(since(before), 2500ms);
+  ASSERT_FALSE(answer);
+  EXPECT_NE(answer.error().message().find("no slot yet"), std::string::npos);
+}
+
+TEST_F(TaskTest, TaskWhoseSlotsAreAllUnreachableEndsAtItsDeadline) {
+  start_client();
+  FakeProcess& dead = add_process();
+  dead.die();
+  head.free_slots.assign(10'000, dead.address);
+  auto spec = task_of("hello");
+  spec.budget = 2s;
+  const Instant before = simulation.clock().now();
+  EXPECT_NE(code_of(get(client->submit_task(spec))), Code::ok);
+  EXPECT_LE(since(before), 3s);
+}
+
+TEST_F(TaskTest, RunningTaskEndsAtItsDeadline) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.hold = true;
+  auto spec = task_of("hello");
+  spec.budget = 2s;
+  const Instant before = simulation.clock().now();
+  EXPECT_EQ(code_of(get(client->submit_task(spec))), Code::deadline_exceeded);
+  EXPECT_EQ(since(before) / 10ms, 200);
+}
+
+TEST_F(TaskTest, CancelledTaskThatWaitsNeverRuns) {
+  start_client();
+  const ObjectName result = client->submit_task(task_of("hello"));
+  simulation.run_for(1s);
+  client->cancel(result.id);
+  EXPECT_EQ(code_of(get(result)), Code::cancelled);
+  FakeProcess& slot = add_slot();
+  simulation.run_for(1min);
+  EXPECT_TRUE(slot.calls.empty());
+}
+
+TEST_F(TaskTest, TaskCancelledBeforeItsSlotIsReachedIsNotSent) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  simulation.network().set_faults({.delay_min = 100ms, .delay_max = 100ms});
+  const ObjectName result = client->submit_task(task_of("hello"));
+  // 400 ms to the head and back; then it connects to the slot.
+  ASSERT_TRUE(simulation.run_until([&] { return !head.leases.empty(); }, 1s));
+  simulation.run_for(250ms);
+  client->cancel(result.id);
+  simulation.run_for(5s);
+  EXPECT_EQ(slot.peers.size(), 1u);
+  EXPECT_TRUE(slot.calls.empty());
+}
+
+TEST_F(TaskTest, CancelledTaskThatWaitsLetsGoOfItsArguments) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.hold = true;
+  const ObjectName running = client->submit_task(task_of("first"));
+  simulation.run_for(1s);
+  const ObjectName object = put("value");
+  auto spec = task_of("second");
+  spec.held = {object};
+  const ObjectName waiting = client->submit_task(spec);
+  client->drop_reference(object);
+  ASSERT_EQ(code_of(get(object)), Code::ok);
+  client->cancel(waiting.id);
+  EXPECT_EQ(code_of(get(object)), Code::not_found);
+  client->cancel(running.id);
+}
+
+TEST_F(TaskTest, CancelledTaskThatRunsIsCancelledForItsSlotToo) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.hold = true;
+  const ObjectName result = client->submit_task(task_of("hello"));
+  simulation.run_for(1s);
+  client->cancel(result.id);
+  EXPECT_EQ(code_of(get(result)), Code::cancelled);
+  simulation.run_for(100ms);
+  EXPECT_EQ(slot.cancelled, 1);
+}
+
+TEST_F(TaskTest, SlotOfACancelledTaskGetsNoOther) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.hold = true;
+  const ObjectName first = client->submit_task(task_of("first"));
+  simulation.run_for(1s);
+  client->cancel(first.id);
+  FakeProcess& other = add_slot();
+  EXPECT_EQ(code_of(get(client->submit_task(task_of("second")))), Code::ok);
+  EXPECT_EQ(slot.calls.size(), 1u) << "its process may still be busy";
+  EXPECT_EQ(other.calls.size(), 1u);
+}
+
+// --- The end.
+
+TEST_F(TaskTest, StoppedClientGivesItsLeasesBack) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.hold = true;
+  client->submit_task(task_of("hello"));
+  simulation.run_for(1s);
+  stop_client();
+  ASSERT_EQ(head.returned.size(), 1u);
+  EXPECT_EQ(head.returned[0].lease, head.leases.at(0).lease);
+  EXPECT_TRUE(head.returned[0].processes.empty()) << "all of it";
+}
+
+TEST_F(TaskTest, StopWaitsNoLongForAHeadThatIsGone) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.hold = true;
+  client->submit_task(task_of("hello"));
+  simulation.run_for(1s);
+  simulation.network().partition("machine", "head");
+  const Instant before = simulation.clock().now();
+  stop_client();
+  EXPECT_LE(since(before), 2s);
+}
+
+}  // namespace
+}  // namespace troupe::client

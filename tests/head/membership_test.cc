@@ -1,0 +1,224 @@
+// Who belongs to the cluster, and when the head takes a worker for dead.
+#include "tests/head/head_fixture.h"
+
+namespace troupe::head {
+namespace {
+
+using Membership = HeadTest;
+
+TEST_F(Membership, ListsARegisteredNodeWithWhatItHas) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  const auto info = look(driver(), worker.node);
+  EXPECT_EQ(info.state, "alive");
+  EXPECT_EQ(info.name, "worker-1");
+  ASSERT_EQ(info.total.size(), 1u);
+  EXPECT_EQ(info.total[0].milli, 4000);
+}
+
+TEST_F(Membership, TellsANodeTheClusterAndTheEpoch) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  const auto registered = register_worker(worker);
+  ASSERT_TRUE(registered);
+  EXPECT_EQ(registered->cluster, cluster);
+  EXPECT_EQ(registered->epoch, head->epoch());
+  EXPECT_EQ(registered->window_us, 5'000'000u);
+}
+
+TEST_F(Membership, RefusesANodeThatDescribesItselfBadly) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  const auto refuses = [&](const char* what,
+                           const std::function<void(protocol::RegisterNode&)>& spoil) {
+    SCOPED_TRACE(what);
+    protocol::RegisterNode request;
+    request.address.node = NodeId::random(simulation.random());
+    request.total = {{"cpu", 1000}};
+    spoil(request);
+    EXPECT_EQ(code_of(ask<protocol::NodeRegistered>(worker.head, Method::register_node, request)),
+              Code::invalid);
+  };
+  refuses("no id", [](auto& request) { request.address.node = {}; });
+  refuses("long name", [](auto& request) { request.name.assign(257, 'x'); });
+  refuses("many labels", [](auto& request) { request.labels.resize(65); });
+  refuses("negative", [](auto& request) { request.total = {{"cpu", -1}}; });
+  refuses("named twice", [](auto& request) { request.total = {{"cpu", 1}, {"cpu", 1}}; });
+  refuses("half a GPU", [](auto& request) { request.total = {{"gpu", 500}}; });
+  refuses("label twice", [](auto& request) { request.labels = {{"zone", "a"}, {"zone", "b"}}; });
+  EXPECT_EQ(cluster_info(driver()).nodes, 1u);
+}
+
+TEST_F(Membership, RefusesMoreNodesThanTheLimit) {
+  options.nodes_max = 1;
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  protocol::RegisterNode other;
+  other.address.node = NodeId::random(simulation.random());
+  protocol::Hello self;
+  auto& host = add_host(other.address.node.to_string(), "other", Role::node);
+  const auto peer = connect(host, nothing, self).value();
+  EXPECT_EQ(code_of(ask<protocol::NodeRegistered>(peer, Method::register_node, other)),
+            Code::exhausted);
+  EXPECT_EQ(code_of(register_worker(worker)), Code::ok) << "it is one of them";
+}
+
+TEST_F(Membership, NodeSpeaksForItselfAlone) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  FakeWorker& other = add_worker(4);
+  EXPECT_EQ(code_of(ask<protocol::NodeRegistered>(worker.head, Method::register_node,
+                                                  other.registration)),
+            Code::denied);
+  protocol::ProcessExited news;
+  news.node = other.node;
+  EXPECT_EQ(code_of(ask<Empty>(worker.head, Method::process_exited, news)), Code::unavailable);
+}
+
+TEST_F(Membership, OnlyNodesMaySpeakForNodes) {
+  start_head();
+  const auto client = driver();
+  for (const Method method : {Method::register_node, Method::heartbeat, Method::process_exited}) {
+    EXPECT_EQ(code_of(ask<Empty>(client, method, Empty{})), Code::denied)
+        << protocol::method_name(method);
+  }
+}
+
+TEST_F(Membership, RefusesAPeerOfAnotherCluster) {
+  start_head();
+  protocol::Hello self;
+  self.cluster = ClusterId::random(simulation.random());
+  const auto peer = connect(add_host("stranger", "stranger", Role::node), nothing, self);
+  simulation.run_for(100ms);
+  EXPECT_TRUE(!peer || !(*peer)->is_open());
+}
+
+TEST_F(Membership, SilentNodeIsSuspectAfterHalfAWindow) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  worker.beats = false;
+  simulation.run_for(2s);
+  EXPECT_EQ(look(driver(), worker.node).state, "alive");
+  simulation.run_for(1s);
+  EXPECT_EQ(look(driver(), worker.node).state, "suspect");
+}
+
+TEST_F(Membership, SilentNodeIsDeadAfterAWindow) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  worker.beats = false;
+  simulation.run_for(4500ms);
+  EXPECT_EQ(look(driver(), worker.node).state, "suspect");
+  simulation.run_for(1500ms);
+  EXPECT_EQ(look(driver(), worker.node).state, "dead");
+}
+
+TEST_F(Membership, NodeThatBeatsStaysAlive) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  simulation.run_for(1min);
+  EXPECT_EQ(look(driver(), worker.node).state, "alive");
+}
+
+TEST_F(Membership, NodeWhoseConnectionClosedIsSuspectAtOnce) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  worker.head->close();
+  simulation.run_for(100ms);
+  EXPECT_EQ(look(driver(), worker.node).state, "suspect");
+}
+
+TEST_F(Membership, OldConnectionsEndDoesNotTouchTheNodesNewOne) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  const auto old = worker.head;
+  connect_worker(worker);
+  ASSERT_TRUE(register_worker(worker));
+  old->close();
+  simulation.run_for(100ms);
+  EXPECT_EQ(look(driver(), worker.node).state, "alive");
+}
+
+TEST_F(Membership, BeatOfAnUnknownNodeAsksItToRegister) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  protocol::Heartbeat beat;
+  beat.node = NodeId::random(simulation.random());
+  beat.epoch = head->epoch();
+  const auto reply = ask<protocol::HeartbeatReply>(worker.head, Method::heartbeat, beat);
+  ASSERT_TRUE(reply);
+  EXPECT_TRUE(reply->register_again);
+}
+
+TEST_F(Membership, BeatUnderAnOlderEpochAsksTheNodeToRegister) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  protocol::Heartbeat beat;
+  beat.node = worker.node;
+  beat.epoch = head->epoch() - 1;
+  const auto reply = ask<protocol::HeartbeatReply>(worker.head, Method::heartbeat, beat);
+  ASSERT_TRUE(reply);
+  EXPECT_TRUE(reply->register_again);
+}
+
+TEST_F(Membership, BeatOverAnotherConnectionAsksTheNodeToRegister) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  connect_worker(worker);
+  protocol::Heartbeat beat;
+  beat.node = worker.node;
+  beat.epoch = worker.epoch;
+  const auto reply = ask<protocol::HeartbeatReply>(worker.head, Method::heartbeat, beat);
+  ASSERT_TRUE(reply);
+  EXPECT_TRUE(reply->register_again);
+}
+
+TEST_F(Membership, DeadNodeThatReturnsIsListedOnce) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  worker.beats = false;
+  simulation.run_for(6s);
+  worker.beats = true;
+  return_worker(worker);
+  const auto list = ask<protocol::NodeList>(driver(), Method::list_nodes, Empty{});
+  ASSERT_TRUE(list);
+  ASSERT_EQ(list->items.size(), 1u);
+  EXPECT_EQ(list->items[0].state, "alive");
+}
+
+TEST_F(Membership, RestartedHeadHasAHigherEpoch) {
+  start_head();
+  const uint64_t before = head->epoch();
+  restart_head();
+  EXPECT_GT(head->epoch(), before);
+}
+
+TEST_F(Membership, RestartedHeadGivesTheNodesThatItKnewAWindow) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  restart_head();
+  simulation.run_for(4s);
+  EXPECT_EQ(look(driver(), worker.node).state, "suspect");
+  simulation.run_for(2s);
+  EXPECT_EQ(look(driver(), worker.node).state, "dead");
+}
+
+TEST_F(Membership, LostNodeIsForgottenByTheNextHead) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  worker.beats = false;
+  simulation.run_for(6s);
+  restart_head();
+  EXPECT_EQ(look(driver(), worker.node).state, "");
+}
+
+TEST_F(Membership, DoesNotRegisterANodeThatItCannotWriteDown) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  store.commits_left = 0;
+  EXPECT_NE(code_of(register_worker(worker)), Code::ok);
+  EXPECT_TRUE(head->broken().is_set());
+}
+
+}  // namespace
+}  // namespace troupe::head
