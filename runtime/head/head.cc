@@ -51,6 +51,16 @@ Status admits(Method method, const PeerIdentity& identity) {
                                          protocol::method_name(method)));
 }
 
+// A node's certificate names it: it speaks for no other.
+Status speaks_for(const PeerIdentity& identity, NodeId node) {
+  if (identity.local || identity.name == node.to_string()) return ok();
+  log::info(
+      "audit",
+      {{"who", identity.name}, {"what", "speak_for"}, {"node", node}, {"decision", "refused"}});
+  return error(Code::denied,
+               fmt::format("{} may not speak for node {}", identity.name, node.to_string()));
+}
+
 }  // namespace
 
 // Everything that exists only once the epoch is known.
@@ -100,13 +110,16 @@ struct Head::Parts : JobListener {
 
   Async<Result<protocol::NodeRegistered>> register_node(protocol::RegisterNode request,
                                                         CallContext call) {
-    return membership.register_node(std::move(request), std::move(call.peer));
+    TROUPE_CO_CHECK(speaks_for(call.peer->identity(), request.address.node));
+    co_return co_await membership.register_node(std::move(request), std::move(call.peer));
   }
   Async<Result<protocol::HeartbeatReply>> heartbeat(protocol::Heartbeat beat, CallContext call) {
+    TROUPE_CO_CHECK(speaks_for(call.peer->identity(), beat.node));
     co_return membership.heartbeat(beat, call.peer);
   }
   Async<Result<Empty>> process_exited(protocol::ProcessExited news, CallContext call) {
-    if (!membership.speaks_for(news.node, call.peer)) {
+    TROUPE_CO_CHECK(speaks_for(call.peer->identity(), news.node));
+    if (!membership.registered_over(news.node, call.peer)) {
       co_return error(Code::unavailable, "the node is not registered over this connection");
     }
     leases.process_exited(news);

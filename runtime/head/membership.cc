@@ -68,13 +68,6 @@ Async<Result<protocol::NodeRegistered>> Membership::register_node(
     protocol::RegisterNode request, std::shared_ptr<transport::Peer> peer) {
   TROUPE_CO_CHECK(check(request));
   const NodeId id = request.address.node;
-  const transport::PeerIdentity& identity = peer->identity();
-  if (!identity.local && identity.name != id.to_string()) {
-    log::warning("request_denied",
-                 {{"audit", "not_this_node"}, {"node", id}, {"identity", identity.name}});
-    co_return error(Code::denied, fmt::format("the certificate of {} does not speak for node {}",
-                                              identity.name, id.to_string()));
-  }
   const auto found = nodes_.find(id);
   if (found == nodes_.end() && nodes_.size() >= options_.nodes_max) {
     co_return error(Code::exhausted, fmt::format("the cluster has {} nodes", nodes_.size()));
@@ -108,7 +101,7 @@ Async<Result<protocol::NodeRegistered>> Membership::register_node(
   co_return reply;
 }
 
-bool Membership::speaks_for(NodeId node, const std::shared_ptr<transport::Peer>& peer) const {
+bool Membership::registered_over(NodeId node, const std::shared_ptr<transport::Peer>& peer) const {
   const auto found = nodes_.find(node);
   return found != nodes_.end() && found->second.registered && found->second.peer == peer;
 }
@@ -117,7 +110,7 @@ protocol::HeartbeatReply Membership::heartbeat(const protocol::Heartbeat& beat,
                                                const std::shared_ptr<transport::Peer>& peer) {
   protocol::HeartbeatReply reply;
   reply.epoch = epoch_;
-  if (!speaks_for(beat.node, peer) || beat.epoch != epoch_) {
+  if (!registered_over(beat.node, peer) || beat.epoch != epoch_) {
     reply.register_again = true;
     return reply;
   }

@@ -33,7 +33,7 @@ class Membership {
   void restore(std::vector<protocol::NodeInfo> nodes);
   void start();
 
-  // Idempotent. Errors: invalid, exhausted (too many nodes), denied (another node's certificate).
+  // Idempotent. Errors: invalid, exhausted (too many nodes).
   Async<Result<protocol::NodeRegistered>> register_node(protocol::RegisterNode request,
                                                         std::shared_ptr<transport::Peer> peer);
   protocol::HeartbeatReply heartbeat(const protocol::Heartbeat& beat,
@@ -41,7 +41,7 @@ class Membership {
   void peer_closed(const transport::Peer& peer);
 
   // Whether the node registered over this connection.
-  bool speaks_for(NodeId node, const std::shared_ptr<transport::Peer>& peer) const;
+  bool registered_over(NodeId node, const std::shared_ptr<transport::Peer>& peer) const;
 
   uint64_t epoch() const { return epoch_; }
   bool is_dead(NodeId node) const;

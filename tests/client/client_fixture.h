@@ -157,18 +157,14 @@ class FakeProcess : public FakeServer {
   std::vector<protocol::Invoke> calls;
   std::deque<Error> failures;  // What the next calls are answered with.
   bool hold = false;           // Answers no call until told.
-  int running = 0;
-  int running_max = 0;
-  int cancelled = 0;  // Callers that gave up on a held call.
+  int cancelled = 0;           // Callers that gave up on a held call.
   protocol::ProcessAddress address;
 
  private:
   Async<Result<protocol::InvokeReply>> invoke(protocol::Invoke call, CallContext context) {
     calls.push_back(call);
-    running_max = std::max(running_max, ++running);
     if (hold) spawn(scope_, watch(context.cancelled));
     while (hold) co_await changed.wait();
-    --running;
     if (!failures.empty()) {
       Error failure = std::move(failures.front());
       failures.pop_front();

@@ -32,11 +32,17 @@ TEST_F(TaskTest, AsksForAsManySlotsAsTasksWait) {
 TEST_F(TaskTest, SlotRunsOneTaskAtATime) {
   start_client();
   FakeProcess& slot = add_slot();
-  std::vector<ObjectName> results;
-  for (int i = 0; i < 5; ++i) results.push_back(client->submit_task(task_of("hello")));
-  for (const ObjectName& result : results) ASSERT_TRUE(get(result));
-  EXPECT_EQ(slot.calls.size(), 5u);
-  EXPECT_EQ(slot.running_max, 1);
+  slot.hold = true;
+  const ObjectName first = client->submit_task(task_of("first"));
+  simulation.run_for(1s);
+  const ObjectName second = client->submit_task(task_of("second"));
+  simulation.run_for(1s);
+  EXPECT_EQ(slot.calls.size(), 1u);
+  slot.hold = false;
+  slot.changed.pulse();
+  ASSERT_TRUE(get(first));
+  ASSERT_TRUE(get(second));
+  EXPECT_EQ(slot.calls.size(), 2u);
 }
 
 TEST_F(TaskTest, TasksOfAnotherDemandHaveALeaseOfTheirOwn) {

@@ -192,20 +192,21 @@ class HeadTest : public testing::Test {
 
   // A worker that is registered and beats. `cpu` in whole processors.
   FakeWorker& add_worker(int64_t cpu) {
+    FakeWorker& worker = add_stranger(cpu);
+    EXPECT_EQ(code_of(register_worker(worker)), Code::ok);
+    return worker;
+  }
+  // One that is connected alone.
+  FakeWorker& add_stranger(int64_t cpu) {
     const NodeId node = NodeId::random(simulation.random());
     workers_.push_back(std::make_unique<FakeWorker>(simulation, node));
     FakeWorker& worker = *workers_.back();
     worker.registration.address.node = node;
     worker.registration.name = "worker-" + std::to_string(workers_.size());
     worker.registration.total = {{"cpu", cpu * 1000}};
-    transport::PeerIdentity identity;
-    identity.role = Role::node;
-    identity.name = worker.node.to_string();
-    const std::string& name = worker.registration.name;
-    worker.host = &simulation.network().add_host({name, name, identity});
+    worker.host = &add_host(node.to_string(), worker.registration.name, Role::node);
     spawn(scope, beat(&worker));
     connect_worker(worker);
-    EXPECT_EQ(code_of(register_worker(worker)), Code::ok);
     return worker;
   }
   void connect_worker(FakeWorker& worker) {
@@ -275,7 +276,9 @@ class HeadTest : public testing::Test {
     protocol::GetActor request;
     request.actor = actor;
     request.after = after;
-    return ask<protocol::ActorInfo>(peer, Method::get_actor, request);
+    auto info = ask<protocol::ActorInfo>(peer, Method::get_actor, request);
+    if (info && info->state != "alive") return error(Code::unavailable, info->reason);
+    return info;
   }
   Result<Empty> kill(const std::shared_ptr<Peer>& peer, ActorId actor) {
     return ask<Empty>(peer, Method::kill_actor, protocol::KillActor{actor, {}});
@@ -340,7 +343,7 @@ class HeadTest : public testing::Test {
   Async<void> beat(FakeWorker* worker) {
     for (;;) {
       co_await sleep_for(simulation.clock(), options.heartbeat);
-      if (!worker->beats || !worker->head || !worker->head->is_open()) continue;
+      if (!worker->beats || worker->epoch == 0 || !worker->head->is_open()) continue;
       protocol::Heartbeat beat;
       beat.node = worker->node;
       beat.epoch = worker->epoch;

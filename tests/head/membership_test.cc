@@ -28,51 +28,64 @@ TEST_F(Membership, TellsANodeTheClusterAndTheEpoch) {
 
 TEST_F(Membership, RefusesANodeThatDescribesItselfBadly) {
   start_head();
-  FakeWorker& worker = add_worker(4);
+  FakeWorker& worker = add_stranger(4);
+  const protocol::RegisterNode good = worker.registration;
   const auto refuses = [&](const char* what,
                            const std::function<void(protocol::RegisterNode&)>& spoil) {
     SCOPED_TRACE(what);
-    protocol::RegisterNode request;
-    request.address.node = NodeId::random(simulation.random());
-    request.total = {{"cpu", 1000}};
-    spoil(request);
-    EXPECT_EQ(code_of(ask<protocol::NodeRegistered>(worker.head, Method::register_node, request)),
-              Code::invalid);
+    worker.registration = good;
+    spoil(worker.registration);
+    EXPECT_EQ(code_of(register_worker(worker)), Code::invalid);
   };
-  refuses("no id", [](auto& request) { request.address.node = {}; });
   refuses("long name", [](auto& request) { request.name.assign(257, 'x'); });
   refuses("many labels", [](auto& request) { request.labels.resize(65); });
   refuses("negative", [](auto& request) { request.total = {{"cpu", -1}}; });
   refuses("named twice", [](auto& request) { request.total = {{"cpu", 1}, {"cpu", 1}}; });
   refuses("half a GPU", [](auto& request) { request.total = {{"gpu", 500}}; });
   refuses("label twice", [](auto& request) { request.labels = {{"zone", "a"}, {"zone", "b"}}; });
-  EXPECT_EQ(cluster_info(driver()).nodes, 1u);
+  EXPECT_EQ(cluster_info(driver()).nodes, 0u);
 }
 
 TEST_F(Membership, RefusesMoreNodesThanTheLimit) {
   options.nodes_max = 1;
   start_head();
   FakeWorker& worker = add_worker(4);
-  protocol::RegisterNode other;
-  other.address.node = NodeId::random(simulation.random());
-  protocol::Hello self;
-  auto& host = add_host(other.address.node.to_string(), "other", Role::node);
-  const auto peer = connect(host, nothing, self).value();
-  EXPECT_EQ(code_of(ask<protocol::NodeRegistered>(peer, Method::register_node, other)),
-            Code::exhausted);
+  EXPECT_EQ(code_of(register_worker(add_stranger(4))), Code::exhausted);
   EXPECT_EQ(code_of(register_worker(worker)), Code::ok) << "it is one of them";
 }
 
-TEST_F(Membership, NodeSpeaksForItselfAlone) {
+TEST_F(Membership, NodeRegistersUnderNoOtherId) {
   start_head();
   FakeWorker& worker = add_worker(4);
-  FakeWorker& other = add_worker(4);
-  EXPECT_EQ(code_of(ask<protocol::NodeRegistered>(worker.head, Method::register_node,
-                                                  other.registration)),
-            Code::denied);
+  FakeWorker& impostor = add_stranger(8);
+  impostor.registration.address.node = worker.node;
+  EXPECT_EQ(code_of(register_worker(impostor)), Code::denied);
+  EXPECT_EQ(look(driver(), worker.node).name, "worker-1");
+}
+
+TEST_F(Membership, NodeReportsNoOtherNodesProcesses) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  const auto client = driver();
+  const auto spec = actor_spec();
+  ASSERT_TRUE(create(client, spec));
+  ASSERT_TRUE(wait_alive(client, spec.actor));
+  FakeWorker& impostor = add_worker(4);
   protocol::ProcessExited news;
-  news.node = other.node;
-  EXPECT_EQ(code_of(ask<Empty>(worker.head, Method::process_exited, news)), Code::unavailable);
+  news.node = worker.node;
+  news.actor = spec.actor;
+  news.incarnation = 1;
+  EXPECT_EQ(code_of(ask<Empty>(impostor.head, Method::process_exited, news)), Code::denied);
+  EXPECT_EQ(look(client, spec.actor).state, "alive");
+}
+
+TEST_F(Membership, NodeBeatsForNoOther) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  protocol::Heartbeat beat;
+  beat.node = worker.node;
+  EXPECT_EQ(code_of(ask<protocol::HeartbeatReply>(add_worker(4).head, Method::heartbeat, beat)),
+            Code::denied);
 }
 
 TEST_F(Membership, OnlyNodesMaySpeakForNodes) {
@@ -141,11 +154,11 @@ TEST_F(Membership, OldConnectionsEndDoesNotTouchTheNodesNewOne) {
 
 TEST_F(Membership, BeatOfAnUnknownNodeAsksItToRegister) {
   start_head();
-  FakeWorker& worker = add_worker(4);
+  FakeWorker& stranger = add_stranger(4);
   protocol::Heartbeat beat;
-  beat.node = NodeId::random(simulation.random());
+  beat.node = stranger.node;
   beat.epoch = head->epoch();
-  const auto reply = ask<protocol::HeartbeatReply>(worker.head, Method::heartbeat, beat);
+  const auto reply = ask<protocol::HeartbeatReply>(stranger.head, Method::heartbeat, beat);
   ASSERT_TRUE(reply);
   EXPECT_TRUE(reply->register_again);
 }
