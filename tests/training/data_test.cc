@@ -130,6 +130,24 @@ TEST_F(DataTest, ADatasetHoldsOutTheEndOfEachText) {
   EXPECT_EQ(make_dataset(missing).error().code(), Code::not_found);
 }
 
+TEST_F(DataTest, ATextWithoutALineEndInItsLastPartIsCutWithinTheLine) {
+  std::string line;
+  for (int i = 0; i < 400; ++i) line += "and it came to pass " + std::to_string(i) + ", ";
+  // Of the three only the second has a line end where the cut is looked for: its very last byte.
+  write("a.txt", "Selah.\n" + line);
+  write("b.txt", "Selah.\n" + line + "\n");
+  write("c.txt", line);
+  for (const char* name : {"a.txt", "b.txt", "c.txt"}) {
+    const Dataset made = make_dataset({.texts = {directory_ / name},
+                                       .directory = directory_,
+                                       .vocab_size = 300,
+                                       .validation_share = 0.05})
+                             .value();
+    EXPECT_GT(made.validation_tokens, 100u) << name;
+    EXPECT_GT(made.train_tokens, made.validation_tokens * 10) << name;
+  }
+}
+
 TEST_F(DataTest, ARecordForgetsWhatARestartRunsAnew) {
   auto record = RunRecord::open(directory_, 0).value();
   for (int step = 1; step <= 5; ++step) {
