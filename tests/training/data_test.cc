@@ -11,6 +11,7 @@
 #include "training/driver/dataset.h"
 #include "training/driver/display.h"
 #include "training/driver/loss_chart.h"
+#include "training/driver/run_summary.h"
 #include "training/token_file.h"
 #include "training/trainer_config.h"
 
@@ -163,6 +164,29 @@ TEST_F(DataTest, ARecordForgetsWhatARestartRunsAnew) {
   EXPECT_EQ(last, R"({"step":3,"loss":2.5,"val_loss":3})");
   EXPECT_EQ(record.last_validation_loss(), 3.0);
   EXPECT_FALSE(StepReport::from_json("{}"));
+}
+
+TEST(RunSummaryTest, OnlyARunThatWasTrainedToItsEndIsASuccess) {
+  const auto whole =
+      RunSummary::from_json(R"({"step":9,"stopped":false,"loss":2.5,"val_loss":3,"elapsed_s":7})");
+  EXPECT_EQ(whole.value().step, 9u);
+  EXPECT_EQ(whole.value().validation_loss, 3.0);
+  EXPECT_TRUE(outcome_of(whole.value(), 9, false));
+  const RunSummary stopped = RunSummary::from_json(R"({"step":4,"stopped":true})").value();
+  EXPECT_TRUE(outcome_of(stopped, 9, true));  // By this program's own Ctrl-C: it exits with 130.
+  const Status by_others = outcome_of(stopped, 9, false);
+  ASSERT_FALSE(by_others);
+  EXPECT_EQ(by_others.error().code(), Code::cancelled);
+  EXPECT_THAT(by_others.error().message(), HasSubstr("step 4 of 9"));
+  EXPECT_EQ(RunSummary::from_json("").error().code(), Code::internal);
+}
+
+TEST(RunSummaryTest, IsFoundInTheStatusOfATrainer) {
+  const auto found = summary_in_status(R"({"step":4,"summary":{"step":4,"stopped":true}})");
+  EXPECT_TRUE(RunSummary::from_json(found.value()).value().stopped);
+  for (const char* none : {"", "[]", R"({"step":4,"steps":4,"training":false})"}) {
+    EXPECT_EQ(summary_in_status(none).error().code(), Code::internal) << none;
+  }
 }
 
 TEST(LossChart, DrawsWhatIsFiniteAndEscapesItsTitle) {
