@@ -28,10 +28,20 @@ programs=$(ninja -C build/release -t query "bench/$area/all" | awk '/outputs:/ {
 [ -n "$programs" ] || { echo "bench/$area builds no program" >&2; exit 1; }
 rows=$(mktemp)
 trap 'rm -f "$rows"' EXIT
+take_rows() { # The rows among what a program prints. Fails if there is none, or one lacks a key.
+  awk '!/^\{/ { next }
+    { ++count }
+    !/"name": *"[^"]+"/ || !/"value": *-?[0-9]/ || !/"unit": *"[^"]+"/ || !/\}$/ {
+      print "not a row of name, value (a number) and unit: " $0 > "/dev/stderr"
+      bad = 1
+    }
+    { print }
+    END { exit bad || count == 0 }'
+}
 for program in $programs; do
   echo "== $program" >&2
-  "build/release/$program" | tee /dev/stderr | grep '^{' >> "$rows" ||
-    { echo "$program failed or printed no row" >&2; exit 1; }
+  "build/release/$program" | tee -a /dev/stderr | take_rows >> "$rows" ||
+    { echo "$program failed or printed no proper row" >&2; exit 1; }
 done
 list() {
   printf '[\n'

@@ -10,6 +10,7 @@
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <future>
+#include <string_view>
 #include <thread>
 
 #include "gateway/gateway.h"
@@ -102,7 +103,11 @@ double microseconds(Time::duration value) {
   return std::chrono::duration<double, std::micro>(value).count();
 }
 
-// Whether the goal was met.
+void row(std::string_view name, double value, std::string_view unit) {
+  fmt::print("{{\"name\":\"gateway/{}\",\"value\":{:.4g},\"unit\":\"{}\"}}\n", name, value, unit);
+}
+
+// False: a request failed.
 bool measure(uint16_t port) {
   Client client{port};
   const std::string body = R"({"model":"m","prompt":"Say hello","max_tokens":1})";
@@ -113,15 +118,14 @@ bool measure(uint16_t port) {
     if (i >= warm_up) took.push_back(microseconds(Time::now() - start));
   }
   std::sort(took.begin(), took.end());
-  const double p50 = took[took.size() / 2];
-  const double p99 = took[took.size() * 99 / 100];
-  fmt::print("gateway_round_trip_p50_us {:.1f}\ngateway_round_trip_p99_us {:.1f}\n", p50, p99);
+  row("round_trip.p50", took[took.size() / 2], "us");
+  row("round_trip.p99", took[took.size() * 99 / 100], "us");
   const auto start = Time::now();
   client.send(R"({"model":"m","prompt":"long","max_tokens":100000,"stream":true})");
   (void)client.drain();
   const double seconds = microseconds(Time::now() - start) / 1e6;
-  fmt::print("gateway_sse_tokens_per_second {:.0f}\n", stream_tokens / seconds);
-  return p50 < 1000;
+  row("sse.tokens", stream_tokens / seconds, "token/s");
+  return true;
 }
 
 Async<void> start(Gateway& gateway, std::promise<Status>& started) {
@@ -142,15 +146,11 @@ int run() {
   spawn(scope, start(gateway, started));
   std::thread loop{[&] { real.io().run(); }};
   const Status status = started.get_future().get();
-  bool met = false;
-  if (status) {
-    met = measure(gateway.port());
-  } else {
-    fmt::print(stderr, "{}\n", status.error().to_string());
-  }
+  const bool good = status && measure(gateway.port());
+  if (!good) fmt::print(stderr, "{}\n", status ? "a request failed" : status.error().to_string());
   boost::asio::post(real.io(), [&] { spawn(scope, stop(gateway)); });
   loop.join();
-  return met ? 0 : 1;
+  return good ? 0 : 1;
 }
 
 }  // namespace

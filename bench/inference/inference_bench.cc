@@ -1,9 +1,10 @@
-// Tokens a second, time to the first token and the engine's own cost; one JSON row a load.
+// Tokens a second, time to the first token and the engine's own cost, as JSON rows.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <string_view>
 
 #include "inference/engine.h"
 #include "llm/bpe_trainer.h"
@@ -66,16 +67,17 @@ void run(const Setup& setup, const llm::Tokenizer& tokenizer, size_t requests) {
   const auto tokens = static_cast<double>(counters.tokens_generated);
   double first_sum_s = 0;
   for (const double first : first_token_s) first_sum_s += first;
-  fmt::print(
-      R"({{"requests":{},"layers":{},"width":{},"vocabulary":{},"threads":{},"precision":"{}",)"
-      R"("tokens_per_second":{:.1f},"first_token_mean_ms":{:.2f},"first_token_max_ms":{:.2f},)"
-      R"("forward_seconds":{:.3f},"overhead_us_per_token":{:.2f}}})"
-      "\n",
-      requests, setup.model.n_layer, setup.model.n_embd, setup.model.vocab_size,
-      setup.engine.threads, setup.engine.precision == llm::Precision::f32 ? "f32" : "bf16",
-      tokens / total_s, 1e3 * first_sum_s / static_cast<double>(requests),
-      1e3 * *std::ranges::max_element(first_token_s), seconds(counters.forward),
-      1e6 * seconds(counters.busy - counters.forward) / tokens);
+  const auto row = [&](std::string_view name, double value, std::string_view unit) {
+    fmt::print("{{\"name\":\"inference/{}x{}.{}.{}t.{}.{}\",\"value\":{:.4g},\"unit\":\"{}\"}}\n",
+               setup.model.n_layer, setup.model.n_embd,
+               setup.engine.precision == llm::Precision::f32 ? "f32" : "bf16", setup.engine.threads,
+               requests, name, value, unit);
+  };
+  row("tokens", tokens / total_s, "token/s");
+  row("first_token_mean", 1e3 * first_sum_s / static_cast<double>(requests), "ms");
+  row("first_token_max", 1e3 * *std::ranges::max_element(first_token_s), "ms");
+  row("forward", 1e6 * seconds(counters.forward) / tokens, "us/token");
+  row("overhead", 1e6 * seconds(counters.busy - counters.forward) / tokens, "us/token");
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ void EngineActor::generate(plugin::Call call, std::string_view argument) {
 }
 
 Result<bool> EngineActor::step(std::chrono::microseconds) {
-  const Result<bool> more = engine_.iterate();
+  Result<bool> more = engine_.iterate();
   publish();
   return more;
 }

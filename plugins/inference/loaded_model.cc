@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <system_error>
 
 #include "inference/fields.h"
 #include "inference/iteration_plan.h"
@@ -18,6 +19,7 @@ namespace fs = std::filesystem;
 
 // Models pad their embedding to whole tiles; more than that is another tokenizer's.
 constexpr int64_t vocab_padding_max = 127;
+constexpr uintmax_t settings_bytes_max = 16u << 20;
 
 Status check_vocabulary(const llm::Gpt2Config& config, const llm::Tokenizer& tokenizer) {
   const int64_t padding = config.vocab_size - tokenizer.vocab_size();
@@ -29,6 +31,9 @@ Status check_vocabulary(const llm::Gpt2Config& config, const llm::Tokenizer& tok
 
 // What the file says of "eos_token_id": a number, or several of which the first counts.
 std::optional<int32_t> eos_in(const fs::path& path, int32_t vocab_size) {
+  std::error_code failed;
+  const uintmax_t size = fs::file_size(path, failed);
+  if (failed || size > settings_bytes_max) return std::nullopt;
   std::ifstream file(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   const auto fields = Fields::parse(text, "it");

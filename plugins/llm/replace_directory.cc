@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -19,6 +20,11 @@ namespace fs = std::filesystem;
 Status check(const fs::path& path, const char* doing, const std::error_code& failed) {
   if (!failed) return ok();
   return file_error(path, doing, failed.value());
+}
+
+// Beside the target, hidden, and a name that only this class gives: what lies there is ours.
+fs::path beside(const fs::path& target, std::string_view purpose) {
+  return target.parent_path() / fmt::format(".{}.troupe-{}", target.filename().string(), purpose);
 }
 
 // Anything but plain files and links is not ours to move.
@@ -75,9 +81,8 @@ Status change_places(const fs::path& staging, const fs::path& target) {
   }
   if (errno != EINVAL && errno != ENOSYS) return file_error(target, "replace", errno);
   // A file system that cannot exchange names, such as NFS: between the first two renames the old
-  // checkpoint is found under `.old` only.
-  fs::path old = target;
-  old += ".old";
+  // checkpoint is found under the name `old` only.
+  const fs::path old = beside(target, "old");
   if (::rename(target.c_str(), old.c_str()) != 0) return file_error(target, "rename", errno);
   if (::rename(staging.c_str(), target.c_str()) != 0) {
     const int failed = errno;
@@ -108,8 +113,8 @@ Result<DirectoryReplacement> DirectoryReplacement::create(const fs::path& path) 
   TROUPE_CHECK(check(path, "find", failed));
   if (!target.has_filename()) target = target.parent_path();
   TROUPE_CHECK(check_replaceable(target));
-  fs::path staging = target;
-  staging += ".tmp";
+  fs::path staging = beside(target, "staging");
+  TROUPE_CHECK(check_replaceable(staging));
   fs::remove_all(staging, failed);  // Of a writer that crashed.
   TROUPE_CHECK(check(staging, "remove", failed));
   fs::create_directories(staging, failed);

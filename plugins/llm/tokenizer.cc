@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdint>
 #include <fstream>
+#include <system_error>
 #include <unordered_map>
 
 #include "llm/added_tokens.h"
@@ -21,6 +23,8 @@ namespace {
 // The names of the end-of-text token in common models.
 constexpr std::array<std::string_view, 5> eos_names{"<|endoftext|>", "<|end_of_text|>", "</s>",
                                                     "<|im_end|>", "<eos>"};
+// GPT-2's file has 2 MB. Parsed, and in tables, it takes about twenty times its size.
+constexpr uintmax_t file_bytes_max = 16u << 20;
 
 }  // namespace
 
@@ -131,6 +135,12 @@ Result<Tokenizer> Tokenizer::make(BpeVocabulary vocabulary) {
 }
 
 Result<Tokenizer> Tokenizer::load(const std::filesystem::path& path) {
+  std::error_code failed;
+  const uintmax_t size = std::filesystem::file_size(path, failed);
+  if (failed) return file_error(path, "read", failed.value());
+  if (size > file_bytes_max) {
+    return error(Code::invalid, fmt::format("{}: {} bytes are too many", path.string(), size));
+  }
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};

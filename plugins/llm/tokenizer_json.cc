@@ -10,8 +10,9 @@ namespace {
 
 namespace json = boost::json;
 
-// Bounds the tables that a damaged file can ask for.
-constexpr int64_t ids_max = 1 << 24;
+// Ids that no token has: some files leave a few out. Tables go by id, so this bounds what a damaged
+// file can ask for by its own size.
+constexpr size_t holes_max = 4096;
 
 Error invalid(std::string why) {
   return error(Code::invalid, "not a usable tokenizer.json: " + std::move(why));
@@ -91,10 +92,10 @@ Status check_model(const json::object& model) {
   return ok();
 }
 
-Result<int32_t> parse_id(const json::value* value) {
+Result<int32_t> parse_id(const json::value* value, int64_t id_max) {
   if (value == nullptr || !value->is_int64() || value->get_int64() < 0 ||
-      value->get_int64() >= ids_max) {
-    return invalid(fmt::format("an id is not an integer from 0 to {}", ids_max - 1));
+      value->get_int64() > id_max) {
+    return invalid(fmt::format("an id is not an integer from 0 to {}", id_max));
   }
   return static_cast<int32_t>(value->get_int64());
 }
@@ -111,8 +112,8 @@ Status set_token(std::vector<std::string>& tokens, int32_t id, std::string_view 
 }
 
 // "a b", or ["a", "b"] since `tokenizers` 0.20.
-Result<std::pair<int32_t, int32_t>> parse_merge(const json::value& merge,
-                                                const json::object& vocab) {
+Result<std::pair<int32_t, int32_t>> parse_merge(const json::value& merge, const json::object& vocab,
+                                                int64_t id_max) {
   std::string_view left, right;
   if (merge.is_string()) {
     const std::string_view both = as_view(merge.get_string());
@@ -129,12 +130,12 @@ Result<std::pair<int32_t, int32_t>> parse_merge(const json::value& merge,
   if (left_id == nullptr || right_id == nullptr) {
     return invalid(fmt::format("merge {} is not two tokens", json::serialize(merge)));
   }
-  TROUPE_TRY(const int32_t first, parse_id(left_id));
-  TROUPE_TRY(const int32_t second, parse_id(right_id));
+  TROUPE_TRY(const int32_t first, parse_id(left_id, id_max));
+  TROUPE_TRY(const int32_t second, parse_id(right_id, id_max));
   return std::pair{first, second};
 }
 
-Result<AddedToken> parse_added(const json::value& value) {
+Result<AddedToken> parse_added(const json::value& value, int64_t id_max) {
   if (!value.is_object()) return invalid("an added token is not an object");
   const json::object& object = value.get_object();
   AddedToken token;
@@ -146,7 +147,7 @@ Result<AddedToken> parse_added(const json::value& value) {
     }
   }
   token.special = bool_field(object, "special", false);
-  TROUPE_TRY(token.id, parse_id(field(object, "id")));
+  TROUPE_TRY(token.id, parse_id(field(object, "id"), id_max));
   return token;
 }
 
@@ -157,21 +158,23 @@ Result<BpeVocabulary> parse_root(const json::object& root) {
 
   BpeVocabulary vocabulary;
   TROUPE_TRY(const json::object* vocab, object_field(*model, "vocab"));
+  const json::value* added = field(root, "added_tokens");
+  if (added != nullptr && !added->is_array()) return invalid("added_tokens is not an array");
+  const size_t tokens = vocab->size() + (added == nullptr ? 0 : added->get_array().size());
+  const auto id_max = static_cast<int64_t>(tokens + holes_max - 1);
   for (const auto& [token, id_value] : *vocab) {
-    TROUPE_TRY(const int32_t id, parse_id(&id_value));
+    TROUPE_TRY(const int32_t id, parse_id(&id_value, id_max));
     TROUPE_CHECK(set_token(vocabulary.tokens, id, as_view(token)));
   }
   const json::value* merges = field(*model, "merges");
   if (merges == nullptr || !merges->is_array()) return invalid("the model has no array 'merges'");
   for (const json::value& value : merges->get_array()) {
-    TROUPE_TRY(const auto merge, parse_merge(value, *vocab));
+    TROUPE_TRY(const auto merge, parse_merge(value, *vocab, id_max));
     vocabulary.merges.push_back(merge);
   }
-  const json::value* added = field(root, "added_tokens");
-  if (added != nullptr && !added->is_array()) return invalid("added_tokens is not an array");
   if (added == nullptr) return vocabulary;
   for (const json::value& value : added->get_array()) {
-    TROUPE_TRY(AddedToken token, parse_added(value));
+    TROUPE_TRY(AddedToken token, parse_added(value, id_max));
     TROUPE_CHECK(set_token(vocabulary.tokens, token.id, token.content));
     vocabulary.added.push_back(std::move(token));
   }

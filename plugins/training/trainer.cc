@@ -74,8 +74,10 @@ void Trainer::call(plugin::Call call, std::string_view method,
     stop_asked_ = run_.has_value();
     call.reply("{}");
   } else if (method == "status") {
-    call.reply(json::serialize(json::object{
-        {"step", state_.step()}, {"steps", config_.steps}, {"training", run_.has_value()}}));
+    json::object status{
+        {"step", state_.step()}, {"steps", config_.steps}, {"training", run_.has_value()}};
+    if (!summary_.empty()) status["summary"] = json::parse(summary_);
+    call.reply(json::serialize(status));
   } else {
     call.fail(error(Code::not_found,
                     fmt::format("a trainer has train, stop and status, but no {}", method)));
@@ -119,6 +121,7 @@ void Trainer::begin_call(plugin::Call call, std::span<const BytesView> arguments
     return run.call.fail(error(Code::invalid, fmt::format("{} members for a world of {}",
                                                           run.spec.members.size(), config_.world)));
   }
+  summary_.clear();
   run.spec.rank = config_.rank;
   if (config_.world > 1) run.spec.name = "train-" + run.spec.members[0];
   stop_asked_ = false;
@@ -175,9 +178,9 @@ Status Trainer::begin() {
 
 Status Trainer::go_to(int64_t from_step) {
   if (from_step != 0) {
-    const Status loaded = config_.checkpoint.empty()
-                              ? error(Code::not_found, "the config names no checkpoint")
-                              : state_.load(config_.checkpoint);
+    Status loaded = config_.checkpoint.empty()
+                        ? error(Code::not_found, "the config names no checkpoint")
+                        : state_.load(config_.checkpoint);
     if (loaded) {
       if (from_step < 0 || static_cast<uint64_t>(from_step) == state_.step()) return ok();
       return error(Code::conflict, fmt::format("{} is at step {}, not {}", config_.checkpoint,
@@ -326,12 +329,13 @@ void Trainer::finish(bool stopped) {
                        {"dropped_items", run_->dropped_items},
                        {"loss", run_->loss}};
   if (run_->validation_loss) summary["val_loss"] = *run_->validation_loss;
-  const std::string text = json::serialize(json::object{{"summary", std::move(summary)}});
+  summary_ = json::serialize(summary);
+  const std::string text = fmt::format(R"({{"summary":{}}})", summary_);
   Run ended = std::move(*run_);
   run_.reset();
   ended.group.reset();
   if (!ended.call.streams()) return ended.call.reply(text);
-  (void)ended.call.emit(text);  // Whoever misses it asks for the status.
+  (void)ended.call.emit(text);  // Who misses it asks for the status.
   ended.call.reply("{}");
 }
 

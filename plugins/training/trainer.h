@@ -10,7 +10,8 @@
 //          {"summary": {"step", "stopped", "loss", "val_loss", "elapsed_s", "parameters",
 //          "dropped_items"}}.
 //   stop   All ranks stop after the present step, rank 0 with a checkpoint.
-//   status Replies {"step", "steps", "training"}.
+//   status Replies {"step", "steps", "training"}, and the "summary" of the run that ended last, for
+//          a caller whose stream was full.
 #pragma once
 
 #include <chrono>
@@ -92,6 +93,7 @@ class Trainer {
   std::optional<BatchSampler> sampler_;
   SequenceBuffer rows_;
   std::optional<Run> run_;
+  std::string summary_;  // Of the last run; empty if it failed or a new one began.
   bool paused_ = false;
   bool stop_asked_ = false;
 };

@@ -11,7 +11,7 @@ namespace json = boost::json;
 namespace {
 
 constexpr int64_t tokens_max = 1 << 20;
-constexpr size_t stops_max = 16;
+constexpr size_t stops_max = 4;  // As the API documents, and as many as engines take.
 constexpr size_t stop_bytes_max = 512;
 constexpr size_t messages_max = 4096;
 

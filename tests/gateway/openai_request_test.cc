@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <boost/json.hpp>
+
 #include "gateway/engine_json.h"
 
 namespace troupe::gateway {
@@ -23,6 +25,7 @@ TEST(OpenAiRequest, NamesTheWrongParameter) {
       {R"("n":65)", "n"},
       {R"("stop":[""])", "stop"},
       {R"("stop":5)", "stop"},
+      {R"("stop":["a","b","c","d","e"])", "stop"},
       {R"("stream":1)", "stream"},
       {R"("stream_options":{})", "stream_options"},
       {R"("logprobs":21)", "logprobs"},
@@ -58,6 +61,13 @@ TEST(OpenAiRequest, TakesEveryFormOfPrompt) {
 TEST(OpenAiRequest, IgnoresNullAndUnknownFields) {
   const auto parsed = parse_completion(completion_with(R"("stop":null,"user":"u","n":null)"));
   EXPECT_TRUE(std::holds_alternative<ApiRequest>(parsed));
+}
+
+TEST(OpenAiRequest, TakesAsManyStopsAsAnEngine) {
+  const auto parsed = parse_completion(completion_with(R"("stop":["a","b","c","d"])"));
+  ASSERT_TRUE(std::holds_alternative<ApiRequest>(parsed));
+  const auto& stop = std::get<ApiRequest>(parsed).parameters.at("stop");
+  EXPECT_EQ(boost::json::serialize(stop), R"(["a","b","c","d"])");
 }
 
 TEST(OpenAiRequest, ChecksMessages) {

@@ -184,13 +184,34 @@ TEST_F(Checkpoint, SavingAgainReplacesTheModelAndKeepsOtherFiles) {
   ASSERT_TRUE(save_gpt2(directory, small, parameters_of(small, 1)));
   write(directory / "README.md", "mine");
   fs::create_directory_symlink(directory, root_ / "latest");
-  fs::create_directory(root_ / "model.tmp");  // Of a writer that crashed.
+  fs::create_directory(root_ / ".model.troupe-staging");  // Of a writer that crashed.
   const auto parameters = parameters_of(small, 2);
   ASSERT_TRUE(save_gpt2((root_ / "latest").string() + "/", small, parameters));
   EXPECT_EQ(load_gpt2(directory).value().parameters, parameters);
   EXPECT_EQ(read(directory / "README.md"), "mine");
   EXPECT_TRUE(fs::is_symlink(root_ / "latest"));
-  EXPECT_FALSE(fs::exists(root_ / "model.tmp"));
+  EXPECT_FALSE(fs::exists(root_ / ".model.troupe-staging"));
+}
+
+TEST_F(Checkpoint, LeavesFoldersOfOthersBesideItAlone) {
+  const std::vector<const char*> names{"model.tmp", "model.old"};
+  for (const char* name : names) {
+    fs::create_directories(root_ / name / "pictures");
+    write(root_ / name / "notes", "mine");
+  }
+  ASSERT_TRUE(save_gpt2(root_ / "model", small, parameters_of(small, 1)));
+  ASSERT_TRUE(save_gpt2(root_ / "model", small, parameters_of(small, 2)));
+  for (const char* name : names) {
+    EXPECT_EQ(read(root_ / name / "notes"), "mine") << name;
+    EXPECT_TRUE(fs::exists(root_ / name / "pictures")) << name;
+  }
+  // Nor does our own name cover a folder that no writer makes.
+  fs::create_directories(root_ / ".model.troupe-staging" / "pictures");
+  const auto saved = save_gpt2(root_ / "model", small, parameters_of(small, 3));
+  ASSERT_FALSE(saved);
+  EXPECT_EQ(saved.error().code(), Code::conflict);
+  EXPECT_TRUE(fs::exists(root_ / ".model.troupe-staging" / "pictures"));
+  EXPECT_EQ(load_gpt2(root_ / "model").value().parameters, parameters_of(small, 2));
 }
 
 TEST_F(Checkpoint, AFullDiskLeavesTheOldOneWhole) {

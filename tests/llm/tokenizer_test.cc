@@ -396,6 +396,31 @@ TEST_F(TokenizerFile, DamageIsReported) {
   EXPECT_EQ(Tokenizer::load(folder_ / "absent.json").error().code(), Code::not_found);
 }
 
+TEST_F(TokenizerFile, AFewIdsMayBeUnused) {
+  const auto tokenizer = load(replaced(R"("a":65)", R"("a":3000)"));
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message();
+  EXPECT_EQ(tokenizer->vocab_size(), 3001);
+  EXPECT_EQ(tokenizer->id_to_token(2999), "");
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode("a cat")), "a cat");
+}
+
+TEST_F(TokenizerFile, ASmallFileCannotAskForLargeTables) {
+  // 1,000 tokens and their holes; 16,777,215 made two tables of as many strings, over 1 GiB.
+  const std::string message = "an id is not an integer from 0 to 5096";
+  expect_error(replaced(R"("a":65)", R"("a":16777215)"), Code::invalid, message);
+  expect_error(replaced(R"("id":0,"content":"<|endoftext|>")", R"("id":5097,"content":"<x>")"),
+               Code::invalid, message);
+}
+
+TEST_F(TokenizerFile, AHugeFileIsNotRead) {
+  std::ofstream(folder_ / "t.json").close();
+  fs::resize_file(folder_ / "t.json", (16u << 20) + 1);  // A hole: it takes no disk.
+  const auto tokenizer = Tokenizer::load(folder_ / "t.json");
+  ASSERT_FALSE(tokenizer);
+  EXPECT_EQ(tokenizer.error().code(), Code::invalid);
+  EXPECT_THAT(tokenizer.error().message(), HasSubstr("bytes are too many"));
+}
+
 TEST_F(TokenizerFile, TruncationNeverCrashes) {
   for (size_t size = 0; size < text_.size(); size += 97) {
     EXPECT_FALSE(parse_tokenizer_json(std::string_view(text_).substr(0, size)));

@@ -11,6 +11,7 @@
 #include "training/driver/dataset.h"
 #include "training/driver/display.h"
 #include "training/driver/loss_chart.h"
+#include "training/driver/run_summary.h"
 #include "training/token_file.h"
 #include "training/trainer_config.h"
 
@@ -130,6 +131,24 @@ TEST_F(DataTest, ADatasetHoldsOutTheEndOfEachText) {
   EXPECT_EQ(make_dataset(missing).error().code(), Code::not_found);
 }
 
+TEST_F(DataTest, ATextWithoutALineEndInItsLastPartIsCutWithinTheLine) {
+  std::string line;
+  for (int i = 0; i < 400; ++i) line += "and it came to pass " + std::to_string(i) + ", ";
+  // Of the three only the second has a line end where the cut is looked for: its very last byte.
+  write("a.txt", "Selah.\n" + line);
+  write("b.txt", "Selah.\n" + line + "\n");
+  write("c.txt", line);
+  for (const char* name : {"a.txt", "b.txt", "c.txt"}) {
+    const Dataset made = make_dataset({.texts = {directory_ / name},
+                                       .directory = directory_,
+                                       .vocab_size = 300,
+                                       .validation_share = 0.05})
+                             .value();
+    EXPECT_GT(made.validation_tokens, 100u) << name;
+    EXPECT_GT(made.train_tokens, made.validation_tokens * 10) << name;
+  }
+}
+
 TEST_F(DataTest, ARecordForgetsWhatARestartRunsAnew) {
   auto record = RunRecord::open(directory_, 0).value();
   for (int step = 1; step <= 5; ++step) {
@@ -145,6 +164,29 @@ TEST_F(DataTest, ARecordForgetsWhatARestartRunsAnew) {
   EXPECT_EQ(last, R"({"step":3,"loss":2.5,"val_loss":3})");
   EXPECT_EQ(record.last_validation_loss(), 3.0);
   EXPECT_FALSE(StepReport::from_json("{}"));
+}
+
+TEST(RunSummaryTest, OnlyARunThatWasTrainedToItsEndIsASuccess) {
+  const auto whole =
+      RunSummary::from_json(R"({"step":9,"stopped":false,"loss":2.5,"val_loss":3,"elapsed_s":7})");
+  EXPECT_EQ(whole.value().step, 9u);
+  EXPECT_EQ(whole.value().validation_loss, 3.0);
+  EXPECT_TRUE(outcome_of(whole.value(), 9, false));
+  const RunSummary stopped = RunSummary::from_json(R"({"step":4,"stopped":true})").value();
+  EXPECT_TRUE(outcome_of(stopped, 9, true));  // By this program's own Ctrl-C: it exits with 130.
+  const Status by_others = outcome_of(stopped, 9, false);
+  ASSERT_FALSE(by_others);
+  EXPECT_EQ(by_others.error().code(), Code::cancelled);
+  EXPECT_THAT(by_others.error().message(), HasSubstr("step 4 of 9"));
+  EXPECT_EQ(RunSummary::from_json("").error().code(), Code::internal);
+}
+
+TEST(RunSummaryTest, IsFoundInTheStatusOfATrainer) {
+  const auto found = summary_in_status(R"({"step":4,"summary":{"step":4,"stopped":true}})");
+  EXPECT_TRUE(RunSummary::from_json(found.value()).value().stopped);
+  for (const char* none : {"", "[]", R"({"step":4,"steps":4,"training":false})"}) {
+    EXPECT_EQ(summary_in_status(none).error().code(), Code::internal) << none;
+  }
 }
 
 TEST(LossChart, DrawsWhatIsFiniteAndEscapesItsTitle) {

@@ -315,6 +315,18 @@ TEST_F(TrainerTest, ASlowCallerLosesItemsButNotTheRun) {
   actor.run();
   EXPECT_TRUE(actor.call.finished);
   EXPECT_EQ(actor.call.code, TROUPE_OK);
+  // Its summary was lost, too, and is there for who asks, until another run begins.
+  EXPECT_TRUE(actor.call.items.empty());
+  troupe_call ended, again, running;
+  actor.send(ended, "status");
+  const auto status = json::parse(ended.reply).as_object();
+  EXPECT_EQ(status.at("training"), false);
+  EXPECT_EQ(status.at("summary").at("step"), 4);
+  EXPECT_EQ(status.at("summary").at("stopped"), false);
+  EXPECT_EQ(status.at("summary").at("dropped_items"), 4);
+  actor.send(again, "train", R"({"from_step": 0})");
+  actor.send(running, "status");
+  EXPECT_EQ(running.reply, R"({"step":4,"steps":4,"training":true})");
 }
 
 TEST_F(TrainerTest, UnknownMethodsAndSecondRunsAreRefused) {

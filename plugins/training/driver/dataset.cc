@@ -34,8 +34,10 @@ Result<std::string> read_document(const std::string& path) {
 Split split(std::string_view text, double validation_share) {
   const auto wanted =
       static_cast<size_t>(static_cast<double>(text.size()) * (1 - validation_share));
-  size_t cut = text.find('\n', wanted);
-  cut = cut == std::string_view::npos ? wanted : cut + 1;
+  const size_t line_end = text.find('\n', wanted);
+  // A last line that begins before `wanted` and goes to the end is cut itself.
+  const bool last_line = line_end == std::string_view::npos || line_end + 1 == text.size();
+  const size_t cut = last_line ? wanted : line_end + 1;
   return {text.substr(0, cut), text.substr(cut)};
 }
 

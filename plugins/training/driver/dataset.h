@@ -16,7 +16,7 @@ struct DatasetOptions {
   std::vector<std::string> texts;   // The files, each a document of its own.
   std::filesystem::path directory;  // Where everything is written.
   int32_t vocab_size = 2048;
-  double validation_share = 0.05;  // Of each file, its end; cut at a line.
+  double validation_share = 0.05;  // Of each file, its end; cut after a line if one ends there.
   bool reuse_tokenizer = false;    // Of the directory, as when training is resumed.
   // Called now and then: what is being done, and the share of it that is done.
   std::function<void(std::string_view doing, double share)> progress;

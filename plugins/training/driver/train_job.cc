@@ -10,6 +10,8 @@
 #include <thread>
 #include <utility>
 
+#include "training/driver/run_summary.h"
+
 namespace troupe::training {
 namespace {
 
@@ -18,7 +20,7 @@ using namespace std::chrono_literals;
 
 constexpr std::string_view summary_start = R"({"summary":)";
 constexpr auto start_timeout = 2min;
-constexpr auto stop_call_timeout = 10s;
+constexpr auto short_call_timeout = 10s;
 
 // What the threads that read the ranks' streams hand to the caller's. Thread-safe.
 class Arrivals {
@@ -131,7 +133,15 @@ class Members {
       }
     }
     if (failure) return *failure;
+    if (summary.empty()) return ask_for_summary();
     return summary;
+  }
+
+  // A stream that is full drops items, the last one too.
+  Result<std::string> ask_for_summary() {
+    auto status = session_.ask_plugin_actor(actors_.front(), "status", {}, short_call_timeout);
+    if (!status) return std::move(status).error().context("ask worker 0 how the run ended");
+    return summary_in_status(as_text(*status));
   }
 
   // Tells the cause rather than what followed from it: a member that dies makes the others fail as
@@ -146,7 +156,7 @@ class Members {
   void ask_to_stop() {
     // One is enough: the wish travels with the gradients. The others are for when it is dead.
     for (const ActorId& id : actors_) {
-      if (session_.ask_plugin_actor(id, "stop", {}, stop_call_timeout)) return;
+      if (session_.ask_plugin_actor(id, "stop", {}, short_call_timeout)) return;
     }
   }
 

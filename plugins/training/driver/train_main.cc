@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <atomic>
 #include <boost/json.hpp>
+#include <cmath>
 #include <filesystem>
 
 #include "llm/checkpoint.h"
 #include "training/driver/dataset.h"
 #include "training/driver/display.h"
+#include "training/driver/run_summary.h"
 #include "training/driver/train_job.h"
 #include "troupe/session.h"
 
@@ -154,7 +156,7 @@ Status make_data(CommandLine& c, ProgressLine& line) {
 }
 
 std::string clock_text(double seconds) {
-  const auto whole = static_cast<int64_t>(seconds + 0.5);
+  const auto whole = std::llround(seconds);
   return fmt::format("{}:{:02}", whole / 60, whole % 60);
 }
 
@@ -205,28 +207,21 @@ class Watcher {
   bool complained_ = false;
 };
 
+// Errors: internal (no summary), cancelled (others stopped the run).
 Status print_summary(const CommandLine& c, const std::string& text, ProgressLine& line) {
-  boost::json::error_code failed;
-  auto parsed = boost::json::parse(text, failed);
-  if (failed || !parsed.is_object()) {
-    return error(Code::internal, "the trainer ended without a summary");
-  }
-  auto& summary = parsed.get_object();
-  summary["out"] = c.out;
+  TROUPE_TRY(const RunSummary summary, RunSummary::from_json(text));
   if (c.json) {
-    fmt::print("{}\n", boost::json::serialize(summary));
-    return ok();
+    auto fields = boost::json::parse(text).as_object();
+    fields["out"] = c.out;
+    fmt::print("{}\n", boost::json::serialize(fields));
+  } else {
+    line.say(fmt::format(
+        "{} at step {} after {}: loss {:.3f}, validation loss {:.3f}, {:.1f} M "
+        "parameters\nmodel     {}\nchart     {}/loss.svg",
+        summary.stopped ? "stopped" : "done", summary.step, clock_text(summary.elapsed_s),
+        summary.loss, summary.validation_loss.value_or(0), summary.parameters / 1e6, c.out, c.out));
   }
-  const auto number = [&](const char* name) {
-    const auto* value = summary.if_contains(name);
-    return value != nullptr && value->is_number() ? value->to_number<double>() : 0.0;
-  };
-  line.say(
-      fmt::format("{} at step {:.0f} after {}: loss {:.3f}, validation loss {:.3f}, {:.1f} M "
-                  "parameters\nmodel     {}\nchart     {}/loss.svg",
-                  interrupted ? "stopped" : "done", number("step"), clock_text(number("elapsed_s")),
-                  number("loss"), number("val_loss"), number("parameters") / 1e6, c.out, c.out));
-  return ok();
+  return outcome_of(summary, c.config.steps, interrupted);
 }
 
 Status run(CommandLine& c, ProgressLine& line) {
@@ -259,7 +254,8 @@ Status run(CommandLine& c, ProgressLine& line) {
                     events, interrupted);
   watcher.draw();
   if (!summary) return failed(summary.error());
-  return print_summary(c, *summary, line);
+  if (const Status ended = print_summary(c, *summary, line); !ended) return failed(ended.error());
+  return ok();
 }
 
 int main_of(int argc, char** argv) {
