@@ -189,19 +189,14 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
                                        const void* function, uint64_t signature,
                                        std::vector<ArgumentValue> arguments,
                                        const TaskOptions& options) {
-  const auto name = task_name(function);
-  if (name.empty()) {
-    return make_failed(session,
-                       error(Code::invalid,
-                             "the function is no task: name it in TROUPE_TASK, and build the "
-                             "program with troupe_add_program"));
-  }
+  auto name = task_name(function);
+  if (!name) return make_failed(session, std::move(name).error());
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return make_failed(session, std::move(stored).error());
   }
   client::TaskSpec spec;
   spec.module = module_of(function);
-  spec.function = name;
+  spec.function = std::move(*name);
   spec.signature = signature;
   spec.demand = to_demand(options.resources);
   spec.priority = options.priority;

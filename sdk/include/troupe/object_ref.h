@@ -83,12 +83,16 @@ class ObjectRef {
     }
   }
 
-  // co_await ref gives Result<T>. The coroutine goes on on a thread of the session's.
+  // co_await ref gives Result<T>, of an empty ref at once. The coroutine goes on on a thread of the
+  // session's.
   auto operator co_await() const {
     struct Awaiter {
       std::shared_ptr<detail::RefHandle> handle;
       std::optional<Result<detail::Fetched>> fetched = std::nullopt;
-      bool await_ready() const { return false; }
+      bool await_ready() {
+        if (!handle) fetched.emplace(error(Code::invalid, "an empty ref"));
+        return !handle;
+      }
       void await_suspend(std::coroutine_handle<> waiting) {
         detail::fetch_later(handle, [this, waiting](Result<detail::Fetched> got) {
           fetched.emplace(std::move(got));
@@ -100,7 +104,7 @@ class ObjectRef {
           if (!*fetched) return std::move(*fetched).error();
           return ok();
         } else {
-          return detail::decode_value<T>(*fetched, handle->session());
+          return detail::decode_value<T>(*fetched, handle ? handle->session() : nullptr);
         }
       }
     };

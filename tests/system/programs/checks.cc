@@ -97,6 +97,31 @@ int process_id() {
 }
 TROUPE_TASK(process_id);
 
+namespace twins {
+namespace left {
+int which() {
+  return 1;
+}
+TROUPE_TASK(which);
+}  // namespace left
+namespace right {
+int which() {
+  return 2;
+}
+TROUPE_TASK(which);
+int other() {
+  return 3;
+}
+}  // namespace right
+namespace left {
+int other() {
+  return 4;
+}
+}  // namespace left
+}  // namespace twins
+TROUPE_TASK(twins::left::other);
+TROUPE_TASK(twins::right::other);
+
 class Ledger {
  public:
   Ledger(std::string owner, int64_t start) : owner_(std::move(owner)), balance_(start) {}
@@ -146,6 +171,13 @@ void check_errors(const troupe::Session& session) {
   REQUIRE(!thrown.error().where().empty());
   REQUIRE(session.submit(odd_only, 3).get().value() == 3);
   REQUIRE(session.submit(odd_only, 4).get().error().code() == Code::conflict);
+  // Of two tasks with one name neither is run for the other.
+  const auto twin = session.submit(twins::left::which).get();
+  REQUIRE(twin.error().code() == Code::invalid);
+  REQUIRE(twin.error().message().find("which") != std::string::npos);
+  REQUIRE(session.submit(twins::right::which).get().error().code() == Code::invalid);
+  REQUIRE(session.submit(twins::left::other).get().value() == 4);
+  REQUIRE(session.submit(twins::right::other).get().value() == 3);
   // An error flows through dependent tasks.
   auto failed = session.submit(odd_only, 4);
   const auto late = session.submit(wait_for_ever).get(std::chrono::milliseconds(200));
@@ -190,8 +222,18 @@ troupe::Coroutine<int64_t> chain(troupe::Session session) {
   co_return total;
 }
 
+troupe::Coroutine<Code> await_empty_refs() {
+  const ObjectRef<int64_t> number;
+  const ObjectRef<void> nothing;
+  const auto first = co_await number;
+  const auto second = co_await nothing;
+  co_return first || second.error().code() != first.error().code() ? Code::ok
+                                                                   : first.error().code();
+}
+
 void check_coroutine(const troupe::Session& session) {
   REQUIRE(chain(session).get() == 10);
+  REQUIRE(await_empty_refs().get() == Code::invalid);
 }
 
 void check_nested(const troupe::Session& session) {
