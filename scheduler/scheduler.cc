@@ -171,7 +171,7 @@ void Scheduler::Impl::stop_waiting(Request* request) {
   queue.pop(request, request->units_pending);
   if (keeper != request->shape) return;
   next_claim = now;  // It may have been the one that nodes are kept for.
-  if (keeper->state == Shape::State::idle) release_kept();
+  if (!claim_of(*keeper).overdue) release_kept();
 }
 
 void Scheduler::Impl::finish(Request* request) {
