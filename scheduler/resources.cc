@@ -213,8 +213,20 @@ bool NodeLedger::take_exactly(const ResourceVector& demand, const Devices& devic
   return true;
 }
 
+void NodeLedger::lend_cpu(int64_t cpu_milli) {
+  const int64_t paid = std::min(cpu_owed_milli_, cpu_milli);
+  cpu_owed_milli_ -= paid;
+  available_.cpu_milli += cpu_milli - paid;
+}
+
+void NodeLedger::reclaim_cpu(int64_t cpu_milli) {
+  const int64_t taken = std::min(available_.cpu_milli, cpu_milli);
+  available_.cpu_milli -= taken;
+  cpu_owed_milli_ += cpu_milli - taken;
+}
+
 void NodeLedger::give_back(const ResourceVector& demand, const Devices& devices) {
-  available_.cpu_milli += demand.cpu_milli;
+  lend_cpu(demand.cpu_milli);
   available_.memory_mib += demand.memory_mib;
   available_.gpu_milli += demand.gpu_milli;
   for (CustomAmount& amount : available_.custom) {

@@ -9,6 +9,7 @@
 #include "client/actor_caller.h"
 #include "client/connections.h"
 #include "client/lease_pool.h"
+#include "client/lent_cpu.h"
 #include "client/object_directory.h"
 #include "client/store_client.h"
 
@@ -40,6 +41,7 @@ Client::Client(transport::Environment environment, ClientOptions options)
   objects_ = std::make_unique<ObjectDirectory>(environment_, scope_, *connections_, *store_);
   actors_ = std::make_unique<ActorCaller>(*this);
   leases_ = std::make_unique<LeasePool>(*this);
+  lent_cpu_ = std::make_unique<LentCpu>(*this);
   router_.on(Method::resolve_object, *objects_, &ObjectDirectory::resolve_object);
   router_.on(Method::add_borrow, *objects_, &ObjectDirectory::add_borrow);
   router_.on(Method::remove_borrow, *objects_, &ObjectDirectory::remove_borrow);
@@ -255,6 +257,16 @@ Async<Result<ObjectBytes>> Client::get(ObjectName object, Duration budget) {
 
 Async<bool> Client::wait_ready(ObjectName object, Instant deadline) {
   return objects_->wait_ready(std::move(object), deadline);
+}
+
+void Client::set_lease(LeaseId lease) {
+  lent_cpu_->set_lease(lease);
+}
+void Client::begin_wait() {
+  lent_cpu_->begin_wait();
+}
+void Client::end_wait() {
+  lent_cpu_->end_wait();
 }
 
 Async<Result<std::vector<ObjectBytes>>> Client::resolve(std::vector<protocol::Argument> arguments,

@@ -79,6 +79,7 @@ class StoreClient;
 class ObjectDirectory;
 class ActorCaller;
 class LeasePool;
+class LentCpu;
 
 // Everything runs on the environment's loop. Must be stopped before it is destroyed.
 class Client {
@@ -147,6 +148,11 @@ class Client {
   // Cancels the task or call that makes an object of this process; its get gives cancelled.
   void cancel(ObjectId object);
 
+  // --- For processes that run tasks. While a task waits, its slot's cpu is lent to others.
+  void set_lease(LeaseId lease);
+  void begin_wait();
+  void end_wait();
+
   // --- For processes that host actors.
   // The bytes of arguments, refs resolved through their owners.
   Async<Result<std::vector<ObjectBytes>>> resolve(std::vector<protocol::Argument> arguments,
@@ -182,6 +188,19 @@ class Client {
   std::unique_ptr<ObjectDirectory> objects_;
   std::unique_ptr<ActorCaller> actors_;
   std::unique_ptr<LeasePool> leases_;
+  std::unique_ptr<LentCpu> lent_cpu_;
+};
+
+// A wait for other tasks, for as long as it lives. On the loop.
+class TaskWait {
+ public:
+  explicit TaskWait(Client& client) : client_(client) { client_.begin_wait(); }
+  TaskWait(const TaskWait&) = delete;
+  TaskWait& operator=(const TaskWait&) = delete;
+  ~TaskWait() { client_.end_wait(); }
+
+ private:
+  Client& client_;
 };
 
 // Values up to this size ride in messages; larger ones go through the object store.

@@ -27,6 +27,8 @@ class Leases : public NodeListener, public PlacementListener {
   Result<protocol::LeaseGranted> renew(LeaseId lease);
   // Idempotent; of an unknown lease there is nothing left to return.
   void give_back(const protocol::ReturnLease& request);
+  // The process of a slot tells whether its task waits.
+  void slot_waits(const protocol::SlotWaits& news, const protocol::ProcessAddress& teller);
   void end_job(JobId job);
   void process_exited(const protocol::ProcessExited& news);
 
@@ -45,6 +47,7 @@ class Leases : public NodeListener, public PlacementListener {
     uint32_t slot = 0;  // The scheduler's number.
     scheduler::Devices devices;
     protocol::ProcessAddress address;  // Its process is nil until it runs.
+    uint64_t wait_sequence = 0;        // Of the latest notice.
   };
   struct Share {  // What a lease has on one node.
     std::vector<Held> held;

@@ -145,7 +145,7 @@ void keep_result_refs(std::vector<std::shared_ptr<RefHandle>> refs) {
 
 Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout) {
   SessionImpl& session = *ref.session();
-  TROUPE_TRY(auto bytes, session.run<client::ObjectBytes>(
+  TROUPE_TRY(auto bytes, session.run_waiting<client::ObjectBytes>(
                              [&] { return session.client().get(name_of(ref), timeout); }));
   return Fetched{bytes.bytes, std::move(bytes.keep_alive)};
 }
@@ -295,9 +295,16 @@ Result<ActorStatus> actor_status(const std::shared_ptr<SessionImpl>& session, Ac
 
 Status wait_alive(const std::shared_ptr<SessionImpl>& session, ActorId actor,
                   std::chrono::nanoseconds timeout) {
-  TROUPE_CHECK(session->run<protocol::ActorInfo>(
+  TROUPE_CHECK(session->run_waiting<protocol::ActorInfo>(
       [&] { return session->client().locate_actor(actor, 0, timeout); }));
   return ok();
+}
+
+ThreadWait::ThreadWait() : session_(process_session()) {
+  if (session_) session_->post([client = &session_->client()] { client->begin_wait(); });
+}
+ThreadWait::~ThreadWait() {
+  if (session_) session_->post([client = &session_->client()] { client->end_wait(); });
 }
 
 namespace {
@@ -347,7 +354,7 @@ Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session,
     names.push_back(name_of(*ref));
   }
   const size_t count = std::min(options.count, refs.size());
-  TROUPE_TRY(const auto ready, session->run<std::vector<bool>>([&] {
+  TROUPE_TRY(const auto ready, session->run_waiting<std::vector<bool>>([&] {
     return wait_for(session->client(), std::move(names), count, options.timeout);
   }));
   WaitResult result;
@@ -375,7 +382,7 @@ class ClientItemStream final : public ItemStream {
     session_->post([moved = std::move(stream_)]() mutable { moved.reset(); });
   }
   Result<std::optional<Bytes>> next() override {
-    return session_->run<std::optional<Bytes>>([this] { return stream_->next(); });
+    return session_->run_waiting<std::optional<Bytes>>([this] { return stream_->next(); });
   }
 
  private:
@@ -558,7 +565,7 @@ Result<Bytes> Session::ask_plugin_actor(ActorId actor, std::string_view method,
   spec.method = method;
   spec.arguments = detail::opaque(std::move(arguments));
   spec.budget = timeout;
-  TROUPE_TRY(const auto reply, impl_->run<client::ObjectBytes>(
+  TROUPE_TRY(const auto reply, impl_->run_waiting<client::ObjectBytes>(
                                    [&] { return impl_->client().call_actor(std::move(spec)); }));
   return Bytes(reply.bytes.begin(), reply.bytes.end());
 }

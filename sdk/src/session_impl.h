@@ -50,8 +50,18 @@ class SessionImpl {
     post([this, &promise, &make] { spawn(client_.scope(), deliver<T>(make(), promise)); });
     return future.get();
   }
+  // As run(), for what other tasks or actors bring about: a task lends them its cpu meanwhile.
+  template <class T, class Make>
+  Result<T> run_waiting(Make make) {
+    return run<T>([&] { return lend_cpu<T>(client_, make()); });
+  }
 
  private:
+  template <class T>
+  static Async<Result<T>> lend_cpu(client::Client& client, Async<Result<T>> operation) {
+    const client::TaskWait wait{client};
+    co_return co_await std::move(operation);
+  }
   template <class T>
   static Async<void> deliver(Async<Result<T>> operation, std::promise<Result<T>>& promise) {
     // An unwound coroutine must not leave its caller waiting.

@@ -84,6 +84,15 @@ TEST_F(SdkSystem, AKilledTaskIsReportedAsUnknown) {
   check("task_death");
 }
 
+TEST(SdkSystemOfOneCpu, TasksThatWaitLendTheirCpu) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up({"--workers", "1", "--cpus", "1", "--gateway-port", "-1"}).status, 0);
+  for (const char* name : {"nested", "arguments_first"}) {
+    const Outcome outcome = cluster.program("checks", {name});
+    EXPECT_EQ(outcome.status, 0) << name << ": " << outcome.err << outcome.out;
+  }
+}
+
 TEST_F(SdkSystem, DetachedActorsOutliveTheirJob) {
   EXPECT_EQ(cluster->program("checks", {"detached"}).out, "1\nok\n");
   EXPECT_EQ(cluster->program("checks", {"detached"}).out, "2\nok\n");

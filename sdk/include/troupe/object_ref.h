@@ -43,6 +43,18 @@ Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout);
 // Calls back on a thread of the session's, once.
 void fetch_later(std::shared_ptr<RefHandle> ref, std::function<void(Result<Fetched>)> done);
 
+// While it lives this thread waits for other tasks; if it belongs to a task, they may have its cpu.
+class ThreadWait {
+ public:
+  ThreadWait();
+  ThreadWait(const ThreadWait&) = delete;
+  ThreadWait& operator=(const ThreadWait&) = delete;
+  ~ThreadWait();
+
+ private:
+  std::shared_ptr<SessionImpl> session_;  // Of a process that hosts tasks; null in a driver.
+};
+
 template <class T>
 Result<T> decode_value(const Result<Fetched>& fetched, std::shared_ptr<SessionImpl> session) {
   if (!fetched) return fetched.error();

@@ -8,7 +8,9 @@
 
 namespace troupe {
 
-// Amounts that a task or actor holds while it runs.
+// Amounts that a task or actor holds while it runs. A task that waits (for a ref, an actor, or its
+// own arguments) lends its cpu to others until it goes on, so it may wait for tasks that it
+// submitted; its gpu and memory it keeps, and an actor keeps all.
 struct Resources {
   double cpu = 1;
   double gpu = 0;         // A fraction shares one device; whole numbers get whole devices.

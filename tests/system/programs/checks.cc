@@ -1,9 +1,12 @@
 // A driver that checks the SDK from inside a real cluster: `checks NAME` exits 0 if NAME holds.
+#include <poll.h>
 #include <signal.h>
 #include <troupe/troupe.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -68,12 +71,23 @@ int64_t sum_refs(const std::vector<ObjectRef<int64_t>>& refs) {
   return total;
 }
 TROUPE_TASK(sum_refs);
+// Counts its leaves. Each level waits in another way.
+int64_t fan_out(int64_t depth);
+troupe::Coroutine<int64_t> await_two(troupe::Session session, int64_t depth) {
+  const auto left = session.submit(fan_out, depth);
+  const auto right = session.submit(fan_out, depth);
+  const int64_t first = (co_await left).value();
+  const int64_t second = (co_await right).value();
+  co_return first + second;
+}
 int64_t fan_out(int64_t depth) {
   if (depth == 0) return 1;
   const auto session = troupe::connect().value();
-  auto left = session.submit(fan_out, depth - 1);
-  auto right = session.submit(fan_out, depth - 1);
-  return left.get().value() + right.get().value();
+  if (depth == 1) return await_two(session, 0).get();
+  const std::vector<ObjectRef<int64_t>> refs{session.submit(fan_out, depth - 1),
+                                             session.submit(fan_out, depth - 1)};
+  if (depth == 2) session.wait(refs, {.count = 2}).value();
+  return refs[0].get().value() + refs[1].get().value();
 }
 TROUPE_TASK(fan_out);
 std::vector<ObjectRef<int64_t>> give_refs(int64_t count) {
@@ -92,6 +106,10 @@ int die_by_signal() {
   return 0;
 }
 TROUPE_TASK(die_by_signal);
+void run_while_exists(const std::string& path) {
+  while (std::filesystem::exists(path)) ::poll(nullptr, 0, 5);
+}
+TROUPE_TASK(run_while_exists);
 int process_id() {
   return ::getpid();
 }
@@ -237,9 +255,21 @@ void check_coroutine(const troupe::Session& session) {
 }
 
 void check_nested(const troupe::Session& session) {
-  REQUIRE(
-      session.submit(troupe::TaskOptions{.resources = {.cpu = 0.1}}, fan_out, 0).get().value() ==
-      1);
+  REQUIRE(session.submit(fan_out, 3).get(std::chrono::seconds(60)).value() == 8);
+}
+
+// On one cpu: the more urgent task starts first, and waits for what the other one gives.
+void check_arguments_first(const troupe::Session& session) {
+  char path[] = "/tmp/troupe-hold-XXXXXX";
+  ::close(::mkstemp(path));
+  const auto first = session.submit(run_while_exists, path);
+  const auto numbers = session.submit(troupe::TaskOptions{.priority = -1}, make_numbers, 4);
+  const std::vector total{session.submit(troupe::TaskOptions{.priority = 1}, sum, numbers)};
+  // Both wait at the head for the cpu by then, and if not, this shows nothing but breaks nothing.
+  const auto early = session.wait(total, {.timeout = std::chrono::milliseconds(300)});
+  REQUIRE(early.value().ready.empty());
+  ::unlink(path);
+  REQUIRE(total[0].get(std::chrono::seconds(60)).value() == 6);
 }
 
 void check_actor(const troupe::Session& session) {
@@ -316,6 +346,7 @@ int main(int argc, char** argv) try {
       {"wait_and_cancel", check_wait_and_cancel},
       {"coroutine", check_coroutine},
       {"nested", check_nested},
+      {"arguments_first", check_arguments_first},
       {"actor", check_actor},
       {"restart", check_restart},
       {"task_death", check_task_death},
