@@ -26,6 +26,7 @@ constexpr Duration attempt_budget =
     std::chrono::seconds(5);  // Of one try of an idempotent request.
 constexpr Duration retry_first = std::chrono::milliseconds(10);
 constexpr Duration retry_most = std::chrono::seconds(1);
+constexpr Duration hold_budget = std::chrono::hours(1);  // Of one question whether it is dead.
 constexpr Duration store_budget = std::chrono::seconds(60);
 
 }  // namespace
@@ -156,10 +157,35 @@ Async<Result<Message>> Client::ask_head_raw(Method method, Bytes body, Duration 
   }
 }
 
-Async<Result<protocol::ActorInfo>> Client::create_actor(protocol::ActorSpec spec, Duration budget) {
+Async<Result<protocol::ActorInfo>> Client::create_actor(protocol::ActorSpec spec, Duration budget,
+                                                        std::vector<ObjectName> held) {
   if (spec.actor.is_nil()) spec.actor = ActorId::random(environment_.random);
   spec.job = options_.job;
-  return ask_head<protocol::ActorInfo>(Method::create_actor, std::move(spec), budget);
+  const ActorId actor = spec.actor;
+  for (const ObjectName& ref : held) objects_->add_reference(ref);
+  auto info = co_await ask_head<protocol::ActorInfo>(Method::create_actor, std::move(spec), budget);
+  const bool made = info && info->actor == actor;  // Not one that had the name already.
+  if (made && !held.empty()) {
+    spawn(scope_, hold_until_dead(actor, std::move(held)));
+  } else {
+    drop_references(held);
+  }
+  co_return info;
+}
+
+Async<void> Client::hold_until_dead(ActorId actor, std::vector<ObjectName> held) {
+  protocol::GetActor request;
+  request.actor = actor;
+  request.after = UINT32_MAX;  // No incarnation is above this: answered when it is dead.
+  for (;;) {
+    auto info = co_await ask_head<protocol::ActorInfo>(Method::get_actor, request, hold_budget);
+    if (info ? info->state == "dead" : !info.error().retriable()) break;
+  }
+  drop_references(held);
+}
+
+void Client::drop_references(const std::vector<ObjectName>& held) {
+  for (const ObjectName& ref : held) objects_->drop_reference(ref);
 }
 
 Async<Result<protocol::ActorInfo>> Client::locate_actor(ActorId actor, uint32_t after,
@@ -206,7 +232,7 @@ Async<void> Client::run_call(std::shared_ptr<ActorCallSpec> spec, ObjectId resul
   } else {
     objects_->set_error(result, std::move(reply).error());
   }
-  for (const ObjectName& ref : spec->held) objects_->drop_reference(ref);
+  drop_references(spec->held);
 }
 
 ObjectName Client::submit_task(TaskSpec spec) {

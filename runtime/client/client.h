@@ -121,8 +121,10 @@ class Client {
   }
   Async<Result<transport::Message>> ask_head_raw(Method method, Bytes body, Duration budget);
 
-  // --- Actors. create_actor answers once the head has promised it.
-  Async<Result<protocol::ActorInfo>> create_actor(protocol::ActorSpec spec, Duration budget);
+  // --- Actors. create_actor answers once the head has promised it. `held`: refs inside the
+  // constructor's arguments, kept alive until the actor is dead, for each restart reads them anew.
+  Async<Result<protocol::ActorInfo>> create_actor(protocol::ActorSpec spec, Duration budget,
+                                                  std::vector<ObjectName> held = {});
   // Waits until it is alive in an incarnation above `after`.
   // Errors: not_found, unavailable (dead: why), deadline_exceeded.
   Async<Result<protocol::ActorInfo>> locate_actor(ActorId actor, uint32_t after, Duration budget);
@@ -172,6 +174,8 @@ class Client {
                                                   transport::CallContext context);
   Async<Status> answer_stream(transport::Message message, transport::CallContext context,
                               transport::OutgoingStream& out);
+  Async<void> hold_until_dead(ActorId actor, std::vector<ObjectName> held);
+  void drop_references(const std::vector<ObjectName>& held);
   Async<void> run_call(std::shared_ptr<ActorCallSpec> spec, ObjectId result,
                        std::shared_ptr<Event> cancelled);
 

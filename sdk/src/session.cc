@@ -236,6 +236,8 @@ Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& sessi
 Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::string module,
                              std::string_view class_name, uint64_t signature,
                              std::vector<ArgumentValue> arguments, const ActorOptions& options) {
+  // A detached actor outlives what this process holds: its arguments stay with the head.
+  if (!options.detached) TROUPE_CHECK(store_large_arguments(session, arguments));
   protocol::ActorSpec spec;
   spec.name = options.name;
   spec.name_space = session->name_space();
@@ -252,7 +254,7 @@ Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::s
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
   TROUPE_TRY(const auto info, session->run<protocol::ActorInfo>([&] {
-    return session->client().create_actor(std::move(spec), control_budget);
+    return session->client().create_actor(std::move(spec), control_budget, std::move(lowered.held));
   }));
   return info.actor;
 }

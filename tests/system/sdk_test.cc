@@ -74,6 +74,9 @@ TEST_F(SdkSystem, CoroutinesAwaitRefs) {
 TEST_F(SdkSystem, TasksSubmitTasks) {
   check("nested");
 }
+TEST_F(SdkSystem, AnActorsConstructorFindsItsRefsAtEachStart) {
+  check("constructor_refs");
+}
 TEST_F(SdkSystem, ActorsKeepOrderNamesAndRefs) {
   check("actor");
 }

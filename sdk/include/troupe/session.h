@@ -205,7 +205,10 @@ class Session {
   }
 
   // Makes an actor: session.create<Counter>({.name = "c"}, 5). Returns once the head has promised
-  // it. Errors: conflict (the name is taken), invalid, unavailable.
+  // it. Refs among the arguments, and arguments above 64 KiB, live in this session until the actor
+  // is dead: restarts read them again. Of a detached actor, which may outlive the session, such
+  // refs are lost with it, and plain arguments have at most 1 MiB together. Errors: conflict (the
+  // name is taken), invalid, unavailable, exhausted (the store is full).
   template <class A, class... Args>
   Result<ActorRef<A>> create(const ActorOptions& options, Args&&... arguments) const {
     using Traits = decltype(troupe_constructor(static_cast<A*>(nullptr)));

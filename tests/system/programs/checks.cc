@@ -165,6 +165,19 @@ class Ledger {
 using MakeLedger = Ledger(std::string, int64_t);
 TROUPE_ACTOR(MakeLedger, deposit, owner, log, crash, read_ref, read_kept);
 
+class Archive {
+ public:
+  Archive(int64_t first, const Numbers& numbers, const std::vector<ObjectRef<int64_t>>& refs)
+      : total_(first + sum(numbers) + sum_refs(refs)) {}
+  int64_t total() const { return total_; }
+  void crash() { ::kill(::getpid(), SIGKILL); }
+
+ private:
+  int64_t total_;
+};
+using MakeArchive = Archive(int64_t, Numbers, std::vector<ObjectRef<int64_t>>);
+TROUPE_ACTOR(MakeArchive, total, crash);
+
 namespace {
 
 void check_tasks(const troupe::Session& session) {
@@ -272,6 +285,21 @@ void check_arguments_first(const troupe::Session& session) {
   REQUIRE(total[0].get(std::chrono::seconds(60)).value() == 6);
 }
 
+void check_constructor_refs(const troupe::Session& session) {
+  const Numbers big = make_numbers(300'000);  // 2.4 MB: more than a message may have.
+  const auto made = [&] {
+    // The head answers before the process starts: these refs are gone by then.
+    return session
+        .create<Archive>({.max_restarts = 1}, session.put(int64_t{7}).value(), big,
+                         std::vector{session.put(int64_t{8}).value()})
+        .value();
+  };
+  const auto archive = made();
+  REQUIRE(archive.call<&Archive::total>().get().value() == 15 + sum(big));
+  REQUIRE(archive.call<&Archive::crash>().get().error().code() == Code::outcome_unknown);
+  REQUIRE(archive.call<&Archive::total>().get().value() == 15 + sum(big));
+}
+
 void check_actor(const troupe::Session& session) {
   const auto ledger = session.create<Ledger>({.name = "ledger"}, "ann", 100).value();
   std::vector<ObjectRef<int64_t>> refs;
@@ -347,6 +375,7 @@ int main(int argc, char** argv) try {
       {"coroutine", check_coroutine},
       {"nested", check_nested},
       {"arguments_first", check_arguments_first},
+      {"constructor_refs", check_constructor_refs},
       {"actor", check_actor},
       {"restart", check_restart},
       {"task_death", check_task_death},
