@@ -422,18 +422,22 @@ void spawn_detached(boost::asio::io_context& loop, Function function) {
   boost::asio::co_spawn(loop, std::move(function), boost::asio::detached);
 }
 
+Async<void> end_job(DriverCore& core) {
+  protocol::EndJob end;
+  end.job = core.client->job();
+  end.succeeded = core.failure.empty();
+  end.message = core.failure;
+  auto ended = co_await core.client->ask_head<protocol::Empty>(Method::end_job, end,
+                                                               std::chrono::seconds(2));
+  if (!ended) log::debug("job_not_ended", {{"why", ended.error().message()}});
+}
+
 void shut_down(std::unique_ptr<DriverCore> core) {
   if (core->thread.joinable()) {
     DriverCore* raw = core.get();
     boost::asio::post(raw->real.io(), [raw] {
       spawn_detached(raw->real.io(), [raw]() -> Async<void> {
-        protocol::EndJob end;
-        end.job = raw->client->job();
-        end.succeeded = raw->failure.empty();
-        end.message = raw->failure;
-        auto ended = co_await raw->client->ask_head<protocol::Empty>(Method::end_job, end,
-                                                                     std::chrono::seconds(2));
-        if (!ended) log::debug("job_not_ended", {{"why", ended.error().message()}});
+        if (raw->ends_job) co_await end_job(*raw);
         co_await raw->client->stop();
         raw->real.io().stop();
       });
@@ -583,8 +587,9 @@ Result<Session> connect(const ConnectOptions& options) {
                         state.string()));
   SystemRandom random;
   JobId job = JobId::random(random);
-  if (const char* given = std::getenv("TROUPE_JOB_ID")) {
-    TROUPE_TRY(job, JobId::parse(given));
+  const char* submitted = std::getenv("TROUPE_JOB_ID");  // By `troupe submit`.
+  if (submitted != nullptr) {
+    TROUPE_TRY(job, JobId::parse(submitted));
   }
   for (const std::string& socket : sockets) {
     auto core = detail::start_driver(socket, job);
@@ -592,15 +597,13 @@ Result<Session> connect(const ConnectOptions& options) {
       failure = std::move(core).error();
       continue;
     }
+    (*core)->ends_job = submitted == nullptr;
     auto impl = std::make_shared<detail::SessionImpl>(std::move(*core));
     if (!options.name_space.empty()) impl->set_name_space(options.name_space);
     protocol::BeginJob begin;
     begin.job = job;
     begin.entrypoint = detail::command_line();
-    const char* submitted = std::getenv("TROUPE_JOB_NAME");  // By `troupe submit --name`.
-    begin.name = submitted != nullptr       ? submitted
-                 : options.job_name.empty() ? ::program_invocation_short_name
-                                            : options.job_name;
+    begin.name = options.job_name.empty() ? ::program_invocation_short_name : options.job_name;
     begin.name_space = impl->name_space();
     TROUPE_CHECK(impl->run<protocol::Empty>([&] {
       return impl->client().ask_head<protocol::Empty>(transport::Method::begin_job, begin,

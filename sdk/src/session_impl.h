@@ -19,7 +19,8 @@ struct DriverCore {
   std::unique_ptr<security::Credentials> credentials;
   std::unique_ptr<client::Client> client;
   std::thread thread;
-  std::string failure;  // Why the job failed; empty: it did not.
+  bool ends_job = true;  // False: `troupe submit` does, for its command may be several programs.
+  std::string failure;   // Why the job failed; empty: it did not.
 };
 
 class SessionImpl {

@@ -74,6 +74,9 @@ TEST_F(SdkSystem, CoroutinesAwaitRefs) {
 TEST_F(SdkSystem, TasksSubmitTasks) {
   check("nested");
 }
+TEST_F(SdkSystem, AProgramThatATaskStartsIsAJobOfItsOwn) {
+  check("subprogram");
+}
 TEST_F(SdkSystem, AnActorsConstructorFindsItsRefsAtEachStart) {
   check("constructor_refs");
 }

@@ -140,7 +140,8 @@ class ActorRef {
 
 // A connection to a cluster and the owner of every ref made through it. Thread-safe. When the last
 // Session and ref of a driver is gone, its job ends: unfinished tasks are cancelled, its actors
-// end; detached actors live on.
+// end; detached actors live on. The programs that one `troupe submit` runs are one job, which ends
+// with the submitted command. A program that a task starts is a job of its own.
 class Session {
  public:
   explicit Session(std::shared_ptr<detail::SessionImpl> impl) : impl_(std::move(impl)) {}
@@ -249,6 +250,7 @@ class Session {
 
   JobId job() const;
   // Ends the job as failed with this reason, rather than as succeeded, when the session closes.
+  // Under `troupe submit` the exit status of the command decides instead.
   void fail_job(std::string_view reason) const;
 
   const std::shared_ptr<detail::SessionImpl>& impl() const { return impl_; }

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
@@ -110,6 +111,16 @@ void run_while_exists(const std::string& path) {
   while (std::filesystem::exists(path)) ::poll(nullptr, 0, 5);
 }
 TROUPE_TASK(run_while_exists);
+// What `program name` prints.
+std::string run_program(const std::string& program, const std::string& name) {
+  std::string printed;
+  FILE* const output = ::popen((program + " " + name).c_str(), "r");
+  char buffer[256];
+  while (std::fgets(buffer, sizeof buffer, output) != nullptr) printed += buffer;
+  ::pclose(output);
+  return printed;
+}
+TROUPE_TASK(run_program);
 int process_id() {
   return ::getpid();
 }
@@ -285,6 +296,20 @@ void check_arguments_first(const troupe::Session& session) {
   REQUIRE(total[0].get(std::chrono::seconds(60)).value() == 6);
 }
 
+// A program that a task starts ends its own job, not that of the task.
+void check_subprogram(const troupe::Session& session) {
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
+  const std::string printed = session.submit(run_program, self, "job").get().value();
+  REQUIRE(printed.ends_with("\nok\n"));
+  REQUIRE(!printed.starts_with(session.job().to_string()));
+  REQUIRE(session.submit(add, 1, 1).get().value() == 2);
+}
+
+void check_job(const troupe::Session& session) {
+  REQUIRE(session.submit(add, 1, 1).get().value() == 2);
+  std::cout << session.job().to_string() << "\n";
+}
+
 void check_constructor_refs(const troupe::Session& session) {
   const Numbers big = make_numbers(300'000);  // 2.4 MB: more than a message may have.
   const auto made = [&] {
@@ -375,6 +400,8 @@ int main(int argc, char** argv) try {
       {"coroutine", check_coroutine},
       {"nested", check_nested},
       {"arguments_first", check_arguments_first},
+      {"subprogram", check_subprogram},
+      {"job", check_job},
       {"constructor_refs", check_constructor_refs},
       {"actor", check_actor},
       {"restart", check_restart},
