@@ -93,6 +93,13 @@ struct SlotLost {
   LeaseId lease;
   uint32_t slot = 0;
 };
+// The task in the slot waits for others, which may have its CPU meanwhile; or it goes on. The node
+// is overcommitted then until what took the CPU has ended. All else of the slot stays held.
+struct SlotWaits {
+  LeaseId lease;
+  uint32_t slot = 0;
+  bool waiting = false;
+};
 // Extends the lease by its term from now.
 struct LeaseRenewed {
   LeaseId lease;
@@ -153,8 +160,8 @@ struct JobRemoved {
 struct TimePassed {};
 
 using Event = std::variant<NodeAdded, NodeRemoved, NodeDraining, LeaseRequested, LeaseReturned,
-                           SlotLost, LeaseRenewed, ActorRequested, ActorReleased, GangRequested,
-                           GangReleased, Adopted, Cancelled, JobRemoved, TimePassed>;
+                           SlotLost, SlotWaits, LeaseRenewed, ActorRequested, ActorReleased,
+                           GangRequested, GangReleased, Adopted, Cancelled, JobRemoved, TimePassed>;
 
 // ---- Decisions --------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ struct Scheduler::Impl {
   void on(const LeaseRequested& event);
   void on(const LeaseReturned& event);
   void on(const SlotLost& event);
+  void on(const SlotWaits& event);
   void on(const LeaseRenewed& event);
   void on(const ActorRequested& event);
   void on(const ActorReleased& event);

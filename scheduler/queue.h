@@ -68,6 +68,7 @@ struct Request {
     uint32_t number = 0;
     NodeIndex node = 0;
     Devices devices;
+    bool lends_cpu = false;
   };
 
   RequestId id;

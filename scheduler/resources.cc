@@ -200,7 +200,13 @@ bool NodeLedger::take_exactly(const ResourceVector& demand, const Devices& devic
   }
   if (sum_milli != demand.gpu_milli || (is_fraction(demand.gpu_milli) && devices.size() != 1))
     return false;
-  if (!covers(available_, demand)) return false;
+  const int64_t owed = std::max<int64_t>(demand.cpu_milli - available_.cpu_milli, 0);
+  available_.cpu_milli += owed;
+  if (!covers(available_, demand)) {
+    available_.cpu_milli -= owed;
+    return false;
+  }
+  cpu_owed_milli_ += owed;
   available_.cpu_milli -= demand.cpu_milli;
   available_.memory_mib -= demand.memory_mib;
   available_.gpu_milli -= demand.gpu_milli;
@@ -213,8 +219,20 @@ bool NodeLedger::take_exactly(const ResourceVector& demand, const Devices& devic
   return true;
 }
 
+void NodeLedger::lend_cpu(int64_t cpu_milli) {
+  const int64_t paid = std::min(cpu_owed_milli_, cpu_milli);
+  cpu_owed_milli_ -= paid;
+  available_.cpu_milli += cpu_milli - paid;
+}
+
+void NodeLedger::reclaim_cpu(int64_t cpu_milli) {
+  const int64_t taken = std::min(available_.cpu_milli, cpu_milli);
+  available_.cpu_milli -= taken;
+  cpu_owed_milli_ += cpu_milli - taken;
+}
+
 void NodeLedger::give_back(const ResourceVector& demand, const Devices& devices) {
-  available_.cpu_milli += demand.cpu_milli;
+  lend_cpu(demand.cpu_milli);
   available_.memory_mib += demand.memory_mib;
   available_.gpu_milli += demand.gpu_milli;
   for (CustomAmount& amount : available_.custom) {

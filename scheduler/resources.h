@@ -70,10 +70,15 @@ class NodeLedger {
   // Takes it and names its devices; nothing if it does not fit. A fraction goes to the fullest
   // device that has room, whole devices are the lowest free ones.
   std::optional<Devices> take(const ResourceVector& demand);
-  // Takes these very devices, held before this ledger was made. False if any of it is not free.
+  // Takes these very devices, held before this ledger was made; CPU that is not free is owed, for
+  // some of the other holders may have lent theirs. False if anything else is not free.
   bool take_exactly(const ResourceVector& demand, const Devices& devices);
   // Gives back what a take handed out.
   void give_back(const ResourceVector& demand, const Devices& devices);
+  // The holder of this much CPU does not use it for now: others may take it.
+  void lend_cpu(int64_t cpu_milli);
+  // It does again, at once. What others took meanwhile is owed: the next that comes back pays it.
+  void reclaim_cpu(int64_t cpu_milli);
 
   const ResourceVector& total() const { return total_; }
   const ResourceVector& available() const { return available_; }
@@ -88,7 +93,8 @@ class NodeLedger {
   void recount_devices();
 
   ResourceVector total_;
-  ResourceVector available_;  // Its custom names are total_'s, in the same places.
+  ResourceVector available_;    // Its custom names are total_'s, in the same places.
+  int64_t cpu_owed_milli_ = 0;  // What is held beyond total_; above 0 only if none is available.
   std::vector<int64_t> device_free_milli_;
   int64_t whole_gpus_free_ = 0;
   int64_t largest_partial_milli_ = 0;

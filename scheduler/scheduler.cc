@@ -171,7 +171,7 @@ void Scheduler::Impl::stop_waiting(Request* request) {
   queue.pop(request, request->units_pending);
   if (keeper != request->shape) return;
   next_claim = now;  // It may have been the one that nodes are kept for.
-  if (keeper->state == Shape::State::idle) release_kept();
+  if (!claim_of(*keeper).overdue) release_kept();
 }
 
 void Scheduler::Impl::finish(Request* request) {
@@ -192,7 +192,7 @@ void Scheduler::Impl::hold(Request* request, uint32_t unit, NodeIndex index, Dev
     request->expires_at = now + options.lease_term;
     expiries.emplace(std::pair{request->expires_at, request->seniority.arrival_number}, request);
   }
-  request->held.push_back({unit, index, std::move(devices)});
+  request->held.push_back({.number = unit, .node = index, .devices = std::move(devices)});
   Node& node = cluster[index];
   Node::Holder& holder = node.holders[request->seniority.arrival_number];
   holder.request = request;
@@ -204,6 +204,7 @@ void Scheduler::Impl::unhold(Request* request, size_t position) {
   const Request::Unit unit = std::move(request->held[position]);
   request->held.erase(request->held.begin() + static_cast<ptrdiff_t>(position));
   Node& node = cluster[unit.node];
+  if (unit.lends_cpu) node.ledger.reclaim_cpu(request->demand_of(unit.number).cpu_milli);
   node.ledger.give_back(request->demand_of(unit.number), unit.devices);
   const auto holder = node.holders.find(request->seniority.arrival_number);
   if (--holder->second.units == 0) node.holders.erase(holder);
@@ -334,6 +335,24 @@ void Scheduler::Impl::on(const SlotLost& event) {
     unhold(request, *position);
     wait(request, 1);
   }
+}
+
+void Scheduler::Impl::on(const SlotWaits& event) {
+  Request* request = find(event.lease);
+  if (request == nullptr) return;
+  const auto position = position_of(*request, event.slot);
+  if (!position) return;
+  Request::Unit& unit = request->held[*position];
+  if (std::exchange(unit.lends_cpu, event.waiting) == event.waiting) return;
+  NodeLedger& ledger = cluster[unit.node].ledger;
+  const int64_t cpu_milli = request->demand_of(unit.number).cpu_milli;
+  if (event.waiting) {
+    ledger.lend_cpu(cpu_milli);
+    freed.push_back(unit.node);
+  } else {
+    ledger.reclaim_cpu(cpu_milli);
+  }
+  cluster.reindex(unit.node);
 }
 
 void Scheduler::Impl::on(const LeaseRenewed& event) {

@@ -79,6 +79,7 @@ Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request,
 Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, CallContext context) {
   TROUPE_CO_CHECK(check_worker(context));
   co_await client_.started().wait();
+  client_.set_lease(request.lease);
   // A slot process serves one lease after the other of the same job and module.
   if (identity_ && identity_->actor.is_nil() && instance_ && !assigning_) {
     co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
@@ -158,6 +159,13 @@ Async<void> Host::stop() {
   }
 }
 
+// What makes the arguments may need the cpu that this call's slot holds.
+Async<Result<std::vector<client::ObjectBytes>>> Host::resolve(
+    std::vector<protocol::Argument> arguments, Duration budget) {
+  const client::TaskWait wait{client_};
+  co_return co_await client_.resolve(std::move(arguments), budget);
+}
+
 Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallContext context,
                                                    bool streams) {
   if (!instance_ || !identity_ || assigning_)
@@ -183,7 +191,7 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallCo
   const Duration budget = context.deadline == Instant::max()
                               ? default_budget
                               : context.deadline - client_.environment().clock.now();
-  auto arguments = co_await client_.resolve(std::move(call.arguments), budget);
+  auto arguments = co_await resolve(std::move(call.arguments), budget);
   if (earlier && !earlier->is_set()) co_await earlier->wait();
   if (!arguments) co_return placed(std::move(arguments).error());
   CallRequest request;

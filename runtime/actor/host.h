@@ -53,6 +53,8 @@ class Host final : public client::InvocationHandler {
   Async<void> outlives_cancel(std::shared_ptr<Event> cancelled);
   // Resolves the arguments and puts the call into the mailbox, in the order of arrival of each
   // caller.
+  Async<Result<std::vector<client::ObjectBytes>>> resolve(std::vector<protocol::Argument> arguments,
+                                                          Duration budget);
   Async<Result<std::shared_ptr<Call>>> enqueue(protocol::Invoke call,
                                                transport::CallContext context, bool streams);
   // Says where it failed. Only a call that was refused before it ran has no place: so its caller

@@ -87,13 +87,16 @@ int actor_main(int, char**) {
     log::error("not_started_by_a_worker", {{"why", process.error()}});
     return 2;
   }
+  const auto job = id_from_environment<JobId>("TROUPE_JOB_ID");
+  // What user code starts must not take itself for this process or for its job's driver.
+  for (const char* name : {"TROUPE_PROCESS_ID", "TROUPE_JOB_ID"}) ::unsetenv(name);
   transport::RealEnvironment real;
   std::unique_ptr<security::Credentials> credentials;
   Scope connection{real.io().get_executor()};
   client::ClientOptions options;
   options.kind = "actor";
   options.process = *process;
-  if (const auto job = id_from_environment<JobId>("TROUPE_JOB_ID")) options.job = *job;
+  if (job) options.job = *job;
   options.worker_connection =
       transport::adopt_unix_socket(connection, real.io(), FileDescriptor{inherited_descriptor});
   options.use_credentials = [&](const protocol::Attached& attached) -> Status {

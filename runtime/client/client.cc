@@ -9,6 +9,7 @@
 #include "client/actor_caller.h"
 #include "client/connections.h"
 #include "client/lease_pool.h"
+#include "client/lent_cpu.h"
 #include "client/object_directory.h"
 #include "client/store_client.h"
 
@@ -27,6 +28,7 @@ constexpr Duration attempt_budget =
 constexpr Duration attempt_least = std::chrono::milliseconds(100);
 constexpr Duration retry_first = std::chrono::milliseconds(10);
 constexpr Duration retry_most = std::chrono::seconds(1);
+constexpr Duration hold_budget = std::chrono::hours(1);  // Of one question whether it is dead.
 constexpr Duration store_budget = std::chrono::seconds(60);
 
 }  // namespace
@@ -42,6 +44,7 @@ Client::Client(transport::Environment environment, ClientOptions options)
   objects_ = std::make_unique<ObjectDirectory>(environment_, scope_, *connections_, *store_);
   actors_ = std::make_unique<ActorCaller>(*this);
   leases_ = std::make_unique<LeasePool>(*this);
+  lent_cpu_ = std::make_unique<LentCpu>(*this);
   router_.on(Method::resolve_object, *objects_, &ObjectDirectory::resolve_object);
   router_.on(Method::add_borrow, *objects_, &ObjectDirectory::add_borrow);
   router_.on(Method::remove_borrow, *objects_, &ObjectDirectory::remove_borrow);
@@ -157,10 +160,35 @@ Async<Result<Message>> Client::ask_head_raw(Method method, Bytes body, Duration 
   }
 }
 
-Async<Result<protocol::ActorInfo>> Client::create_actor(protocol::ActorSpec spec, Duration budget) {
+Async<Result<protocol::ActorInfo>> Client::create_actor(protocol::ActorSpec spec, Duration budget,
+                                                        std::vector<ObjectName> held) {
   if (spec.actor.is_nil()) spec.actor = ActorId::random(environment_.random);
   spec.job = options_.job;
-  return ask_head<protocol::ActorInfo>(Method::create_actor, std::move(spec), budget);
+  const ActorId actor = spec.actor;
+  for (const ObjectName& ref : held) objects_->add_reference(ref);
+  auto info = co_await ask_head<protocol::ActorInfo>(Method::create_actor, std::move(spec), budget);
+  const bool made = info && info->actor == actor;  // Not one that had the name already.
+  if (made && !held.empty()) {
+    spawn(scope_, hold_until_dead(actor, std::move(held)));
+  } else {
+    drop_references(held);
+  }
+  co_return info;
+}
+
+Async<void> Client::hold_until_dead(ActorId actor, std::vector<ObjectName> held) {
+  protocol::GetActor request;
+  request.actor = actor;
+  request.after = UINT32_MAX;  // No incarnation is above this: answered when it is dead.
+  for (;;) {
+    auto info = co_await ask_head<protocol::ActorInfo>(Method::get_actor, request, hold_budget);
+    if (info ? info->state == "dead" : !info.error().retriable()) break;
+  }
+  drop_references(held);
+}
+
+void Client::drop_references(const std::vector<ObjectName>& held) {
+  for (const ObjectName& ref : held) objects_->drop_reference(ref);
 }
 
 Async<Result<protocol::ActorInfo>> Client::locate_actor(ActorId actor, uint32_t after,
@@ -207,7 +235,7 @@ Async<void> Client::run_call(std::shared_ptr<ActorCallSpec> spec, ObjectId resul
   } else {
     objects_->set_error(result, std::move(reply).error());
   }
-  for (const ObjectName& ref : spec->held) objects_->drop_reference(ref);
+  drop_references(spec->held);
 }
 
 ObjectName Client::submit_task(TaskSpec spec) {
@@ -258,6 +286,16 @@ Async<Result<ObjectBytes>> Client::get(ObjectName object, Duration budget) {
 
 Async<bool> Client::wait_ready(ObjectName object, Instant deadline) {
   return objects_->wait_ready(std::move(object), deadline);
+}
+
+void Client::set_lease(LeaseId lease) {
+  lent_cpu_->set_lease(lease);
+}
+void Client::begin_wait() {
+  lent_cpu_->begin_wait();
+}
+void Client::end_wait() {
+  lent_cpu_->end_wait();
 }
 
 Async<Result<std::vector<ObjectBytes>>> Client::resolve(std::vector<protocol::Argument> arguments,

@@ -79,6 +79,7 @@ class StoreClient;
 class ObjectDirectory;
 class ActorCaller;
 class LeasePool;
+class LentCpu;
 
 // Everything runs on the environment's loop. Must be stopped before it is destroyed.
 class Client {
@@ -120,8 +121,10 @@ class Client {
   }
   Async<Result<transport::Message>> ask_head_raw(Method method, Bytes body, Duration budget);
 
-  // --- Actors. create_actor answers once the head has promised it.
-  Async<Result<protocol::ActorInfo>> create_actor(protocol::ActorSpec spec, Duration budget);
+  // --- Actors. create_actor answers once the head has promised it. `held`: refs inside the
+  // constructor's arguments, kept alive until the actor is dead, for each restart reads them anew.
+  Async<Result<protocol::ActorInfo>> create_actor(protocol::ActorSpec spec, Duration budget,
+                                                  std::vector<ObjectName> held = {});
   // Waits until it is alive in an incarnation above `after`.
   // Errors: not_found, unavailable (dead: why), deadline_exceeded.
   Async<Result<protocol::ActorInfo>> locate_actor(ActorId actor, uint32_t after, Duration budget);
@@ -147,6 +150,11 @@ class Client {
   // Cancels the task or call that makes an object of this process; its get gives cancelled.
   void cancel(ObjectId object);
 
+  // --- For processes that run tasks. While a task waits, its slot's cpu is lent to others.
+  void set_lease(LeaseId lease);
+  void begin_wait();
+  void end_wait();
+
   // --- For processes that host actors.
   // The bytes of arguments, refs resolved through their owners.
   Async<Result<std::vector<ObjectBytes>>> resolve(std::vector<protocol::Argument> arguments,
@@ -166,6 +174,8 @@ class Client {
                                                   transport::CallContext context);
   Async<Status> answer_stream(transport::Message message, transport::CallContext context,
                               transport::OutgoingStream& out);
+  Async<void> hold_until_dead(ActorId actor, std::vector<ObjectName> held);
+  void drop_references(const std::vector<ObjectName>& held);
   Async<void> run_call(std::shared_ptr<ActorCallSpec> spec, ObjectId result,
                        std::shared_ptr<Event> cancelled);
 
@@ -182,6 +192,19 @@ class Client {
   std::unique_ptr<ObjectDirectory> objects_;
   std::unique_ptr<ActorCaller> actors_;
   std::unique_ptr<LeasePool> leases_;
+  std::unique_ptr<LentCpu> lent_cpu_;
+};
+
+// A wait for other tasks, for as long as it lives. On the loop.
+class TaskWait {
+ public:
+  explicit TaskWait(Client& client) : client_(client) { client_.begin_wait(); }
+  TaskWait(const TaskWait&) = delete;
+  TaskWait& operator=(const TaskWait&) = delete;
+  ~TaskWait() { client_.end_wait(); }
+
+ private:
+  Client& client_;
 };
 
 // Values up to this size ride in messages; larger ones go through the object store.

@@ -161,6 +161,10 @@ struct Head::Parts : JobListener {
     leases.give_back(request);
     co_return Empty{};
   }
+  Async<Result<Empty>> slot_waits(protocol::SlotWaits news, CallContext call) {
+    leases.slot_waits(news, call.peer->remote().address);
+    co_return Empty{};
+  }
   Async<Result<protocol::DeploymentInfo>> deploy(protocol::DeploymentSpec spec, CallContext) {
     return deployments.deploy(std::move(spec));
   }
@@ -255,6 +259,7 @@ class Head::Door final : public transport::Router {
     on(Method::request_lease, parts, &Parts::request_lease);
     on(Method::renew_lease, parts, &Parts::renew_lease);
     on(Method::return_lease, parts, &Parts::return_lease);
+    on(Method::slot_waits, parts, &Parts::slot_waits);
     on(Method::deploy, parts, &Parts::deploy);
     on(Method::undeploy, parts, &Parts::undeploy);
     on(Method::list_nodes, parts, &Parts::list_nodes);

@@ -166,7 +166,7 @@ void Leases::lease_granted(const scheduler::LeaseGranted& granted) {
   }
   Share& share = lease->shares[granted.node];
   for (const scheduler::Slot& slot : granted.slots) {
-    share.held.push_back({slot.slot, slot.devices, {}, false});
+    share.held.push_back({.slot = slot.slot, .devices = slot.devices});
   }
   if (!std::exchange(share.starting, true)) {
     spawn(scope_, start_slots(granted.lease, granted.node));
@@ -285,6 +285,20 @@ void Leases::give_back(const protocol::ReturnLease& request) {
   }
   if (!runs(*lease) && !starts(*lease) && lease->waiters == 0) {
     forget(request.lease);  // The scheduler hears of it when the processes have stopped.
+  }
+}
+
+void Leases::slot_waits(const protocol::SlotWaits& news, const protocol::ProcessAddress& teller) {
+  Lease* lease = look_up(news.lease);
+  if (lease == nullptr) return;
+  const auto share = lease->shares.find(teller.node);
+  if (share == lease->shares.end()) return;
+  for (Held& held : share->second.held) {
+    if (held.address.process != teller.process) continue;
+    if (news.sequence <= held.wait_sequence) return;  // A later one overtook it.
+    held.wait_sequence = news.sequence;
+    placement_.apply(scheduler::SlotWaits{news.lease, held.slot, news.waiting});
+    return;
   }
 }
 
@@ -472,7 +486,10 @@ std::vector<Leases::Held> Leases::adopt(Lease& lease, NodeId node,
   for (const protocol::RunningSlot* slot : slots) {
     auto devices = shares_of(slot->devices, request.demand);
     places.push_back({lease.next_slot++, node, devices});
-    found.push_back({places.back().unit, std::move(devices), slot->address, true});
+    found.push_back({.slot = places.back().unit,
+                     .devices = std::move(devices),
+                     .address = slot->address,
+                     .granted = true});
   }
   if (demand && placement_.adopt({std::move(request), std::move(places)})) return found;
   log::warning("lease_overcommitted", {{"lease", lease.request.lease}, {"node", node}});

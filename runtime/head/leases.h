@@ -28,6 +28,8 @@ class Leases : public NodeListener, public PlacementListener {
   Result<protocol::LeaseGranted> renew(LeaseId lease);
   // Idempotent; of an unknown lease there is nothing left to return.
   void give_back(const protocol::ReturnLease& request);
+  // The process of a slot tells whether its task waits.
+  void slot_waits(const protocol::SlotWaits& news, const protocol::ProcessAddress& teller);
   void end_job(JobId job);
   void process_exited(const protocol::ProcessExited& news);
 
@@ -47,6 +49,7 @@ class Leases : public NodeListener, public PlacementListener {
     scheduler::Devices devices;
     protocol::ProcessAddress address;  // Its process is nil until it runs.
     bool granted = false;              // Its client was told.
+    uint64_t wait_sequence = 0;        // Of the latest notice.
   };
   struct Share {  // What a lease has on one node.
     std::vector<Held> held;

@@ -31,6 +31,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(list_jobs);
       TROUPE_NAME(list_deployments);
       TROUPE_NAME(cluster_info);
+      TROUPE_NAME(slot_waits);
       TROUPE_NAME(start_actor);
       TROUPE_NAME(stop_actor);
       TROUPE_NAME(start_slots);

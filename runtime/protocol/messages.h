@@ -37,6 +37,7 @@ enum class Method : uint32_t {
   list_jobs = 26,
   list_deployments = 27,
   cluster_info = 28,
+  slot_waits = 29,
   // To a worker.
   start_actor = 40,
   stop_actor = 41,
@@ -314,6 +315,12 @@ struct RenewLease {
 struct ReturnLease {
   LeaseId lease;
   std::vector<ProcessId> processes;
+};
+
+struct SlotWaits {
+  LeaseId lease;
+  bool waiting = false;
+  uint64_t sequence = 0;  // Rises by each notice of a process.
 };
 
 struct StartSlots {

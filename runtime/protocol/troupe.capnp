@@ -274,6 +274,13 @@ struct ReturnLease {
   processes @1 :List(Data);
 }
 
+# From the process of a slot: its task waits for others, or goes on. The latest sequence counts.
+struct SlotWaits {
+  lease @0 :Data;
+  waiting @1 :Bool;
+  sequence @2 :UInt64;
+}
+
 # Head to worker.
 struct StartSlots {
   epoch @0 :UInt64;

@@ -30,6 +30,24 @@ Registry& registry() {
   return instance;
 }
 
+// What a call by this name means. `entries` is locked.
+Result<const TaskEntry*> find_task(const Registry& entries, std::string_view name) {
+  const TaskEntry* found = nullptr;
+  for (const auto& [address, entry] : entries.tasks) {
+    if (entry.name != name) continue;
+    if (found != nullptr) {
+      return error(Code::invalid, "two functions are tasks named " + entry.name +
+                                      ": give them different names in TROUPE_TASK");
+    }
+    found = &entry;
+  }
+  if (found == nullptr) {
+    return error(Code::not_found, "the module has no task named " + std::string(name) +
+                                      ": is the worker's copy older than the program?");
+  }
+  return found;
+}
+
 const troupe_host* host_table = nullptr;
 
 int32_t create_tasks(troupe_context*, uint64_t, const troupe_bytes*, size_t, void** instance,
@@ -41,18 +59,19 @@ int32_t create_tasks(troupe_context*, uint64_t, const troupe_bytes*, size_t, voi
 void call_task_by_name(void*, troupe_call* call, const char* method, uint64_t signature,
                        const troupe_bytes* arguments, size_t argument_count) {
   CallFunction function = nullptr;
+  Status known;
   {
     Registry& entries = registry();
     const std::lock_guard lock{entries.mutex};
-    for (const auto& [address, entry] : entries.tasks) {
-      if (entry.name == method) function = entry.call;
+    if (auto found = find_task(entries, method)) {
+      function = (*found)->call;
+    } else {
+      known = std::move(found).error();
     }
   }
-  if (function == nullptr) {
-    host().call_fail(call, TROUPE_NOT_FOUND,
-                     ("the module has no task named " + std::string(method) +
-                      ": is the worker's copy older than the program?")
-                         .c_str());
+  if (!known) {
+    host().call_fail(call, static_cast<int32_t>(known.error().code()),
+                     known.error().message().c_str());
     return;
   }
   function(nullptr, call, signature, arguments, argument_count);
@@ -95,11 +114,17 @@ void register_class(const troupe_actor_class* table) {
   entries.classes.push_back(table);
 }
 
-std::string_view task_name(const void* function) {
+Result<std::string> task_name(const void* function) {
   Registry& entries = registry();
   const std::lock_guard lock{entries.mutex};
   const auto found = entries.tasks.find(function);
-  return found == entries.tasks.end() ? std::string_view{} : std::string_view{found->second.name};
+  if (found == entries.tasks.end()) {
+    return error(Code::invalid,
+                 "the function is no task: name it in TROUPE_TASK, and build the program with "
+                 "troupe_add_program");
+  }
+  TROUPE_CHECK(find_task(entries, found->second.name));
+  return found->second.name;
 }
 
 const char* class_name(const char* signature) {

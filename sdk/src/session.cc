@@ -145,7 +145,7 @@ void keep_result_refs(std::vector<std::shared_ptr<RefHandle>> refs) {
 
 Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout) {
   SessionImpl& session = *ref.session();
-  TROUPE_TRY(auto bytes, session.run<client::ObjectBytes>(
+  TROUPE_TRY(auto bytes, session.run_waiting<client::ObjectBytes>(
                              [&] { return session.client().get(name_of(ref), timeout); }));
   return Fetched{bytes.bytes, std::move(bytes.keep_alive)};
 }
@@ -189,19 +189,14 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
                                        const void* function, uint64_t signature,
                                        std::vector<ArgumentValue> arguments,
                                        const TaskOptions& options) {
-  const auto name = task_name(function);
-  if (name.empty()) {
-    return make_failed(session,
-                       error(Code::invalid,
-                             "the function is no task: name it in TROUPE_TASK, and build the "
-                             "program with troupe_add_program"));
-  }
+  auto name = task_name(function);
+  if (!name) return make_failed(session, std::move(name).error());
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return make_failed(session, std::move(stored).error());
   }
   client::TaskSpec spec;
   spec.module = module_of(function);
-  spec.function = name;
+  spec.function = std::move(*name);
   spec.signature = signature;
   spec.demand = to_demand(options.resources);
   spec.priority = options.priority;
@@ -241,6 +236,8 @@ Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& sessi
 Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::string module,
                              std::string_view class_name, uint64_t signature,
                              std::vector<ArgumentValue> arguments, const ActorOptions& options) {
+  // A detached actor outlives what this process holds: its arguments stay with the head.
+  if (!options.detached) TROUPE_CHECK(store_large_arguments(session, arguments));
   protocol::ActorSpec spec;
   spec.name = options.name;
   spec.name_space = session->name_space();
@@ -257,7 +254,7 @@ Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::s
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
   TROUPE_TRY(const auto info, session->run<protocol::ActorInfo>([&] {
-    return session->client().create_actor(std::move(spec), control_budget);
+    return session->client().create_actor(std::move(spec), control_budget, std::move(lowered.held));
   }));
   return info.actor;
 }
@@ -300,9 +297,16 @@ Result<ActorStatus> actor_status(const std::shared_ptr<SessionImpl>& session, Ac
 
 Status wait_alive(const std::shared_ptr<SessionImpl>& session, ActorId actor,
                   std::chrono::nanoseconds timeout) {
-  TROUPE_CHECK(session->run<protocol::ActorInfo>(
+  TROUPE_CHECK(session->run_waiting<protocol::ActorInfo>(
       [&] { return session->client().locate_actor(actor, 0, timeout); }));
   return ok();
+}
+
+ThreadWait::ThreadWait() : session_(process_session()) {
+  if (session_) session_->post([client = &session_->client()] { client->begin_wait(); });
+}
+ThreadWait::~ThreadWait() {
+  if (session_) session_->post([client = &session_->client()] { client->end_wait(); });
 }
 
 namespace {
@@ -352,7 +356,7 @@ Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session,
     names.push_back(name_of(*ref));
   }
   const size_t count = std::min(options.count, refs.size());
-  TROUPE_TRY(const auto ready, session->run<std::vector<bool>>([&] {
+  TROUPE_TRY(const auto ready, session->run_waiting<std::vector<bool>>([&] {
     return wait_for(session->client(), std::move(names), count, options.timeout);
   }));
   WaitResult result;
@@ -380,7 +384,7 @@ class ClientItemStream final : public ItemStream {
     session_->post([moved = std::move(stream_)]() mutable { moved.reset(); });
   }
   Result<std::optional<Bytes>> next() override {
-    return session_->run<std::optional<Bytes>>([this] { return stream_->next(); });
+    return session_->run_waiting<std::optional<Bytes>>([this] { return stream_->next(); });
   }
 
  private:
@@ -418,18 +422,22 @@ void spawn_detached(boost::asio::io_context& loop, Function function) {
   boost::asio::co_spawn(loop, std::move(function), boost::asio::detached);
 }
 
+Async<void> end_job(DriverCore& core) {
+  protocol::EndJob end;
+  end.job = core.client->job();
+  end.succeeded = core.failure.empty();
+  end.message = core.failure;
+  auto ended = co_await core.client->ask_head<protocol::Empty>(Method::end_job, end,
+                                                               std::chrono::seconds(2));
+  if (!ended) log::debug("job_not_ended", {{"why", ended.error().message()}});
+}
+
 void shut_down(std::unique_ptr<DriverCore> core) {
   if (core->thread.joinable()) {
     DriverCore* raw = core.get();
     boost::asio::post(raw->real.io(), [raw] {
       spawn_detached(raw->real.io(), [raw]() -> Async<void> {
-        protocol::EndJob end;
-        end.job = raw->client->job();
-        end.succeeded = raw->failure.empty();
-        end.message = raw->failure;
-        auto ended = co_await raw->client->ask_head<protocol::Empty>(Method::end_job, end,
-                                                                     std::chrono::seconds(2));
-        if (!ended) log::debug("job_not_ended", {{"why", ended.error().message()}});
+        if (raw->ends_job) co_await end_job(*raw);
         co_await raw->client->stop();
         raw->real.io().stop();
       });
@@ -563,7 +571,7 @@ Result<Bytes> Session::ask_plugin_actor(ActorId actor, std::string_view method,
   spec.method = method;
   spec.arguments = detail::opaque(std::move(arguments));
   spec.budget = timeout;
-  TROUPE_TRY(const auto reply, impl_->run<client::ObjectBytes>(
+  TROUPE_TRY(const auto reply, impl_->run_waiting<client::ObjectBytes>(
                                    [&] { return impl_->client().call_actor(std::move(spec)); }));
   return Bytes(reply.bytes.begin(), reply.bytes.end());
 }
@@ -579,8 +587,9 @@ Result<Session> connect(const ConnectOptions& options) {
                         state.string()));
   SystemRandom random;
   JobId job = JobId::random(random);
-  if (const char* given = std::getenv("TROUPE_JOB_ID")) {
-    TROUPE_TRY(job, JobId::parse(given));
+  const char* submitted = std::getenv("TROUPE_JOB_ID");  // By `troupe submit`.
+  if (submitted != nullptr) {
+    TROUPE_TRY(job, JobId::parse(submitted));
   }
   for (const std::string& socket : sockets) {
     auto core = detail::start_driver(socket, job);
@@ -588,15 +597,13 @@ Result<Session> connect(const ConnectOptions& options) {
       failure = std::move(core).error();
       continue;
     }
+    (*core)->ends_job = submitted == nullptr;
     auto impl = std::make_shared<detail::SessionImpl>(std::move(*core));
     if (!options.name_space.empty()) impl->set_name_space(options.name_space);
     protocol::BeginJob begin;
     begin.job = job;
     begin.entrypoint = detail::command_line();
-    const char* submitted = std::getenv("TROUPE_JOB_NAME");  // By `troupe submit --name`.
-    begin.name = submitted != nullptr       ? submitted
-                 : options.job_name.empty() ? ::program_invocation_short_name
-                                            : options.job_name;
+    begin.name = options.job_name.empty() ? ::program_invocation_short_name : options.job_name;
     begin.name_space = impl->name_space();
     TROUPE_CHECK(impl->run<protocol::Empty>([&] {
       return impl->client().ask_head<protocol::Empty>(transport::Method::begin_job, begin,

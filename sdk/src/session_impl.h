@@ -19,7 +19,8 @@ struct DriverCore {
   std::unique_ptr<security::Credentials> credentials;
   std::unique_ptr<client::Client> client;
   std::thread thread;
-  std::string failure;  // Why the job failed; empty: it did not.
+  bool ends_job = true;  // False: `troupe submit` does, for its command may be several programs.
+  std::string failure;   // Why the job failed; empty: it did not.
 };
 
 class SessionImpl {
@@ -50,8 +51,18 @@ class SessionImpl {
     post([this, &promise, &make] { spawn(client_.scope(), deliver<T>(make(), promise)); });
     return future.get();
   }
+  // As run(), for what other tasks or actors bring about: a task lends them its cpu meanwhile.
+  template <class T, class Make>
+  Result<T> run_waiting(Make make) {
+    return run<T>([&] { return lend_cpu<T>(client_, make()); });
+  }
 
  private:
+  template <class T>
+  static Async<Result<T>> lend_cpu(client::Client& client, Async<Result<T>> operation) {
+    const client::TaskWait wait{client};
+    co_return co_await std::move(operation);
+  }
   template <class T>
   static Async<void> deliver(Async<Result<T>> operation, std::promise<Result<T>>& promise) {
     // An unwound coroutine must not leave its caller waiting.

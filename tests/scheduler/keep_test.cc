@@ -122,5 +122,21 @@ TEST(Keep, AGangGetsItsNodesTogether) {
   EXPECT_EQ(grants(cluster.apply(GangReleased{make_id<GangId>(2)})), "gang 3@2+2+1+1");
 }
 
+// Seed 71 of SchedulerProperty.ACancelledRequestThatHeldNothingLeavesNoTrace.
+TEST(Keep, NodesAreFreeForAllOnceTheOverdueRequestIsCancelledWhoeverWaitsForTheSame) {
+  for (const bool another_waits : {false, true}) {
+    SCOPED_TRACE(another_waits);
+    Scenario cluster;
+    cluster.node(1, cpus(6));
+    EXPECT_EQ(grants(cluster.lease(1, cpus(5), 2, 2)), "lease 1@1x1");
+    cluster.lease(2, cpus(2), 1, 1);
+    cluster.pass(std::chrono::seconds(11));
+    EXPECT_TRUE(cluster.scheduler.nodes()[0].kept);
+    EXPECT_EQ(grants(cluster.lease(3, cpus(1), 1, 2)), "");
+    if (another_waits) cluster.lease(4, cpus(5), 1, 2);
+    EXPECT_EQ(grants(cluster.apply(Cancelled{make_id<LeaseId>(1)})), "lease 3@1x1");
+  }
+}
+
 }  // namespace
 }  // namespace troupe::scheduler

@@ -28,11 +28,15 @@ std::vector<uint64_t> seeds(uint64_t count) {
 struct ModelNode {
   ResourceVector total;
   ResourceVector left;
+  int64_t cpu_left;  // Below 0 when lent CPU was taken again.
   std::vector<int64_t> device_left;
   bool draining = false;
 
   explicit ModelNode(const ResourceVector& all = {})
-      : total(all), left(all), device_left(static_cast<size_t>(all.gpu_milli / 1000), 1000) {}
+      : total(all),
+        left(all),
+        cpu_left(all.cpu_milli),
+        device_left(static_cast<size_t>(all.gpu_milli / 1000), 1000) {}
 
   bool fits(const ResourceVector& demand) const {
     if (left.cpu_milli < demand.cpu_milli || left.memory_mib < demand.memory_mib) return false;
@@ -47,6 +51,7 @@ struct ModelNode {
 
   void take(const ResourceVector& demand, const Devices& devices) {
     ASSERT_TRUE(subtract(left, demand));
+    use_cpu(demand.cpu_milli);
     int64_t sum = 0;
     for (const DeviceShare& share : devices) {
       ASSERT_LT(share.device, device_left.size());
@@ -60,7 +65,12 @@ struct ModelNode {
   }
   void give_back(const ResourceVector& demand, const Devices& devices) {
     ASSERT_TRUE(add(left, demand));
+    use_cpu(-demand.cpu_milli);
     for (const DeviceShare& share : devices) device_left[share.device] += share.milli;
+  }
+  void use_cpu(int64_t milli) {
+    cpu_left -= milli;
+    left.cpu_milli = std::max<int64_t>(0, cpu_left);
   }
 };
 
@@ -68,6 +78,7 @@ struct ModelRequest {
   std::vector<ResourceVector> bundles;
   uint32_t wanted = 0;  // Units that it should hold or wait for.
   std::map<uint32_t, Placed> held;
+  std::set<uint32_t> lending;  // Of those held.
   std::set<uint32_t> numbers;  // Every unit number ever granted.
   int64_t infeasible_told = 0;
   bool broken = false;  // A gang that lost a node.
@@ -85,11 +96,23 @@ class Model {
     for (const Decision& decision : decisions) std::visit(*this, decision);
   }
   void free(const RequestId& id, uint32_t unit) {
+    lend(id, unit, false);
     ModelRequest& request = requests.at(id);
     const Placed placed = request.held.at(unit);
     request.held.erase(unit);
     if (nodes.count(placed.node) != 0)
       nodes.at(placed.node).give_back(request.demand(unit), placed.devices);
+  }
+  void lend(const RequestId& id, uint32_t unit, bool lends) {
+    ModelRequest& request = requests.at(id);
+    const auto held = request.held.find(unit);
+    if (held == request.held.end()) return;
+    const bool changed =
+        lends ? request.lending.insert(unit).second : request.lending.erase(unit) > 0;
+    const auto node = nodes.find(held->second.node);
+    if (!changed || node == nodes.end()) return;
+    const int64_t cpu_milli = request.demand(unit).cpu_milli;
+    node->second.use_cpu(lends ? -cpu_milli : cpu_milli);
   }
   void drop(const RequestId& id) {
     const auto it = requests.find(id);
@@ -270,6 +293,7 @@ class History {
     if (dice < 81) return LeaseReturned{lease, {}};
     if (held.empty()) return TimePassed{};
     if (dice < 85) return SlotLost{lease, held.begin()->first};
+    if (dice < 93) return SlotWaits{lease, held.begin()->first, random_.chance(0.6)};
     return LeaseReturned{lease, {held.begin()->first}};
   }
   NodeId some_node() {
@@ -345,6 +369,10 @@ class History {
   }
   void meant(const SlotLost& event) {
     if (model_.requests.count(event.lease) != 0) model_.free(event.lease, event.slot);
+  }
+  void meant(const SlotWaits& event) {
+    if (model_.requests.count(event.lease) != 0)
+      model_.lend(event.lease, event.slot, event.waiting);
   }
   void meant(const ActorReleased& event) { model_.drop(event.actor); }
   void meant(const GangReleased& event) { model_.drop(event.gang); }

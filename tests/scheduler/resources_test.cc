@@ -98,11 +98,22 @@ TEST(NodeLedger, TakeExactlyRefusesWhatIsNotFree) {
   EXPECT_FALSE(ledger.take_exactly(gpu(1000), {{0, 500}, {1, 500}}));  // Not whole.
   EXPECT_FALSE(ledger.take_exactly(gpu(2000), {{0, 1000}, {0, 1000}}));
   EXPECT_FALSE(ledger.take_exactly(gpu(1000), {}));
-  EXPECT_FALSE(ledger.take_exactly({.cpu_milli = 1001}, {}));
+  EXPECT_FALSE(ledger.take_exactly({.memory_mib = 1}, {}));
   EXPECT_FALSE(ledger.take_exactly({.custom = {{"disk", 6}}}, {}));
   EXPECT_EQ(ledger.available(), before.available());
   EXPECT_TRUE(ledger.take_exactly(gpu(500), {{1, 500}}));
   EXPECT_FALSE(ledger.take_exactly(gpu(1000), {{1, 1000}}));
+}
+
+// A new head may find more running than there is CPU: some of it waits, and has lent its own.
+TEST(NodeLedger, TakeExactlyOwesTheCpuThatIsNotFree) {
+  NodeLedger ledger({.cpu_milli = 1000});
+  EXPECT_TRUE(ledger.take_exactly({.cpu_milli = 1000}, {}));
+  EXPECT_TRUE(ledger.take_exactly({.cpu_milli = 1000}, {}));
+  ledger.give_back({.cpu_milli = 1000}, {});
+  EXPECT_EQ(ledger.available().cpu_milli, 0);
+  ledger.give_back({.cpu_milli = 1000}, {});
+  EXPECT_EQ(ledger.available().cpu_milli, 1000);
 }
 
 TEST(NodeLedger, CustomAmountsOfZeroNeedNoResource) {

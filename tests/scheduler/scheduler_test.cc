@@ -349,5 +349,35 @@ TEST(Scheduler, DecisionsHaveStableText) {
             "until 31000000000ns: 0[0:0.25]");
 }
 
+TEST(Scheduler, AWaitingSlotLendsItsCpuAndNothingElse) {
+  Scenario cluster;
+  cluster.node(1, {.cpu_milli = 1000, .memory_mib = 100});
+  const ResourceVector half{.cpu_milli = 1000, .memory_mib = 50};
+  EXPECT_EQ(grants(cluster.lease(1, half)), "lease 1@1x1");
+  EXPECT_EQ(grants(cluster.lease(2, half)), "");
+  EXPECT_EQ(grants(cluster.apply(SlotWaits{make_id<LeaseId>(1), 0, true})), "lease 2@1x1");
+  EXPECT_EQ(grants(cluster.apply(SlotWaits{make_id<LeaseId>(1), 0, true})), "");
+  EXPECT_EQ(grants(cluster.lease(3, half)), "");
+  // Both run now: what the second gives back is what the first has taken again.
+  cluster.apply(SlotWaits{make_id<LeaseId>(1), 0, false});
+  EXPECT_EQ(grants(cluster.actor(1, {.memory_mib = 0})), "actor 1@1");
+  EXPECT_EQ(grants(cluster.give_back(2)), "");
+  EXPECT_EQ(grants(cluster.give_back(1)), "lease 3@1x1");
+}
+
+TEST(Scheduler, ALeaseThatEndsWhileItWaitsGivesItsCpuBackOnce) {
+  Scenario cluster;
+  cluster.node(1, cpus(1));
+  cluster.lease(1, cpus(1));
+  cluster.apply(SlotWaits{make_id<LeaseId>(1), 0, true});
+  EXPECT_EQ(grants(cluster.lease(2, cpus(1))), "lease 2@1x1");
+  EXPECT_EQ(grants(cluster.give_back(1)), "");
+  EXPECT_EQ(grants(cluster.lease(3, cpus(1))), "");
+  EXPECT_EQ(grants(cluster.give_back(2)), "lease 3@1x1");
+  cluster.apply(SlotWaits{make_id<LeaseId>(1), 0, false});
+  EXPECT_EQ(grants(cluster.give_back(3)), "");
+  EXPECT_EQ(cluster.scheduler.nodes()[0].available, cpus(1));
+}
+
 }  // namespace
 }  // namespace troupe::scheduler

@@ -148,6 +148,23 @@ TEST(CliSystem, SubmitPassesTheStatusOn) {
   EXPECT_EQ(cluster.troupe({"submit", "--", "/no/such/program"}).status, 127);
 }
 
+TEST(CliSystem, ASubmittedScriptIsOneJobWhateverProgramsItRuns) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  // The pause is longer than a job without its driver lives.
+  const std::string hello = std::string(TROUPE_BIN) + "/hello_task";
+  const std::string script = hello + " && " + hello + " && sleep 3 && " + hello;
+  const Outcome outcome =
+      cluster.troupe({"submit", "--name", "script", "--", "/bin/sh", "-c", script});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(cluster.describe("script", "state"), "succeeded");
+  const std::string failing = hello + "; " + hello + "; exit 3";
+  EXPECT_EQ(cluster.troupe({"submit", "--name", "failing", "--", "/bin/sh", "-c", failing}).status,
+            3);
+  EXPECT_EQ(cluster.describe("failing", "state"), "failed");
+  EXPECT_EQ(cluster.describe("failing", "message"), "the command exited with status 3");
+}
+
 TEST(CliSystem, LogsOfAnActorAreRead) {
   Cluster cluster;
   ASSERT_EQ(cluster.up().status, 0);

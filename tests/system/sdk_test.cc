@@ -74,6 +74,12 @@ TEST_F(SdkSystem, CoroutinesAwaitRefs) {
 TEST_F(SdkSystem, TasksSubmitTasks) {
   check("nested");
 }
+TEST_F(SdkSystem, AProgramThatATaskStartsIsAJobOfItsOwn) {
+  check("subprogram");
+}
+TEST_F(SdkSystem, AnActorsConstructorFindsItsRefsAtEachStart) {
+  check("constructor_refs");
+}
 TEST_F(SdkSystem, ActorsKeepOrderNamesAndRefs) {
   check("actor");
 }
@@ -82,6 +88,15 @@ TEST_F(SdkSystem, AKilledActorRestartsWithinItsLimit) {
 }
 TEST_F(SdkSystem, AKilledTaskIsReportedAsUnknown) {
   check("task_death");
+}
+
+TEST(SdkSystemOfOneCpu, TasksThatWaitLendTheirCpu) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up({"--workers", "1", "--cpus", "1", "--gateway-port", "-1"}).status, 0);
+  for (const char* name : {"nested", "arguments_first"}) {
+    const Outcome outcome = cluster.program("checks", {name});
+    EXPECT_EQ(outcome.status, 0) << name << ": " << outcome.err << outcome.out;
+  }
 }
 
 TEST_F(SdkSystem, DetachedActorsOutliveTheirJob) {

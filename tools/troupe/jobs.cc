@@ -1,5 +1,7 @@
 // `troupe submit`, `deploy`, `undeploy`, `report`, `key create`.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -9,8 +11,10 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <thread>
 
+#include "base/file_descriptor.h"
 #include "protocol/codec.h"
 #include "security/api_keys.h"
 #include "troupe/commands.h"
@@ -31,6 +35,65 @@ Result<std::unique_ptr<Rpc>> connect_head(const StateFolder& folder) {
   return Rpc::connect(folder.head_socket());
 }
 
+// The job of a submitted command, whose programs join it: begun before the command runs, kept while
+// none of its programs is there, ended with the command.
+class SubmittedJob {
+ public:
+  SubmittedJob(StateFolder folder, protocol::BeginJob job)
+      : folder_(std::move(folder)), job_(std::move(job)) {}
+
+  // Begins the job, or says again that it goes on: a head that was restarted waits for that.
+  Status keep() {
+    TROUPE_CHECK(ask(Method::begin_job, job_));
+    return ok();
+  }
+  void end(bool succeeded, std::string message) {
+    const auto ended =
+        ask(Method::end_job, protocol::EndJob{job_.job, succeeded, std::move(message)});
+    if (!ended) log::debug("job_not_ended", {{"why", ended.error().message()}});
+  }
+
+ private:
+  template <class Request>
+  Result<Empty> ask(Method method, const Request& request) {
+    if (!head_) {
+      TROUPE_TRY(head_, connect_head(folder_));
+    }
+    auto answer = head_->ask<Empty>(method, request, std::chrono::seconds(5));
+    if (!answer) head_.reset();
+    return answer;
+  }
+
+  StateFolder folder_;
+  protocol::BeginJob job_;
+  std::unique_ptr<Rpc> head_;
+};
+
+// Starts the command in our process group, so that Ctrl-C reaches it by itself. It runs once `gate`
+// was written to, and never if that is closed.
+Result<pid_t> start_behind_gate(std::vector<std::string> command, FileDescriptor& gate) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return error(Code::exhausted, "pipe: out of descriptors");
+  FileDescriptor opened{ends[0]};
+  gate = FileDescriptor{ends[1]};
+  std::vector<char*> argv;
+  for (std::string& argument : command) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  const pid_t pid = ::fork();
+  if (pid < 0) return error(Code::exhausted, std::string("fork: ") + std::strerror(errno));
+  if (pid > 0) return pid;
+  gate.reset();
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  ::signal(SIGINT, SIG_DFL);
+  char go = 0;
+  if (::read(opened.get(), &go, 1) != 1) ::_exit(127);
+  ::execvp(argv[0], argv.data());
+  std::fprintf(stderr, "troupe: cannot run %s: %s\n", argv[0], std::strerror(errno));
+  ::_exit(127);
+}
+
 }  // namespace
 
 int run_submit(const CommonOptions& common, const SubmitOptions& options) {
@@ -38,38 +101,43 @@ int run_submit(const CommonOptions& common, const SubmitOptions& options) {
   auto record = folder.read_record();
   if (!record) return fail(record.error());
   SystemRandom random;
-  const JobId job = JobId::random(random);
+  protocol::BeginJob begin;
+  begin.job = JobId::random(random);
+  begin.name = options.name.empty()
+                   ? std::filesystem::path(options.command.front()).filename().string()
+                   : options.name;
+  begin.entrypoint = fmt::format("{}", fmt::join(options.command, " ")).substr(0, 4096);
+  begin.name_space = "default";
   ::setenv("TROUPE_STATE", folder.path().c_str(), 1);
-  ::setenv("TROUPE_JOB_ID", job.to_string().c_str(), 1);
-  if (!options.name.empty()) ::setenv("TROUPE_JOB_NAME", options.name.c_str(), 1);
-  // The driver is in our process group, so Ctrl-C reaches it by itself: it ends its job.
+  ::setenv("TROUPE_JOB_ID", begin.job.to_string().c_str(), 1);
   ::signal(SIGINT, SIG_IGN);
-  const pid_t pid = ::fork();
-  if (pid < 0) return fail(error(Code::exhausted, std::string("fork: ") + std::strerror(errno)));
-  if (pid == 0) {
-    ::signal(SIGINT, SIG_DFL);
-    std::vector<std::string> arguments = options.command;
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    ::execvp(argv[0], argv.data());
-    std::fprintf(stderr, "troupe: cannot run %s: %s\n", argv[0], std::strerror(errno));
-    ::_exit(127);
+  sigset_t child_ended;
+  ::sigemptyset(&child_ended);
+  ::sigaddset(&child_ended, SIGCHLD);
+  ::sigprocmask(SIG_BLOCK, &child_ended, nullptr);  // For sigtimedwait.
+  FileDescriptor gate;
+  auto started = start_behind_gate(options.command, gate);
+  if (!started) return fail(started.error());
+  ::signal(SIGPIPE, SIG_IGN);
+  SubmittedJob job{folder, std::move(begin)};
+  auto begun = job.keep();
+  if (begun && ::write(gate.get(), "\n", 1) != 1) {
+    begun = error(Code::internal, "the command ended before it began");
   }
+  gate.reset();
   int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  while (::waitpid(*started, &status, WNOHANG) == 0) {
+    const timespec kept_every{.tv_sec = 1, .tv_nsec = 0};
+    if (::sigtimedwait(&child_ended, nullptr, &kept_every) >= 0) continue;
+    if (auto kept = job.keep(); !kept) log::debug("job_not_kept", {{"why", kept.error()}});
   }
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return 0;
-  const std::string how =
-      WIFSIGNALED(status) ? fmt::format("the driver was ended by signal {}", WTERMSIG(status))
-                          : fmt::format("the driver exited with status {}", WEXITSTATUS(status));
-  if (auto head = connect_head(folder)) {
-    protocol::EndJob end;
-    end.job = job;
-    end.message = how;
-    // A driver that never joined has no job to end.
-    auto ended = (*head)->ask<Empty>(Method::end_job, end, std::chrono::seconds(5));
-    if (!ended) log::debug("job_not_ended", {{"why", ended.error().message()}});
+  if (!begun) return fail(begun.error());
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+    job.end(true, "");
+  } else if (WIFEXITED(status)) {
+    job.end(false, fmt::format("the command exited with status {}", WEXITSTATUS(status)));
+  } else {
+    job.end(false, fmt::format("the command was ended by signal {}", WTERMSIG(status)));
   }
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

@@ -73,8 +73,8 @@ int main(int argc, char** argv) {
   logs_command->callback([&] { status = run_logs(common, id, follow); });
 
   SubmitOptions submit;
-  auto* submit_command =
-      app.add_subcommand("submit", "Run a driver program as a job: submit -- CMD ARGS");
+  auto* submit_command = app.add_subcommand(
+      "submit", "Run a command, and its SDK programs, as a job: submit -- CMD ARGS");
   add_common(*submit_command, common);
   submit_command->add_option("--name", submit.name, "The job's name");
   submit_command->add_option("command", submit.command)->required();

@@ -43,7 +43,11 @@ class Coroutine {
 
   T get() {
     std::unique_lock lock{state_->mutex};
-    state_->changed.wait(lock, [this] { return state_->value || state_->thrown; });
+    const auto done = [this] { return state_->value || state_->thrown; };
+    if (!done()) {
+      const detail::ThreadWait wait;
+      state_->changed.wait(lock, done);
+    }
     if (state_->thrown) std::rethrow_exception(state_->thrown);
     return std::move(*state_->value);
   }

@@ -6,8 +6,10 @@
 //   class Counter { public: explicit Counter(int start); int add(int n); };
 //   TROUPE_ACTOR(Counter(int), add);            // The constructor, then the methods.
 //
-// At namespace scope, in the namespace of the function or class. Build the program with
-// troupe_add_program (CMake), so that workers can load it.
+// At namespace scope, in the namespace of the function or class. Tasks go by the name that stands
+// in TROUPE_TASK, so two functions of a program need two names there: TROUPE_TASK(a::step) outside
+// of `a` is another than TROUPE_TASK(step). Build the program with troupe_add_program (CMake), so
+// that workers can load it.
 #pragma once
 
 #include "troupe/invoke.h"
@@ -20,8 +22,9 @@ using CallFunction = void (*)(void* instance, troupe_call*, uint64_t signature,
 // Called by static initialisers of a module. `function` is the address that submit() is given.
 void register_task(const char* name, const void* function, CallFunction call);
 void register_class(const troupe_actor_class* table);
-// The registered name of a task function; empty if there is none.
-std::string_view task_name(const void* function);
+// The registered name of a task function. Errors: invalid (it is no task, or another function has
+// that name, too).
+Result<std::string> task_name(const void* function);
 // "Counter" of "Counter(int)"; lives as long as the process.
 const char* class_name(const char* signature);
 // The shared object that holds `address`.

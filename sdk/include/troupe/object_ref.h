@@ -43,6 +43,18 @@ Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout);
 // Calls back on a thread of the session's, once.
 void fetch_later(std::shared_ptr<RefHandle> ref, std::function<void(Result<Fetched>)> done);
 
+// While it lives this thread waits for other tasks; if it belongs to a task, they may have its cpu.
+class ThreadWait {
+ public:
+  ThreadWait();
+  ThreadWait(const ThreadWait&) = delete;
+  ThreadWait& operator=(const ThreadWait&) = delete;
+  ~ThreadWait();
+
+ private:
+  std::shared_ptr<SessionImpl> session_;  // Of a process that hosts tasks; null in a driver.
+};
+
 template <class T>
 Result<T> decode_value(const Result<Fetched>& fetched, std::shared_ptr<SessionImpl> session) {
   if (!fetched) return fetched.error();
@@ -83,12 +95,16 @@ class ObjectRef {
     }
   }
 
-  // co_await ref gives Result<T>. The coroutine goes on on a thread of the session's.
+  // co_await ref gives Result<T>, of an empty ref at once. The coroutine goes on on a thread of the
+  // session's.
   auto operator co_await() const {
     struct Awaiter {
       std::shared_ptr<detail::RefHandle> handle;
       std::optional<Result<detail::Fetched>> fetched = std::nullopt;
-      bool await_ready() const { return false; }
+      bool await_ready() {
+        if (!handle) fetched.emplace(error(Code::invalid, "an empty ref"));
+        return !handle;
+      }
       void await_suspend(std::coroutine_handle<> waiting) {
         detail::fetch_later(handle, [this, waiting](Result<detail::Fetched> got) {
           fetched.emplace(std::move(got));
@@ -100,7 +116,7 @@ class ObjectRef {
           if (!*fetched) return std::move(*fetched).error();
           return ok();
         } else {
-          return detail::decode_value<T>(*fetched, handle->session());
+          return detail::decode_value<T>(*fetched, handle ? handle->session() : nullptr);
         }
       }
     };

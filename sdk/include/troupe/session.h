@@ -8,7 +8,9 @@
 
 namespace troupe {
 
-// Amounts that a task or actor holds while it runs.
+// Amounts that a task or actor holds while it runs. A task that waits (for a ref, an actor, or its
+// own arguments) lends its cpu to others until it goes on, so it may wait for tasks that it
+// submitted; its gpu and memory it keeps, and an actor keeps all.
 struct Resources {
   double cpu = 1;
   double gpu = 0;         // A fraction shares one device; whole numbers get whole devices.
@@ -138,7 +140,8 @@ class ActorRef {
 
 // A connection to a cluster and the owner of every ref made through it. Thread-safe. When the last
 // Session and ref of a driver is gone, its job ends: unfinished tasks are cancelled, its actors
-// end; detached actors live on.
+// end; detached actors live on. The programs that one `troupe submit` runs are one job, which ends
+// with the submitted command. A program that a task starts is a job of its own.
 class Session {
  public:
   explicit Session(std::shared_ptr<detail::SessionImpl> impl) : impl_(std::move(impl)) {}
@@ -203,7 +206,10 @@ class Session {
   }
 
   // Makes an actor: session.create<Counter>({.name = "c"}, 5). Returns once the head has promised
-  // it. Errors: conflict (the name is taken), invalid, unavailable.
+  // it. Refs among the arguments, and arguments above 64 KiB, live in this session until the actor
+  // is dead: restarts read them again. Of a detached actor, which may outlive the session, such
+  // refs are lost with it, and plain arguments have at most 1 MiB together. Errors: conflict (the
+  // name is taken), invalid, unavailable, exhausted (the store is full).
   template <class A, class... Args>
   Result<ActorRef<A>> create(const ActorOptions& options, Args&&... arguments) const {
     using Traits = decltype(troupe_constructor(static_cast<A*>(nullptr)));
@@ -244,6 +250,7 @@ class Session {
 
   JobId job() const;
   // Ends the job as failed with this reason, rather than as succeeded, when the session closes.
+  // Under `troupe submit` the exit status of the command decides instead.
   void fail_job(std::string_view reason) const;
 
   const std::shared_ptr<detail::SessionImpl>& impl() const { return impl_; }

@@ -1,9 +1,13 @@
 // A driver that checks the SDK from inside a real cluster: `checks NAME` exits 0 if NAME holds.
+#include <poll.h>
 #include <signal.h>
 #include <troupe/troupe.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -68,12 +72,23 @@ int64_t sum_refs(const std::vector<ObjectRef<int64_t>>& refs) {
   return total;
 }
 TROUPE_TASK(sum_refs);
+// Counts its leaves. Each level waits in another way.
+int64_t fan_out(int64_t depth);
+troupe::Coroutine<int64_t> await_two(troupe::Session session, int64_t depth) {
+  const auto left = session.submit(fan_out, depth);
+  const auto right = session.submit(fan_out, depth);
+  const int64_t first = (co_await left).value();
+  const int64_t second = (co_await right).value();
+  co_return first + second;
+}
 int64_t fan_out(int64_t depth) {
   if (depth == 0) return 1;
   const auto session = troupe::connect().value();
-  auto left = session.submit(fan_out, depth - 1);
-  auto right = session.submit(fan_out, depth - 1);
-  return left.get().value() + right.get().value();
+  if (depth == 1) return await_two(session, 0).get();
+  const std::vector<ObjectRef<int64_t>> refs{session.submit(fan_out, depth - 1),
+                                             session.submit(fan_out, depth - 1)};
+  if (depth == 2) session.wait(refs, {.count = 2}).value();
+  return refs[0].get().value() + refs[1].get().value();
 }
 TROUPE_TASK(fan_out);
 std::vector<ObjectRef<int64_t>> give_refs(int64_t count) {
@@ -92,10 +107,49 @@ int die_by_signal() {
   return 0;
 }
 TROUPE_TASK(die_by_signal);
+void run_while_exists(const std::string& path) {
+  while (std::filesystem::exists(path)) ::poll(nullptr, 0, 5);
+}
+TROUPE_TASK(run_while_exists);
+// What `program name` prints.
+std::string run_program(const std::string& program, const std::string& name) {
+  std::string printed;
+  FILE* const output = ::popen((program + " " + name).c_str(), "r");
+  char buffer[256];
+  while (std::fgets(buffer, sizeof buffer, output) != nullptr) printed += buffer;
+  ::pclose(output);
+  return printed;
+}
+TROUPE_TASK(run_program);
 int process_id() {
   return ::getpid();
 }
 TROUPE_TASK(process_id);
+
+namespace twins {
+namespace left {
+int which() {
+  return 1;
+}
+TROUPE_TASK(which);
+}  // namespace left
+namespace right {
+int which() {
+  return 2;
+}
+TROUPE_TASK(which);
+int other() {
+  return 3;
+}
+}  // namespace right
+namespace left {
+int other() {
+  return 4;
+}
+}  // namespace left
+}  // namespace twins
+TROUPE_TASK(twins::left::other);
+TROUPE_TASK(twins::right::other);
 
 class Ledger {
  public:
@@ -122,6 +176,19 @@ class Ledger {
 using MakeLedger = Ledger(std::string, int64_t);
 TROUPE_ACTOR(MakeLedger, deposit, owner, log, crash, read_ref, read_kept);
 
+class Archive {
+ public:
+  Archive(int64_t first, const Numbers& numbers, const std::vector<ObjectRef<int64_t>>& refs)
+      : total_(first + sum(numbers) + sum_refs(refs)) {}
+  int64_t total() const { return total_; }
+  void crash() { ::kill(::getpid(), SIGKILL); }
+
+ private:
+  int64_t total_;
+};
+using MakeArchive = Archive(int64_t, Numbers, std::vector<ObjectRef<int64_t>>);
+TROUPE_ACTOR(MakeArchive, total, crash);
+
 namespace {
 
 void check_tasks(const troupe::Session& session) {
@@ -146,6 +213,13 @@ void check_errors(const troupe::Session& session) {
   REQUIRE(!thrown.error().where().empty());
   REQUIRE(session.submit(odd_only, 3).get().value() == 3);
   REQUIRE(session.submit(odd_only, 4).get().error().code() == Code::conflict);
+  // Of two tasks with one name neither is run for the other.
+  const auto twin = session.submit(twins::left::which).get();
+  REQUIRE(twin.error().code() == Code::invalid);
+  REQUIRE(twin.error().message().find("which") != std::string::npos);
+  REQUIRE(session.submit(twins::right::which).get().error().code() == Code::invalid);
+  REQUIRE(session.submit(twins::left::other).get().value() == 4);
+  REQUIRE(session.submit(twins::right::other).get().value() == 3);
   // An error flows through dependent tasks.
   auto failed = session.submit(odd_only, 4);
   const auto late = session.submit(wait_for_ever).get(std::chrono::milliseconds(200));
@@ -190,14 +264,65 @@ troupe::Coroutine<int64_t> chain(troupe::Session session) {
   co_return total;
 }
 
+troupe::Coroutine<Code> await_empty_refs() {
+  const ObjectRef<int64_t> number;
+  const ObjectRef<void> nothing;
+  const auto first = co_await number;
+  const auto second = co_await nothing;
+  co_return first || second.error().code() != first.error().code() ? Code::ok
+                                                                   : first.error().code();
+}
+
 void check_coroutine(const troupe::Session& session) {
   REQUIRE(chain(session).get() == 10);
+  REQUIRE(await_empty_refs().get() == Code::invalid);
 }
 
 void check_nested(const troupe::Session& session) {
-  REQUIRE(
-      session.submit(troupe::TaskOptions{.resources = {.cpu = 0.1}}, fan_out, 0).get().value() ==
-      1);
+  REQUIRE(session.submit(fan_out, 3).get(std::chrono::seconds(60)).value() == 8);
+}
+
+// On one cpu: the more urgent task starts first, and waits for what the other one gives.
+void check_arguments_first(const troupe::Session& session) {
+  char path[] = "/tmp/troupe-hold-XXXXXX";
+  ::close(::mkstemp(path));
+  const auto first = session.submit(run_while_exists, path);
+  const auto numbers = session.submit(troupe::TaskOptions{.priority = -1}, make_numbers, 4);
+  const std::vector total{session.submit(troupe::TaskOptions{.priority = 1}, sum, numbers)};
+  // Both wait at the head for the cpu by then, and if not, this shows nothing but breaks nothing.
+  const auto early = session.wait(total, {.timeout = std::chrono::milliseconds(300)});
+  REQUIRE(early.value().ready.empty());
+  ::unlink(path);
+  REQUIRE(total[0].get(std::chrono::seconds(60)).value() == 6);
+}
+
+// A program that a task starts ends its own job, not that of the task.
+void check_subprogram(const troupe::Session& session) {
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
+  const std::string printed = session.submit(run_program, self, "job").get().value();
+  REQUIRE(printed.ends_with("\nok\n"));
+  REQUIRE(!printed.starts_with(session.job().to_string()));
+  REQUIRE(session.submit(add, 1, 1).get().value() == 2);
+}
+
+void check_job(const troupe::Session& session) {
+  REQUIRE(session.submit(add, 1, 1).get().value() == 2);
+  std::cout << session.job().to_string() << "\n";
+}
+
+void check_constructor_refs(const troupe::Session& session) {
+  const Numbers big = make_numbers(300'000);  // 2.4 MB: more than a message may have.
+  const auto made = [&] {
+    // The head answers before the process starts: these refs are gone by then.
+    return session
+        .create<Archive>({.max_restarts = 1}, session.put(int64_t{7}).value(), big,
+                         std::vector{session.put(int64_t{8}).value()})
+        .value();
+  };
+  const auto archive = made();
+  REQUIRE(archive.call<&Archive::total>().get().value() == 15 + sum(big));
+  REQUIRE(archive.call<&Archive::crash>().get().error().code() == Code::outcome_unknown);
+  REQUIRE(archive.call<&Archive::total>().get().value() == 15 + sum(big));
 }
 
 void check_actor(const troupe::Session& session) {
@@ -274,6 +399,10 @@ int main(int argc, char** argv) try {
       {"wait_and_cancel", check_wait_and_cancel},
       {"coroutine", check_coroutine},
       {"nested", check_nested},
+      {"arguments_first", check_arguments_first},
+      {"subprogram", check_subprogram},
+      {"job", check_job},
+      {"constructor_refs", check_constructor_refs},
       {"actor", check_actor},
       {"restart", check_restart},
       {"task_death", check_task_death},
