@@ -90,7 +90,7 @@ class FakeHead : public FakeServer {
   std::optional<Error> renew_failure;
   bool silent = false;        // Answers nothing until told.
   protocol::ActorInfo actor;  // Where the one actor lives.
-  std::vector<protocol::ProcessAddress> free_slots;
+  std::deque<protocol::ProcessAddress> free_slots;
   std::vector<protocol::ActorSpec> created;
   std::vector<protocol::RequestLease> leases;
   std::vector<protocol::RenewLease> renewed;
@@ -128,7 +128,7 @@ class FakeHead : public FakeServer {
     granted.quantum_us = 3'000'000;
     while (!free_slots.empty() && granted.slots.size() < request.slots) {
       granted.slots.push_back({free_slots.front()});
-      free_slots.erase(free_slots.begin());
+      free_slots.pop_front();
     }
     co_return granted;
   }
