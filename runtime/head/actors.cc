@@ -512,6 +512,11 @@ void Actors::node_registered(const protocol::RegisterNode& node) {
   }
   for (const auto& [id, running] : listed) {
     log::info("stale_actor_stopped", {{"actor", id}, {"incarnation", running->incarnation}});
+    // What a dead one holds is free once its process has stopped, under a new head as well.
+    const Actor* actor = find(id);
+    const bool dead_here =
+        actor != nullptr && actor->state == ActorState::dead && actor->info().address.node == here;
+    if (dead_here) adopt_resources(*actor);
     spawn(scope_, stop(id, running->incarnation, here, 0));
   }
 }
