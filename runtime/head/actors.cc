@@ -267,6 +267,11 @@ protocol::ActorInfo Actors::describe(const Actor& actor) const {
   return info;
 }
 
+bool Actors::waits_for_room(const Actor& actor) const {
+  return actor.state == ActorState::pending &&
+         placement_.view().explain(actor.info().actor).state == scheduler::RequestState::pending;
+}
+
 void Actors::request_placement(const Actor& actor, bool restart) {
   placement_.apply(request_of(actor.spec(), restart));
 }

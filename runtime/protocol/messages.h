@@ -483,7 +483,7 @@ struct DeploymentSpec {
 
 struct DeploymentInfo {
   DeploymentSpec spec;
-  std::string state;  // starting, ready, degraded, failed.
+  std::string state;  // starting, ready, updating, degraded, failed.
   std::string reason;
   std::vector<ActorInfo> replicas;
   uint64_t version = 0;
