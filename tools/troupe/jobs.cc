@@ -24,15 +24,6 @@ namespace json = boost::json;
 using protocol::Empty;
 using transport::Method;
 
-namespace {
-
-Result<std::unique_ptr<Rpc>> connect_head(const StateFolder& folder) {
-  TROUPE_TRY(const auto record, folder.read_record());
-  return Rpc::connect(folder.head_socket());
-}
-
-}  // namespace
-
 int run_submit(const CommonOptions& common, const SubmitOptions& options) {
   const StateFolder folder{common.state};
   auto record = folder.read_record();

@@ -123,19 +123,6 @@ Result<Everything> ask_everything(Rpc& head) {
   return all;
 }
 
-Result<std::unique_ptr<Rpc>> connect_head(const StateFolder& folder) {
-  TROUPE_TRY(const auto record, folder.read_record());
-  auto head = Rpc::connect(folder.head_socket());
-  if (!head && head.error().code() == Code::unavailable) {
-    return error(
-        Code::unavailable,
-        fmt::format("the head of the cluster in {} does not answer ({}): see {}/head.log, and "
-                    "'troupe down' ends what is left",
-                    folder.path().string(), head.error().message(), folder.logs().string()));
-  }
-  return head;
-}
-
 bool matches(const RawId& id, const std::string& name, const std::string& wanted) {
   return (!name.empty() && name == wanted) ||
          (wanted.size() >= 4 && id.to_string().starts_with(wanted));

@@ -12,6 +12,7 @@
 #include "security/credentials.h"
 #include "troupe/commands.h"
 #include "troupe/daemon_process.h"
+#include "security/private_files.h"
 #include "troupe/rpc.h"
 #include "troupe/version.h"
 #include "worker/machine.h"
@@ -173,7 +174,7 @@ class Starter {
     }
     SystemRandom random;
     const std::string id = NodeId::random(random).to_string();
-    TROUPE_CHECK(write_private_file(path, id));
+    TROUPE_CHECK(security::write_private_file(path, id));
     return id;
   }
 
@@ -198,7 +199,7 @@ class Starter {
     }
     SystemRandom random;
     TROUPE_TRY(const auto text, keys.create("local", security::Scope::admin, wall_now(), random));
-    return write_private_file(folder_.gateway_key(), text + "\n");
+    return security::write_private_file(folder_.gateway_key(), text + "\n");
   }
 
   Status wait_for_nodes() {
