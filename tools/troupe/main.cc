@@ -113,7 +113,7 @@ int main(int argc, char** argv) {
   key_command->require_subcommand(1);
   add_common(*key_create, common);
   key_create->add_option("name", name)->required();
-  key_create->add_flag("--admin", admin, "May also administer");
+  key_create->add_flag("--admin", admin, "May also read /metrics and the statistics of all models");
   key_create->callback([&] { status = run_key_create(common, name, admin); });
 
   auto* version_command = app.add_subcommand("version", "Print the version");
