@@ -139,6 +139,8 @@ int main(int argc, char** argv) {
     command->add_option("--store-mib", daemon.store_mib);
     command->callback([&, run] { status = run(common, daemon); });
   };
+    command->add_option("--first-gpu", daemon.first_gpu, "The machine's number of the first");
+    command->add_option("--memory-mib", daemon.memory_mib, "Memory of this worker");
   add_daemon("head", "The head", &run_head);
   add_daemon("worker", "A worker", &run_worker);
   add_daemon("gateway", "The gateway", &run_gateway);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <filesystem>
+#include <cmath>
 #include <thread>
 
 #include "protocol/messages.h"
@@ -137,26 +138,37 @@ class Starter {
   }
 
   Status start_workers() {
+  // How far apart the workers' first GPUs lie. Who gives the workers more than there are lets them
+  // share the first ones.
+  int gpu_stride(uint32_t devices, double gpus) const {
+    const double each = std::ceil(gpus);
+    const bool enough = devices == 0 || each * options_.workers <= devices;
+    return enough ? static_cast<int>(each) : 0;
+  }
+
     const double count = std::max(options_.workers, 1);
     const double cores = static_cast<double>(worker::detect_cpu_milli("/")) / 1000;
     const double cpus = options_.cpus > 0 ? options_.cpus : cores / count;
     const uint32_t devices = worker::detect_gpus("/");
     const double gpus = options_.gpus >= 0 ? options_.gpus : std::floor(devices / count);
-    const uint64_t memory_mib = worker::detect_memory_bytes("/") >> 20;
-    const uint64_t store_mib =
-        options_.store_mib > 0 ? options_.store_mib : memory_mib / 4 / static_cast<uint64_t>(count);
+    const int gpus_apart = gpu_stride(devices, gpus);
+    const uint64_t memory_mib =
+        (worker::detect_memory_bytes("/") >> 20) / static_cast<uint64_t>(count);
+    const uint64_t store_mib = options_.store_mib > 0 ? options_.store_mib : memory_mib / 4;
     std::vector<StartedDaemon> started;
     for (int i = 0; i < options_.workers; ++i) {
       const std::string name = fmt::format("worker-{}", i);
       TROUPE_TRY(const auto node, node_id(name));
       TROUPE_CHECK(issue(name, security::Role::node, node));
-      TROUPE_TRY(auto daemon,
-                 launch("worker", name,
-                        {"--host", host, "--head", fmt::format("{}:{}", host, record_.head_port),
-                         "--node", node, "--worker-socket", folder_.sockets() / (name + ".sock"),
-                         "--cpus", fmt::format("{}", cpus), "--gpus", fmt::format("{}", gpus),
-                         "--store-mib", fmt::format("{}", store_mib)},
-                        {}));
+      TROUPE_TRY(
+          auto daemon,
+          launch("worker", name,
+                 {"--host", host, "--head", fmt::format("{}:{}", host, record_.head_port), "--node",
+                  node, "--worker-socket", folder_.sockets() / (name + ".sock"), "--cpus",
+                  fmt::format("{}", cpus), "--gpus", fmt::format("{}", gpus), "--first-gpu",
+                  fmt::format("{}", i * gpus_apart), "--memory-mib", fmt::format("{}", memory_mib),
+                  "--store-mib", fmt::format("{}", store_mib)},
+                 {}));
       started.push_back(std::move(daemon));
     }
     for (StartedDaemon& daemon : started) {
