@@ -163,6 +163,8 @@ Async<Result<protocol::ActorInfo>> Actors::create(protocol::ActorSpec spec) {
   info.class_name = spec.class_name;
   info.incarnation = 1;
   info.deployment = spec.deployment;
+  info.created_unix_us = static_cast<uint64_t>(environment_.clock.wall_now().time_since_epoch() /
+                                               std::chrono::microseconds(1));
   if (!spec.name.empty()) names_[{spec.name_space, spec.name}] = id;
   actor.stored.record.spec = std::move(spec);
   log::info("actor_created", {{"actor", id}, {"job", info.job}, {"name", info.name}});

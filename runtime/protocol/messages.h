@@ -250,6 +250,7 @@ struct ActorInfo {
   uint32_t pid = 0;
   std::string reason;  // Why it is pending or dead.
   std::string deployment;
+  uint64_t created_unix_us = 0;
 };
 
 struct GetActor {
