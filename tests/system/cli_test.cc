@@ -16,6 +16,18 @@ namespace troupe::test {
 namespace {
 
 TEST(CliSystem, ExitCodesTellWhatKindOfTroubleItWas) {
+// The pid of the process of this cluster that runs `troupe COMMAND`; 0 if there is none.
+int pid_of(const Cluster& cluster, const std::string& command) {
+  for (const int pid : cluster.processes()) {
+    std::ifstream arguments{"/proc/" + std::to_string(pid) + "/cmdline", std::ios::binary};
+    std::string program, first;
+    std::getline(arguments, program, '\0');
+    std::getline(arguments, first, '\0');
+    if (first == command) return pid;
+  }
+  return 0;
+}
+
   Cluster cluster;
   EXPECT_EQ(cluster.troupe({"version"}).status, 0);
   EXPECT_EQ(cluster.troupe({"no-such-command"}).status, 2);
@@ -159,3 +171,54 @@ TEST(CliSystem, LogsOfAnActorAreRead) {
 
 }  // namespace
 }  // namespace troupe::test
+TEST(CliSystem, LogsOfANameAreThoseOfTheActorThatLives) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  constexpr int rounds = 4;
+  for (int round = 1; round <= rounds; ++round) {
+    ASSERT_EQ(cluster.program("checks", {"detached"}).status, 0);
+    const auto actors = boost::json::parse(cluster.troupe({"list", "actors", "-o", "json"}).out);
+    std::string id;
+    int pid = 0;
+    for (const auto& actor : actors.as_array()) {
+      if (actor.at("state").as_string() != "alive") continue;
+      id = actor.at("id").as_string();
+      pid = actor.at("pid").to_number<int>();
+    }
+    ASSERT_GT(pid, 0);
+    const std::string mark = "of round " + std::to_string(round);
+    std::ofstream{"/proc/" + std::to_string(pid) + "/fd/1", std::ios::app} << mark << std::endl;
+    const Outcome log = cluster.troupe({"logs", "for-ever"});
+    EXPECT_NE(log.out.find(mark), std::string::npos) << log.out << log.err;
+    ::kill(pid, SIGKILL);
+    EXPECT_TRUE(eventually([&] {
+      return cluster.troupe({"describe", id}).out.find("dead") != id.npos;
+    }));
+  }
+  // Of those that are dead, the latest.
+  const Outcome log = cluster.troupe({"logs", "for-ever"});
+  EXPECT_NE(log.out.find("of round " + std::to_string(rounds)), std::string::npos)
+      << log.out << log.err;
+}
+
+TEST(CliSystem, LogsOfANodeAreFoundByItsId) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  const Outcome log = cluster.troupe({"logs", cluster.describe("worker-1", "id")});
+  EXPECT_EQ(log.status, 0) << log.err;
+  EXPECT_NE(log.out.find("ready"), std::string::npos) << log.out;
+}
+
+TEST(CliSystem, AHungGatewayIsReportedInTime) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  const int gateway = pid_of(cluster, "gateway");
+  ASSERT_GT(gateway, 0);
+  ::kill(gateway, SIGSTOP);
+  const Outcome report = run({std::string(TROUPE_BIN) + "/troupe", "report", "nobody"},
+                             cluster.variables(), std::chrono::seconds(30));
+  ::kill(gateway, SIGCONT);
+  EXPECT_EQ(report.status, 6) << report.err;
+  EXPECT_NE(report.err.find("gateway"), std::string::npos) << report.err;
+}
+
