@@ -1,5 +1,6 @@
 // `troupe`: the command line and the daemons of a cluster.
 #include <fmt/format.h>
+#include <signal.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -26,6 +27,8 @@ void add_common(CLI::App& command, CommonOptions& common) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // A file that may not grow further (ulimit -f) is an error, which is reported, like a full disk.
+  ::signal(SIGXFSZ, SIG_IGN);
   CLI::App app{"Troupe: a distributed actor runtime"};
   app.require_subcommand(1);
   CommonOptions common;
@@ -136,11 +139,11 @@ int main(int argc, char** argv) {
     command->add_option("--worker-socket", daemon.worker_socket);
     command->add_option("--cpus", daemon.cpus);
     command->add_option("--gpus", daemon.gpus);
+    command->add_option("--first-gpu", daemon.first_gpu, "The machine's number of the first");
+    command->add_option("--memory-mib", daemon.memory_mib, "Memory of this worker");
     command->add_option("--store-mib", daemon.store_mib);
     command->callback([&, run] { status = run(common, daemon); });
   };
-    command->add_option("--first-gpu", daemon.first_gpu, "The machine's number of the first");
-    command->add_option("--memory-mib", daemon.memory_mib, "Memory of this worker");
   add_daemon("head", "The head", &run_head);
   add_daemon("worker", "A worker", &run_worker);
   add_daemon("gateway", "The gateway", &run_gateway);

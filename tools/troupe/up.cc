@@ -1,19 +1,20 @@
 // `troupe up` and `troupe down`.
 #include <fmt/format.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <boost/json.hpp>
-#include <filesystem>
 #include <cmath>
+#include <filesystem>
 #include <thread>
 
 #include "protocol/messages.h"
 #include "security/api_keys.h"
 #include "security/authority.h"
 #include "security/credentials.h"
+#include "security/private_files.h"
 #include "troupe/commands.h"
 #include "troupe/daemon_process.h"
-#include "security/private_files.h"
 #include "troupe/rpc.h"
 #include "troupe/version.h"
 #include "worker/machine.h"
@@ -137,7 +138,6 @@ class Starter {
     return folder_.write_record(record_);
   }
 
-  Status start_workers() {
   // How far apart the workers' first GPUs lie. Who gives the workers more than there are lets them
   // share the first ones.
   int gpu_stride(uint32_t devices, double gpus) const {
@@ -146,6 +146,7 @@ class Starter {
     return enough ? static_cast<int>(each) : 0;
   }
 
+  Status start_workers() {
     const double count = std::max(options_.workers, 1);
     const double cores = static_cast<double>(worker::detect_cpu_milli("/")) / 1000;
     const double cpus = options_.cpus > 0 ? options_.cpus : cores / count;
@@ -194,12 +195,18 @@ class Starter {
     if (options_.gateway_port < 0 || options_.workers == 0) return ok();
     TROUPE_CHECK(prepare_key());
     TROUPE_CHECK(issue("gateway", security::Role::gateway, "gateway"));
-    TROUPE_TRY(const auto facts,
-               start("gateway", "gateway",
-                     {"--host", host, "--port", std::to_string(options_.gateway_port),
-                      "--worker-socket", folder_.sockets() / "worker-0.sock"},
-                     {}));
-    record_.gateway_port = facts.at("port").to_number<uint16_t>();
+    auto facts = start("gateway", "gateway",
+                       {"--host", host, "--port", std::to_string(options_.gateway_port),
+                        "--worker-socket", folder_.sockets() / "worker-0.sock"},
+                       {});
+    if (!facts && facts.error().code() == Code::conflict) {
+      return error(Code::conflict,
+                   facts.error().message() +
+                       ": choose another with --gateway-port N, or any free one with "
+                       "--gateway-port 0");
+    }
+    if (!facts) return std::move(facts).error();
+    record_.gateway_port = facts->at("port").to_number<uint16_t>();
     return folder_.write_record(record_);
   }
 
@@ -262,6 +269,9 @@ int run_down(const CommonOptions& common) {
   const StateFolder folder{common.state};
   auto record = folder.read_record();
   if (!record) return fail(record.error());
+  // Half a shutdown would leave daemons behind; a whole one takes seconds.
+  ::signal(SIGINT, SIG_IGN);
+  ::signal(SIGTERM, SIG_IGN);
   // The gateway first, so that nobody is let in to a cluster that is leaving; the head last.
   std::reverse(record->daemons.begin(), record->daemons.end());
   std::vector<std::string> killed;
