@@ -82,21 +82,6 @@ Status populate(int fd, uint64_t offset_bytes, uint8_t* data, uint64_t size_byte
 
 }  // namespace
 
-UniqueFd& UniqueFd::operator=(UniqueFd&& other) noexcept {
-  std::swap(fd_, other.fd_);
-  return *this;
-}
-
-UniqueFd::~UniqueFd() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
-Result<UniqueFd> UniqueFd::duplicate() const {
-  const int copy = ::fcntl(fd_, F_DUPFD_CLOEXEC, 0);
-  if (copy < 0) return system_error("duplicate a descriptor", errno);
-  return UniqueFd{copy};
-}
-
 Mapping& Mapping::operator=(Mapping&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_bytes_, other.size_bytes_);
@@ -117,7 +102,7 @@ Status populate_for_writing(int fd, uint64_t offset_bytes, std::span<uint8_t> by
 
 // --- ProducerSegment ---
 
-ProducerSegment::ProducerSegment(UniqueFd fd, Mapping mapping, uint64_t size_bytes)
+ProducerSegment::ProducerSegment(FileDescriptor fd, Mapping mapping, uint64_t size_bytes)
     : fd_(std::move(fd)), mapping_(std::move(mapping)), size_bytes_(size_bytes) {}
 
 Result<ProducerSegment> ProducerSegment::create(uint64_t size_bytes) {
@@ -134,8 +119,8 @@ Result<ProducerSegment> ProducerSegment::create(uint64_t size_bytes) {
                              "{}; raise it (ulimit -f)",
                              size_bytes, file_limit.rlim_cur));
   }
-  UniqueFd fd{::memfd_create("troupe-objects", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
-  if (!fd) return system_error("make a segment", errno);
+  FileDescriptor fd{::memfd_create("troupe-objects", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
+  if (!fd.is_open()) return system_error("make a segment", errno);
   if (::ftruncate(fd.get(), static_cast<off_t>(size_bytes)) != 0) {
     return system_error(fmt::format("size a segment to {} bytes", size_bytes), errno);
   }
@@ -168,10 +153,10 @@ Result<std::span<uint8_t>> ProducerSegment::prepare(uint64_t offset_bytes, uint6
 
 // --- ReaderSegment ---
 
-ReaderSegment::ReaderSegment(UniqueFd fd, uint64_t size_bytes)
+ReaderSegment::ReaderSegment(FileDescriptor fd, uint64_t size_bytes)
     : fd_(std::move(fd)), size_bytes_(size_bytes) {}
 
-Result<ReaderSegment> ReaderSegment::open(UniqueFd fd) {
+Result<ReaderSegment> ReaderSegment::open(FileDescriptor fd) {
   const int seals = ::fcntl(fd.get(), F_GET_SEALS);
   struct statfs file_system {};
   // Huge pages would make "a page" mean something else here.

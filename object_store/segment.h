@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/file_descriptor.h"
 #include "base/status.h"
 
 namespace troupe::object_store {
@@ -16,24 +17,6 @@ namespace troupe::object_store {
 inline constexpr uint64_t page_bytes = 4096;
 // Address space is what a segment costs before it is written; 47 bits of it exist.
 inline constexpr uint64_t segment_bytes_max = uint64_t{1} << 44;
-
-// Owns a file descriptor.
-class UniqueFd {
- public:
-  UniqueFd() = default;
-  explicit UniqueFd(int fd) : fd_(fd) {}
-  UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  UniqueFd& operator=(UniqueFd&& other) noexcept;
-  ~UniqueFd();
-
-  int get() const { return fd_; }
-  explicit operator bool() const { return fd_ >= 0; }
-  // Another descriptor of the same file. Errors: exhausted (no descriptors left).
-  Result<UniqueFd> duplicate() const;
-
- private:
-  int fd_ = -1;
-};
 
 // Owns a mapping of the whole of a segment.
 class Mapping {
@@ -74,9 +57,9 @@ class ProducerSegment {
   Result<std::span<uint8_t>> prepare(uint64_t offset_bytes, uint64_t size_bytes);
 
  private:
-  ProducerSegment(UniqueFd fd, Mapping mapping, uint64_t size_bytes);
+  ProducerSegment(FileDescriptor fd, Mapping mapping, uint64_t size_bytes);
 
-  UniqueFd fd_;
+  FileDescriptor fd_;
   Mapping mapping_;
   uint64_t size_bytes_ = 0;
   // All pages below have memory. Blocks are handed out from the bottom, so one mark is enough.
@@ -90,7 +73,7 @@ class ReaderSegment {
   // Takes over a descriptor that came from another process, and trusts nothing about it.
   // Errors: denied (not a memfd that is sealed against writing, shrinking, growing and unsealing:
   // its maker could change what was read or kill the reader by SIGBUS), invalid (bad size).
-  static Result<ReaderSegment> open(UniqueFd fd);
+  static Result<ReaderSegment> open(FileDescriptor fd);
 
   uint64_t size_bytes() const { return size_bytes_; }
   int fd() const { return fd_.get(); }
@@ -105,12 +88,12 @@ class ReaderSegment {
   Result<BytesView> view(uint64_t offset_bytes, uint64_t size_bytes);
 
  private:
-  ReaderSegment(UniqueFd fd, uint64_t size_bytes);
+  ReaderSegment(FileDescriptor fd, uint64_t size_bytes);
   // Whether all pages of [first, end) are marked.
   bool populated(uint64_t first, uint64_t end) const;
   void mark_populated(uint64_t first, uint64_t end);
 
-  UniqueFd fd_;
+  FileDescriptor fd_;
   Mapping mapping_;
   uint64_t size_bytes_ = 0;
   std::vector<uint64_t> populated_pages_;  // A bit a page, up to the highest page seen.

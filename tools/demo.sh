@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The main job, end to end: builds, starts a cluster on this machine, trains a small language model on
 # two workers, serves it with two replicas, asks it over HTTP, kills a replica under load, and leaves
-# nothing behind. `--keep` leaves the cluster up. `--steps N` and `--out DIR` change the training.
+# nothing running. The model, its metrics and its loss curve stay in build/demo-model, or in `--out DIR`.
+# `--keep` leaves the cluster up, `--steps N` changes the training.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,22 +30,27 @@ cmake --build --preset release --target demo
 bin=$PWD/build/release/bin
 work=$(mktemp -d "${TMPDIR:-/tmp}/troupe-demo.XXXXXX")
 export TROUPE_STATE=$work/state
-out=${out:-$work/model}
+out=${out:-$PWD/build/demo-model}
 model=kjv
 up=0
+clients=()
 
 finish() {
   local status=$?
-  trap - EXIT INT TERM
-  if [ "$up" = 1 ] && { [ "$keep" = 0 ] || [ "$status" != 0 ]; }; then
+  trap - EXIT
+  trap '' INT TERM # From here on to the end; what is started here inherits it.
+  if [ "${#clients[@]}" -gt 0 ]; then
+    kill "${clients[@]}" 2>/dev/null || true
+    wait "${clients[@]}" 2>/dev/null || true
+  fi
+  if [ "$keep" = 1 ] && [ "$status" = 0 ]; then exit 0; fi
+  if [ "$up" = 1 ]; then
     say "Shutting down"
     "$bin/troupe" down || true
     check_clean || status=1
   fi
-  if [ "$keep" = 0 ]; then
-    [ "$status" = 0 ] && echo "The model, its metrics and the loss curve were in $out; --out DIR keeps them."
-    rm -rf "$work"
-  fi
+  rm -rf "$work"
+  [ "$status" != 0 ] || echo "The model, its metrics and the loss curve are in $out."
   exit "$status"
 }
 trap finish EXIT
@@ -75,7 +81,7 @@ up=1
 say "2. Training on two workers (data parallel, English text of the King James Bible, public domain)"
 bash plugins/training/fetch_text.sh "$work/text.txt"
 "$bin/troupe" submit --name train -- "$bin/troupe-train" --text "$work/text.txt" --out "$out" \
-  --workers 2 ${steps:+--steps "$steps"}
+  --overwrite --workers 2 ${steps:+--steps "$steps"}
 echo "Loss curve: $out/loss.svg   metrics: $out/metrics.jsonl   checkpoint: $out/model.safetensors"
 
 say "3. Serving it with two replicas"
@@ -114,13 +120,14 @@ client() { # Every 4th request from $1 on.
       >> "$answers" || echo failed >> "$answers"
   done
 }
-clients=()
 for c in 0 1 2 3; do client "$c" & clients+=($!); done
 while [ "$(wc -l < "$answers")" -lt $((requests / 4)) ]; do read -rt 0.05 <> <(:) || true; done
-victim=$("$bin/troupe" describe "$model" -o yaml | sed -n 's/^ *pid: *//p' | head -1)
+victim=$("$bin/troupe" describe "$model" -o yaml | sed -n 's/^ *pid: *\([1-9][0-9]*\)$/\1/p' | head -1)
+[ -n "$victim" ] || { echo "no replica is alive" >&2; exit 1; } # And kill 0 would be this very group.
 echo "kill -9 $victim"
 kill -9 "$victim"
 wait "${clients[@]}"
+clients=()
 good=$(grep -cx 200 "$answers" || true)
 echo "$good of $requests requests answered with 200"
 [ "$good" = "$requests" ] || { sort "$answers" | uniq -c; echo "requests were lost" >&2; exit 1; }

@@ -48,7 +48,7 @@ void keep(const void* data) {
 }
 
 ReaderSegment reader_of(const ProducerSegment& producer) {
-  return ReaderSegment::open(UniqueFd{::fcntl(producer.fd(), F_DUPFD_CLOEXEC, 0)}).value();
+  return ReaderSegment::open(FileDescriptor{::fcntl(producer.fd(), F_DUPFD_CLOEXEC, 0)}).value();
 }
 
 // A store with one producer and one reader of a job.

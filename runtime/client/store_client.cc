@@ -211,8 +211,7 @@ Async<Result<ObjectBytes>> StoreClient::get(ObjectId object, protocol::ProcessAd
     if (answer->descriptors.empty()) {
       co_return error(Code::internal, "the worker sent no descriptor of the object's segment");
     }
-    auto opened =
-        object_store::ReaderSegment::open(object_store::UniqueFd{answer->descriptors[0].release()});
+    auto opened = object_store::ReaderSegment::open(std::move(answer->descriptors[0]));
     if (!opened) co_return std::move(opened).error();
     auto segment = std::make_shared<object_store::ReaderSegment>(std::move(*opened));
     found = segments_.emplace(block.segment, std::move(segment)).first;

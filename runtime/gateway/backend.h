@@ -14,7 +14,7 @@ namespace troupe::gateway {
 
 struct ModelInfo {
   std::string name;
-  std::string state;   // starting, ready, degraded, failed.
+  std::string state;   // starting, ready, updating, degraded, failed.
   std::string reason;  // Why it is not ready.
   uint32_t replicas_wanted = 0;
   uint32_t replicas_alive = 0;

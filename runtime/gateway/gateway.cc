@@ -381,12 +381,20 @@ std::optional<ApiError> Gateway::check_origin(const Exchange& exchange) const {
 
 std::optional<ApiError> Gateway::check_key(Exchange& exchange) {
   if (!keys_) return std::nullopt;
+  // These tell of everybody's requests, of all models.
+  const bool for_admins = exchange.route == "/metrics" || exchange.route == "/v1/troupe/stats";
   const std::string& header = exchange.request.authorization;
   constexpr std::string_view scheme = "bearer ";
   const bool bearer = lower(header.substr(0, scheme.size())) == scheme;
   const std::string what = exchange.request.method + " " + exchange.route;
   const auto key = keys_->verify(bearer ? std::string_view(header).substr(scheme.size()) : "",
                                  security::Scope::inference);
+  if (key && for_admins && key->scope != security::Scope::admin) {
+    metrics_.refused("api_key");
+    audit_.refuse("api_key " + key->name, what, "not an admin's key");
+    return refusal(403, "this needs an admin's key: see 'troupe key create NAME --admin'",
+                   "permission_error", "admin_key_required");
+  }
   if (key) {
     if (*exchange.admitted_key != key->name) {
       *exchange.admitted_key = key->name;

@@ -163,6 +163,8 @@ Async<Result<protocol::ActorInfo>> Actors::create(protocol::ActorSpec spec) {
   info.class_name = spec.class_name;
   info.incarnation = 1;
   info.deployment = spec.deployment;
+  info.created_unix_us = static_cast<uint64_t>(environment_.clock.wall_now().time_since_epoch() /
+                                               std::chrono::microseconds(1));
   if (!spec.name.empty()) names_[{spec.name_space, spec.name}] = id;
   actor.stored.record.spec = std::move(spec);
   log::info("actor_created", {{"actor", id}, {"job", info.job}, {"name", info.name}});
@@ -278,6 +280,11 @@ protocol::ActorInfo Actors::describe(const Actor& actor) const {
   if (explained.state == scheduler::RequestState::unknown) return info;
   info.reason += (info.reason.empty() ? "" : "; ") + explained.text;
   return info;
+}
+
+bool Actors::waits_for_room(const Actor& actor) const {
+  return actor.state == ActorState::pending &&
+         placement_.view().explain(actor.info().actor).state == scheduler::RequestState::pending;
 }
 
 void Actors::request_placement(const Actor& actor, bool restart) {
@@ -527,6 +534,11 @@ void Actors::node_registered(const protocol::RegisterNode& node) {
   }
   for (const auto& [id, running] : listed) {
     log::info("stale_actor_stopped", {{"actor", id}, {"incarnation", running->incarnation}});
+    // What a dead one holds is free once its process has stopped, under a new head as well.
+    const Actor* actor = find(id);
+    const bool dead_here =
+        actor != nullptr && actor->state == ActorState::dead && actor->info().address.node == here;
+    if (dead_here) adopt_resources(*actor);
     spawn(scope_, stop(id, running->incarnation, here, 0));
   }
 }

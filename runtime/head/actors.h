@@ -66,6 +66,8 @@ class Actors : public NodeListener, public PlacementListener {
   const std::map<ActorId, Actor>& all() const { return actors_; }
   // With the reason why it waits.
   protocol::ActorInfo describe(const Actor& actor) const;
+  // Never placed so far, and not for want of a node that could hold it.
+  bool waits_for_room(const Actor& actor) const;
   size_t living() const { return actors_.size() - dead_.size(); }
 
   void node_registered(const protocol::RegisterNode& node) override;

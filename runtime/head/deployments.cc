@@ -13,6 +13,8 @@ namespace troupe::head {
 namespace {
 
 constexpr char name_space[] = "deployments";
+// In a replica's environment, so that it tells which spec it came from.
+constexpr char version_variable[] = "TROUPE_DEPLOYMENT_VERSION";
 constexpr uint32_t failures_max = 3;  // Quick ones in a row, of one replica.
 constexpr uint32_t replicas_max = 1000;
 constexpr size_t name_bytes_max = 128;
@@ -20,6 +22,14 @@ constexpr size_t config_bytes_max = 256 << 10;
 
 std::string replica_name(const std::string& deployment, uint32_t index) {
   return fmt::format("{}#{}", deployment, index);
+}
+
+bool is_of_version(const Actor& actor, uint64_t version) {
+  const auto& variables = actor.spec().environment;
+  const auto last = std::find_if(variables.rbegin(), variables.rend(), [](const auto& variable) {
+    return variable.name == version_variable;
+  });
+  return last != variables.rend() && last->value == std::to_string(version);
 }
 
 // Whether the replicas of `a` serve as those of `b`, but for their number.
@@ -89,7 +99,7 @@ Async<Result<protocol::DeploymentInfo>> Deployments::deploy(protocol::Deployment
                         same_replicas(deployment.spec, spec);
     deployment.spec = std::move(spec);
     deployment.failure.clear();
-    if (!scaled) ++deployment.version;  // The replicas of older versions go.
+    if (!scaled) ++deployment.version;
     log::info("deployed", {{"deployment", name},
                            {"version", deployment.version},
                            {"replicas", deployment.spec.replicas}});
@@ -135,27 +145,47 @@ std::vector<const Actor*> Deployments::replicas_of(const std::string& name) cons
   return replicas;
 }
 
+Deployments::Versions Deployments::versions_of(const Deployment& deployment) const {
+  Versions versions;
+  for (const Actor* actor : replicas_of(deployment.spec.name)) {
+    const bool current = is_of_version(*actor, deployment.version);
+    (current ? versions.current : versions.old).push_back(actor);
+    if (!current) continue;
+    if (actor->state == ActorState::alive) ++versions.alive;
+    if (actors_.waits_for_room(*actor)) versions.waits_for_room = true;
+  }
+  const auto is_alive = [](const Actor* actor) { return actor->state == ActorState::alive; };
+  std::stable_partition(versions.current.begin(), versions.current.end(), is_alive);
+  std::stable_partition(versions.old.begin(), versions.old.end(), is_alive);
+  return versions;
+}
+
 protocol::DeploymentInfo Deployments::describe(const Deployment& deployment) const {
   protocol::DeploymentInfo info;
   info.spec = deployment.spec;
   info.version = deployment.version;
-  size_t alive = 0;
   for (const Actor* actor : replicas_of(deployment.spec.name)) {
     info.replicas.push_back(actors_.describe(*actor));
-    if (actor->state == ActorState::alive) {
-      ++alive;
-    } else if (info.reason.empty()) {
-      info.reason = info.replicas.back().reason;
-    }
+  }
+  const Versions versions = versions_of(deployment);
+  for (const Actor* actor : versions.current) {
+    if (actor->state == ActorState::alive || !info.reason.empty()) continue;
+    info.reason = actors_.describe(*actor).reason;
   }
   if (!deployment.failure.empty()) {
     info.state = "failed";
     info.reason = deployment.failure;
-  } else if (alive >= deployment.spec.replicas) {
+    if (!versions.old.empty()) {
+      info.reason +=
+          fmt::format("; replicas of an earlier version that serve on: {}", versions.old.size());
+    }
+  } else if (!versions.old.empty()) {
+    info.state = "updating";
+  } else if (versions.alive >= deployment.spec.replicas) {
     info.state = "ready";
     info.reason.clear();
   } else {
-    info.state = alive > 0 ? "degraded" : "starting";
+    info.state = versions.alive > 0 ? "degraded" : "starting";
   }
   return info;
 }
@@ -202,24 +232,20 @@ void Deployments::actor_changed(const Actor& actor) {
   announce();
   const auto found = deployments_.find(name);
   if (found == deployments_.end() || !found->second.failure.empty()) return;
-  if (actor.quick_failures >= failures_max) {
-    found->second.failure = actor.info().reason;
-    log::warning("deployment_failed", {{"deployment", name}, {"why", found->second.failure}});
-    write(found->second);
-    spawn(scope_, give_up(name, found->second.version));
-  } else if (actor.state == ActorState::dead) {
+  Deployment& deployment = found->second;
+  if (actor.quick_failures >= failures_max && is_of_version(actor, deployment.version)) {
+    deployment.failure = actor.info().reason;
+    log::warning("deployment_failed", {{"deployment", name}, {"why", deployment.failure}});
+    write(deployment);
+    reconcile(name);
+  } else if (actor.state == ActorState::dead || actor.state == ActorState::alive) {
     reconcile(name);
   }
 }
 
-Async<void> Deployments::give_up(std::string name, uint64_t version) {
-  for (;;) {
-    const auto found = deployments_.find(name);
-    if (found == deployments_.end() || found->second.version != version) co_return;
-    const auto replicas = replicas_of(name);
-    if (replicas.empty()) co_return;
-    auto killed = co_await actors_.kill(replicas.front()->info().actor, found->second.failure);
-    if (!killed) co_return;
+void Deployments::node_registered(const protocol::RegisterNode&) {
+  for (const auto& [name, deployment] : deployments_) {
+    if (!versions_of(deployment).old.empty()) reconcile(name);
   }
 }
 
@@ -246,61 +272,75 @@ Async<void> Deployments::reconcile_until_done(std::string name) {
 }
 
 Async<void> Deployments::reconcile_once(std::string name) {
-  auto found = deployments_.find(name);
-  if (found == deployments_.end()) co_return;
-  const protocol::DeploymentSpec spec = found->second.spec;
-  const uint64_t version = found->second.version;
-  const bool given_up = !found->second.failure.empty();
-  const auto current = [this, &name, version] {
-    const auto now = deployments_.find(name);
-    return now != deployments_.end() && now->second.version == version;
-  };
-  const std::string mark = std::to_string(version);
-  // The version is in the environment, so that a replica tells which spec it came from.
-  const auto is_of_version = [&mark](const Actor& actor) {
-    return std::any_of(actor.spec().environment.begin(), actor.spec().environment.end(),
-                       [&](const auto& variable) {
-                         return variable.name == "TROUPE_DEPLOYMENT_VERSION" &&
-                                variable.value == mark;
-                       });
-  };
-  std::vector<ActorId> surplus;
-  std::vector<bool> present(spec.replicas, false);
-  for (const Actor* actor : replicas_of(name)) {
-    bool wanted = false;
-    for (uint32_t i = 0; i < spec.replicas && !given_up && is_of_version(*actor); ++i) {
-      if (actor->spec().name != replica_name(name, i)) continue;
-      present[i] = true;
-      wanted = true;
-    }
-    if (!wanted) surplus.push_back(actor->info().actor);
-  }
-  for (const ActorId id : surplus) {
-    auto killed = co_await actors_.kill(id, "its deployment changed");
+  co_await add_missing(name);
+  const Surplus surplus = surplus_of(name);
+  for (const ActorId id : surplus.replicas) {
+    auto killed = co_await actors_.kill(id, surplus.reason);
     if (!killed) log::warning("replica_not_killed", {{"actor", id}, {"why", killed.error()}});
   }
-  for (uint32_t i = 0; i < spec.replicas && !given_up; ++i) {
-    if (present[i]) continue;
-    if (!current()) co_return;
-    protocol::ActorSpec actor;
-    actor.actor = ActorId::random(environment_.random);
-    actor.name = replica_name(name, i);
-    actor.name_space = name_space;
-    actor.module = spec.module;
-    actor.class_name = spec.class_name;
-    actor.arguments = {{to_bytes(spec.config), {}, {}}};
-    actor.demand = spec.demand;
-    actor.max_restarts = -1;
-    actor.detached = true;
-    actor.environment = spec.environment;
-    actor.environment.push_back({"TROUPE_DEPLOYMENT_VERSION", mark});
-    actor.strategy = "spread";
-    actor.deployment = name;
-    auto created = co_await actors_.create(std::move(actor));
+}
+
+Async<void> Deployments::add_missing(std::string name) {
+  for (;;) {
+    const auto found = deployments_.find(name);
+    if (found == deployments_.end() || !found->second.failure.empty()) co_return;
+    const Deployment& deployment = found->second;
+    if (versions_of(deployment).current.size() >= deployment.spec.replicas) co_return;
+    protocol::ActorSpec replica = next_replica(deployment);
+    auto created = co_await actors_.create(std::move(replica));
     if (!created) {
       log::warning("replica_not_created", {{"deployment", name}, {"why", created.error()}});
+      co_return;
     }
   }
+}
+
+protocol::ActorSpec Deployments::next_replica(const Deployment& deployment) const {
+  const protocol::DeploymentSpec& spec = deployment.spec;
+  uint32_t number = 0;  // The first that nobody has, of whatever version.
+  while (actors_.find(name_space, replica_name(spec.name, number)) != nullptr) ++number;
+  protocol::ActorSpec actor;
+  actor.actor = ActorId::random(environment_.random);
+  actor.name = replica_name(spec.name, number);
+  actor.name_space = name_space;
+  actor.module = spec.module;
+  actor.class_name = spec.class_name;
+  actor.arguments = {{to_bytes(spec.config), {}, {}}};
+  actor.demand = spec.demand;
+  actor.max_restarts = -1;
+  actor.detached = true;
+  actor.environment = spec.environment;
+  actor.environment.push_back({version_variable, std::to_string(deployment.version)});
+  actor.strategy = "spread";
+  actor.deployment = spec.name;
+  return actor;
+}
+
+Deployments::Surplus Deployments::surplus_of(const std::string& name) const {
+  Surplus surplus;
+  const auto found = deployments_.find(name);
+  if (found == deployments_.end()) return surplus;
+  const Deployment& deployment = found->second;
+  const Versions versions = versions_of(deployment);
+  const bool failed = !deployment.failure.empty();
+  surplus.reason = failed ? deployment.failure : "its deployment changed";
+  const size_t wanted = deployment.spec.replicas;
+  const size_t current_kept = failed ? 0 : wanted;
+  for (size_t i = current_kept; i < versions.current.size(); ++i) {
+    surplus.replicas.push_back(versions.current[i]->info().actor);
+  }
+  if (failed) return surplus;
+  size_t old_kept = versions.old.size();
+  if (versions.alive >= wanted) {
+    old_kept = 0;
+  } else if (versions.waits_for_room) {
+    old_kept = wanted - versions.alive - 1;
+  }
+  for (size_t i = 0; i < versions.old.size(); ++i) {
+    const bool serves = versions.old[i]->state == ActorState::alive;
+    if (i >= old_kept || !serves) surplus.replicas.push_back(versions.old[i]->info().actor);
+  }
+  return surplus;
 }
 
 }  // namespace troupe::head

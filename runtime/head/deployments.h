@@ -10,7 +10,11 @@ namespace troupe::head {
 
 // A replica is a detached actor of namespace "deployments" named NAME#I. The spec is durable; the
 // replicas are the actors whose spec names the deployment.
-class Deployments : public ActorListener {
+//
+// Another spec is another version. The replicas of the version before serve on until all of the new
+// one are alive; where there is no room for both, one at a time makes room. If the new version
+// fails, those that are left serve on.
+class Deployments : public ActorListener, public NodeListener {
  public:
   Deployments(transport::Environment environment, const HeadOptions& options, Scope& scope,
               Journal& journal, Actors& actors);
@@ -19,7 +23,7 @@ class Deployments : public ActorListener {
   void restore(std::vector<protocol::DeploymentInfo> deployments);
 
   // Durable on return. The same spec again changes nothing, unless it has failed: then it is tried
-  // anew. Another spec replaces the replicas; another count alone adds or takes some.
+  // anew. Another spec replaces the replicas (see above); another count alone adds or takes some.
   // Errors: invalid, exhausted.
   Async<Result<protocol::DeploymentInfo>> deploy(protocol::DeploymentSpec spec);
   // Durable on return. Errors: not_found.
@@ -30,6 +34,9 @@ class Deployments : public ActorListener {
   Async<Status> watch(transport::CallContext context, transport::OutgoingStream& out);
 
   void actor_changed(const Actor& actor) override;
+  // What an update waits for may be different now.
+  void node_registered(const protocol::RegisterNode& node) override;
+  void node_lost(NodeId, const std::string&) override {}
 
  private:
   struct Deployment {
@@ -41,8 +48,23 @@ class Deployments : public ActorListener {
     bool again = false;  // Something changed meanwhile.
   };
 
+  // The replicas by version; within one those that are alive come first. Valid within one turn.
+  struct Versions {
+    std::vector<const Actor*> current;
+    std::vector<const Actor*> old;
+    size_t alive = 0;             // Of the current.
+    bool waits_for_room = false;  // One of the current would find it if others left.
+  };
+  struct Surplus {
+    std::vector<ActorId> replicas;
+    std::string reason;
+  };
+
   Status check(const protocol::DeploymentSpec& spec) const;
   std::vector<const Actor*> replicas_of(const std::string& name) const;
+  Versions versions_of(const Deployment& deployment) const;
+  protocol::ActorSpec next_replica(const Deployment& deployment) const;
+  Surplus surplus_of(const std::string& name) const;
   protocol::DeploymentInfo describe(const Deployment& deployment) const;
   void write(Deployment& deployment);
   void announce();
@@ -50,7 +72,7 @@ class Deployments : public ActorListener {
   void reconcile(const std::string& name);
   Async<void> reconcile_until_done(std::string name);
   Async<void> reconcile_once(std::string name);
-  Async<void> give_up(std::string name, uint64_t version);
+  Async<void> add_missing(std::string name);
 
   transport::Environment environment_;
   const HeadOptions& options_;

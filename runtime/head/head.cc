@@ -83,6 +83,7 @@ struct Head::Parts : JobListener {
     membership.add_listener(placement);
     membership.add_listener(actors);
     membership.add_listener(leases);
+    membership.add_listener(deployments);
     membership.add_listener(placement.opener());
     actors.set_listener(deployments);
     jobs.set_listener(*this);

@@ -41,6 +41,7 @@ Code code_of_errno(int number) {
       return Code::denied;
     case ENOSPC:
     case EDQUOT:
+    case EFBIG:
     case EMFILE:
     case ENFILE:
       return Code::exhausted;

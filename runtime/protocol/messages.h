@@ -251,6 +251,7 @@ struct ActorInfo {
   uint32_t pid = 0;
   std::string reason;  // Why it is pending or dead.
   std::string deployment;
+  uint64_t created_unix_us = 0;
 };
 
 struct GetActor {
@@ -490,7 +491,7 @@ struct DeploymentSpec {
 
 struct DeploymentInfo {
   DeploymentSpec spec;
-  std::string state;  // starting, ready, degraded, failed.
+  std::string state;  // starting, ready, updating, degraded, failed.
   std::string reason;
   std::vector<ActorInfo> replicas;
   uint64_t version = 0;

@@ -202,6 +202,7 @@ struct ActorInfo {
   pid @9 :UInt32;
   reason @10 :Text;
   deployment @11 :Text;
+  createdUnixUs @12 :UInt64;
 }
 
 # Answered once the actor is alive in an incarnation above `after`, or dead.

@@ -9,33 +9,25 @@
 #include <system_error>
 #include <utility>
 
+#include "base/file_descriptor.h"
+
 namespace troupe::security {
 namespace {
 
 namespace fs = std::filesystem;
 constexpr size_t file_bytes_max = size_t{1} << 20;
 
-class File {
- public:
-  explicit File(int descriptor) : descriptor_(descriptor) {}
-  ~File() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int get() const { return descriptor_; }
-
- private:
-  const int descriptor_;
-};
-
 Error file_error(std::string_view doing, const fs::path& path, int number) {
   Code code = Code::unavailable;
   if (number == ENOENT || number == ENOTDIR) code = Code::not_found;
   if (number == EACCES || number == EPERM || number == EROFS) code = Code::denied;
-  if (number == ENOSPC || number == EDQUOT || number == EMFILE) code = Code::exhausted;
-  return error(code, fmt::format("{} {}: {}", doing, path.string(),
-                                 std::generic_category().message(number)));
+  const bool full = number == ENOSPC || number == EDQUOT;
+  if (full || number == EFBIG || number == EMFILE) code = Code::exhausted;
+  const char* advice = full              ? "; free some space and try again"
+                       : number == EFBIG ? "; raise this process's limit (ulimit -f)"
+                                         : "";
+  return error(code, fmt::format("{} {}: {}{}", doing, path.string(),
+                                 std::generic_category().message(number), advice));
 }
 
 Status write_all(int file, std::string_view text, const fs::path& path) {
@@ -49,7 +41,7 @@ Status write_all(int file, std::string_view text, const fs::path& path) {
 }
 
 Status sync_directory(const fs::path& directory) {
-  const File file{::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  const FileDescriptor file{::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   if (file.get() < 0) return file_error("open", directory, errno);
   if (::fsync(file.get()) != 0) return file_error("sync", directory, errno);
   return ok();
@@ -57,7 +49,8 @@ Status sync_directory(const fs::path& directory) {
 
 Status write_new_file(const fs::path& path, std::string_view text) {
   ::unlink(path.c_str());  // What a crash left.
-  const File file{::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600)};
+  const FileDescriptor file{
+      ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600)};
   if (file.get() < 0) return file_error("make", path, errno);
   TROUPE_CHECK(write_all(file.get(), text, path));
   if (::fsync(file.get()) != 0) return file_error("sync", path, errno);
@@ -66,7 +59,7 @@ Status write_new_file(const fs::path& path, std::string_view text) {
 
 // `forbidden` are the permissions that nobody but the owner may have.
 Result<std::string> read_file(const fs::path& path, mode_t forbidden) {
-  const File file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  const FileDescriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   if (file.get() < 0) return file_error("open", path, errno);
   struct stat facts {};
   if (::fstat(file.get(), &facts) != 0) return file_error("look at", path, errno);

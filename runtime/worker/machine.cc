@@ -1,8 +1,6 @@
 #include "worker/machine.h"
 
-#include <fmt/format.h>
 #include <sched.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +10,7 @@
 #include <fstream>
 #include <optional>
 #include <sstream>
+#include <vector>
 
 namespace troupe::worker {
 namespace fs = std::filesystem;
@@ -133,16 +132,6 @@ uint32_t detect_gpus(const std::string& root) {
   return count;
 }
 
-std::vector<protocol::ResourceAmount> detect_resources() {
-  std::vector<protocol::ResourceAmount> total;
-  total.push_back({"cpu", detect_cpu_milli("")});
-  total.push_back({"memory", static_cast<int64_t>(detect_memory_bytes("") >> 20) * 1000});
-  if (const uint32_t gpus = detect_gpus(""); gpus > 0) {
-    total.push_back({"gpu", int64_t{gpus} * 1000});
-  }
-  return total;
-}
-
 uint64_t ProcMachineUsage::memory_used_bytes() {
   const uint64_t total = memory_field("", "MemTotal");
   const uint64_t available = memory_field("", "MemAvailable");
@@ -168,22 +157,6 @@ uint64_t ProcMachineUsage::cpu_used_milli() {
   if (total_since == 0) return 0;
   const long cores = std::max(::sysconf(_SC_NPROCESSORS_ONLN), 1L);
   return busy_since * 1000 * static_cast<uint64_t>(cores) / total_since;
-}
-
-Status make_private_folder(const std::string& path) {
-  std::error_code failed;
-  fs::create_directories(path, failed);
-  if (failed) {
-    return error(Code::unavailable, fmt::format("make folder {}: {}", path, failed.message()));
-  }
-  struct stat status {};
-  if (::stat(path.c_str(), &status) != 0 || status.st_uid != ::geteuid()) {
-    return error(Code::denied, fmt::format("folder {} belongs to another user", path));
-  }
-  if (::chmod(path.c_str(), 0700) != 0) {
-    return error(Code::denied, fmt::format("folder {} cannot be made private", path));
-  }
-  return ok();
 }
 
 }  // namespace troupe::worker

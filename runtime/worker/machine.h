@@ -3,18 +3,10 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
-
-#include "base/status.h"
-#include "protocol/messages.h"
 
 namespace troupe::worker {
 
-// cpu (1000 a core this process may use, cgroup quotas included), memory (MiB * 1000, cgroup limit
-// included) and gpu (1000 a device; absent without devices).
-std::vector<protocol::ResourceAmount> detect_resources();
-
-// The parts of the above, with the file system's root replaceable for tests.
+// `root` is that of the file system, replaceable for tests. The limits of the cgroup hold.
 int64_t detect_cpu_milli(const std::string& root);
 uint64_t detect_memory_bytes(const std::string& root);
 uint32_t detect_gpus(const std::string& root);
@@ -36,8 +28,5 @@ class ProcMachineUsage final : public MachineUsage {
   uint64_t last_busy_ = 0;
   uint64_t last_total_ = 0;
 };
-
-// Makes a folder that only this user may enter, with its parents. Errors: denied, unavailable.
-Status make_private_folder(const std::string& path);
 
 }  // namespace troupe::worker

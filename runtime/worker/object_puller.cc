@@ -238,8 +238,8 @@ Result<std::shared_ptr<ObjectPuller::Target>> ObjectPuller::target_of(object_sto
   if (target) return target;
   TROUPE_CHECK(objects_.table_.attach(self));
   TROUPE_TRY(auto segment, object_store::ProducerSegment::create(objects_.table_.capacity_bytes()));
-  object_store::UniqueFd copy{::fcntl(segment.fd(), F_DUPFD_CLOEXEC, 0)};
-  if (!copy) return error(Code::exhausted, "no file descriptors left");
+  FileDescriptor copy{::fcntl(segment.fd(), F_DUPFD_CLOEXEC, 0)};
+  if (!copy.is_open()) return error(Code::exhausted, "no file descriptors left");
   TROUPE_TRY(const auto id, objects_.add_segment(self, std::move(copy)));
   target = std::make_shared<Target>(std::move(segment), id);
   return target;

@@ -52,14 +52,13 @@ Async<Result<protocol::SegmentAttached>> ObjectService::attach_segment(Message m
     co_return error(Code::invalid, "attach_segment needs one descriptor beside it");
   }
   TROUPE_CO_CHECK(attach(caller));
-  object_store::UniqueFd descriptor{message.descriptors[0].release()};
-  TROUPE_CO_TRY(const auto id, add_segment(caller, std::move(descriptor)));
+  TROUPE_CO_TRY(const auto id, add_segment(caller, std::move(message.descriptors[0])));
   segments_.at(id).holders[caller.process] = call.peer;
   co_return protocol::SegmentAttached{id.number};
 }
 
 Result<object_store::SegmentId> ObjectService::add_segment(Caller caller,
-                                                           object_store::UniqueFd descriptor) {
+                                                           FileDescriptor descriptor) {
   TROUPE_TRY(auto reader, object_store::ReaderSegment::open(std::move(descriptor)));
   TROUPE_TRY(const auto id, table_.add_segment(caller, reader.size_bytes()));
   segments_.emplace(id, Segment{std::move(reader), {}});

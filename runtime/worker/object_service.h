@@ -69,7 +69,7 @@ class ObjectService {
   using ObjectTable = object_store::ObjectTable;
 
   Status attach(Caller caller);
-  Result<object_store::SegmentId> add_segment(Caller caller, object_store::UniqueFd descriptor);
+  Result<object_store::SegmentId> add_segment(Caller caller, FileDescriptor descriptor);
   Async<Result<object_store::Block>> allocate(Caller caller, object_store::CreateRequest request,
                                               Instant deadline, std::shared_ptr<Event> cancelled);
   Async<Status> wait_for_seal(ObjectId object, Instant deadline, std::shared_ptr<Event> cancelled);

@@ -23,6 +23,7 @@ struct WorkerOptions {
   std::string socket_folder;  // Where processes of this node put their own sockets.
   std::string log_folder;
   std::vector<protocol::ResourceAmount> total;
+  uint32_t first_gpu = 0;  // The machine's number of this node's device 0.
   std::vector<protocol::NamedValue> labels;
   uint64_t store_capacity_bytes = uint64_t{1} << 30;
   std::string certificate_pem;  // The node's credentials, handed to this node's processes.

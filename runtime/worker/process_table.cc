@@ -33,7 +33,9 @@ Result<HostedProcess::Pointer> ProcessTable::launch(const Request& request) {
   const auto set = [&spec](std::string name, std::string value) {
     spec.environment.push_back({std::move(name), std::move(value)});
   };
-  set("CUDA_VISIBLE_DEVICES", fmt::format("{}", fmt::join(request.devices, ",")));
+  std::vector<uint32_t> gpus = request.devices;
+  for (uint32_t& gpu : gpus) gpu += options_.first_gpu;
+  set("CUDA_VISIBLE_DEVICES", fmt::format("{}", fmt::join(gpus, ",")));
   set("TROUPE_PROCESS_ID", spec.process.to_string());
   set("TROUPE_NODE_ID", options_.node.to_string());
   set("TROUPE_JOB_ID", request.job.to_string());

@@ -23,7 +23,7 @@ class ProcessTable {
 
   struct Request {
     JobId job;
-    std::vector<uint32_t> devices;  // GPUs that it may see.
+    std::vector<uint32_t> devices;  // GPUs that it may see, as this node numbers them.
     std::vector<protocol::NamedValue> environment;
   };
   // Errors: those of ProcessLauncher; unavailable (the worker stops).

@@ -21,7 +21,7 @@ namespace troupe::worker {
 // Everything runs on the environment's loop. Stop it before it is destroyed.
 class Worker {
  public:
-  // `launcher` outlives the worker. The folders exist already (make_private_folder).
+  // `launcher` outlives the worker. The folders exist already.
   Worker(transport::Environment environment, ProcessLauncher& launcher, WorkerOptions options);
 
   // Listens, and begins to look for the head: it need not be there yet.

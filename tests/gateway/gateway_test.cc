@@ -293,6 +293,26 @@ TEST_F(GatewayTest, AsksForAKeyAndLeavesAuditLines) {
   });
 }
 
+TEST_F(GatewayTest, OnlyAdminsReadWhatTellsOfEverybody) {
+  std::string pattern = "/tmp/troupe-gateway-XXXXXX";
+  ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+  folder = pattern;
+  options.api_keys = std::filesystem::path(folder) / "api_keys.json";
+  auto keys = security::ApiKeys::load(options.api_keys).value();
+  SystemRandom random;
+  const auto user = keys.create("user", security::Scope::inference, {}, random).value();
+  const auto admin = keys.create("boss", security::Scope::admin, {}, random).value();
+  start();
+  for (const char* path : {"/metrics", "/v1/troupe/stats"}) {
+    const auto refused = ask("GET", path, {}, {{"Authorization", "Bearer " + user}});
+    EXPECT_EQ(refused.result_int(), 403U) << path;
+    EXPECT_EQ(error_code_of(refused), "admin_key_required");
+    EXPECT_EQ(ask("GET", path).result_int(), 401U);
+    EXPECT_EQ(ask("GET", path, {}, {{"Authorization", "Bearer " + admin}}).result_int(), 200U);
+  }
+  EXPECT_EQ(ask("GET", "/v1/models", {}, {{"Authorization", "Bearer " + user}}).result_int(), 200U);
+}
+
 TEST_F(GatewayTest, ChecksHostAndOrigin) {
   start();
   EXPECT_EQ(ask("GET", "/health", {}, {{"Host", "evil.example"}}).result_int(), 403U);

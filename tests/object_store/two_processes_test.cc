@@ -40,7 +40,7 @@ bool send_descriptor(int socket, int fd) {
   return ::sendmsg(socket, &message, 0) == 1;
 }
 
-UniqueFd receive_descriptor(int socket) {
+FileDescriptor receive_descriptor(int socket) {
   char byte = 0;
   iovec part{&byte, 1};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -54,7 +54,7 @@ UniqueFd receive_descriptor(int socket) {
   if (header == nullptr || header->cmsg_type != SCM_RIGHTS) return {};
   int fd = -1;
   std::memcpy(&fd, CMSG_DATA(header), sizeof(int));
-  return UniqueFd{fd};
+  return FileDescriptor{fd};
 }
 
 template <class T>
@@ -88,15 +88,15 @@ using TwoProcessesTest = LeakChecked;
 TEST_F(TwoProcessesTest, ObjectsStayReadableWhenTheirProducerIsKilled) {
   int sockets[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), 0);
-  UniqueFd ours{sockets[0]}, theirs{sockets[1]};
+  FileDescriptor ours{sockets[0]}, theirs{sockets[1]};
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
-    ours = UniqueFd{};
+    ours = FileDescriptor{};
     produce(theirs.get());
     ::_exit(1);
   }
-  theirs = UniqueFd{};
+  theirs = FileDescriptor{};
 
   const JobId job{{1, 1}};
   const Caller producer{ProcessId{{2, 1}}, job}, reader{ProcessId{{2, 2}}, job};

@@ -135,6 +135,7 @@ Async<Result<ProcessStarted>> SimProcess::assign_actor(protocol::AssignActor req
   if (hosts_slot_ || actor_.incarnation != 0) {
     co_return error(Code::conflict, "this process hosts something already");
   }
+  if (request.spec.class_name == "broken") co_return error(Code::invalid, "broken on purpose");
   actor_ = std::move(request);
   co_return co_await answer_when_ready(context.deadline);
 }

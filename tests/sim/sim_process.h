@@ -24,7 +24,7 @@ class ProcessObserver {
 };
 
 // Methods: "echo" returns its argument, "count" the number of calls so far, "slow" takes a while,
-// "fail" fails, "crash" ends the process.
+// "fail" fails, "crash" ends the process. An actor of class "broken" does not start.
 class SimProcess final : public client::InvocationHandler,
                          public std::enable_shared_from_this<SimProcess> {
  public:

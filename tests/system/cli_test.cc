@@ -9,11 +9,24 @@
 
 #include <boost/json.hpp>
 #include <fstream>
+#include <thread>
 
 #include "tests/system/cluster.h"
 
 namespace troupe::test {
 namespace {
+
+// The pid of the process of this cluster that runs `troupe COMMAND`; 0 if there is none.
+int pid_of(const Cluster& cluster, const std::string& command) {
+  for (const int pid : cluster.processes()) {
+    std::ifstream arguments{"/proc/" + std::to_string(pid) + "/cmdline", std::ios::binary};
+    std::string program, first;
+    std::getline(arguments, program, '\0');
+    std::getline(arguments, first, '\0');
+    if (first == command) return pid;
+  }
+  return 0;
+}
 
 TEST(CliSystem, ExitCodesTellWhatKindOfTroubleItWas) {
   Cluster cluster;
@@ -73,6 +86,7 @@ TEST(CliSystem, APortInUseIsNamedAndEverythingEndsAgain) {
     const Outcome refused = cluster.up({"--workers", "1", "--gateway-port", port});
     EXPECT_EQ(refused.status, 1);
     EXPECT_NE(refused.err.find(port), std::string::npos) << refused.err;
+    EXPECT_NE(refused.err.find("--gateway-port 0"), std::string::npos) << refused.err;
     EXPECT_TRUE(cluster.processes().empty());
   }
   ::close(taken);
@@ -102,6 +116,36 @@ TEST(CliSystem, CtrlCDuringUpLeavesNothing) {
   }
 }
 
+TEST(CliSystem, CtrlCDuringDownEndsEverythingNevertheless) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  const int worker = std::atoi(cluster.describe("worker-0", "pid").c_str());
+  ASSERT_GT(worker, 0);
+  ASSERT_EQ(::kill(worker, SIGSTOP), 0);  // So that `down` is caught in the middle.
+  std::thread interrupting{[&] {
+    EXPECT_TRUE(eventually([&] { return pid_of(cluster, "gateway") == 0; }));
+    if (const int down = pid_of(cluster, "down"); down > 0) ::kill(down, SIGINT);
+    ::kill(worker, SIGCONT);
+  }};
+  const Outcome ended = cluster.down();
+  interrupting.join();
+  EXPECT_EQ(ended.status, 0) << ended.err;
+  EXPECT_TRUE(cluster.processes().empty());
+  if (ended.status != 0) (void)cluster.down();
+}
+
+TEST(CliSystem, WorkersShareOutTheMachinesMemory) {
+  const auto memory_of = [](const char* workers) {
+    Cluster cluster;
+    EXPECT_EQ(cluster.up({"--workers", workers, "--gateway-port", "-1"}).status, 0);
+    const auto nodes = boost::json::parse(cluster.troupe({"list", "nodes", "-o", "json"}).out);
+    return nodes.at(0).at("total").at("memory").to_number<double>();
+  };
+  const double whole = memory_of("1");
+  EXPECT_GT(whole, 0);
+  EXPECT_NEAR(memory_of("4"), whole / 4, 1);
+}
+
 TEST(CliSystem, StateSurvivesDownAndUp) {
   Cluster cluster;
   ASSERT_EQ(cluster.up().status, 0);
@@ -119,7 +163,8 @@ TEST(CliSystem, AFullDiskIsNamedAndNothingStarts) {
   const auto small = cluster.folder() / "small";
   std::filesystem::create_directory(small);
   if (::mount("tmpfs", small.c_str(), "tmpfs", 0, "size=64k") != 0) {
-    GTEST_SKIP() << "mounting a small file system is not permitted here";
+    GTEST_SKIP() << "mounting a small file system is not permitted here; "
+                    "AFileSizeLimitIsNamedAndNothingStarts tests the same ways out";
   }
   {
     std::ofstream fill{small / "fill"};
@@ -132,6 +177,25 @@ TEST(CliSystem, AFullDiskIsNamedAndNothingStarts) {
   EXPECT_NE(refused.err.find("space"), std::string::npos) << refused.err;
   EXPECT_TRUE(cluster.processes().empty());
   ::umount2(small.c_str(), MNT_DETACH);
+}
+
+// Writes fail as on a full disk: at once, or when the record of what runs has grown too long.
+TEST(CliSystem, AFileSizeLimitIsNamedAndNothingStarts) {
+  for (const char* limit_kib : {"0", "1"}) {
+    SCOPED_TRACE(limit_kib);
+    Cluster cluster;
+    // Through a pipe, for a file of the test's would be limited as well.
+    const std::string script =
+        "set -o pipefail; { ulimit -f " + std::string(limit_kib) + "; \"$@\"; } 2>&1 | cat";
+    const std::string program = std::string(TROUPE_BIN) + "/troupe";
+    const Outcome refused = run({"/bin/bash", "-c", script, "bash", program, "up", "--workers",
+                                 "16", "--gateway-port", "0"},
+                                cluster.variables());
+    EXPECT_EQ(refused.status, 1) << refused.out;
+    EXPECT_NE(refused.out.find("ulimit -f"), std::string::npos) << refused.out;
+    EXPECT_TRUE(eventually([&] { return cluster.processes().empty(); }));
+    if (refused.status == 0) (void)cluster.down();
+  }
 }
 
 TEST(CliSystem, SubmitPassesTheStatusOn) {
@@ -172,6 +236,57 @@ TEST(CliSystem, LogsOfAnActorAreRead) {
   EXPECT_EQ(cluster.troupe({"logs", "for-ever"}).status, 0);
   const Outcome head = cluster.troupe({"logs", "head"});
   EXPECT_NE(head.out.find("ready"), std::string::npos);
+}
+
+TEST(CliSystem, LogsOfANameAreThoseOfTheActorThatLives) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  constexpr int rounds = 4;
+  for (int round = 1; round <= rounds; ++round) {
+    ASSERT_EQ(cluster.program("checks", {"detached"}).status, 0);
+    const auto actors = boost::json::parse(cluster.troupe({"list", "actors", "-o", "json"}).out);
+    std::string id;
+    int pid = 0;
+    for (const auto& actor : actors.as_array()) {
+      if (actor.at("state").as_string() != "alive") continue;
+      id = actor.at("id").as_string();
+      pid = actor.at("pid").to_number<int>();
+    }
+    ASSERT_GT(pid, 0);
+    const std::string mark = "of round " + std::to_string(round);
+    std::ofstream{"/proc/" + std::to_string(pid) + "/fd/1", std::ios::app} << mark << std::endl;
+    const Outcome log = cluster.troupe({"logs", "for-ever"});
+    EXPECT_NE(log.out.find(mark), std::string::npos) << log.out << log.err;
+    ::kill(pid, SIGKILL);
+    EXPECT_TRUE(eventually([&] {
+      return cluster.troupe({"describe", id}).out.find("dead") != id.npos;
+    }));
+  }
+  // Of those that are dead, the latest.
+  const Outcome log = cluster.troupe({"logs", "for-ever"});
+  EXPECT_NE(log.out.find("of round " + std::to_string(rounds)), std::string::npos)
+      << log.out << log.err;
+}
+
+TEST(CliSystem, LogsOfANodeAreFoundByItsId) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  const Outcome log = cluster.troupe({"logs", cluster.describe("worker-1", "id")});
+  EXPECT_EQ(log.status, 0) << log.err;
+  EXPECT_NE(log.out.find("ready"), std::string::npos) << log.out;
+}
+
+TEST(CliSystem, AHungGatewayIsReportedInTime) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  const int gateway = pid_of(cluster, "gateway");
+  ASSERT_GT(gateway, 0);
+  ::kill(gateway, SIGSTOP);
+  const Outcome report = run({std::string(TROUPE_BIN) + "/troupe", "report", "nobody"},
+                             cluster.variables(), std::chrono::seconds(30));
+  ::kill(gateway, SIGCONT);
+  EXPECT_EQ(report.status, 6) << report.err;
+  EXPECT_NE(report.err.find("gateway"), std::string::npos) << report.err;
 }
 
 }  // namespace

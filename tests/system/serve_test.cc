@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
+#include <atomic>
 #include <boost/json.hpp>
 #include <fstream>
 #include <set>
@@ -34,7 +36,8 @@ class ServeSystem : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     cluster = new Cluster;
-    const Outcome started = cluster->up();
+    // A GPU a worker, that is not there: nothing here uses one, but they are given out.
+    const Outcome started = cluster->up({"--workers", "2", "--gpus", "1", "--gateway-port", "0"});
     ASSERT_EQ(started.status, 0) << started.err;
     write_text(cluster->folder() / "text");
     const Outcome trained = cluster->troupe({"submit",
@@ -116,6 +119,15 @@ class ServeSystem : public testing::Test {
     // The cluster goes on.
     EXPECT_EQ(complete(R"("prompt": "The", "max_tokens": 2)").status, 200);
     return outcome.err;
+  }
+  static std::vector<int> pids_of(const std::string& deployment) {
+    std::vector<int> pids;
+    const auto described = json::parse(cluster->troupe({"describe", deployment, "-o", "json"}).out);
+    for (const auto& replica : described.at("replicas").as_array()) {
+      pids.push_back(replica.at("pid").to_number<int>());
+    }
+    std::sort(pids.begin(), pids.end());
+    return pids;
   }
   static std::string copy_of_model(const std::string& name) {
     const auto copy = cluster->folder() / name;
@@ -225,6 +237,90 @@ TEST_F(ServeSystem, BadDeploymentsAreExplained) {
   EXPECT_NE(deploy_and_fail({"--model", other}).find(wrong), std::string::npos);
   const Outcome missing = cluster->troupe({"deploy", "broken", "--model", "/no/such/model"});
   EXPECT_EQ(missing.status, 3) << missing.err;
+}
+
+TEST_F(ServeSystem, ADeploymentThatIsReplacedServesAllTheTime) {
+  const auto ask = [](const std::string& fields) {
+    return post("/v1/completions", "{\"model\": \"again\", " + fields + "}").status;
+  };
+  const auto deploy = [](std::vector<std::string> more) {
+    std::vector<std::string> all{"deploy", "again", "--replicas", "2", "--timeout", "60"};
+    all.insert(all.end(), more.begin(), more.end());
+    return cluster->troupe(all);
+  };
+  const Outcome first = deploy({"--model", model()});
+  ASSERT_EQ(first.status, 0) << first.err;
+  const auto before = pids_of("again");
+  std::atomic<bool> done = false;
+  std::atomic<int> asked = 0;
+  std::atomic<int> good = 0;
+  std::thread client{[&] {
+    while (!done) {
+      ++asked;
+      if (ask(R"("prompt": "The", "max_tokens": 4)") == 200) ++good;
+    }
+  }};
+  // A model that cannot be loaded: said, and what was there goes on.
+  const std::string truncated = copy_of_model("truncated-again");
+  std::filesystem::resize_file(truncated + "/model.safetensors", 5000);
+  const Outcome broken = deploy({"--model", truncated});
+  EXPECT_EQ(broken.status, 1) << broken.out;
+  EXPECT_NE(broken.err.find("safetensors"), std::string::npos) << broken.err;
+  EXPECT_EQ(cluster->describe("again", "state"), "failed");
+  EXPECT_EQ(pids_of("again"), before);
+  // And one that can: ready means that all of it is new.
+  const Outcome second = deploy({"--model", copy_of_model("model-again")});
+  EXPECT_EQ(second.status, 0) << second.err;
+  for (const int pid : pids_of("again")) {
+    EXPECT_EQ(std::count(before.begin(), before.end(), pid), 0);
+  }
+  EXPECT_EQ(pids_of("again").size(), 2u);
+  done = true;
+  client.join();
+  EXPECT_GT(asked, 0);
+  EXPECT_EQ(good, asked.load());
+  EXPECT_EQ(cluster->troupe({"undeploy", "again"}).status, 0);
+}
+
+TEST_F(ServeSystem, WorkersGiveOutDifferentGpus) {
+  const Outcome deployed =
+      cluster->troupe({"deploy", "on-gpu", "--model", model(), "--replicas", "2", "--gpus", "1"});
+  ASSERT_EQ(deployed.status, 0) << deployed.err;
+  std::set<std::string> visible;
+  for (const int pid : pids_of("on-gpu")) {
+    std::ifstream environment{"/proc/" + std::to_string(pid) + "/environ", std::ios::binary};
+    for (std::string variable; std::getline(environment, variable, '\0');) {
+      if (variable.starts_with("CUDA_VISIBLE_DEVICES=")) visible.insert(variable);
+    }
+  }
+  // On a machine with a single one they share it, as they were told to.
+  const bool single =
+      std::filesystem::exists("/dev/nvidia0") && !std::filesystem::exists("/dev/nvidia1");
+  std::set<std::string> expected{"CUDA_VISIBLE_DEVICES=0"};
+  if (!single) expected.insert("CUDA_VISIBLE_DEVICES=1");
+  EXPECT_EQ(visible, expected);
+  EXPECT_EQ(cluster->troupe({"undeploy", "on-gpu"}).status, 0);
+}
+
+TEST_F(ServeSystem, AdminKeysAreForTheStatisticsOfAllModels) {
+  const auto key_of = [](std::vector<std::string> more) {
+    std::vector<std::string> all{"key", "create", "-o", "json"};
+    all.insert(all.end(), more.begin(), more.end());
+    return std::string(json::parse(cluster->troupe(all).out).at("key").as_string());
+  };
+  const auto status_with = [](const std::string& with_key) {
+    return run({"/usr/bin/curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H",
+                "Authorization: Bearer " + with_key, url + "/metrics"})
+        .out;
+  };
+  const std::string user = key_of({"user"});
+  const std::string admin = key_of({"admin", "--admin"});
+  // The gateway reads its keys again every two seconds.
+  EXPECT_TRUE(eventually([&] { return status_with(admin) == "200"; }));
+  EXPECT_EQ(status_with(user), "403");
+  EXPECT_EQ(
+      post("/v1/completions", R"({"model": "tiny", "prompt": "x", "max_tokens": 1})", user).status,
+      200);
 }
 
 TEST_F(ServeSystem, NoRequestIsLostWhenAReplicaIsKilled) {

@@ -121,6 +121,7 @@ class WorkerTest : public testing::Test {
     options.socket_folder = folder;
     options.log_folder = folder;
     options.total = {{"cpu", 2000}};
+    options.first_gpu = 4;  // As beside another worker of the machine.
     options.store_capacity_bytes = 1 << 20;
     options.key_pem = "the key";
     options.reconnect_first = 1ms;

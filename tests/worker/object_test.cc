@@ -87,8 +87,7 @@ TEST_F(WorkerTest, AnObjectIsReadByAnotherProcessOfItsJobOnly) {
     const auto block = protocol::decode<protocol::Block>(message.value().body).value();
     EXPECT_EQ(block.segment, maker.number);
     EXPECT_EQ(message.value().descriptors.size(), 1u);
-    auto segment =
-        ReaderSegment::open(object_store::UniqueFd{message.value().descriptors[0].release()});
+    auto segment = ReaderSegment::open(std::move(message.value().descriptors[0]));
     const auto view = segment.value().view(block.offset_bytes, block.size_bytes).value();
     EXPECT_EQ(view.size(), 100'000u);
     EXPECT_EQ(view[99'999], 42);
@@ -277,8 +276,7 @@ TEST_F(WorkerTest, PullsAnObjectFromAnotherNodeOnceForAll) {
     const auto same = protocol::decode<protocol::Block>(two.value().body).value();
     EXPECT_EQ(block.offset_bytes, same.offset_bytes);
     EXPECT_EQ(worker->store().objects, 1u);
-    auto segment =
-        ReaderSegment::open(object_store::UniqueFd{one.value().descriptors[0].release()});
+    auto segment = ReaderSegment::open(std::move(one.value().descriptors[0]));
     const auto view = segment.value().view(block.offset_bytes, block.size_bytes).value();
     EXPECT_EQ(view.size(), size);
     EXPECT_TRUE(std::all_of(view.begin(), view.end(), [](uint8_t byte) { return byte == 7; }));

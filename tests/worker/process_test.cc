@@ -206,7 +206,7 @@ TEST_F(WorkerTest, GivesEnvironmentAndCredentials) {
     const auto started = co_await start_actor(request);
     const std::string log =
         read_log_tail(folder + "/" + started.value().address.process.to_string() + ".log", 1000);
-    EXPECT_EQ(log, "assigned run, devices [1,3], extra [yes]");
+    EXPECT_EQ(log, "assigned run, devices [5,7], extra [yes]");
     auto client = co_await connect(ProcessId::random(random), job);
     protocol::AttachProcess attach;
     auto attached =

@@ -65,6 +65,8 @@ struct DaemonOptions {
   std::string worker_socket;
   double cpus = 0;
   double gpus = 0;
+  uint32_t first_gpu = 0;
+  uint64_t memory_mib = 0;
   uint64_t store_mib = 0;
 };
 int run_head(const CommonOptions& common, const DaemonOptions& options);

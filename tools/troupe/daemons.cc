@@ -185,12 +185,13 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
   worker_options.version = version;
   worker_options.pid = static_cast<uint32_t>(::getpid());
   worker_options.usage = &usage;
+  worker_options.first_gpu = daemon.options().first_gpu;
   const auto add = [&](const char* name, double amount) {
     if (amount > 0) worker_options.total.push_back({name, static_cast<int64_t>(amount * 1000)});
   };
   add("cpu", daemon.options().cpus);
   add("gpu", daemon.options().gpus);
-  add("memory", static_cast<double>(worker::detect_memory_bytes("/") >> 20));
+  add("memory", static_cast<double>(daemon.options().memory_mib));
   Scope processes{daemon.real().io().get_executor()};
   worker::PosixLauncher launcher{daemon.real().io(), processes, actor_program()};
   worker::Worker worker{daemon.real().environment(), launcher, std::move(worker_options)};

@@ -11,30 +11,51 @@ namespace troupe::tools {
 namespace beast = boost::beast;
 namespace http = beast::http;
 using boost::asio::ip::tcp;
+using boost::system::error_code;
 
-Result<std::string> http_get(const std::string& host, uint16_t port, const std::string& target,
-                             const std::string& api_key) {
+Result<std::string> http_get(const HttpGet& get) {
   boost::asio::io_context loop;
-  tcp::socket socket{loop};
-  boost::system::error_code failed;
-  socket.connect({boost::asio::ip::make_address(host), port}, failed);
-  if (failed) {
-    return error(Code::unavailable, fmt::format("the gateway on {}:{} does not answer: {}", host,
-                                                port, failed.message()));
-  }
-  http::request<http::empty_body> request{http::verb::get, target, 11};
-  request.set(http::field::host, fmt::format("{}:{}", host, port));
-  request.set(http::field::authorization, "Bearer " + api_key);
-  http::write(socket, request, failed);
+  beast::tcp_stream stream{loop};
+  error_code failed;
+  // The stream's deadline covers asynchronous calls alone.
+  const auto wait = [&loop] {
+    loop.restart();
+    loop.run();
+  };
+  const auto note = [&failed](error_code code, auto&&...) { failed = code; };
+  const auto why = [&](const std::string& what) {
+    if (failed == beast::error::timeout) {
+      return error(Code::deadline_exceeded,
+                   fmt::format("the gateway on {}:{} does not answer within {} s: see gateway.log "
+                               "('troupe logs gateway')",
+                               get.host, get.port, get.budget / std::chrono::seconds(1)));
+    }
+    return error(Code::unavailable, fmt::format("the gateway on {}:{} {}: {}", get.host, get.port,
+                                                what, failed.message()));
+  };
+  const auto address = boost::asio::ip::make_address(get.host, failed);
+  if (failed) return why("has no IP address");
+  stream.expires_after(get.budget);
+  stream.async_connect(tcp::endpoint{address, get.port}, note);
+  wait();
+  if (failed) return why("does not answer");
+  http::request<http::empty_body> request{http::verb::get, get.target, 11};
+  request.set(http::field::host, fmt::format("{}:{}", get.host, get.port));
+  request.set(http::field::authorization, "Bearer " + get.api_key);
+  http::async_write(stream, request, note);
+  wait();
+  if (failed) return why("closed");
   beast::flat_buffer buffer;
   http::response<http::string_body> response;
-  if (!failed) http::read(socket, buffer, response, failed);
-  if (failed) return error(Code::unavailable, "the gateway closed: " + failed.message());
+  http::async_read(stream, buffer, response, note);
+  wait();
+  if (failed) return why("closed");
   if (response.result() != http::status::ok) {
-    const Code code =
-        response.result() == http::status::unauthorized ? Code::denied : Code::internal;
+    const bool refused = response.result() == http::status::unauthorized ||
+                         response.result() == http::status::forbidden;
     return error(
-        code, fmt::format("the gateway answered {}: {}", response.result_int(), response.body()));
+        refused ? Code::denied : Code::internal,
+        fmt::format("the gateway answered {}: {}", response.result_int(), response.body()));
   }
   return response.body();
 }

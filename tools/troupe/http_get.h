@@ -4,12 +4,21 @@
 #include <cstdint>
 #include <string>
 
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace troupe::tools {
 
-// The body of a 200 answer. Blocks. Errors: unavailable, and what the gateway answered.
-Result<std::string> http_get(const std::string& host, uint16_t port, const std::string& target,
-                             const std::string& api_key);
+struct HttpGet {
+  std::string host;
+  uint16_t port = 0;
+  std::string target;
+  std::string api_key;
+  Duration budget = std::chrono::seconds(5);  // For all of it.
+};
+
+// The body of a 200 answer. Blocks. Errors: unavailable, deadline_exceeded (the gateway hangs), and
+// what the gateway answered.
+Result<std::string> http_get(const HttpGet& get);
 
 }  // namespace troupe::tools

@@ -30,11 +30,6 @@ using transport::Method;
 
 namespace {
 
-Result<std::unique_ptr<Rpc>> connect_head(const StateFolder& folder) {
-  TROUPE_TRY(const auto record, folder.read_record());
-  return Rpc::connect(folder.head_socket());
-}
-
 // The job of a submitted command, whose programs join it: begun before the command runs, kept while
 // none of its programs is there, ended with the command.
 class SubmittedJob {
@@ -233,7 +228,12 @@ int run_report(const CommonOptions& common, const std::string& name) {
   auto key = read_file(folder.gateway_key());
   if (!key) return fail(key.error());
   while (!key->empty() && key->back() == '\n') key->pop_back();
-  auto body = http_get(record->host, record->gateway_port, "/v1/troupe/stats", *key);
+  HttpGet get;
+  get.host = record->host;
+  get.port = record->gateway_port;
+  get.target = "/v1/troupe/stats";
+  get.api_key = *key;
+  auto body = http_get(get);
   if (!body) return fail(body.error());
   boost::system::error_code failed;
   const auto stats = json::parse(*body, failed);

@@ -1,5 +1,6 @@
 // `troupe`: the command line and the daemons of a cluster.
 #include <fmt/format.h>
+#include <signal.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -26,6 +27,8 @@ void add_common(CLI::App& command, CommonOptions& common) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // A file that may not grow further (ulimit -f) is an error, which is reported, like a full disk.
+  ::signal(SIGXFSZ, SIG_IGN);
   CLI::App app{"Troupe: a distributed actor runtime"};
   app.require_subcommand(1);
   CommonOptions common;
@@ -113,7 +116,7 @@ int main(int argc, char** argv) {
   key_command->require_subcommand(1);
   add_common(*key_create, common);
   key_create->add_option("name", name)->required();
-  key_create->add_flag("--admin", admin, "May also administer");
+  key_create->add_flag("--admin", admin, "May also read /metrics and the statistics of all models");
   key_create->callback([&] { status = run_key_create(common, name, admin); });
 
   auto* version_command = app.add_subcommand("version", "Print the version");
@@ -136,6 +139,8 @@ int main(int argc, char** argv) {
     command->add_option("--worker-socket", daemon.worker_socket);
     command->add_option("--cpus", daemon.cpus);
     command->add_option("--gpus", daemon.gpus);
+    command->add_option("--first-gpu", daemon.first_gpu, "The machine's number of the first");
+    command->add_option("--memory-mib", daemon.memory_mib, "Memory of this worker");
     command->add_option("--store-mib", daemon.store_mib);
     command->callback([&, run] { status = run(common, daemon); });
   };

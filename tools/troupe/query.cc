@@ -69,6 +69,7 @@ json::object describe_actor(const protocol::ActorInfo& actor,
           {"node", name_of_node(nodes, actor.address.node)},
           {"pid", actor.pid},
           {"incarnation", actor.incarnation},
+          {"created", time_text(actor.created_unix_us)},
           {"job", actor.job.is_nil() ? "" : actor.job.to_string()},
           {"deployment", actor.deployment},
           {"reason", actor.reason}};
@@ -121,19 +122,6 @@ Result<Everything> ask_everything(Rpc& head) {
   all.jobs = std::move(jobs.items);
   all.deployments = std::move(deployments.items);
   return all;
-}
-
-Result<std::unique_ptr<Rpc>> connect_head(const StateFolder& folder) {
-  TROUPE_TRY(const auto record, folder.read_record());
-  auto head = Rpc::connect(folder.head_socket());
-  if (!head && head.error().code() == Code::unavailable) {
-    return error(
-        Code::unavailable,
-        fmt::format("the head of the cluster in {} does not answer ({}): see {}/head.log, and "
-                    "'troupe down' ends what is left",
-                    folder.path().string(), head.error().message(), folder.logs().string()));
-  }
-  return head;
 }
 
 bool matches(const RawId& id, const std::string& name, const std::string& wanted) {
@@ -292,43 +280,68 @@ int print_daemon_log(const std::filesystem::path& path, bool follow) {
 
 }  // namespace
 
+namespace {
+
+// What an actor wrote, read from its worker.
+int print_actor_log(const protocol::ActorInfo& actor, const std::vector<protocol::NodeInfo>& nodes,
+                    bool follow) {
+  const auto node = std::find_if(nodes.begin(), nodes.end(), [&](const auto& candidate) {
+    return candidate.address.node == actor.address.node;
+  });
+  if (node == nodes.end()) {
+    return fail(error(
+        Code::not_found,
+        fmt::format("actor {} has run on no node that is known: {}",
+                    actor.name.empty() ? actor.actor.to_string() : actor.name, actor.reason)));
+  }
+  auto worker = Rpc::connect(node->address.unix_path);
+  if (!worker) return fail(worker.error());
+  protocol::ReadLog request;
+  request.actor = actor.actor;
+  request.follow = follow;
+  auto ended = (*worker)->stream(Method::read_log, protocol::encode(request), [](BytesView item) {
+    auto chunk = protocol::decode<protocol::LogChunk>(item);
+    if (!chunk) return false;
+    std::fwrite(chunk->data.data(), 1, chunk->data.size(), stdout);
+    std::fflush(stdout);
+    return true;
+  });
+  return ended ? 0 : fail(ended.error());
+}
+
+}  // namespace
+
 int run_logs(const CommonOptions& common, const std::string& id, bool follow) {
   watch_interrupts();
   const StateFolder folder{common.state};
-  const auto daemon_log = folder.logs() / (id + ".log");
-  if (id.find('/') == id.npos && std::filesystem::exists(daemon_log)) {
-    return print_daemon_log(daemon_log, follow);
+  const auto daemon_log = [&folder](const std::string& name) {
+    return folder.logs() / (name + ".log");
+  };
+  if (id.find('/') == id.npos && std::filesystem::exists(daemon_log(id))) {
+    return print_daemon_log(daemon_log(id), follow);
   }
   auto head = connect_head(folder);
   if (!head) return fail(head.error());
   auto all = ask_everything(**head);
   if (!all) return fail(all.error());
+  // A name outlives its actors: the one that lives is meant, else the latest.
+  const auto rank = [](const protocol::ActorInfo& actor) {
+    return std::pair(actor.state != "dead", actor.created_unix_us);
+  };
+  const protocol::ActorInfo* best = nullptr;
   for (const auto& actor : all->actors) {
     if (!matches(actor.actor, actor.name, id)) continue;
-    for (const auto& node : all->nodes) {
-      if (node.address.node != actor.address.node) continue;
-      auto worker = Rpc::connect(node.address.unix_path);
-      if (!worker) return fail(worker.error());
-      protocol::ReadLog request;
-      request.actor = actor.actor;
-      request.follow = follow;
-      auto ended =
-          (*worker)->stream(Method::read_log, protocol::encode(request), [](BytesView item) {
-            auto chunk = protocol::decode<protocol::LogChunk>(item);
-            if (!chunk) return false;
-            std::fwrite(chunk->data.data(), 1, chunk->data.size(), stdout);
-            std::fflush(stdout);
-            return true;
-          });
-      return ended ? 0 : fail(ended.error());
-    }
-    return fail(error(Code::not_found, fmt::format("actor {} has run on no node that is known: {}",
-                                                   id, actor.reason)));
+    if (best == nullptr || rank(actor) > rank(*best)) best = &actor;
   }
-  return fail(
-      error(Code::not_found, fmt::format("no actor or daemon is called '{}': see 'troupe list "
-                                         "actors' and the files in {}",
-                                         id, folder.logs().string())));
+  if (best != nullptr) return print_actor_log(*best, all->nodes, follow);
+  for (const auto& node : all->nodes) {
+    if (!matches(node.address.node, node.name, id)) continue;
+    return print_daemon_log(daemon_log(node.name), follow);
+  }
+  return fail(error(Code::not_found,
+                    fmt::format("no actor, node or daemon is called '{}': see 'troupe list "
+                                "actors', 'troupe list nodes' and the files in {}",
+                                id, folder.logs().string())));
 }
 
 }  // namespace troupe::tools

@@ -1,5 +1,6 @@
 #include "troupe/rpc.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include "troupe/daemon_process.h"
@@ -99,6 +100,19 @@ Status Rpc::stream(Method method, Bytes request, std::function<bool(BytesView)> 
   run(read_stream(peer_, method, std::move(request), std::move(item), outcome));
   if (!outcome) return ok();  // Ctrl-C ends a stream in good order.
   return std::move(*outcome);
+}
+
+Result<std::unique_ptr<Rpc>> connect_head(const StateFolder& folder) {
+  TROUPE_TRY(const auto record, folder.read_record());
+  auto head = Rpc::connect(folder.head_socket());
+  if (!head && head.error().code() == Code::unavailable) {
+    return error(
+        Code::unavailable,
+        fmt::format("the head of the cluster in {} does not answer ({}): see {}/head.log, and "
+                    "'troupe down' ends what is left",
+                    folder.path().string(), head.error().message(), folder.logs().string()));
+  }
+  return head;
 }
 
 }  // namespace troupe::tools

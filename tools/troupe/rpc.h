@@ -9,6 +9,7 @@
 #include "transport/peer.h"
 #include "transport/real_environment.h"
 #include "transport/router.h"
+#include "troupe/state_folder.h"
 
 namespace troupe::tools {
 
@@ -47,5 +48,9 @@ class Rpc {
   transport::Router router_;
   std::shared_ptr<transport::Peer> peer_;
 };
+
+// The head of the cluster in `folder`. Errors: unavailable (none runs there, or its head is dead;
+// says what to do).
+Result<std::unique_ptr<Rpc>> connect_head(const StateFolder& folder);
 
 }  // namespace troupe::tools

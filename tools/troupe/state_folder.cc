@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "security/private_files.h"
+
 namespace troupe::tools {
 namespace json = boost::json;
 
@@ -128,33 +130,12 @@ Status StateFolder::write_record(const ClusterRecord& record) const {
                                    {"started_ticks", daemon.started_ticks}});
   }
   value["daemons"] = std::move(daemons);
-  return write_private_file(path_ / "cluster.json", json::serialize(value) + "\n");
+  return security::write_private_file(path_ / "cluster.json", json::serialize(value) + "\n");
 }
 
 void StateFolder::remove_record() const {
   std::error_code ignored;
   std::filesystem::remove(path_ / "cluster.json", ignored);
-}
-
-Status write_private_file(const std::filesystem::path& path, const std::string& text) {
-  const std::string temporary = path.string() + ".new";
-  FileDescriptor file{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
-  if (!file.is_open()) return system_error("write " + path.string(), errno);
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t count = ::write(file.get(), text.data() + done, text.size() - done);
-    if (count < 0) {
-      const int number = errno;
-      ::unlink(temporary.c_str());
-      return system_error("write " + path.string(), number);
-    }
-    done += static_cast<size_t>(count);
-  }
-  if (::fsync(file.get()) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0) {
-    const int number = errno;
-    ::unlink(temporary.c_str());
-    return system_error("write " + path.string(), number);
-  }
-  return ok();
 }
 
 Result<std::string> read_file(const std::filesystem::path& path) {

@@ -64,8 +64,6 @@ class StateFolder {
   std::filesystem::path path_;
 };
 
-// Writes a file for this user alone, whole or not at all.
-Status write_private_file(const std::filesystem::path& path, const std::string& text);
 Result<std::string> read_file(const std::filesystem::path& path);
 
 }  // namespace troupe::tools

@@ -1,8 +1,10 @@
 // `troupe up` and `troupe down`.
 #include <fmt/format.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <cmath>
 #include <filesystem>
 #include <thread>
 
@@ -10,6 +12,7 @@
 #include "security/api_keys.h"
 #include "security/authority.h"
 #include "security/credentials.h"
+#include "security/private_files.h"
 #include "troupe/commands.h"
 #include "troupe/daemon_process.h"
 #include "troupe/rpc.h"
@@ -135,27 +138,38 @@ class Starter {
     return folder_.write_record(record_);
   }
 
+  // How far apart the workers' first GPUs lie. Who gives the workers more than there are lets them
+  // share the first ones.
+  int gpu_stride(uint32_t devices, double gpus) const {
+    const double each = std::ceil(gpus);
+    const bool enough = devices == 0 || each * options_.workers <= devices;
+    return enough ? static_cast<int>(each) : 0;
+  }
+
   Status start_workers() {
     const double count = std::max(options_.workers, 1);
     const double cores = static_cast<double>(worker::detect_cpu_milli("/")) / 1000;
     const double cpus = options_.cpus > 0 ? options_.cpus : cores / count;
     const uint32_t devices = worker::detect_gpus("/");
     const double gpus = options_.gpus >= 0 ? options_.gpus : std::floor(devices / count);
-    const uint64_t memory_mib = worker::detect_memory_bytes("/") >> 20;
-    const uint64_t store_mib =
-        options_.store_mib > 0 ? options_.store_mib : memory_mib / 4 / static_cast<uint64_t>(count);
+    const int gpus_apart = gpu_stride(devices, gpus);
+    const uint64_t memory_mib =
+        (worker::detect_memory_bytes("/") >> 20) / static_cast<uint64_t>(count);
+    const uint64_t store_mib = options_.store_mib > 0 ? options_.store_mib : memory_mib / 4;
     std::vector<StartedDaemon> started;
     for (int i = 0; i < options_.workers; ++i) {
       const std::string name = fmt::format("worker-{}", i);
       TROUPE_TRY(const auto node, node_id(name));
       TROUPE_CHECK(issue(name, security::Role::node, node));
-      TROUPE_TRY(auto daemon,
-                 launch("worker", name,
-                        {"--host", host, "--head", fmt::format("{}:{}", host, record_.head_port),
-                         "--node", node, "--worker-socket", folder_.sockets() / (name + ".sock"),
-                         "--cpus", fmt::format("{}", cpus), "--gpus", fmt::format("{}", gpus),
-                         "--store-mib", fmt::format("{}", store_mib)},
-                        {}));
+      TROUPE_TRY(
+          auto daemon,
+          launch("worker", name,
+                 {"--host", host, "--head", fmt::format("{}:{}", host, record_.head_port), "--node",
+                  node, "--worker-socket", folder_.sockets() / (name + ".sock"), "--cpus",
+                  fmt::format("{}", cpus), "--gpus", fmt::format("{}", gpus), "--first-gpu",
+                  fmt::format("{}", i * gpus_apart), "--memory-mib", fmt::format("{}", memory_mib),
+                  "--store-mib", fmt::format("{}", store_mib)},
+                 {}));
       started.push_back(std::move(daemon));
     }
     for (StartedDaemon& daemon : started) {
@@ -173,7 +187,7 @@ class Starter {
     }
     SystemRandom random;
     const std::string id = NodeId::random(random).to_string();
-    TROUPE_CHECK(write_private_file(path, id));
+    TROUPE_CHECK(security::write_private_file(path, id));
     return id;
   }
 
@@ -181,12 +195,18 @@ class Starter {
     if (options_.gateway_port < 0 || options_.workers == 0) return ok();
     TROUPE_CHECK(prepare_key());
     TROUPE_CHECK(issue("gateway", security::Role::gateway, "gateway"));
-    TROUPE_TRY(const auto facts,
-               start("gateway", "gateway",
-                     {"--host", host, "--port", std::to_string(options_.gateway_port),
-                      "--worker-socket", folder_.sockets() / "worker-0.sock"},
-                     {}));
-    record_.gateway_port = facts.at("port").to_number<uint16_t>();
+    auto facts = start("gateway", "gateway",
+                       {"--host", host, "--port", std::to_string(options_.gateway_port),
+                        "--worker-socket", folder_.sockets() / "worker-0.sock"},
+                       {});
+    if (!facts && facts.error().code() == Code::conflict) {
+      return error(Code::conflict,
+                   facts.error().message() +
+                       ": choose another with --gateway-port N, or any free one with "
+                       "--gateway-port 0");
+    }
+    if (!facts) return std::move(facts).error();
+    record_.gateway_port = facts->at("port").to_number<uint16_t>();
     return folder_.write_record(record_);
   }
 
@@ -198,7 +218,7 @@ class Starter {
     }
     SystemRandom random;
     TROUPE_TRY(const auto text, keys.create("local", security::Scope::admin, wall_now(), random));
-    return write_private_file(folder_.gateway_key(), text + "\n");
+    return security::write_private_file(folder_.gateway_key(), text + "\n");
   }
 
   Status wait_for_nodes() {
@@ -249,6 +269,9 @@ int run_down(const CommonOptions& common) {
   const StateFolder folder{common.state};
   auto record = folder.read_record();
   if (!record) return fail(record.error());
+  // Half a shutdown would leave daemons behind; a whole one takes seconds.
+  ::signal(SIGINT, SIG_IGN);
+  ::signal(SIGTERM, SIG_IGN);
   // The gateway first, so that nobody is let in to a cluster that is leaving; the head last.
   std::reverse(record->daemons.begin(), record->daemons.end());
   std::vector<std::string> killed;
