@@ -88,15 +88,22 @@ Result<StartedDaemon> start_daemon(const std::string& kind, const std::string& n
   for (char** entry = environ; *entry != nullptr; ++entry) variables.push_back(*entry);
   variables.push_back(nullptr);
   const int lock_fd = lock.get();
+  // Until the child has its own dispositions: a signal for it would run the handlers of this
+  // process.
+  sigset_t all, before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
   const pid_t pid = ::fork();
-  if (pid < 0) return error(Code::exhausted, std::string("fork: ") + std::strerror(errno));
+  const int failed = errno;
+  if (pid != 0) ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (pid < 0) return error(Code::exhausted, std::string("fork: ") + std::strerror(failed));
   if (pid == 0) {
     ::setsid();
+    ::signal(SIGINT, SIG_DFL);
+    ::signal(SIGTERM, SIG_DFL);
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    ::signal(SIGINT, SIG_DFL);
-    ::signal(SIGTERM, SIG_DFL);
     // High copies first, so that none of 0 to 4 is overwritten before it was copied.
     const int high_ready = ::fcntl(writing.get(), F_DUPFD_CLOEXEC, 20);
     const int high_lock = lock_fd >= 0 ? ::fcntl(lock_fd, F_DUPFD_CLOEXEC, 20) : -1;
