@@ -88,6 +88,13 @@ Async<Result<Message>> ActorCaller::send_in_order(std::shared_ptr<Queued> queued
   co_return co_await (**queued->call).reply();
 }
 
+void ActorCaller::process_gone(ProcessId process) {
+  std::erase_if(targets_, [&](const auto& entry) {
+    const Target& target = entry.second;
+    return !target.pumping && target.info && target.info->address.process == process;
+  });
+}
+
 // Sends what is queued for one actor, in order. One runs an actor, while there is something to
 // send.
 Async<void> ActorCaller::pump(ActorId actor) {

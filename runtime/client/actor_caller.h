@@ -18,7 +18,8 @@ class ActorCaller {
                                             std::shared_ptr<Event> cancelled,
                                             protocol::ProcessAddress* callee);
   Async<Result<std::shared_ptr<transport::IncomingStream>>> stream(ActorCallSpec spec);
-  void forget(ActorId actor) { targets_.erase(actor); }
+  // Forgets the actors that it ran; the head knows where they are now.
+  void process_gone(ProcessId process);
 
  private:
   // A call on its way: queued until it is its turn to be sent.

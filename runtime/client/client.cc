@@ -49,8 +49,10 @@ Client::Client(transport::Environment environment, ClientOptions options)
   router_.on(Method::add_borrow, *objects_, &ObjectDirectory::add_borrow);
   router_.on(Method::remove_borrow, *objects_, &ObjectDirectory::remove_borrow);
   router_.on(Method::drop_segments, *store_, &StoreClient::drop_segments);
-  connections_->on_closed(
-      [this](const protocol::Hello& gone) { objects_->process_gone(gone.address.process); });
+  connections_->on_closed([this](const protocol::Hello& gone) {
+    objects_->process_gone(gone.address.process);
+    actors_->process_gone(gone.address.process);
+  });
 }
 
 Client::~Client() = default;
@@ -94,9 +96,7 @@ Async<Status> Client::start() {
                         return answer_stream(std::move(message), std::move(context), out);
                       });
   }
-  const std::string socket =
-      fmt::format("{}/{}.sock", attached_.socket_folder, options_.process.short_string());
-  TROUPE_CO_CHECK(connections_->listen(socket, attached_.host));
+  TROUPE_CO_CHECK(connections_->listen(attached_.socket_path, attached_.host));
   address_ = connections_->address();
   started_.set();
   co_return ok();

@@ -24,7 +24,6 @@ struct ClientOptions {
   JobId job;
   Endpoint worker;  // The node's worker; not used when worker_connection is given.
   std::unique_ptr<transport::Connection> worker_connection;  // An inherited one.
-  Duration call_budget = std::chrono::seconds(60);           // Default of calls without their own.
   // Called with the node's credentials before anything listens on or connects over TLS.
   std::function<Status(const protocol::Attached&)> use_credentials;
 };

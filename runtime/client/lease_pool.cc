@@ -66,7 +66,7 @@ void LeasePool::pump(const std::string& key) {
     slot.busy = true;
     auto task = std::move(cls.queue.front());
     cls.queue.pop_front();
-    spawn(client_.scope_, run_on(key, process, std::move(task)));
+    spawn(client_.scope_, run_on(key, slot, std::move(task)));
   }
   auto& clock = client_.environment_.clock;
   if (!cls.queue.empty()) {
@@ -82,7 +82,14 @@ void LeasePool::pump(const std::string& key) {
   }
 }
 
+Async<void> LeasePool::back_off(std::string key) {
+  SchedulingClass& cls = classes_[key];
+  const Duration pause = std::exchange(cls.pause, std::min(cls.pause * 2, retry_most));
+  co_await sleep_for(client_.environment_.clock, time_left(key, pause));
+}
+
 Async<void> LeasePool::request_lease(std::string key) {
+  if (std::exchange(classes_[key].unreached, false)) co_await back_off(key);
   protocol::RequestLease request;
   request.lease = LeaseId::random(client_.environment_.random);
   request.job = client_.options_.job;
@@ -105,7 +112,6 @@ Async<void> LeasePool::request_lease(std::string key) {
     for (const protocol::Slot& slot : granted->slots) {
       cls.slots[slot.address.process] = {request.lease, slot.address, false};
     }
-    cls.pause = retry_first;
     spawn(client_.scope_,
           renew(key, request.lease, std::chrono::microseconds(granted->quantum_us)));
   } else if (granted.error().retriable()) {
@@ -113,9 +119,7 @@ Async<void> LeasePool::request_lease(std::string key) {
     // this one's place.
     protocol::ReturnLease unused{request.lease, {}};
     spawn(client_.scope_, return_lease(std::move(unused)));
-    SchedulingClass& cls = classes_[key];
-    const Duration pause = std::exchange(cls.pause, std::min(cls.pause * 2, retry_most));
-    co_await sleep_for(client_.environment_.clock, time_left(key, pause));
+    co_await back_off(key);
     end_late_tasks(key, granted.error());
   } else {
     const auto queue = std::exchange(classes_[key].queue, {});
@@ -168,8 +172,8 @@ Async<void> LeasePool::renew(std::string key, LeaseId lease, Duration quantum) {
   }
 }
 
-Async<void> LeasePool::run_on(std::string key, ProcessId process, std::shared_ptr<Task> task) {
-  const LeasedSlot slot = classes_[key].slots[process];
+Async<void> LeasePool::run_on(std::string key, LeasedSlot slot, std::shared_ptr<Task> task) {
+  const ProcessId process = slot.address.process;
   auto outcome = co_await invoke(slot, task);
   bool slot_died = false;
   if (!outcome) {
@@ -185,13 +189,17 @@ Async<void> LeasePool::run_on(std::string key, ProcessId process, std::shared_pt
     const bool in_time = client_.environment_.clock.now() < task->deadline;
     if (in_time && !task->cancelled.is_set() && (not_sent || task->spec.retries > 0)) {
       if (!not_sent) --task->spec.retries;
+      classes_[key].unreached = classes_[key].unreached || not_sent;
       classes_[key].queue.push_front(task);
       pump(key);
       co_return;
     }
-  } else if (const auto found = classes_[key].slots.find(process);
-             found != classes_[key].slots.end()) {
-    found->second.busy = false;
+  } else {
+    SchedulingClass& cls = classes_[key];
+    cls.pause = retry_first;
+    if (const auto found = cls.slots.find(process); found != cls.slots.end()) {
+      found->second.busy = false;
+    }
   }
   finish(task, std::move(outcome), slot.address);
   pump(key);

@@ -42,17 +42,20 @@ class LeasePool {
     std::deque<std::shared_ptr<Task>> queue;
     std::map<ProcessId, LeasedSlot> slots;
     bool requesting = false;
-    Duration pause{};  // Before the next request, when the head has no room.
+    Duration
+        pause{};  // Before the next request, when the head has no room or a slot was not there.
+    bool unreached = false;
     TimerClock::TimerId linger = 0;
   };
 
   void pump(const std::string& key);
   Async<void> request_lease(std::string key);
+  Async<void> back_off(std::string key);
   // Until the first of the tasks that wait has to end; at most `most`.
   Duration time_left(const std::string& key, Duration most);
   void end_late_tasks(const std::string& key, const Error& why);
   Async<void> renew(std::string key, LeaseId lease, Duration quantum);
-  Async<void> run_on(std::string key, ProcessId slot, std::shared_ptr<Task> task);
+  Async<void> run_on(std::string key, LeasedSlot slot, std::shared_ptr<Task> task);
   Async<Result<protocol::InvokeReply>> invoke(LeasedSlot slot, std::shared_ptr<Task> task);
   void drop_slot(const std::string& key, ProcessId slot);
   void give_back_idle(const std::string& key);

@@ -456,7 +456,7 @@ struct Attached {
   std::string certificate_pem;
   std::string key_pem;
   std::string authority_pem;
-  std::string socket_folder;
+  std::string socket_path;  // Where this process listens; removed when it is gone.
 };
 
 struct ReadLog {

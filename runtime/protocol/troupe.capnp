@@ -432,7 +432,7 @@ struct Attached {
   certificatePem @6 :Text;
   keyPem @7 :Text;
   authorityPem @8 :Text;
-  socketFolder @9 :Text;
+  socketPath @9 :Text;
 }
 
 struct ReadLog {

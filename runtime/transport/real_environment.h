@@ -42,8 +42,6 @@ class RealEnvironment {
 
   boost::asio::io_context& io() { return io_; }
   Environment environment();
-  // Whether the caller runs on the blocking pool.
-  bool is_blocking_thread() { return blocking_.get_executor().running_in_this_thread(); }
 
  private:
   boost::asio::io_context io_{1};

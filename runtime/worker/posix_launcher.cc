@@ -222,4 +222,8 @@ Result<std::unique_ptr<LaunchedProcess>> PosixLauncher::launch(const LaunchSpec&
       std::move(watched), transport::adopt_unix_socket(scope_, loop_, std::move(own_end)));
 }
 
+void PosixLauncher::remove_socket(const std::string& path) {
+  ::unlink(path.c_str());
+}
+
 }  // namespace troupe::worker

@@ -18,6 +18,7 @@ class PosixLauncher final : public ProcessLauncher {
   PosixLauncher(boost::asio::io_context& loop, Scope& scope, std::string program);
 
   Result<std::unique_ptr<LaunchedProcess>> launch(const LaunchSpec& spec) override;
+  void remove_socket(const std::string& path) override;
 
  private:
   boost::asio::io_context& loop_;

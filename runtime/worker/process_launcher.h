@@ -38,6 +38,8 @@ class ProcessLauncher {
   virtual ~ProcessLauncher() = default;
   // Errors: not_found (no such program), exhausted (no processes, descriptors or memory left).
   virtual Result<std::unique_ptr<LaunchedProcess>> launch(const LaunchSpec& spec) = 0;
+  // What a process that was killed left behind; nothing if it is gone already.
+  virtual void remove_socket(const std::string& path) = 0;
 };
 
 }  // namespace troupe::worker

@@ -39,7 +39,6 @@ Result<HostedProcess::Pointer> ProcessTable::launch(const Request& request) {
   set("TROUPE_PROCESS_ID", spec.process.to_string());
   set("TROUPE_NODE_ID", options_.node.to_string());
   set("TROUPE_JOB_ID", request.job.to_string());
-  set("TROUPE_SOCKET_FOLDER", options_.socket_folder);
   TROUPE_TRY(auto launched, launcher_.launch(spec));
   auto process = std::make_shared<HostedProcess>(environment_, scope_, spec.process, request.job,
                                                  spec.log_path, std::move(launched));

@@ -1,5 +1,7 @@
 #include "worker/worker.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/log.h"
@@ -28,6 +30,7 @@ Instant answer_by(Instant deadline, Instant now) {
 
 Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, WorkerOptions options)
     : environment_(environment),
+      launcher_(launcher),
       options_(std::move(options)),
       scope_(environment.loop),
       door_(*this),
@@ -127,7 +130,13 @@ void Worker::peer_closed(Peer& peer) {
   if (found == local_connections_.end() || --found->second > 0) return;
   local_connections_.erase(found);
   // A process of ours may write until it has been reaped: process_exited follows.
-  if (!processes_.find(process)) objects_.process_died(process);
+  if (processes_.find(process)) return;
+  objects_.process_died(process);
+  launcher_.remove_socket(socket_of(process));
+}
+
+std::string Worker::socket_of(ProcessId process) const {
+  return fmt::format("{}/{}.sock", options_.socket_folder, process.short_string());
 }
 
 void Worker::process_exited(HostedProcess& process) {
@@ -144,6 +153,7 @@ void Worker::process_exited(HostedProcess& process) {
   actors_.process_exited(process);
   slots_.process_exited(process);
   objects_.process_died(process.id());
+  launcher_.remove_socket(socket_of(process.id()));
 }
 
 protocol::RegisterNode Worker::registration() {
@@ -258,7 +268,7 @@ Async<Result<protocol::Attached>> Worker::attach_process(protocol::AttachProcess
   attached.certificate_pem = options_.certificate_pem;
   attached.key_pem = options_.key_pem;
   attached.authority_pem = options_.authority_pem;
-  attached.socket_folder = options_.socket_folder;
+  attached.socket_path = socket_of(call.peer->remote().address.process);
   co_return attached;
 }
 

@@ -58,6 +58,7 @@ class Worker {
   void process_exited(HostedProcess& process);
   protocol::RegisterNode registration();
   Async<void> end_finished_jobs();
+  std::string socket_of(ProcessId process) const;
   Result<object_store::Caller> caller_of(const CallContext& call) const;
 
   // The head's.
@@ -78,6 +79,7 @@ class Worker {
   Async<Result<protocol::Chunk>> fetch_chunk(protocol::FetchChunk, CallContext);
 
   transport::Environment environment_;
+  ProcessLauncher& launcher_;
   WorkerOptions options_;
   Scope scope_;
   Door door_;

@@ -152,19 +152,26 @@ Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout) {
 
 namespace {
 
+// Where waiting coroutines go on. Theirs alone: they may block in put() or get(), which need the
+// environment's threads. Never joined, for what a program blocks in may have no end.
+boost::asio::thread_pool& callbacks() {
+  static auto* pool = new boost::asio::thread_pool{2};
+  return *pool;
+}
+
 Async<void> fetch_and_call(client::Client& client, ObjectName name,
                            std::shared_ptr<std::function<void(Result<Fetched>)>> done) {
   Result<Fetched> fetched = error(Code::cancelled, "the session was closed");
   struct Guard {
-    Executor pool;
     std::shared_ptr<std::function<void(Result<Fetched>)>> done;
     Result<Fetched>& fetched;
     ~Guard() {
-      boost::asio::post(pool, [callback = std::move(done), value = std::move(fetched)]() mutable {
-        (*callback)(std::move(value));
-      });
+      boost::asio::post(callbacks(),
+                        [callback = std::move(done), value = std::move(fetched)]() mutable {
+                          (*callback)(std::move(value));
+                        });
     }
-  } guard{client.environment().blocking, std::move(done), fetched};
+  } guard{std::move(done), fetched};
   auto bytes = co_await client.get(std::move(name), no_timeout);
   if (bytes) {
     fetched = Fetched{bytes->bytes, std::move(bytes->keep_alive)};
@@ -455,8 +462,8 @@ SessionImpl::~SessionImpl() {
     core_->failure = "the driver ended by an exception";
   }
   // The last ref may go on a thread of the session's own, which cannot join itself.
-  const bool own_thread =
-      core_->thread.get_id() == std::this_thread::get_id() || core_->real.is_blocking_thread();
+  const bool own_thread = core_->thread.get_id() == std::this_thread::get_id() ||
+                          callbacks().get_executor().running_in_this_thread();
   if (own_thread) {
     std::thread([core = std::move(core_)]() mutable { shut_down(std::move(core)); }).detach();
   } else {

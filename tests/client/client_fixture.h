@@ -191,7 +191,7 @@ class ClientTest : public testing::Test {
     attached.head_host = "10.0.0.1";
     attached.head_port = 7000;
     attached.host = "10.0.1.1";
-    attached.socket_folder = "/simulated";
+    attached.socket_path = "/simulated/driver.sock";
     worker.self.kind = "worker";
     worker.self.address.process = ProcessId::random(simulation.random());
     worker.self.address.node = attached.node;

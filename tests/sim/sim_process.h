@@ -89,6 +89,7 @@ class SimLauncher final : public worker::ProcessLauncher {
       : simulation_(simulation), worker_(worker), observer_(observer) {}
 
   Result<std::unique_ptr<worker::LaunchedProcess>> launch(const worker::LaunchSpec& spec) override;
+  void remove_socket(const std::string&) override {}
 
  private:
   Simulation& simulation_;
