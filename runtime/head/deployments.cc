@@ -15,6 +15,7 @@ namespace {
 constexpr char name_space[] = "deployments";
 // In a replica's environment, so that it tells which spec it came from.
 constexpr char version_variable[] = "TROUPE_DEPLOYMENT_VERSION";
+constexpr Duration retry_pause = std::chrono::seconds(1);
 constexpr uint32_t failures_max = 3;  // Quick ones in a row, of one replica.
 constexpr uint32_t replicas_max = 1000;
 constexpr size_t name_bytes_max = 128;
@@ -261,9 +262,11 @@ void Deployments::reconcile(const std::string& name) {
 
 Async<void> Deployments::reconcile_until_done(std::string name) {
   for (;;) {
-    co_await reconcile_once(name);
+    const bool done = co_await reconcile_once(name);
+    if (!done) co_await sleep_for(environment_.clock, retry_pause);
     const auto found = deployments_.find(name);
     if (found == deployments_.end()) co_return;
+    if (!done) continue;
     if (!std::exchange(found->second.again, false)) {
       found->second.reconciling = false;
       co_return;
@@ -271,26 +274,29 @@ Async<void> Deployments::reconcile_until_done(std::string name) {
   }
 }
 
-Async<void> Deployments::reconcile_once(std::string name) {
-  co_await add_missing(name);
+Async<bool> Deployments::reconcile_once(std::string name) {
+  bool done = co_await add_missing(name);
   const Surplus surplus = surplus_of(name);
   for (const ActorId id : surplus.replicas) {
     auto killed = co_await actors_.kill(id, surplus.reason);
-    if (!killed) log::warning("replica_not_killed", {{"actor", id}, {"why", killed.error()}});
+    if (killed) continue;
+    log::warning("replica_not_killed", {{"actor", id}, {"why", killed.error()}});
+    done = false;
   }
+  co_return done;
 }
 
-Async<void> Deployments::add_missing(std::string name) {
+Async<bool> Deployments::add_missing(std::string name) {
   for (;;) {
     const auto found = deployments_.find(name);
-    if (found == deployments_.end() || !found->second.failure.empty()) co_return;
+    if (found == deployments_.end() || !found->second.failure.empty()) co_return true;
     const Deployment& deployment = found->second;
-    if (versions_of(deployment).current.size() >= deployment.spec.replicas) co_return;
+    if (versions_of(deployment).current.size() >= deployment.spec.replicas) co_return true;
     protocol::ActorSpec replica = next_replica(deployment);
     auto created = co_await actors_.create(std::move(replica));
     if (!created) {
       log::warning("replica_not_created", {{"deployment", name}, {"why", created.error()}});
-      co_return;
+      co_return false;
     }
   }
 }

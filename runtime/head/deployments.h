@@ -71,8 +71,9 @@ class Deployments : public ActorListener, public NodeListener {
   // Brings the replicas to what the spec says. One runs a deployment.
   void reconcile(const std::string& name);
   Async<void> reconcile_until_done(std::string name);
-  Async<void> reconcile_once(std::string name);
-  Async<void> add_missing(std::string name);
+  // False: something of it was refused and is tried again.
+  Async<bool> reconcile_once(std::string name);
+  Async<bool> add_missing(std::string name);
 
   transport::Environment environment_;
   const HeadOptions& options_;

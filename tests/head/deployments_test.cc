@@ -96,6 +96,22 @@ TEST_F(Deployments, RefusesMoreDeploymentsThanTheLimit) {
   EXPECT_EQ(code_of(deploy(client, spec_of("other", 1))), Code::exhausted);
 }
 
+TEST_F(Deployments, AReplicaThatWasRefusedIsTriedAgain) {
+  options.actors_max = 1;
+  start_head();
+  add_worker(4);
+  const auto client = driver();
+  const auto other = actor_spec();
+  ASSERT_TRUE(create(client, other));
+  ASSERT_TRUE(deploy(client, spec_of("chat", 1)));
+  simulation.run_for(3s);
+  EXPECT_EQ(look_at(client, "chat").state, "starting");
+  ASSERT_EQ(code_of(ask<Empty>(client, Method::kill_actor, protocol::KillActor{other.actor, ""})),
+            Code::ok);
+  simulation.run_for(2s);
+  EXPECT_EQ(look_at(client, "chat").state, "ready");
+}
+
 TEST_F(Deployments, SameDeployAgainChangesNothing) {
   start_head();
   FakeWorker& worker = add_worker(4);
