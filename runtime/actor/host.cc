@@ -7,6 +7,7 @@
 
 #include "actor/host_table.h"
 #include "base/log.h"
+#include "security/audit.h"
 
 namespace troupe::actor {
 
@@ -48,9 +49,8 @@ Status Host::check_worker(const CallContext& context) const {
   // Before the worker is joined nothing listens: only it can ask.
   const auto& worker = client_.worker();
   if (!worker || context.peer == worker) return ok();
-  log::warning("request_denied", {{"audit", "not_the_worker"},
-                                  {"kind", context.peer->remote().kind},
-                                  {"identity", context.peer->identity().name}});
+  security::Audit{}.refuse(security::audit_name(context.peer->identity()),
+                           "assign or stop this process", "not its worker");
   return error(Code::denied, "only the worker may ask this of its process");
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
+#include "security/audit.h"
 
 namespace troupe::client {
 
@@ -100,6 +101,7 @@ Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoi
   const bool is_head = process.is_nil();
   if (peer && is_head && !speaks_as_head((*peer)->identity())) {
     (*peer)->close();
+    security::Audit{}.refuse(security::audit_name((*peer)->identity()), "be the head", "its role");
     peer = error(Code::denied, fmt::format("{} on {} is not the cluster's head",
                                            (*peer)->identity().name, endpoint.to_string()));
   } else if (peer && !is_head && (*peer)->remote().address.process != process) {
@@ -204,10 +206,14 @@ Async<void> Connections::return_to_head() {
   }
 }
 
-Status Connections::accept_peer(const protocol::Hello& hello, const PeerIdentity&) {
+Status Connections::accept_peer(const protocol::Hello& hello, const PeerIdentity& identity) {
+  const security::Audit audit;
+  const std::string who = security::audit_name(identity);
   if (!hello.cluster.is_nil() && !self_.cluster.is_nil() && hello.cluster != self_.cluster) {
+    audit.refuse(who, "connect as " + hello.kind, "of another cluster");
     return error(Code::denied, "the peer belongs to cluster " + hello.cluster.to_string());
   }
+  audit.admit(who, "connect as " + hello.kind, "of this cluster");
   return ok();
 }
 

@@ -11,6 +11,7 @@
 #include "head/membership.h"
 #include "head/placement.h"
 #include "head/tables.h"
+#include "security/audit.h"
 #include "transport/peer.h"
 
 namespace troupe::head {
@@ -44,9 +45,8 @@ Status admits(Method method, const PeerIdentity& identity) {
         return ok();
       }
   }
-  log::info(
-      "audit",
-      {{"who", identity.name}, {"what", protocol::method_name(method)}, {"decision", "refused"}});
+  security::Audit{}.refuse(security::audit_name(identity), protocol::method_name(method),
+                           "not for this role");
   return error(Code::denied, fmt::format("{} may not ask the head for {}", identity.name,
                                          protocol::method_name(method)));
 }
@@ -54,9 +54,8 @@ Status admits(Method method, const PeerIdentity& identity) {
 // A node's certificate names it: it speaks for no other.
 Status speaks_for(const PeerIdentity& identity, NodeId node) {
   if (identity.local || identity.name == node.to_string()) return ok();
-  log::info(
-      "audit",
-      {{"who", identity.name}, {"what", "speak_for"}, {"node", node}, {"decision", "refused"}});
+  security::Audit{}.refuse(security::audit_name(identity), "speak for node " + node.to_string(),
+                           "its certificate names another");
   return error(Code::denied,
                fmt::format("{} may not speak for node {}", identity.name, node.to_string()));
 }
@@ -291,8 +290,14 @@ class Head::Door final : public transport::Router {
     head_.parts_->membership.peer_closed(peer);
     head_.parts_->jobs.peer_closed(peer);
   }
-  Status accept_peer(const protocol::Hello& hello, const PeerIdentity&) override {
-    if (hello.cluster.is_nil() || hello.cluster == head_.options_.cluster) return ok();
+  Status accept_peer(const protocol::Hello& hello, const PeerIdentity& identity) override {
+    const security::Audit audit;
+    const std::string who = security::audit_name(identity);
+    if (hello.cluster.is_nil() || hello.cluster == head_.options_.cluster) {
+      audit.admit(who, "connect as " + hello.kind, "of this cluster");
+      return ok();
+    }
+    audit.refuse(who, "connect as " + hello.kind, "of another cluster");
     return error(Code::denied,
                  fmt::format("this is cluster {}, not {}", head_.options_.cluster.to_string(),
                              hello.cluster.to_string()));

@@ -108,8 +108,10 @@ class AsioListener final : public Listener {
     if (made) {
       ready_.push_back(std::move(*made));
     } else {
-      log::warning("peer_turned_away",
-                   {{"endpoint", endpoint_.to_string()}, {"why", made.error().message()}});
+      log::warning("audit", {{"who", "unknown"},
+                             {"what", "connect to " + endpoint_.to_string()},
+                             {"decision", "refused"},
+                             {"reason", made.error().message()}});
     }
     changed_.pulse();
   }

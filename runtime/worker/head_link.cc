@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "security/audit.h"
 #include "worker/machine.h"
 
 namespace troupe::worker {
@@ -38,9 +39,8 @@ void HeadLink::start() {
 
 Status HeadLink::check(const transport::CallContext& call, uint64_t epoch) {
   if (!peer_ || call.peer != peer_) {
-    log::warning("request_denied", {{"audit", "not_the_head"},
-                                    {"kind", call.peer->remote().kind},
-                                    {"identity", call.peer->identity().name}});
+    security::Audit{}.refuse(security::audit_name(call.peer->identity()),
+                             "ask as " + call.peer->remote().kind, "not the head");
     return error(Code::denied, "only the head may ask this of a worker");
   }
   return observe(epoch);
@@ -48,7 +48,8 @@ Status HeadLink::check(const transport::CallContext& call, uint64_t epoch) {
 
 Status HeadLink::observe(uint64_t epoch) {
   if (epoch < epoch_) {
-    log::warning("request_denied", {{"audit", "old_epoch"}, {"epoch", epoch}, {"seen", epoch_}});
+    security::Audit{}.refuse("head", fmt::format("ask in epoch {}", epoch),
+                             fmt::format("epoch {} was seen", epoch_));
     return error(Code::denied,
                  fmt::format("epoch {} is past: this node has seen {}", epoch, epoch_));
   }
@@ -86,7 +87,7 @@ Async<Status> HeadLink::serve_one_connection() {
   if (!connection) co_return std::move(connection).error();
   const transport::PeerIdentity& identity = (*connection)->peer();
   if (!identity.local && identity.role != transport::Role::head) {
-    log::warning("peer_turned_away", {{"audit", "not_a_head"}, {"identity", identity.name}});
+    security::Audit{}.refuse(security::audit_name(identity), "be the head", "its role");
     co_return error(Code::denied, "the certificate at the head's address is not a head's");
   }
   protocol::Hello self = questions_.hello();

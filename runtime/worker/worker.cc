@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "security/audit.h"
 
 namespace troupe::worker {
 
@@ -109,17 +110,24 @@ Async<void> Worker::greet(std::unique_ptr<transport::Connection> connection) {
 
 Status Worker::Door::accept_peer(const protocol::Hello& hello,
                                  const transport::PeerIdentity& identity) {
+  const security::Audit audit;
+  const std::string who = security::audit_name(identity);
+  const std::string what = "connect as " + hello.kind;
   const ClusterId own = worker_.options_.cluster;
   if (!hello.cluster.is_nil() && !own.is_nil() && hello.cluster != own) {
+    audit.refuse(who, what, "of another cluster");
     return error(Code::denied, "this node belongs to cluster " + own.to_string());
   }
   if (identity.local) {
     ++worker_.local_connections_[hello.address.process];
+    audit.admit(who, what, "of this node");
     return ok();
   }
-  if (identity.role == Role::node || identity.role == Role::head) return ok();
-  log::warning("peer_turned_away",
-               {{"audit", "role"}, {"identity", identity.name}, {"kind", hello.kind}});
+  if (identity.role == Role::node || identity.role == Role::head) {
+    audit.admit(who, what, "its role");
+    return ok();
+  }
+  audit.refuse(who, what, "its role");
   return error(Code::denied, "a worker speaks with nodes and its head only");
 }
 
@@ -250,12 +258,11 @@ Async<Result<protocol::Attached>> Worker::attach_process(protocol::AttachProcess
                                                          CallContext call) {
   const transport::PeerIdentity& identity = call.peer->identity();
   if (!identity.local) {
-    log::warning("attach_denied", {{"audit", "not_local"}, {"identity", identity.name}});
+    security::Audit{}.refuse(security::audit_name(identity), "attach_process", "not of this node");
     co_return error(Code::denied, "only processes of this node may attach to its worker");
   }
-  log::info("process_attached", {{"audit", "credentials_given"},
-                                 {"identity", identity.name},
-                                 {"kind", request.kind},
+  security::Audit{}.admit(security::audit_name(identity), "attach_process", "gets the credentials");
+  log::info("process_attached", {{"kind", request.kind},
                                  {"pid", identity.pid != 0 ? identity.pid : request.pid},
                                  {"process", call.peer->remote().address.process}});
   protocol::Attached attached;
@@ -327,7 +334,8 @@ Async<Result<Empty>> Worker::release_block(protocol::ReleaseBlock request, CallC
 
 Async<Result<protocol::Chunk>> Worker::fetch_chunk(protocol::FetchChunk request, CallContext call) {
   if (call.peer->identity().role != Role::node) {
-    log::warning("fetch_denied", {{"audit", "role"}, {"identity", call.peer->identity().name}});
+    security::Audit{}.refuse(security::audit_name(call.peer->identity()), "fetch_chunk",
+                             "not for this role");
     co_return error(Code::denied, "objects go to other nodes only");
   }
   co_return objects_.fetch_chunk(request);
