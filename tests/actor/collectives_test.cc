@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 #include <thread>
 
 #include "actor/inbox.h"
@@ -87,8 +89,9 @@ TEST(Collectives, AllReduceSumsWithTheSameBitsOnEveryRank) {
       }
       EXPECT_LT(worst, 1e-6);
       for (uint32_t rank = 1; rank < ranks; ++rank) {
-        EXPECT_EQ(0,
-                  std::memcmp(sums[0][c].data(), sums[rank][c].data(), sizes[c] * sizeof(float)));
+        const auto first = std::as_bytes(std::span{sums[0][c]});
+        const auto other = std::as_bytes(std::span{sums[rank][c]});
+        EXPECT_TRUE(std::ranges::equal(first, other));
       }
     }
   }

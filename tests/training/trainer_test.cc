@@ -308,6 +308,7 @@ TEST_F(TrainerTest, ACheckpointOfAnotherRunIsRefused) {
 }
 
 TEST_F(TrainerTest, ASlowCallerLosesItemsButNotTheRun) {
+  troupe_call ended, again, running;  // `again` is failed when its actor goes.
   Actor actor("a");
   ASSERT_TRUE(actor.create(config(4)));
   actor.call.emit_answer = TROUPE_EXHAUSTED;
@@ -317,7 +318,6 @@ TEST_F(TrainerTest, ASlowCallerLosesItemsButNotTheRun) {
   EXPECT_EQ(actor.call.code, TROUPE_OK);
   // Its summary was lost, too, and is there for who asks, until another run begins.
   EXPECT_TRUE(actor.call.items.empty());
-  troupe_call ended, again, running;
   actor.send(ended, "status");
   const auto status = json::parse(ended.reply).as_object();
   EXPECT_EQ(status.at("training"), false);
