@@ -25,7 +25,7 @@ constexpr int64_t batch = 8;
 constexpr int64_t length = 256;
 
 void print(std::string_view name, double value, std::string_view unit) {
-  fmt::print("{{\"name\": \"{}\", \"value\": {:.4g}, \"unit\": \"{}\"}}\n", name, value, unit);
+  fmt::print("{{\"name\": \"llm/{}\", \"value\": {:.4g}, \"unit\": \"{}\"}}\n", name, value, unit);
 }
 
 // The fastest of some runs: the machine may be busy with others, and this is about the code.
