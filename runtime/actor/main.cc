@@ -60,10 +60,12 @@ Async<void> live(boost::asio::io_context& loop, client::Client& client, Host& ho
   } else {
     if (client_hook()) client_hook()(client);
     auto token = boost::asio::use_awaitable;
-    co_await (host.done().wait() || client.worker()->closed().wait() ||
-              terminated.async_wait(token));
+    const auto raced = co_await (host.done().wait() || client.worker()->closed().wait() ||
+                                 terminated.async_wait(token));
     co_await host.stop();
     status = host.exit_status();
+    constexpr const char* reasons[] = {"its work is done", "its worker is gone", "SIGTERM"};
+    log::info("process_ends", {{"why", reasons[raced.index()]}, {"status", status}});
   }
   co_await client.stop();
   loop.stop();
@@ -76,12 +78,11 @@ void set_client_hook(std::function<void(client::Client&)> hook) {
 }
 
 int actor_main(int, char**) {
-  // The worker's death ends this process; one that came between fork and here shows as another
-  // parent.
+  // The worker's death ends this process; one that came before this line closed its connection.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGINT, SIG_IGN);  // The terminal's Ctrl-C is for the driver.
-  log::start("actor", log::Level::info);
+  log::start("actor", log::level_from(std::getenv("TROUPE_LOG")));
   const auto process = id_from_environment<ProcessId>("TROUPE_PROCESS_ID");
   if (!process) {
     log::error("not_started_by_a_worker", {{"why", process.error()}});

@@ -67,6 +67,14 @@ void append_value(std::string& line, std::string_view value) {
 
 }  // namespace
 
+Level level_from(const char* given) {
+  const std::string_view name = given != nullptr ? given : "info";
+  if (name == "debug") return Level::debug;
+  if (name == "warning") return Level::warning;
+  if (name == "error") return Level::error;
+  return Level::info;
+}
+
 void start(std::string_view name, Level level) {
   process_name() = name;
   logger().set_level(to_spdlog(level));

@@ -50,6 +50,9 @@ inline void error(std::string_view event, Fields fields = {}) {
   write(Level::error, event, fields);
 }
 
+// debug, info, warning or error, as in TROUPE_LOG; info for anything else, and for null.
+Level level_from(const char* name);
+
 // Names the process in every line and sets the lowest level written (from TROUPE_LOG, by main).
 // Lines go to standard error, which a daemon's supervisor points at its log file.
 void start(std::string_view process_name, Level level);

@@ -30,22 +30,13 @@ namespace json = boost::json;
 
 namespace {
 
-log::Level log_level() {
-  const char* given = std::getenv("TROUPE_LOG");
-  const std::string_view level = given != nullptr ? given : "info";
-  if (level == "debug") return log::Level::debug;
-  if (level == "warning") return log::Level::warning;
-  if (level == "error") return log::Level::error;
-  return log::Level::info;
-}
-
 // The frame of every daemon: identity, loop, the ready line, an orderly end at SIGTERM.
 class Daemon {
  public:
   Daemon(const CommonOptions& common, const DaemonOptions& options, std::string kind)
       : folder_(common.state), options_(options), kind_(std::move(kind)) {
     if (options_.name.empty()) options_.name = kind_;
-    log::start(options_.name, log_level());
+    log::start(options_.name, log::level_from(std::getenv("TROUPE_LOG")));
     ::signal(SIGPIPE, SIG_IGN);
   }
 
