@@ -92,6 +92,32 @@ TEST(CliSystem, APortInUseIsNamedAndEverythingEndsAgain) {
   ::close(taken);
 }
 
+TEST(CliSystem, TheGatewaySpeaksHttpsWithACertificateOfTheClustersAuthority) {
+  Cluster cluster;
+  const Outcome refused = cluster.troupe({"up", "--gateway-https", "nonsense"});
+  EXPECT_NE(refused.status, 0);
+  EXPECT_NE(refused.err.find("HOST:PORT"), std::string::npos) << refused.err;
+  ASSERT_EQ(cluster.up({"--workers", "1", "--gateway-port", "0", "--gateway-https", "127.0.0.1:0"})
+                .status,
+            0);
+  const auto status = boost::json::parse(cluster.troupe({"status", "-o", "json"}).out);
+  const std::string models = std::string(status.at("gateway_https").as_string()) + "/v1/models";
+  const std::string authority = cluster.state() / "authority" / "authority.pem";
+  std::ifstream file{cluster.state() / "gateway.key"};
+  std::string key;
+  std::getline(file, key);
+  const auto curl = [&](std::vector<std::string> more) {
+    std::vector<std::string> command{"/usr/bin/curl", "-s", "-o",
+                                     "/dev/null",     "-w", "%{http_code}"};
+    command.insert(command.end(), more.begin(), more.end());
+    command.push_back(models);
+    return run(command);
+  };
+  EXPECT_EQ(curl({"--cacert", authority, "-H", "Authorization: Bearer " + key}).out, "200");
+  EXPECT_EQ(curl({"--cacert", authority}).out, "401");
+  EXPECT_EQ(curl({"-H", "Authorization: Bearer " + key}).status, 60) << "an unknown authority";
+}
+
 TEST(CliSystem, CtrlCDuringUpLeavesNothing) {
   Cluster cluster;
   // Interrupted at different moments of the start.

@@ -20,6 +20,7 @@ struct UpOptions {
   double gpus = -1;         // A worker; -1: the machine's, shared out evenly.
   uint64_t store_mib = 0;   // A worker's object store; 0: a quarter of memory, shared out evenly.
   int gateway_port = 8000;  // 0: any free one; -1: no gateway.
+  std::string https;        // HOST:PORT for the gateway's HTTPS; empty: none.
 };
 int run_up(const CommonOptions& common, const UpOptions& options);
 int run_down(const CommonOptions& common);
@@ -63,6 +64,7 @@ struct DaemonOptions {
   std::string head;  // HOST:PORT, of a worker.
   std::string node;  // The node's id, of a worker.
   std::string worker_socket;
+  std::string https;  // HOST:PORT, of a gateway.
   double cpus = 0;
   double gpus = 0;
   uint32_t first_gpu = 0;

@@ -199,6 +199,13 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
 
 int run_gateway(const CommonOptions& common, const DaemonOptions& options) {
   Daemon daemon{common, options, "gateway"};
+  if (auto loaded = daemon.load_identity(); !loaded) return daemon.refuse(loaded.error());
+  transport::Endpoint https;
+  if (!options.https.empty()) {
+    auto parsed = transport::Endpoint::parse(options.https);
+    if (!parsed) return daemon.refuse(parsed.error());
+    https = std::move(*parsed);
+  }
   client::ClientOptions client_options;
   client_options.kind = "gateway";
   client_options.worker.unix_path = daemon.options().worker_socket;
@@ -211,13 +218,18 @@ int run_gateway(const CommonOptions& common, const DaemonOptions& options) {
     return ok();
   };
   client::Client client{daemon.real().environment(), std::move(client_options)};
-  GatewayDaemon gateway{daemon.real(), client, daemon.folder().api_keys(), daemon.options().host,
-                        daemon.options().port};
+  GatewayDaemon gateway{daemon.real(),
+                        client,
+                        daemon.folder().api_keys(),
+                        daemon.options().host,
+                        daemon.options().port,
+                        std::move(https),
+                        daemon.pem()};
   return daemon.run(
       [&]() -> Async<Result<json::value>> {
         TROUPE_CO_CHECK(co_await client.start());
         TROUPE_CO_CHECK(co_await gateway.start());
-        co_return json::value{{"port", gateway.port()}};
+        co_return json::value{{"port", gateway.port()}, {"https_port", gateway.https_port()}};
       },
       [&]() -> Async<void> {
         co_await gateway.stop();

@@ -14,10 +14,15 @@ struct GatewayDaemon::Impl {
 };
 
 GatewayDaemon::GatewayDaemon(transport::RealEnvironment& real, client::Client& client,
-                             std::filesystem::path api_keys, std::string host, uint16_t port) {
+                             std::filesystem::path api_keys, std::string host, uint16_t port,
+                             transport::Endpoint https, security::CredentialsPem pem) {
   gateway::GatewayOptions options;
   options.http_address = std::move(host);
   options.http_port = port;
+  options.https_address = std::move(https.host);
+  options.https_port = https.port;
+  options.certificate_chain_pem = std::move(pem.certificate_pem);
+  options.key_pem = std::move(pem.key_pem);
   options.api_keys = std::move(api_keys);
   impl_ = std::make_unique<Impl>(real, client, std::move(options));
 }
@@ -37,6 +42,10 @@ Async<void> GatewayDaemon::stop() {
 
 uint16_t GatewayDaemon::port() const {
   return impl_->front.port();
+}
+
+uint16_t GatewayDaemon::https_port() const {
+  return impl_->front.https_port();
 }
 
 }  // namespace troupe::tools

@@ -44,6 +44,8 @@ int main(int argc, char** argv) {
   up_command
       ->add_option("--gateway-port", up.gateway_port, "HTTP port on loopback; 0: any; -1: none")
       ->check(CLI::Range(-1, 65535));
+  up_command->add_option("--gateway-https", up.https,
+                         "HOST:PORT for HTTPS, e.g. 0.0.0.0:8443 for other machines");
   up_command->callback([&] { status = run_up(common, up); });
 
   auto* down_command = app.add_subcommand("down", "Stop the cluster; its state stays");
@@ -137,6 +139,7 @@ int main(int argc, char** argv) {
     command->add_option("--head", daemon.head, "HOST:PORT of the head");
     command->add_option("--node", daemon.node, "Id of the node");
     command->add_option("--worker-socket", daemon.worker_socket);
+    command->add_option("--https", daemon.https, "HOST:PORT for HTTPS");
     command->add_option("--cpus", daemon.cpus);
     command->add_option("--gpus", daemon.gpus);
     command->add_option("--first-gpu", daemon.first_gpu, "The machine's number of the first");

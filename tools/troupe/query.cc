@@ -205,6 +205,7 @@ int run_status(const CommonOptions& common) {
                    {"leases", info->leases}};
   if (auto record = folder.read_record(); record && record->gateway_port != 0) {
     out["gateway"] = fmt::format("http://{}:{}", record->host, record->gateway_port);
+    if (!record->gateway_https.empty()) out["gateway_https"] = "https://" + record->gateway_https;
   }
   out["nodes"] = std::move(nodes);
   out["deployments"] = std::move(deployments);

@@ -98,6 +98,7 @@ Result<ClusterRecord> StateFolder::read_record() const {
     record.host = value.at("host").as_string();
     record.head_port = value.at("head_port").to_number<uint16_t>();
     record.gateway_port = value.at("gateway_port").to_number<uint16_t>();
+    record.gateway_https = value.at("gateway_https").as_string();
     for (const auto& item : value.at("daemons").as_array()) {
       DaemonRecord daemon;
       daemon.kind = item.at("kind").as_string();
@@ -122,6 +123,7 @@ Status StateFolder::write_record(const ClusterRecord& record) const {
   value["host"] = record.host;
   value["head_port"] = record.head_port;
   value["gateway_port"] = record.gateway_port;
+  value["gateway_https"] = record.gateway_https;
   json::array daemons;
   for (const DaemonRecord& daemon : record.daemons) {
     daemons.push_back(json::object{{"kind", daemon.kind},

@@ -30,6 +30,7 @@ struct ClusterRecord {
   std::string host;
   uint16_t head_port = 0;
   uint16_t gateway_port = 0;
+  std::string gateway_https;  // HOST:PORT; empty: none.
   std::vector<DaemonRecord> daemons;
 };
 
@@ -42,6 +43,8 @@ class StateFolder {
   std::filesystem::path sockets() const { return path_ / "sockets"; }
   std::filesystem::path logs() const { return path_ / "logs"; }
   std::filesystem::path authority() const { return path_ / "authority"; }
+  // What the gateway's HTTPS is verified with (curl --cacert).
+  std::filesystem::path authority_certificate() const { return authority() / "authority.pem"; }
   std::filesystem::path metadata() const { return path_ / "metadata"; }
   std::filesystem::path credentials(const std::string& name) const {
     return path_ / "credentials" / name;

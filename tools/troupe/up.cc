@@ -1,8 +1,10 @@
 // `troupe up` and `troupe down`.
 #include <fmt/format.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/json.hpp>
 #include <cmath>
 #include <filesystem>
@@ -13,6 +15,7 @@
 #include "security/authority.h"
 #include "security/credentials.h"
 #include "security/private_files.h"
+#include "transport/network.h"
 #include "troupe/commands.h"
 #include "troupe/daemon_process.h"
 #include "troupe/rpc.h"
@@ -63,6 +66,10 @@ class Starter {
     if (record_.gateway_port != 0) {
       summary["gateway"] = fmt::format("http://{}:{}", host, record_.gateway_port);
       summary["api_key_file"] = folder_.gateway_key().string();
+      if (!record_.gateway_https.empty()) {
+        summary["gateway_https"] = "https://" + record_.gateway_https;
+        summary["authority"] = folder_.authority_certificate().string();
+      }
     }
     return summary;
   }
@@ -98,12 +105,21 @@ class Starter {
     return ok();
   }
 
-  Status issue(const std::string& daemon, security::Role role, const std::string& name) {
+  // `also_at`: a further address that it is reached at.
+  Status issue(const std::string& daemon, security::Role role, const std::string& name,
+               const std::string& also_at = {}) {
     security::IdentitySpec spec;
     spec.role = role;
     spec.name = name;
     spec.dns_names = {"localhost"};
     spec.ip_addresses = {host};
+    if (!also_at.empty() && also_at != host) {
+      spec.ip_addresses.push_back(also_at);
+      std::array<char, 256> machine{};
+      if (::gethostname(machine.data(), machine.size() - 1) == 0) {
+        spec.dns_names.emplace_back(machine.data());
+      }
+    }
     TROUPE_TRY(auto issued, authority_->issue(spec, wall_now()));
     return security::save_credentials(
         folder_.credentials(daemon),
@@ -194,11 +210,18 @@ class Starter {
   Status start_gateway() {
     if (options_.gateway_port < 0 || options_.workers == 0) return ok();
     TROUPE_CHECK(prepare_key());
-    TROUPE_CHECK(issue("gateway", security::Role::gateway, "gateway"));
-    auto facts = start("gateway", "gateway",
-                       {"--host", host, "--port", std::to_string(options_.gateway_port),
-                        "--worker-socket", folder_.sockets() / "worker-0.sock"},
-                       {});
+    transport::Endpoint https;
+    if (!options_.https.empty()) {
+      TROUPE_TRY(https, transport::Endpoint::parse(options_.https));
+    }
+    TROUPE_CHECK(issue("gateway", security::Role::gateway, "gateway", https.host));
+    std::vector<std::string> arguments{"--host",          host,
+                                       "--port",          std::to_string(options_.gateway_port),
+                                       "--worker-socket", folder_.sockets() / "worker-0.sock"};
+    if (!options_.https.empty()) {
+      arguments.insert(arguments.end(), {"--https", options_.https});
+    }
+    auto facts = start("gateway", "gateway", std::move(arguments), {});
     if (!facts && facts.error().code() == Code::conflict) {
       return error(Code::conflict,
                    facts.error().message() +
@@ -207,6 +230,10 @@ class Starter {
     }
     if (!facts) return std::move(facts).error();
     record_.gateway_port = facts->at("port").to_number<uint16_t>();
+    if (!options_.https.empty()) {
+      https.port = facts->at("https_port").to_number<uint16_t>();
+      record_.gateway_https = https.to_string();
+    }
     return folder_.write_record(record_);
   }
 
