@@ -25,9 +25,12 @@ struct Identity {
 class Gauges {
  public:
   static constexpr size_t gauges_max = 256;
-  // False: the table is full and the name is new.
-  bool set(const char* name, double value) {
+  static constexpr size_t name_bytes_max = 64;
+  // False: the name is too long, or new to a table that is full.
+  bool set(std::string_view given, double value) {
     const std::lock_guard lock{mutex_};
+    if (given.size() > name_bytes_max) return false;
+    const std::string name{given};
     if (values_.size() >= gauges_max && !values_.contains(name)) return false;
     values_[name] = value;
     return true;

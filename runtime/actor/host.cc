@@ -19,6 +19,7 @@ using transport::Method;
 namespace {
 constexpr Duration last_grace = std::chrono::seconds(2);
 constexpr Duration cancel_grace = std::chrono::milliseconds(200);
+constexpr Duration gauge_period = std::chrono::seconds(1);
 constexpr Duration default_budget = std::chrono::hours(24);
 }  // namespace
 
@@ -123,6 +124,7 @@ Async<Result<ProcessStarted>> Host::host(std::string module, std::string class_n
     co_return std::move(started).error().context(fmt::format("{} of {}", class_name, module));
   }
   spawn(client_.scope(), watch_instance());
+  if (!identity_->actor.is_nil()) spawn(client_.scope(), report_gauges());
   co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
 }
 
@@ -133,6 +135,21 @@ Async<void> Host::watch_instance() {
     exit_status_ = 1;
   }
   done_.set();
+}
+
+Async<void> Host::report_gauges() {
+  std::map<std::string, double> told;
+  while (!instance_->ended().is_set()) {
+    co_await sleep_for(client_.environment().clock, gauge_period);
+    const auto now = instance_->gauges();
+    if (now == told) continue;
+    protocol::ActorGauges report{identity_->actor, identity_->incarnation, {}};
+    for (const auto& [name, value] : now) report.gauges.push_back({name, value});
+    const auto worker = client_.worker();
+    auto taken = co_await transport::call<Empty>(worker, Method::report_gauges, std::move(report),
+                                                 gauge_period);
+    if (taken) told = now;
+  }
 }
 
 Async<Result<Empty>> Host::stop_process(protocol::StopProcess request, CallContext context) {

@@ -50,6 +50,7 @@ class Host final : public client::InvocationHandler {
                                                Identity identity, uint64_t signature,
                                                std::vector<client::ObjectBytes> arguments);
   Async<void> watch_instance();
+  Async<void> report_gauges();
   Async<void> outlives_cancel(std::shared_ptr<Event> cancelled);
   // Resolves the arguments and puts the call into the mailbox, in the order of arrival of each
   // caller.

@@ -60,7 +60,7 @@ void host_metric_set(troupe_context* context, const char* name, double value) {
   if (!context->gauges.set(name, value)) {
     log::warning("gauge_refused", {{"actor", context->info.actor_id},
                                    {"gauge", name},
-                                   {"why", "the actor has too many gauges"}});
+                                   {"why", "its name is too long, or the actor has too many"}});
   }
 }
 

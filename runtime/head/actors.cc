@@ -242,6 +242,13 @@ void Actors::end_deployment(const std::string& deployment, const std::string& re
   }
 }
 
+void Actors::set_gauges(NodeId node, protocol::ActorGauges report) {
+  Actor* actor = look_up(report.actor);
+  if (actor == nullptr || actor->state != ActorState::alive) return;
+  if (actor->info().incarnation != report.incarnation || actor->info().address.node != node) return;
+  actor->gauges = std::move(report.gauges);
+}
+
 Async<Status> Actors::process_exited(protocol::ProcessExited news) {
   Actor* actor = look_up(news.actor);
   if (actor == nullptr) co_return ok();
@@ -274,6 +281,7 @@ const Actor* Actors::find(const std::string& name_space, const std::string& name
 
 protocol::ActorInfo Actors::describe(const Actor& actor) const {
   protocol::ActorInfo info = actor.info();
+  info.gauges = actor.gauges;
   if (actor.state != ActorState::pending && actor.state != ActorState::restarting) return info;
   const scheduler::RequestId request = info.actor;
   const auto explained = placement_.view().explain(request);
@@ -309,6 +317,7 @@ void Actors::adopt_resources(const Actor& actor) {
 
 void Actors::set_state(Actor& actor, ActorState state) {
   actor.state = state;
+  actor.gauges.clear();
   actor.info().state = name_of(state);
   Batch batch;
   put_actor(batch, actor.stored);

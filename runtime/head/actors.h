@@ -22,8 +22,9 @@ struct Actor {
   std::shared_ptr<Event> changed;
   uint32_t quick_failures = 0;  // In a row.
   Instant alive_since;
-  bool start_runs = false;  // A coroutine asks the worker for this incarnation.
-  bool stopping = false;    // The process of the incarnation before may still run.
+  bool start_runs = false;              // A coroutine asks the worker for this incarnation.
+  std::vector<protocol::Gauge> gauges;  // Of the present incarnation; in memory alone.
+  bool stopping = false;                // The process of the incarnation before may still run.
 
   const protocol::ActorSpec& spec() const { return stored.record.spec; }
   protocol::ActorInfo& info() { return stored.record.info; }
@@ -58,6 +59,8 @@ class Actors : public NodeListener, public PlacementListener {
   void end_job(JobId job);
   // Kills all of its replicas, in one write with what else this turn writes.
   void end_deployment(const std::string& deployment, const std::string& reason);
+  // What an actor on the node says of itself; of another incarnation it is dropped.
+  void set_gauges(NodeId node, protocol::ActorGauges report);
   // A process ended; late and repeated news change nothing.
   Async<Status> process_exited(protocol::ProcessExited news);
 

@@ -115,7 +115,11 @@ struct Head::Parts : JobListener {
   }
   Async<Result<protocol::HeartbeatReply>> heartbeat(protocol::Heartbeat beat, CallContext call) {
     TROUPE_CO_CHECK(speaks_for(call.peer->identity(), beat.node));
-    co_return membership.heartbeat(beat, call.peer);
+    auto reply = membership.heartbeat(beat, call.peer);
+    if (!reply.register_again) {
+      for (auto& report : beat.gauges) actors.set_gauges(beat.node, std::move(report));
+    }
+    co_return reply;
   }
   Async<Result<Empty>> process_exited(protocol::ProcessExited news, CallContext call) {
     TROUPE_CO_CHECK(speaks_for(call.peer->identity(), news.node));

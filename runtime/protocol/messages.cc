@@ -46,6 +46,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(read_log);
       TROUPE_NAME(abort_block);
       TROUPE_NAME(job_ended);
+      TROUPE_NAME(report_gauges);
       TROUPE_NAME(assign_actor);
       TROUPE_NAME(assign_slot);
       TROUPE_NAME(invoke);

@@ -53,6 +53,7 @@ enum class Method : uint32_t {
   read_log = 51,  // A stream of LogChunk.
   abort_block = 52,
   job_ended = 53,  // EndJob, from the head: what the job's processes left behind goes.
+  report_gauges = 54,
   // To an actor process or a driver.
   assign_actor = 60,
   assign_slot = 61,
@@ -143,6 +144,17 @@ struct NodeRegistered {
   uint64_t window_us = 0;
 };
 
+struct Gauge {
+  std::string name;
+  double value = 0;
+};
+
+struct ActorGauges {
+  ActorId actor;
+  uint32_t incarnation = 0;
+  std::vector<Gauge> gauges;
+};
+
 struct Heartbeat {
   NodeId node;
   uint64_t epoch = 0;
@@ -151,6 +163,7 @@ struct Heartbeat {
   uint64_t store_capacity_bytes = 0;
   uint64_t memory_used_bytes = 0;
   uint64_t cpu_used_milli = 0;
+  std::vector<ActorGauges> gauges;  // Of the actors whose changed since the last.
 };
 
 struct HeartbeatReply {
@@ -252,6 +265,7 @@ struct ActorInfo {
   std::string reason;  // Why it is pending or dead.
   std::string deployment;
   uint64_t created_unix_us = 0;
+  std::vector<Gauge> gauges;  // While it is alive; a moment old.
 };
 
 struct GetActor {

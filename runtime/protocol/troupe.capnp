@@ -100,6 +100,19 @@ struct Heartbeat {
   storeCapacityBytes @4 :UInt64;
   memoryUsedBytes @5 :UInt64;
   cpuUsedMilli @6 :UInt64;
+  gauges @7 :List(ActorGauges);
+}
+
+struct Gauge {
+  name @0 :Text;
+  value @1 :Float64;
+}
+
+# From an actor's process to its worker, and on to the head with a heartbeat: all that it has set.
+struct ActorGauges {
+  actor @0 :Data;
+  incarnation @1 :UInt32;
+  gauges @2 :List(Gauge);
 }
 
 struct HeartbeatReply {
@@ -203,6 +216,7 @@ struct ActorInfo {
   reason @10 :Text;
   deployment @11 :Text;
   createdUnixUs @12 :UInt64;
+  gauges @13 :List(Gauge);
 }
 
 # Answered once the actor is alive in an incarnation above `after`, or dead.

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 
 namespace troupe::worker {
@@ -12,6 +14,8 @@ using transport::Method;
 namespace {
 
 constexpr size_t ended_max = 16384;
+constexpr size_t gauges_max = 256;
+constexpr size_t gauge_name_bytes_max = 64;
 constexpr Duration superseded_grace = std::chrono::seconds(2);
 constexpr Duration failed_grace = Duration::zero();
 constexpr Duration start_budget = std::chrono::minutes(10);  // A large model loads meanwhile.
@@ -159,6 +163,38 @@ void ActorHost::remember_end(ActorId id, uint32_t incarnation, Error why) {
   }
   if (!fresh && found->second.incarnation > incarnation) return;
   found->second = Ended{incarnation, std::move(why)};
+}
+
+Status ActorHost::set_gauges(protocol::ActorGauges report, ProcessId process) {
+  const auto too_long = [](const protocol::Gauge& gauge) {
+    return gauge.name.size() > gauge_name_bytes_max;
+  };
+  if (report.gauges.size() > gauges_max || std::ranges::any_of(report.gauges, too_long)) {
+    return error(Code::invalid,
+                 fmt::format("an actor has at most {} gauges, with names of {} bytes", gauges_max,
+                             gauge_name_bytes_max));
+  }
+  const Pointer actor = find(report.actor);
+  if (!actor || !actor->process || actor->process->id() != process ||
+      actor->incarnation != report.incarnation) {
+    return error(Code::not_found, "this process hosts no such actor");
+  }
+  actor->gauges = std::move(report.gauges);
+  actor->gauges_changed = true;
+  return ok();
+}
+
+std::vector<protocol::ActorGauges> ActorHost::changed_gauges() {
+  std::vector<protocol::ActorGauges> changed;
+  for (const auto& [id, actor] : actors_) {
+    if (!std::exchange(actor->gauges_changed, false)) continue;
+    changed.push_back({id, actor->incarnation, actor->gauges});
+  }
+  return changed;
+}
+
+void ActorHost::tell_gauges_again() {
+  for (const auto& [id, actor] : actors_) actor->gauges_changed = !actor->gauges.empty();
 }
 
 std::vector<protocol::RunningActor> ActorHost::running() const {

@@ -26,6 +26,12 @@ class ActorHost {
   Async<Result<protocol::Empty>> stop(protocol::StopActor request, Instant deadline);
 
   void process_exited(HostedProcess& process);
+  // Errors: invalid (too many), not_found (no such actor in this process).
+  Status set_gauges(protocol::ActorGauges report, ProcessId process);
+  // Those that changed since the last call.
+  std::vector<protocol::ActorGauges> changed_gauges();
+  // A head that registers this node anew does not know any.
+  void tell_gauges_again();
   // Those that were answered as started, by actor.
   std::vector<protocol::RunningActor> running() const;
 
@@ -36,6 +42,8 @@ class ActorHost {
     HostedProcess::Pointer process;
     std::optional<Result<protocol::ProcessStarted>> outcome;
     Event settled;
+    std::vector<protocol::Gauge> gauges;
+    bool gauges_changed = false;
   };
   struct Ended {
     uint32_t incarnation = 0;

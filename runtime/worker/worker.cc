@@ -41,9 +41,10 @@ Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, Wo
       actors_(environment, processes_, logs_),
       slots_(environment, scope_, processes_, logs_, options_),
       objects_(environment, scope_, options_, door_),
-      head_(environment, scope_, options_, door_,
-            {[this] { return registration(); }, [this] { return hello_; },
-             [this] { return objects_.used_bytes(); }}) {
+      head_(
+          environment, scope_, options_, door_,
+          {[this] { return registration(); }, [this] { return hello_; },
+           [this] { return objects_.used_bytes(); }, [this] { return actors_.changed_gauges(); }}) {
   answer_methods();
 }
 
@@ -173,6 +174,7 @@ protocol::RegisterNode Worker::registration() {
   registration.version = options_.version;
   registration.pid = options_.pid;
   registration.actors = actors_.running();
+  actors_.tell_gauges_again();
   slots_.drop_unstarted();
   registration.slots = slots_.running();
   return registration;
@@ -202,6 +204,7 @@ void Worker::answer_methods() {
   door_.on(Method::stop_actor, *this, &Worker::stop_actor);
   door_.on(Method::start_slots, *this, &Worker::start_slots);
   door_.on(Method::stop_slots, *this, &Worker::stop_slots);
+  door_.on(Method::report_gauges, *this, &Worker::report_gauges);
   door_.on(Method::job_ended, *this, &Worker::job_ended);
   door_.on(Method::attach_process, *this, &Worker::attach_process);
   door_.on(Method::create_block, *this, &Worker::create_block);
@@ -251,6 +254,11 @@ Async<Result<Empty>> Worker::stop_slots(protocol::StopSlots request, CallContext
 Async<Result<Empty>> Worker::job_ended(protocol::EndJob request, CallContext call) {
   TROUPE_CO_CHECK(head_.check(call, head_.epoch()));
   objects_.end_job(request.job);
+  co_return Empty{};
+}
+
+Async<Result<Empty>> Worker::report_gauges(protocol::ActorGauges report, CallContext call) {
+  TROUPE_CO_CHECK(actors_.set_gauges(std::move(report), call.peer->remote().address.process));
   co_return Empty{};
 }
 

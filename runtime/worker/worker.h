@@ -66,6 +66,7 @@ class Worker {
   Async<Result<protocol::Empty>> stop_actor(protocol::StopActor, CallContext);
   Async<Result<protocol::SlotsStarted>> start_slots(protocol::StartSlots, CallContext);
   Async<Result<protocol::Empty>> stop_slots(protocol::StopSlots, CallContext);
+  Async<Result<protocol::Empty>> report_gauges(protocol::ActorGauges, CallContext);
   Async<Result<protocol::Empty>> job_ended(protocol::EndJob, CallContext);
   // The node's processes'.
   Async<Result<protocol::Attached>> attach_process(protocol::AttachProcess, CallContext);

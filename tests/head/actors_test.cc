@@ -487,6 +487,29 @@ TEST_F(Actors, LossOfItsNodeCostsNoBackOff) {
   EXPECT_EQ(code_of(wait_alive(client, spec.actor, 2)), Code::ok);
 }
 
+TEST_F(Actors, GaugesOfTheLivingIncarnationAreShown) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  const auto client = driver();
+  const auto spec = actor_spec();
+  ASSERT_TRUE(create(client, spec));
+  ASSERT_TRUE(wait_alive(client, spec.actor));
+  const auto tell = [&](uint32_t incarnation, double value) {
+    protocol::Heartbeat beat;
+    beat.node = worker.node;
+    beat.epoch = worker.epoch;
+    beat.gauges = {{spec.actor, incarnation, {{"depth", value}}}};
+    EXPECT_EQ(code_of(ask<protocol::HeartbeatReply>(worker.head, Method::heartbeat, beat)),
+              Code::ok);
+  };
+  tell(1, 2.5);
+  tell(2, 7);
+  const auto shown = look(client, spec.actor).gauges;
+  ASSERT_EQ(shown.size(), 1u);
+  EXPECT_EQ(shown[0].name, "depth");
+  EXPECT_EQ(shown[0].value, 2.5);
+}
+
 TEST_F(Actors, IsolatedProcessIsStoppedWhenItsNodeReturns) {
   start_head();
   FakeWorker& worker = add_worker(4);

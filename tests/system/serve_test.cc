@@ -184,6 +184,13 @@ TEST_F(ServeSystem, CompletesAndStreamsTheSameText) {
   EXPECT_EQ(joined, text);
 }
 
+TEST_F(ServeSystem, AReplicasGaugesAreDescribed) {
+  EXPECT_TRUE(eventually([] {
+    const auto replica = json::parse(cluster->troupe({"describe", "tiny#0", "-o", "json"}).out);
+    return replica.at("gauges").as_object().size() > 3;
+  }));
+}
+
 TEST_F(ServeSystem, ChatAnswersToTheEndOfTheContext) {
   const auto answer = post("/v1/chat/completions",
                            R"({"model": "tiny", "temperature": 0,

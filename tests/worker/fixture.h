@@ -56,6 +56,7 @@ class FakeHead : public transport::Router {
 
   std::vector<protocol::RegisterNode> registered;
   std::vector<protocol::ProcessExited> exits;
+  std::vector<protocol::ActorGauges> gauges;
   std::vector<protocol::JobInfo> jobs;
   int beats = 0;
   int exits_to_refuse = 0;
@@ -83,8 +84,9 @@ class FakeHead : public transport::Router {
     changed.pulse();
     co_return protocol::NodeRegistered{{}, epoch, 5'000, 1'000'000};
   }
-  Async<Result<protocol::HeartbeatReply>> heartbeat(protocol::Heartbeat, CallContext) {
+  Async<Result<protocol::HeartbeatReply>> heartbeat(protocol::Heartbeat beat, CallContext) {
     ++beats;
+    for (auto& report : beat.gauges) gauges.push_back(std::move(report));
     changed.pulse();
     co_return protocol::HeartbeatReply{epoch, std::exchange(register_again, false)};
   }

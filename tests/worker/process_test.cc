@@ -100,6 +100,26 @@ TEST_F(WorkerTest, KeepsActorsWhileTheHeadIsAwayAndListsThem) {
   });
 }
 
+TEST_F(WorkerTest, PassesGaugesOnAndAgainToANewHead) {
+  with_worker([this]() -> Async<void> {
+    EXPECT_TRUE(co_await start_actor(start_request(actor, 1, "gauges")));
+    co_await head->until([this] { return head->gauges.size() == 1; });
+    EXPECT_EQ(head->gauges[0].actor, actor);
+    EXPECT_EQ(head->gauges[0].gauges.at(0).name, "depth");
+    EXPECT_EQ(head->gauges[0].gauges.at(0).value, 2.5);
+    const int before = head->beats;
+    co_await head->until([&] { return head->beats > before + 2; });
+    EXPECT_EQ(head->gauges.size(), 1u) << "they did not change";
+    head->register_again = true;
+    co_await head->until([this] { return head->gauges.size() == 2; });
+    auto stranger = co_await connect(ProcessId::random(random), job);
+    protocol::ActorGauges report{actor, 1, {{"depth", 3}}};
+    auto refused =
+        co_await transport::call<protocol::Empty>(stranger, Method::report_gauges, report, 5s);
+    EXPECT_EQ(refused.error().code(), Code::not_found);
+  });
+}
+
 TEST_F(WorkerTest, RefusesOldEpochsAndStrangers) {
   with_worker([this]() -> Async<void> {
     auto request = start_request(actor, 1, "run");

@@ -39,6 +39,7 @@ class TestActor {
     auto peer = co_await Peer::start(scope_, real_.environment(), std::move(connection), router_,
                                      self, real_.environment().clock.now() + 10s);
     if (!peer) std::_Exit(9);
+    peer_ = *peer;
     co_await (*peer)->closed().wait();
     std::_Exit(0);
   }
@@ -49,12 +50,21 @@ class TestActor {
                 ::getenv("CUDA_VISIBLE_DEVICES"), ::getenv("EXTRA") ? ::getenv("EXTRA") : "");
     std::fflush(stdout);
     if (what == "exit") std::_Exit(3);
+    if (what == "gauges") spawn(scope_, report(request.spec.actor, request.incarnation));
     if (what == "fail") co_return error(Code::not_found, "no class of this name");
     if (what == "stubborn") {
       stubborn_ = true;
       std::signal(SIGTERM, SIG_IGN);
     }
     co_return protocol::ProcessStarted{address_, 0};
+  }
+  Async<void> report(ActorId actor, uint32_t incarnation) {
+    for (;;) {  // Refused until the worker has this process's answer.
+      protocol::ActorGauges gauges{actor, incarnation, {{"depth", 2.5}}};
+      auto taken = co_await call<protocol::Empty>(peer_, Method::report_gauges, gauges, 5s);
+      if (taken) co_return;
+      co_await sleep_for(real_.environment().clock, 1ms);
+    }
   }
   Async<Result<protocol::ProcessStarted>> assign_slot(protocol::AssignSlot request, CallContext) {
     if (request.module == "hang") co_await sleep_for(real_.environment().clock, 1h);
@@ -68,6 +78,7 @@ class TestActor {
   RealEnvironment real_;
   Scope scope_{real_.io().get_executor()};
   Router router_;
+  std::shared_ptr<Peer> peer_;
   protocol::ProcessAddress address_;
   bool stubborn_ = false;
 };

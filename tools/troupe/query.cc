@@ -60,6 +60,8 @@ json::object describe_node(const protocol::NodeInfo& node) {
 
 json::object describe_actor(const protocol::ActorInfo& actor,
                             const std::vector<protocol::NodeInfo>& nodes) {
+  json::object gauges;
+  for (const protocol::Gauge& gauge : actor.gauges) gauges[gauge.name] = gauge.value;
   return {{"id", actor.actor.to_string()},
           {"name", actor.name},
           {"namespace", actor.name_space},
@@ -72,7 +74,8 @@ json::object describe_actor(const protocol::ActorInfo& actor,
           {"created", time_text(actor.created_unix_us)},
           {"job", actor.job.is_nil() ? "" : actor.job.to_string()},
           {"deployment", actor.deployment},
-          {"reason", actor.reason}};
+          {"reason", actor.reason},
+          {"gauges", std::move(gauges)}};
 }
 
 json::object describe_job(const protocol::JobInfo& job) {

@@ -93,8 +93,8 @@ typedef struct troupe_host {
 
   /* event: a snake_case name. fields: "key=value key=value", or null. */
   void (*log)(troupe_context* context, int32_t level, const char* event, const char* fields);
-  /* Sets a gauge of this actor; at most 256 names. name: [a-z_]+ with its unit, e.g.
-   * queue_depth. */
+  /* Sets a gauge of this actor, which `troupe describe` shows a moment later; at most 256 names of
+   * up to 64 bytes. name: [a-z_]+ with its unit, e.g. queue_depth. */
   void (*metric_set)(troupe_context* context, const char* name, double value);
   const troupe_actor_info* (*actor_info)(troupe_context* context);
 
