@@ -192,7 +192,10 @@ void Connections::peer_closed(Peer& peer) {
     head_.reset();
     if (self_.kind == "driver" && !stopped_) spawn(scope_, return_to_head());
   }
-  if (on_closed_ && !stopped_ && !peers_.contains(process)) on_closed_(peer.remote());
+  const auto open = open_.find(process);
+  if (open == open_.end() || --open->second > 0) return;
+  open_.erase(open);
+  if (on_closed_ && !stopped_) on_closed_(peer.remote());
 }
 
 // A driver that a head does not hear of for a while is taken for gone, and its job ends.
@@ -214,6 +217,7 @@ Status Connections::accept_peer(const protocol::Hello& hello, const PeerIdentity
     return error(Code::denied, "the peer belongs to cluster " + hello.cluster.to_string());
   }
   audit.admit(who, "connect as " + hello.kind, "of this cluster");
+  ++open_[hello.address.process];
   return ok();
 }
 

@@ -37,7 +37,7 @@ class Connections final : public transport::Service {
   void peer_closed(Peer& peer) override;
   Status accept_peer(const protocol::Hello& hello,
                      const transport::PeerIdentity& identity) override;
-  // Called with each process whose connection closed.
+  // Called with each process whose last connection closed.
   void on_closed(std::function<void(const protocol::Hello&)> hook) { on_closed_ = std::move(hook); }
 
  private:
@@ -65,6 +65,7 @@ class Connections final : public transport::Service {
   std::shared_ptr<Peer> worker_;
   Endpoint head_endpoint_;
   std::map<ProcessId, std::shared_ptr<Peer>> peers_;
+  std::map<ProcessId, int> open_;  // Connections; two that dial each other at once have two.
   std::map<ProcessId, std::shared_ptr<Dial>> dials_;  // The nil id is the head.
   std::shared_ptr<Peer> head_;
   std::function<void(const protocol::Hello&)> on_closed_;
