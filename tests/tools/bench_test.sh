@@ -14,10 +14,12 @@ printf '#!/bin/sh\nprintf "area:\\n  input: phony\\n    bench/program\\n  output
 chmod +x "$root"/stand-ins/*
 export PATH=$root/stand-ins:$PATH
 
+cases=1 # The list's form; each expect() is one more.
 failures=0
 # expect STATUS WHAT PROGRAM: runs the area, whose program is the shell text PROGRAM.
 expect() {
   local status=0
+  cases=$((cases + 1))
   printf '#!/bin/sh\n%s\n' "$3" > "$root/build/release/bench/program"
   chmod +x "$root/build/release/bench/program"
   rm -f "$root/rows.json"
@@ -44,4 +46,9 @@ expect 1 "a row without a unit" "echo '{\"requests\":8,\"name\":\"a\",\"value\":
 expect 1 "a value that is no number" "echo '{\"name\":\"a\",\"value\":nan,\"unit\":\"us\"}'"
 expect 1 "a row that was cut off" "echo '{\"name\":\"a\",\"value\":1,\"unit\":\"us\"'"
 expect 1 "a program that fails after its rows" "echo '$a'; exit 3"
+# The report that tools/test.sh counts cases from, as GoogleTest's programs write it.
+if [ -n "${GTEST_OUTPUT:-}" ]; then
+  printf '<testsuites tests="%d" failures="%d" errors="0">\n</testsuites>\n' "$cases" "$failures" \
+    > "${GTEST_OUTPUT#xml:}tools_bench_test.xml"
+fi
 exit $((failures > 0))
