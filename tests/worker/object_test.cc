@@ -290,6 +290,13 @@ TEST_F(WorkerTest, PullsAnObjectFromAnotherNodeOnceForAll) {
     absent.source = source->address();
     auto lost = co_await first.get(absent, 10s);
     EXPECT_EQ(lost.error().code(), Code::not_found);
+    // Nor is there anything for another job.
+    auto stranger_peer = co_await connect(ProcessId::random(random), JobId::random(random));
+    Store stranger{stranger_peer, 4096};
+    auto foreign = get_request(object);
+    foreign.source = source->address();
+    auto kept = co_await stranger.get(foreign, 10s);
+    EXPECT_EQ(kept ? Code::ok : kept.error().code(), Code::not_found);
     // A local process is no node: chunks are not for it.
     protocol::FetchChunk chunk{object, job, 0, 10};
     auto denied =
