@@ -29,7 +29,28 @@ Call::Call(CallRequest request, std::shared_ptr<Event> abandoned,
       doorbell_(std::move(doorbell)),
       changed_(doorbell_->loop()) {}
 
+Call::Call(CallRequest request, RingOrigin origin)
+    : request_(std::move(request)), origin_(std::move(origin)) {}
+
+bool Call::claim() {
+  const std::lock_guard lock{mutex_};
+  return !std::exchange(finished_, true);
+}
+
+bool Call::finish_value(BytesView value) {
+  if (origin_.sink == nullptr) return finish(Bytes{value.begin(), value.end()});
+  if (!claim()) return false;
+  origin_.sink->finished(shared_from_this(), value);
+  return true;
+}
+
 bool Call::finish(Result<Bytes> outcome) {
+  if (origin_.sink != nullptr) {
+    if (outcome) return finish_value(*outcome);
+    if (!claim()) return false;
+    origin_.sink->finished(shared_from_this(), std::move(outcome).error());
+    return true;
+  }
   {
     const std::lock_guard lock{mutex_};
     if (finished_) return false;
@@ -63,7 +84,7 @@ bool Call::is_finished() const {
 }
 
 void Call::wake() {
-  changed_.pulse();
+  changed_->pulse();
   if (abandoned_) abandoned_->pulse();
 }
 
@@ -75,7 +96,7 @@ Async<void> Call::change() {
     co_await abandoned_->wait();
     if (abandoned_->is_set()) cancel();
   } else {
-    co_await changed_.wait();
+    co_await changed_->wait();
   }
 }
 

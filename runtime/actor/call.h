@@ -2,7 +2,7 @@
 #pragma once
 
 #include <atomic>
-#include <deque>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -13,10 +13,26 @@
 #include "client/client.h"
 #include "client/result_refs.h"
 #include "transport/async.h"
+#include "transport/ring_channel.h"
 
 namespace troupe::actor {
 
 class Call;
+
+// Takes the outcomes of calls that came through a ring, on whichever thread gives them.
+class CallSink {
+ public:
+  virtual ~CallSink() = default;
+  virtual void finished(const std::shared_ptr<Call>& call, Result<BytesView> outcome) = 0;
+};
+
+// Where such a call came from.
+struct RingOrigin {
+  CallSink* sink = nullptr;
+  std::shared_ptr<transport::RingChannel> channel;
+  uint64_t number = 0;
+  ObjectId result;
+};
 
 // Wakes the loop for calls that changed, once a batch. Thread-safe.
 class Doorbell : public std::enable_shared_from_this<Doorbell> {
@@ -38,6 +54,7 @@ struct CallRequest {
   std::vector<client::ObjectBytes> arguments;
   Instant deadline = Instant::max();
   bool streams = false;
+  Bytes record;  // What the arguments point into, if the call came through a ring.
 };
 
 // Items of a stream that wait for the receiver: at most so many, and so many bytes unless it is
@@ -50,8 +67,12 @@ class Call : public std::enable_shared_from_this<Call> {
   // `abandoned` is the event of the call's context, set on the loop when the caller gives up.
   Call(CallRequest request, std::shared_ptr<Event> abandoned, std::shared_ptr<Doorbell> doorbell);
 
+  // A call of a ring: its outcome goes to the origin's sink, and nobody waits for it here.
+  Call(CallRequest request, RingOrigin origin);
+
   // Fixed once the call is in a mailbox.
   CallRequest& request() { return request_; }
+  const RingOrigin& origin() const { return origin_; }
 
   // Refs inside the outcome, which the reply must keep alive. Set before finish(), read after it.
   std::vector<client::HeldRef> held;
@@ -59,6 +80,7 @@ class Call : public std::enable_shared_from_this<Call> {
   // --- Thread-safe.
   // The first outcome counts; false: there was one already.
   bool finish(Result<Bytes> outcome);
+  bool finish_value(BytesView value);
   // Errors: cancelled (the caller is gone), invalid (it wants a single reply), exhausted (the queue
   // is full: retry later).
   Code emit(BytesView item);
@@ -79,13 +101,17 @@ class Call : public std::enable_shared_from_this<Call> {
   // Waits until something changed: an item, the outcome, or that the caller gave up.
   Async<void> change();
 
+  // Whether this is the first outcome.
+  bool claim();
+
   CallRequest request_;
+  const RingOrigin origin_;
   const std::shared_ptr<Event> abandoned_;
   const std::shared_ptr<Doorbell> doorbell_;
   std::atomic<bool> cancelled_ = false;
-  Event changed_;  // Of the loop.
+  std::optional<Event> changed_;  // Of the loop.
   mutable std::mutex mutex_;
-  std::deque<Bytes> items_;
+  std::list<Bytes> items_;
   size_t items_bytes_ = 0;
   bool finished_ = false;
   std::optional<Result<Bytes>> outcome_;

@@ -15,7 +15,7 @@ troupe_call* CallTable::open(std::shared_ptr<Call> call) {
     handle->table = this;
   }
   handle->call = std::move(call);
-  open_.insert(handle);
+  handle->is_open = true;
   return handle;
 }
 
@@ -24,29 +24,37 @@ std::shared_ptr<Call> CallTable::find(const troupe_call* handle) const {
   return handle->call;
 }
 
-bool CallTable::finish(troupe_call* handle, Result<Bytes> outcome) {
-  std::shared_ptr<Call> call;
+std::shared_ptr<Call> CallTable::close(troupe_call* handle) {
   {
     const std::lock_guard lock{mutex_};
-    if (open_.erase(handle) > 0) {
-      call = std::move(handle->call);
-      handle->call = nullptr;
+    if (std::exchange(handle->is_open, false)) {
       resting_.push_back(handle);
+      return std::exchange(handle->call, nullptr);
     }
   }
-  if (!call) {
-    log::error("call_finished_twice", {{"outcome", outcome ? "reply" : "failure"}});
-    return false;
-  }
-  call->finish(std::move(outcome));
-  return true;
+  log::error("call_finished_twice", {});
+  return nullptr;
+}
+
+bool CallTable::finish(troupe_call* handle, Result<Bytes> outcome) {
+  const auto call = close(handle);
+  if (call) call->finish(std::move(outcome));
+  return call != nullptr;
+}
+
+bool CallTable::finish_value(troupe_call* handle, BytesView value) {
+  const auto call = close(handle);
+  if (call) call->finish_value(value);
+  return call != nullptr;
 }
 
 size_t CallTable::fail_all(const Error& error) {
-  std::unordered_set<troupe_call*> open;
+  std::vector<troupe_call*> open;
   {
     const std::lock_guard lock{mutex_};
-    open = open_;
+    for (const auto& handle : handles_) {
+      if (handle->is_open) open.push_back(handle.get());
+    }
   }
   size_t failed = 0;
   for (troupe_call* handle : open) failed += finish(handle, error) ? 1 : 0;

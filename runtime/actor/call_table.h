@@ -5,7 +5,6 @@
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <unordered_set>
 
 #include "actor/call.h"
 
@@ -17,6 +16,7 @@ class CallTable;
 struct troupe_call {
   troupe::actor::CallTable* table = nullptr;
   std::shared_ptr<troupe::actor::Call> call;
+  bool is_open = false;
 };
 
 namespace troupe::actor {
@@ -30,16 +30,19 @@ class CallTable {
   std::shared_ptr<Call> find(const troupe_call* handle) const;
   // Closes the handle. False: it was finished before (logged).
   bool finish(troupe_call* handle, Result<Bytes> outcome);
+  bool finish_value(troupe_call* handle, BytesView value);
   // Fails every open call; how many.
   size_t fail_all(const Error& error);
 
  private:
+  // The call of a handle, which it closes; null if it was finished before (logged).
+  std::shared_ptr<Call> close(troupe_call* handle);
+
   static constexpr size_t rest_count =
       1024;  // Finished handles that rest before the first is reused.
 
   mutable std::mutex mutex_;
   std::deque<std::unique_ptr<troupe_call>> handles_;
-  std::unordered_set<troupe_call*> open_;
   std::deque<troupe_call*> resting_;
 };
 

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/log.h"
+#include "client/object_directory.h"
 
 namespace troupe::actor {
 
@@ -285,9 +286,9 @@ Async<Result<client::ObjectBytes>> call_and_keep(Client& client, client::ActorCa
 
 Async<Result<ObjectId>> put_object(Client& client, std::shared_ptr<const Bytes> value) {
   std::vector<client::ObjectName> held;
-  auto name = co_await client.put(std::move(value), std::move(held));
-  if (!name) co_return std::move(name).error();
-  co_return name->id;
+  auto object = co_await client.put(std::move(value), std::move(held));
+  if (!object) co_return std::move(object).error();
+  co_return client.objects().publish(*object).id;
 }
 
 }  // namespace

@@ -18,9 +18,7 @@ using transport::Method;
 
 namespace {
 constexpr Duration last_grace = std::chrono::seconds(2);
-constexpr Duration cancel_grace = std::chrono::milliseconds(200);
 constexpr Duration gauge_period = std::chrono::seconds(1);
-constexpr Duration default_budget = std::chrono::hours(24);
 }  // namespace
 
 Host::Host(client::Client& client, HostOptions options)
@@ -28,6 +26,7 @@ Host::Host(client::Client& client, HostOptions options)
       options_(std::move(options)),
       groups_(client),
       services_(client, groups_),
+      ring_calls_(client, *this),
       done_(client.environment().loop) {
   auto& router = client.router();
   router.on(Method::assign_actor, *this, &Host::assign_actor);
@@ -37,6 +36,7 @@ Host::Host(client::Client& client, HostOptions options)
     return groups_.receive(std::move(message), std::move(context));
   });
   client.set_invocation_handler(this);
+  if (auto* rings = client.environment().rings) rings->set_handler(&ring_calls_);
 }
 
 Error Host::placed(Error failure) const {
@@ -44,6 +44,10 @@ Error Host::placed(Error failure) const {
                               ? "actor " + identity_->actor.short_string()
                               : "a task";
   return std::move(failure).at(fmt::format("{} on node {}", who, client_.attached().node_name));
+}
+
+Error Host::refusal(Error failure) const {
+  return failure.code() == Code::unavailable ? failure : placed(std::move(failure));
 }
 
 Status Host::check_worker(const CallContext& context) const {
@@ -71,7 +75,7 @@ Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request,
   identity.name = spec.name;
   identity.node_name = client_.attached().node_name;
   identity.incarnation = request.incarnation;
-  auto arguments = co_await client_.resolve(spec.arguments, default_budget);
+  auto arguments = co_await client_.resolve(spec.arguments, client::default_budget);
   if (!arguments) co_return std::move(arguments).error();
   co_return co_await host(spec.module, spec.class_name, std::move(identity), spec.signature,
                           std::move(*arguments));
@@ -123,6 +127,7 @@ Async<Result<ProcessStarted>> Host::host(std::string module, std::string class_n
     identity_.reset();  // A repeated request must not find that it is hosted.
     co_return std::move(started).error().context(fmt::format("{} of {}", class_name, module));
   }
+  ring_calls_.deliver_to(*instance_, *identity_);
   spawn(client_.scope(), watch_instance());
   if (!identity_->actor.is_nil()) spawn(client_.scope(), report_gauges());
   co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
@@ -183,7 +188,7 @@ Async<Result<std::vector<client::ObjectBytes>>> Host::resolve(
   co_return co_await client_.resolve(std::move(arguments), budget);
 }
 
-Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallContext context,
+Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin origin,
                                                    bool streams) {
   if (!instance_ || !identity_ || assigning_)
     co_return error(Code::unavailable, "this process hosts nothing yet");
@@ -191,7 +196,7 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallCo
       (!call.actor.is_nil() && call.incarnation != identity_->incarnation)) {
     co_return error(Code::conflict, "this process hosts another actor, or another incarnation");
   }
-  const ProcessId caller = context.peer->remote().address.process;
+  const ProcessId caller = origin.caller;
   const auto mine = std::make_shared<Event>(client_.environment().loop);
   const auto earlier = std::exchange(last_arrival_[caller], mine);
   // Whatever happens, the calls behind this one go on.
@@ -205,9 +210,9 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallCo
       if (last != host.last_arrival_.end() && last->second == mine) host.last_arrival_.erase(last);
     }
   } guard{*this, caller, mine};
-  const Duration budget = context.deadline == Instant::max()
-                              ? default_budget
-                              : context.deadline - client_.environment().clock.now();
+  const Duration budget = origin.deadline == Instant::max()
+                              ? client::default_budget
+                              : origin.deadline - client_.environment().clock.now();
   auto arguments = co_await resolve(std::move(call.arguments), budget);
   if (earlier && !earlier->is_set()) co_await earlier->wait();
   if (!arguments) co_return placed(std::move(arguments).error());
@@ -215,13 +220,11 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, CallCo
   request.method = std::move(call.method);
   request.signature = call.signature;
   request.arguments = std::move(*arguments);
-  request.deadline = context.deadline;
+  request.deadline = origin.deadline;
   request.streams = streams;
-  auto made = instance_->make_call(std::move(request), context.cancelled);
+  auto made = instance_->make_call(std::move(request), origin.cancelled);
   if (auto taken = instance_->submit(made); !taken) {
-    Error refusal = std::move(taken).error();
-    if (refusal.code() != Code::unavailable) refusal = placed(std::move(refusal));
-    co_return refusal;
+    co_return refusal(std::move(taken).error());
   }
   co_return made;
 }
@@ -233,13 +236,21 @@ Async<void> Host::outlives_cancel(std::shared_ptr<Event> cancelled) {
   co_await sleep_for(client_.environment().clock, cancel_grace);
 }
 
+Host::Origin Host::origin_of(const CallContext& context) {
+  return {context.peer->remote().address.process, context.deadline, context.cancelled, nullptr};
+}
+
 Async<Result<protocol::InvokeReply>> Host::invoke(protocol::Invoke call, CallContext context) {
+  return run(std::move(call), origin_of(context));
+}
+
+Async<Result<protocol::InvokeReply>> Host::run(protocol::Invoke call, Origin origin) {
   using namespace boost::asio::experimental::awaitable_operators;
   const ObjectId result = call.result;
-  const ProcessId caller = context.peer->remote().address.process;
+  const ProcessId caller = origin.caller;
   const bool is_task = call.actor.is_nil();
-  const auto cancelled = context.cancelled;
-  auto enqueued = co_await enqueue(std::move(call), std::move(context), false);
+  const auto cancelled = origin.cancelled;
+  auto enqueued = co_await enqueue(std::move(call), std::move(origin), false);
   if (!enqueued) co_return std::move(enqueued).error();
   Result<Bytes> outcome = error(Code::internal, "no outcome");
   if (is_task) {
@@ -266,7 +277,7 @@ Async<Result<protocol::InvokeReply>> Host::invoke(protocol::Invoke call, CallCon
 
 Async<Status> Host::invoke_stream(protocol::Invoke call, CallContext context,
                                   transport::OutgoingStream& out) {
-  auto enqueued = co_await enqueue(std::move(call), std::move(context), true);
+  auto enqueued = co_await enqueue(std::move(call), origin_of(context), true);
   if (!enqueued) co_return std::move(enqueued).error();
   const auto running = *enqueued;
   for (;;) {

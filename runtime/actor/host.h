@@ -11,6 +11,7 @@
 #include "actor/cluster_services.h"
 #include "actor/instance.h"
 #include "actor/module.h"
+#include "actor/ring_calls.h"
 #include "client/client.h"
 
 namespace troupe::actor {
@@ -32,6 +33,22 @@ class Host final : public client::InvocationHandler {
   // Ends the instance; waits for its thread.
   Async<void> stop();
 
+  // Where a call comes from.
+  struct Origin {
+    ProcessId caller;
+    Instant deadline = Instant::max();
+    std::shared_ptr<Event> cancelled;      // Set when the caller gives up.
+    std::shared_ptr<void> until_enqueued;  // Let go of once the call is in the mailbox, or refused.
+  };
+  Async<Result<protocol::InvokeReply>> run(protocol::Invoke call, Origin origin);
+  // Says where it failed. Only a call that was refused before it ran has no place: so its caller
+  // knows that it may be sent again. Thread-safe once something is hosted.
+  Error placed(Error failure) const;
+  // What a call is told that the mailbox did not take.
+  Error refusal(Error failure) const;
+  // A task that was cancelled has a moment to notice by itself.
+  static constexpr Duration cancel_grace = std::chrono::milliseconds(200);
+
   Async<Result<protocol::InvokeReply>> invoke(protocol::Invoke call,
                                               transport::CallContext context) override;
   Async<Status> invoke_stream(protocol::Invoke call, transport::CallContext context,
@@ -49,6 +66,7 @@ class Host final : public client::InvocationHandler {
   Async<Result<protocol::ProcessStarted>> host(std::string module, std::string class_name,
                                                Identity identity, uint64_t signature,
                                                std::vector<client::ObjectBytes> arguments);
+  static Origin origin_of(const transport::CallContext& context);
   Async<void> watch_instance();
   Async<void> report_gauges();
   Async<void> outlives_cancel(std::shared_ptr<Event> cancelled);
@@ -56,11 +74,7 @@ class Host final : public client::InvocationHandler {
   // caller.
   Async<Result<std::vector<client::ObjectBytes>>> resolve(std::vector<protocol::Argument> arguments,
                                                           Duration budget);
-  Async<Result<std::shared_ptr<Call>>> enqueue(protocol::Invoke call,
-                                               transport::CallContext context, bool streams);
-  // Says where it failed. Only a call that was refused before it ran has no place: so its caller
-  // knows that it may be sent again.
-  Error placed(Error failure) const;
+  Async<Result<std::shared_ptr<Call>>> enqueue(protocol::Invoke call, Origin origin, bool streams);
 
   client::Client& client_;
   const HostOptions options_;
@@ -68,6 +82,7 @@ class Host final : public client::InvocationHandler {
   ClusterServices services_;
   std::optional<Identity> identity_;
   std::unique_ptr<Instance> instance_;
+  RingCalls ring_calls_;
   bool assigning_ = false;
   std::map<ProcessId, std::shared_ptr<Event>> last_arrival_;  // Of each caller: set once enqueued.
   Event done_;

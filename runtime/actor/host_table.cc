@@ -69,10 +69,11 @@ const troupe_actor_info* host_actor_info(troupe_context* context) {
 }
 
 void host_call_reply(troupe_call* call, troupe_bytes value) {
-  const BytesView bytes = view_of(value);
   auto refs = client::take_result_refs();
-  if (const auto found = call->table->find(call)) found->held = std::move(refs);
-  call->table->finish(call, Bytes{bytes.begin(), bytes.end()});
+  if (!refs.empty()) {
+    if (const auto found = call->table->find(call)) found->held = std::move(refs);
+  }
+  call->table->finish_value(call, view_of(value));
 }
 
 void host_call_fail(troupe_call* call, int32_t code, const char* message) {

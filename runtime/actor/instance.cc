@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <boost/asio/post.hpp>
+#include <boost/container/small_vector.hpp>
 
 #include "actor/host_table.h"
 #include "base/log.h"
@@ -11,8 +12,10 @@ namespace troupe::actor {
 
 namespace {
 
-std::vector<troupe_bytes> views_of(const std::vector<client::ObjectBytes>& arguments) {
-  std::vector<troupe_bytes> views;
+using Views = boost::container::small_vector<troupe_bytes, 8>;
+
+Views views_of(const std::vector<client::ObjectBytes>& arguments) {
+  Views views;
   views.reserve(arguments.size());
   for (const auto& argument : arguments) {
     views.push_back({argument.bytes.data(), argument.bytes.size()});
@@ -31,7 +34,7 @@ Instance::Instance(transport::Environment environment, Services& services, Insta
       arguments_(std::move(spec.arguments)),
       context_(std::move(spec.identity), services),
       doorbell_(std::make_shared<Doorbell>(environment.loop)),
-      mailbox_(options.mailbox_calls_max),
+      mailbox_(options.mailbox_calls_max, environment.rings),
       created_(environment.loop),
       ended_(environment.loop) {}
 
@@ -71,8 +74,7 @@ void Instance::run() noexcept {
   while (alive && !stop_requested() && !death) {
     if (!more) mailbox_.wait();
     bool called = false;
-    // No more calls than fit the mailbox before the next step, so that callers cannot starve it.
-    for (size_t i = 0; i < options_.mailbox_calls_max && !stop_requested(); ++i) {
+    for (size_t i = 0; i < options_.calls_a_step && !stop_requested(); ++i) {
       auto call = mailbox_.take();
       if (!call) break;
       deliver(std::move(call));
@@ -105,7 +107,8 @@ void Instance::deliver(std::shared_ptr<Call> call) noexcept {
     call->finish(error(Code::cancelled, "the caller gave up before the call was run"));
     return;
   }
-  if (environment_.clock.now() >= call->request().deadline) {
+  const Instant deadline = call->request().deadline;
+  if (deadline != Instant::max() && environment_.clock.now() >= deadline) {
     call->finish(error(Code::deadline_exceeded,
                        "the call waited in the mailbox past its deadline; "
                        "it was not run"));

@@ -13,7 +13,8 @@
 namespace troupe::actor {
 
 struct InstanceOptions {
-  size_t mailbox_calls_max = 1024;
+  size_t mailbox_calls_max = 1 << 20;
+  size_t calls_a_step = 1024;  // Between two steps, so that callers cannot starve them.
   Duration step_budget = std::chrono::milliseconds(10);
 };
 
@@ -39,6 +40,10 @@ class Instance {
   Async<Status> start();
   // A call as submit takes it; its context's event tells that the caller gave up.
   std::shared_ptr<Call> make_call(CallRequest request, std::shared_ptr<Event> abandoned);
+  // The same of a call that came through a ring. Thread-safe, as submit.
+  static std::shared_ptr<Call> make_call(CallRequest request, RingOrigin origin) {
+    return std::make_shared<Call>(std::move(request), std::move(origin));
+  }
   // To the end of the mailbox. Errors: exhausted (full), unavailable (stopping: it will not run).
   Status submit(std::shared_ptr<Call> call) { return mailbox_.put(std::move(call)); }
 

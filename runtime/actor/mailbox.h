@@ -1,6 +1,7 @@
 // The calls that wait for an actor's thread, in the order of their arrival.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -13,7 +14,8 @@ namespace troupe::actor {
 // Thread-safe; one thread takes.
 class Mailbox {
  public:
-  explicit Mailbox(size_t calls_max) : calls_max_(calls_max) {}
+  // With `rings` the thread that waits reads them, too.
+  Mailbox(size_t calls_max, transport::RingPort* rings) : calls_max_(calls_max), rings_(rings) {}
 
   // Errors: exhausted (full), unavailable (closed).
   Status put(std::shared_ptr<Call> call);
@@ -25,11 +27,17 @@ class Mailbox {
   void close();
 
  private:
+  bool has_something() const { return size_.load() > 0 || closed_.load(); }
+  void notify();
+
   const size_t calls_max_;
+  transport::RingPort* const rings_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Call>> calls_;
-  bool closed_ = false;
+  std::atomic<size_t> size_ = 0;
+  std::atomic<bool> closed_ = false;
+  transport::RingPort::Waiter* waiter_ = nullptr;  // The thread that waits. Guarded by mutex_.
 };
 
 }  // namespace troupe::actor

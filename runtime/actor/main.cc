@@ -94,6 +94,10 @@ int actor_main(int, char**) {
   transport::RealEnvironment real;
   std::unique_ptr<security::Credentials> credentials;
   Scope connection{real.io().get_executor()};
+  if (auto enabled = real.enable_rings(); !enabled) {
+    log::error("no_rings", {{"why", enabled.error()}});
+    return 1;
+  }
   client::ClientOptions options;
   options.kind = "actor";
   options.process = *process;

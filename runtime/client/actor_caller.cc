@@ -4,34 +4,276 @@
 
 #include <algorithm>
 #include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/post.hpp>
 
 #include "client/connections.h"
+#include "client/object_directory.h"
+#include "protocol/call_record.h"
 
 namespace troupe::client {
 
 using transport::Message;
 
 namespace {
+
 constexpr Duration retry_first = std::chrono::milliseconds(5);
 constexpr Duration retry_most = std::chrono::milliseconds(500);
-}  // namespace
 
-ActorCaller::ActorCaller(Client& client) : client_(client) {}
-
-bool ActorCaller::surely_not_run(const Error& failure) {
-  // conflict: the process hosts another incarnation. unavailable: it was never sent, or refused.
-  // What ran has a place, whatever the code that the user's function gave.
+// conflict: the process hosts another incarnation. unavailable: it was never sent, or refused. What
+// ran has a place, whatever the code that the user's function gave.
+bool surely_not_run(const Error& failure) {
   return failure.where().empty() &&
          (failure.code() == Code::unavailable || failure.code() == Code::conflict);
 }
 
-bool ActorCaller::may_have_run(const Error& failure) {
+bool may_have_run(const Error& failure) {
   return failure.where().empty() && failure.code() == Code::outcome_unknown;
 }
 
-void ActorCaller::forget_incarnation(ActorId actor, const Queued& refused) {
-  Target& target = targets_[actor];
-  if (target.info && target.info->incarnation == refused.invoke.incarnation) target.info.reset();
+uint64_t to_us(Duration budget) {
+  return static_cast<uint64_t>(std::max<int64_t>(budget / std::chrono::microseconds(1), 1));
+}
+
+}  // namespace
+
+// A call in a ring.
+class RingCall final : public transport::PendingReply {
+ public:
+  RingCall(std::shared_ptr<ActorTarget> target, std::shared_ptr<ActorTarget::Queued> queued)
+      : target_(std::move(target)),
+        queued_(std::move(queued)),
+        incarnation_(target_->incarnation_),
+        callee_(target_->address_) {}
+
+  void reply(BytesView payload) override {
+    ActorCaller& caller = target_->caller_;
+    const auto view = protocol::read_reply_record(payload);
+    if (view && view->form == protocol::ReplyForm::value) {
+      caller.client_.objects_->set_value(queued_->result, view->body);
+      caller.finish(queued_);
+      return;
+    }
+    caller.settle(target_, queued_, incarnation_, decode(view), *callee_);
+  }
+  void lost() override {
+    target_->caller_.settle(
+        target_, queued_, incarnation_,
+        error(Code::outcome_unknown, "the connection to the actor closed before the reply"),
+        *callee_);
+  }
+
+ private:
+  static Result<protocol::InvokeReply> decode(const Result<protocol::ReplyView>& view) {
+    if (!view) return view.error();
+    if (view->form == protocol::ReplyForm::error) {
+      TROUPE_TRY(const auto info, protocol::decode<protocol::ErrorInfo>(view->body));
+      return protocol::from_info(info);
+    }
+    return protocol::decode<protocol::InvokeReply>(view->body);
+  }
+
+  const std::shared_ptr<ActorTarget> target_;
+  const std::shared_ptr<ActorTarget::Queued> queued_;
+  const uint32_t incarnation_;
+  const std::shared_ptr<const protocol::ProcessAddress> callee_;
+};
+
+ActorCaller::ActorCaller(Client& client) : client_(client) {}
+
+std::shared_ptr<ActorTarget> ActorCaller::target(ActorId actor) {
+  const std::lock_guard lock{mutex_};
+  Target& found = targets_[actor];
+  if (!found) found = std::make_shared<ActorTarget>(actor, *this);
+  return found;
+}
+
+std::shared_ptr<Object> ActorCaller::submit(const Target& target, ActorCallSpec spec) {
+  const bool unlimited = spec.budget >= default_budget;
+  const Instant deadline =
+      unlimited ? Instant::max() : client_.environment_.clock.now() + spec.budget;
+  auto queued = std::make_shared<ActorTarget::Queued>(
+      ActorTarget::Queued{std::move(spec), client_.objects_->make(), deadline, retry_first});
+  client_.objects_->hold(queued->spec.held);
+  {
+    const std::lock_guard lock{target->mutex_};
+    if (unlimited && target->on_loop_ == 0 && target->channel_ && queued->spec.held.empty() &&
+        send_in_ring(target, queued)) {
+      return queued->result;
+    }
+    ++target->on_loop_;
+  }
+  queued->result->on_cancel([] {});  // A call whose object has its outcome is not sent.
+  auto result = queued->result;
+  boost::asio::post(client_.environment_.loop, [this, target, queued = std::move(queued)] {
+    if (queued->deadline != Instant::max()) {
+      queued->timer = client_.environment_.clock.call_at(queued->deadline, [this, queued] {
+        queued->timer = 0;
+        client_.objects_->cancel(
+            queued->result,
+            error(Code::deadline_exceeded, "the actor did not answer within the call's time"));
+      });
+    }
+    enqueue(target, queued);
+  });
+  return result;
+}
+
+bool ActorCaller::send_in_ring(const Target& target, const Queued& queued) {
+  const auto& channel = target->channel_;
+  if (!channel->is_open()) return false;
+  const ActorCallSpec& spec = queued->spec;
+  protocol::CallHead head;
+  head.actor = spec.actor;
+  head.result = queued->result->id();
+  head.signature = spec.signature;
+  head.incarnation = target->incarnation_;
+  if (queued->deadline != Instant::max()) {
+    head.budget_us = to_us(queued->deadline - client_.environment_.clock.now());
+  }
+  const size_t bytes = protocol::call_record_bytes(spec.method, spec.arguments);
+  const auto number =
+      channel->call(std::make_unique<RingCall>(target, queued), bytes, [&](uint8_t* out) {
+        protocol::write_call_record(out, head, spec.method, spec.arguments);
+      });
+  if (!number) return false;
+  queued->result->on_cancel(channel, *number);
+  return true;
+}
+
+void ActorCaller::enqueue(Target target, Queued queued) {
+  target->queue_.push_back(std::move(queued));
+  if (!std::exchange(target->pumping_, true)) spawn(client_.scope_, pump(target));
+}
+
+Async<void> ActorCaller::enqueue_later(Target target, Queued queued) {
+  const Duration delay = queued->delay;
+  queued->delay = std::min(delay * 2, retry_most);
+  co_await sleep_for(client_.environment_.clock, delay);
+  {
+    const std::lock_guard lock{target->mutex_};
+    ++target->on_loop_;
+  }
+  enqueue(std::move(target), std::move(queued));
+}
+
+// Sends what is queued for one actor, in order. One runs an actor, while there is something to
+// send.
+Async<void> ActorCaller::pump(Target target) {
+  const auto taken = [&target] {
+    const std::lock_guard lock{target->mutex_};
+    target->queue_.pop_front();
+    --target->on_loop_;
+  };
+  while (!target->queue_.empty()) {
+    const Queued queued = target->queue_.front();
+    if (queued->result->is_ready()) {  // Cancelled, or too late.
+      taken();
+      finish(queued);
+      continue;
+    }
+    auto peer = co_await reach(target, queued->deadline);
+    if (peer && !(*peer)->is_writable()) {
+      co_await (*peer)->writable();
+      continue;
+    }
+    if (!peer) {
+      taken();
+      fail(queued, std::move(peer).error());
+      continue;
+    }
+    if (const auto channel = (*peer)->channel()) {
+      // From here on calls need not come through the loop, but those that did are sent first.
+      const std::lock_guard lock{target->mutex_};
+      target->channel_ = channel;
+      target->incarnation_ = target->info_->incarnation;
+      target->address_ = std::make_shared<const protocol::ProcessAddress>(target->info_->address);
+      target->queue_.pop_front();
+      --target->on_loop_;
+      if (!send_in_ring(target, queued)) {
+        ++target->on_loop_;
+        target->queue_.push_front(queued);
+      }
+      continue;
+    }
+    taken();
+    protocol::Invoke invoke = to_invoke(queued->spec, queued->result->id());
+    invoke.incarnation = target->info_->incarnation;
+    Message message{protocol::encode(invoke), {}};
+    const Duration budget =
+        queued->deadline == Instant::max()
+            ? default_budget
+            : std::max<Duration>(queued->deadline - client_.environment_.clock.now(), retry_first);
+    auto sent = (*peer)->begin_call(Method::invoke, std::move(message), budget);
+    if (!sent) {
+      fail(queued, std::move(sent).error());
+      continue;
+    }
+    spawn(client_.scope_, await_reply(target, queued, std::move(*sent), invoke.incarnation,
+                                      target->info_->address));
+  }
+  target->pumping_ = false;
+}
+
+Async<void> ActorCaller::await_reply(Target target, Queued queued, transport::OutgoingCall call,
+                                     uint32_t incarnation, protocol::ProcessAddress callee) {
+  const auto given_up = std::make_shared<Event>(client_.environment_.loop);
+  queued->result->on_cancel([given_up, loop = client_.environment_.loop] {
+    boost::asio::post(loop, [given_up] { given_up->set(); });
+  });
+  std::optional<Result<Message>> outcome;
+  {
+    using namespace boost::asio::experimental::awaitable_operators;
+    auto raced = co_await (call.reply() || given_up->wait());
+    if (raced.index() == 0) outcome = std::get<0>(std::move(raced));
+  }
+  if (!outcome) {
+    finish(queued);
+    co_return;
+  }
+  Result<protocol::InvokeReply> reply = error(Code::internal, "no reply");
+  if (*outcome) {
+    reply = protocol::decode<protocol::InvokeReply>((*outcome)->body);
+  } else {
+    reply = std::move(*outcome).error();
+  }
+  settle(target, queued, incarnation, std::move(reply), callee);
+}
+
+void ActorCaller::settle(const Target& target, const Queued& queued, uint32_t incarnation,
+                         Result<protocol::InvokeReply> outcome,
+                         const protocol::ProcessAddress& callee) {
+  if (outcome) {
+    client_.objects_->set_reply(queued->result, std::move(*outcome), callee);
+    finish(queued);
+    return;
+  }
+  Error failure = std::move(outcome).error();
+  const bool again =
+      surely_not_run(failure) || (queued->spec.retriable && may_have_run(failure));
+  const bool in_time =
+      client_.environment_.clock.now() + queued->delay < queued->deadline;
+  if (!again || !in_time || queued->result->is_ready()) {
+    fail(queued, std::move(failure));
+    return;
+  }
+  const bool moved = failure.code() == Code::conflict;
+  boost::asio::post(client_.environment_.loop, [this, target, queued, incarnation, moved] {
+    if (moved) forget_incarnation(target, incarnation);
+    spawn(client_.scope_, enqueue_later(target, queued));
+  });
+}
+
+void ActorCaller::fail(const Queued& queued, Error failure) {
+  client_.objects_->set_error(queued->result, std::move(failure));
+  finish(queued);
+}
+
+void ActorCaller::finish(const Queued& queued) {
+  if (queued->spec.held.empty() && queued->deadline == Instant::max()) return;
+  boost::asio::post(client_.environment_.loop, [this, queued] {
+    if (queued->timer != 0) client_.environment_.clock.cancel(std::exchange(queued->timer, 0));
+    client_.drop_references(queued->spec.held);
+  });
 }
 
 protocol::Invoke ActorCaller::to_invoke(const ActorCallSpec& spec, ObjectId result) const {
@@ -46,104 +288,48 @@ protocol::Invoke ActorCaller::to_invoke(const ActorCallSpec& spec, ObjectId resu
   return invoke;
 }
 
-Async<Result<protocol::InvokeReply>> ActorCaller::call(std::shared_ptr<ActorCallSpec> spec,
-                                                       ObjectId result,
-                                                       std::shared_ptr<Event> cancelled,
-                                                       protocol::ProcessAddress* callee) {
-  using namespace boost::asio::experimental::awaitable_operators;
-  auto& clock = client_.environment_.clock;
-  const Instant deadline = clock.now() + spec->budget;
-  const protocol::Invoke invoke = to_invoke(*spec, result);
-  Duration delay = retry_first;
-  for (;;) {
-    auto queued = std::make_shared<Queued>(client_.environment_.loop);
-    queued->invoke = invoke;
-    queued->deadline = deadline;
-    Target& target = targets_[spec->actor];
-    target.queue.push_back(queued);
-    if (!std::exchange(target.pumping, true)) spawn(client_.scope_, pump(spec->actor));
-    auto raced = co_await (send_in_order(queued) || cancelled->wait());
-    if (raced.index() == 1) co_return error(Code::cancelled, "the call was cancelled");
-    auto outcome = std::get<0>(std::move(raced));
-    if (outcome) {
-      *callee = queued->callee;
-      co_return protocol::decode<protocol::InvokeReply>(outcome->body);
-    }
-    const Error& failure = outcome.error();
-    const bool reached = queued->call.has_value() && queued->call->has_value();
-    const bool again =
-        reached && (surely_not_run(failure) || (spec->retriable && may_have_run(failure)));
-    if (again && failure.code() == Code::conflict) forget_incarnation(spec->actor, *queued);
-    if (!again || clock.now() + delay >= deadline) co_return failure;
-    co_await sleep_for(clock, delay);
-    delay = std::min(delay * 2, retry_most);
-  }
-}
-
-Async<Result<Message>> ActorCaller::send_in_order(std::shared_ptr<Queued> queued) {
-  auto& clock = client_.environment_.clock;
-  const bool sent = co_await wait_until(clock, queued->deadline, queued->sent);
-  if (!sent) co_return error(Code::deadline_exceeded, "the actor could not be reached in time");
-  if (!*queued->call) co_return queued->call->error();
-  co_return co_await (**queued->call).reply();
+// The head is asked anew: the process said that it hosts another incarnation.
+void ActorCaller::forget_incarnation(const Target& target, uint32_t incarnation) {
+  if (!target->info_ || target->info_->incarnation != incarnation) return;
+  target->info_.reset();
+  const std::lock_guard lock{target->mutex_};
+  target->channel_ = nullptr;
 }
 
 void ActorCaller::process_gone(ProcessId process) {
-  std::erase_if(targets_, [&](const auto& entry) {
-    const Target& target = entry.second;
-    return !target.pumping && target.info && target.info->address.process == process;
+  std::vector<Target> all;
+  {
+    const std::lock_guard lock{mutex_};
+    for (const auto& [actor, target] : targets_) all.push_back(target);
+  }
+  for (const Target& target : all) {
+    if (!target->info_ || target->info_->address.process != process) continue;
+    target->info_.reset();
+    target->peer_ = nullptr;
+    const std::lock_guard lock{target->mutex_};
+    target->channel_ = nullptr;
+  }
+  all.clear();
+  // Those that nobody calls any more.
+  const std::lock_guard lock{mutex_};
+  std::erase_if(targets_, [](const auto& entry) {
+    return entry.second.use_count() == 1 && !entry.second->info_ && !entry.second->pumping_;
   });
 }
 
-// Sends what is queued for one actor, in order. One runs an actor, while there is something to
-// send.
-Async<void> ActorCaller::pump(ActorId actor) {
-  for (;;) {
-    Target& target = targets_[actor];
-    if (target.queue.empty()) {
-      target.pumping = false;
-      co_return;
-    }
-    const auto queued = target.queue.front();
-    if (queued.use_count() == 2) {  // Its caller is gone: the queue and this frame alone hold it.
-      target.queue.pop_front();
-      continue;
-    }
-    auto peer = co_await reach(actor, queued->deadline);
-    if (peer && !(*peer)->is_writable()) co_await (*peer)->writable();
-    Target& again = targets_[actor];
-    if (again.queue.empty() || again.queue.front() != queued) continue;
-    again.queue.pop_front();
-    if (queued.use_count() == 1) continue;  // Its caller left while the actor was sought.
-    if (!peer) {
-      queued->call.emplace(std::move(peer).error());
-    } else {
-      queued->invoke.incarnation = again.info->incarnation;
-      queued->callee = again.info->address;
-      Message message{protocol::encode(queued->invoke), {}};
-      const Duration budget =
-          std::max<Duration>(queued->deadline - client_.environment_.clock.now(), retry_first);
-      queued->call.emplace((*peer)->begin_call(Method::invoke, std::move(message), budget));
-    }
-    queued->sent.set();
-  }
-}
-
-Async<Result<std::shared_ptr<Peer>>> ActorCaller::reach(ActorId actor, Instant deadline) {
+Async<Result<std::shared_ptr<Peer>>> ActorCaller::reach(Target target, Instant deadline) {
   auto& clock = client_.environment_.clock;
   Duration delay = retry_first;
   for (;;) {
-    {
-      Target& target = targets_[actor];
-      if (target.info && target.peer && target.peer->is_open()) co_return target.peer;
-    }
-    auto info = co_await client_.locate_actor(actor, 0, deadline - clock.now());
+    if (target->info_ && target->peer_ && target->peer_->is_open()) co_return target->peer_;
+    const Duration left = deadline == Instant::max() ? default_budget : deadline - clock.now();
+    auto info = co_await client_.locate_actor(target->actor_, 0, left);
     if (!info) co_return std::move(info).error();
-    auto peer = co_await client_.connections_->peer_of(info->address, deadline);
+    const Instant until = std::min(deadline, clock.now() + default_budget);
+    auto peer = co_await client_.connections_->peer_of(info->address, until);
     if (peer) {
-      Target& target = targets_[actor];
-      target.info = std::move(*info);
-      target.peer = *peer;
+      target->info_ = std::move(*info);
+      target->peer_ = *peer;
       co_return *peer;
     }
     // Its process is gone and the head does not know yet, or it moves: ask again.
@@ -155,9 +341,10 @@ Async<Result<std::shared_ptr<Peer>>> ActorCaller::reach(ActorId actor, Instant d
 
 Async<Result<std::shared_ptr<transport::IncomingStream>>> ActorCaller::stream(ActorCallSpec spec) {
   const Instant deadline = client_.environment_.clock.now() + spec.budget;
-  TROUPE_CO_TRY(auto peer, co_await reach(spec.actor, deadline));
+  const Target called = target(spec.actor);
+  TROUPE_CO_TRY(auto peer, co_await reach(called, deadline));
   protocol::Invoke invoke = to_invoke(spec, {});
-  invoke.incarnation = targets_[spec.actor].info->incarnation;
+  invoke.incarnation = called->info_->incarnation;
   Message message{protocol::encode(invoke), {}};
   co_return peer->open_stream(Method::invoke_stream, std::move(message), spec.budget);
 }

@@ -1,57 +1,93 @@
 // Calls to actors: where they live, one ordered queue an actor, what to do when they die.
+//
+// A call to an actor whose process is reached through a ring, with none queued before it, is written
+// there by the thread that makes it. Every other one goes through the loop.
 #pragma once
 
 #include <deque>
 #include <map>
 #include <memory>
+#include <mutex>
 
-#include "client/client.h"
+#include "client/object.h"
 
 namespace troupe::client {
 
+class ActorCaller;
+
+// One actor as this process calls it. Thread-safe.
+class ActorTarget {
+ public:
+  ActorTarget(ActorId actor, ActorCaller& caller) : actor_(actor), caller_(caller) {}
+  ActorId actor() const { return actor_; }
+
+ private:
+  friend class ActorCaller;
+  friend class RingCall;
+  // A call on its way.
+  struct Queued {
+    const ActorCallSpec spec;
+    std::shared_ptr<Object> result;
+    Instant deadline;
+    Duration delay{};  // Before it is tried once more.
+    TimerClock::TimerId timer = 0;
+  };
+
+  const ActorId actor_;
+  ActorCaller& caller_;
+
+  std::mutex mutex_;  // Guards what follows.
+  std::shared_ptr<transport::RingChannel> channel_;
+  uint32_t incarnation_ = 0;
+  std::shared_ptr<const protocol::ProcessAddress> address_;
+  size_t on_loop_ = 0;  // Calls that the loop has not sent yet: later ones queue behind them.
+
+  // --- On the loop.
+  std::optional<protocol::ActorInfo> info_;
+  std::shared_ptr<Peer> peer_;
+  std::deque<std::shared_ptr<Queued>> queue_;
+  bool pumping_ = false;
+};
+
 class ActorCaller {
  public:
-  ActorCaller(Client& client);
+  explicit ActorCaller(Client& client);
 
-  // Calls to one actor are sent in the order of these calls.
-  Async<Result<protocol::InvokeReply>> call(std::shared_ptr<ActorCallSpec> spec, ObjectId result,
-                                            std::shared_ptr<Event> cancelled,
-                                            protocol::ProcessAddress* callee);
+  // Thread-safe. Kept for as long as the actor is called.
+  std::shared_ptr<ActorTarget> target(ActorId actor);
+  // Thread-safe. Calls to one actor are sent in the order of these calls, as one thread makes them.
+  std::shared_ptr<Object> submit(const std::shared_ptr<ActorTarget>& target, ActorCallSpec spec);
+
+  // --- On the loop.
   Async<Result<std::shared_ptr<transport::IncomingStream>>> stream(ActorCallSpec spec);
-  // Forgets the actors that it ran; the head knows where they are now.
+  // Forgets that its actors live there; the head knows where they are now.
   void process_gone(ProcessId process);
 
  private:
-  // A call on its way: queued until it is its turn to be sent.
-  struct Queued {
-    explicit Queued(const Executor& executor) : sent(executor) {}
-    protocol::Invoke invoke;
-    Instant deadline;
-    std::optional<Result<transport::OutgoingCall>> call;
-    protocol::ProcessAddress callee;
-    Event sent;
-  };
-  struct Target {
-    std::optional<protocol::ActorInfo> info;
-    std::shared_ptr<Peer> peer;
-    std::deque<std::shared_ptr<Queued>> queue;
-    bool pumping = false;
-  };
+  friend class RingCall;
+  using Target = std::shared_ptr<ActorTarget>;
+  using Queued = std::shared_ptr<ActorTarget::Queued>;
 
-  protocol::Invoke to_invoke(const ActorCallSpec& spec, ObjectId result) const;
-  Async<Result<transport::Message>> send_in_order(std::shared_ptr<Queued> queued);
-  Async<void> pump(ActorId actor);
+  // With the target's lock held. False: the channel is closed.
+  bool send_in_ring(const Target& target, const Queued& queued);
+  void enqueue(Target target, Queued queued);
+  Async<void> enqueue_later(Target target, Queued queued);
+  Async<void> pump(Target target);
+  Async<void> await_reply(Target target, Queued queued, transport::OutgoingCall call,
+                          uint32_t incarnation, protocol::ProcessAddress callee);
   // An open connection to the actor's present process.
-  Async<Result<std::shared_ptr<Peer>>> reach(ActorId actor, Instant deadline);
-  // Whether the failed call surely did not run, so that it may be sent again.
-  static bool surely_not_run(const Error& failure);
-  // Whether nobody knows if it ran.
-  static bool may_have_run(const Error& failure);
-  // The head is asked anew: the process said that it hosts another incarnation.
-  void forget_incarnation(ActorId actor, const Queued& refused);
+  Async<Result<std::shared_ptr<Peer>>> reach(Target target, Instant deadline);
+  // From any thread: the outcome of a call that was sent to an incarnation.
+  void settle(const Target& target, const Queued& queued, uint32_t incarnation,
+              Result<protocol::InvokeReply> outcome, const protocol::ProcessAddress& callee);
+  void fail(const Queued& queued, Error failure);
+  void finish(const Queued& queued);
+  void forget_incarnation(const Target& target, uint32_t incarnation);
+  protocol::Invoke to_invoke(const ActorCallSpec& spec, ObjectId result) const;
 
   Client& client_;
-  std::map<ActorId, Target> targets_;
+  std::mutex mutex_;
+  std::map<ActorId, Target> targets_;  // Guarded.
 };
 
 }  // namespace troupe::client

@@ -12,6 +12,7 @@
 #include "client/lent_cpu.h"
 #include "client/object_directory.h"
 #include "client/store_client.h"
+#include "transport/ring_port.h"
 
 namespace troupe::client {
 
@@ -83,6 +84,7 @@ Async<Status> Client::start() {
   self.address.node = attached_.node;
   self.cluster = attached_.cluster;
   connections_->set_self(self);
+  TROUPE_CO_CHECK(co_await connections_->attach_rings(deadline));
   Endpoint head;
   head.host = attached_.head_host;
   head.port = attached_.head_port;
@@ -106,6 +108,7 @@ Async<void> Client::stop() {
   objects_->stop();
   co_await leases_->stop();
   co_await connections_->stop();
+  if (environment_.rings != nullptr) environment_.rings->stop();
   co_await scope_.stop();
 }
 
@@ -207,8 +210,8 @@ Async<Result<protocol::ActorInfo>> Client::locate_actor(ActorId actor, uint32_t 
 }
 
 Async<Result<ObjectBytes>> Client::call_actor(ActorCallSpec spec) {
-  const ObjectName result = submit_call(std::move(spec));
-  auto value = co_await objects_->get(result, Instant::max());
+  const auto result = start_call(actors_->target(spec.actor), std::move(spec));
+  auto value = co_await objects_->get_owned(result, Instant::max());
   objects_->drop_reference(result);
   co_return value;
 }
@@ -217,57 +220,40 @@ Async<Result<std::shared_ptr<transport::IncomingStream>>> Client::stream_actor(A
   return actors_->stream(std::move(spec));
 }
 
-ObjectName Client::submit_call(ActorCallSpec spec) {
-  auto cancelled = std::make_shared<Event>(environment_.loop);
-  ObjectName result = objects_->create([cancelled] { cancelled->set(); });
-  for (const ObjectName& ref : spec.held) objects_->add_reference(ref);
-  auto shared = std::make_shared<ActorCallSpec>(std::move(spec));
-  spawn(scope_, run_call(std::move(shared), result.id, std::move(cancelled)));
-  return result;
+std::shared_ptr<ActorTarget> Client::target_of(ActorId actor) {
+  return actors_->target(actor);
 }
 
-Async<void> Client::run_call(std::shared_ptr<ActorCallSpec> spec, ObjectId result,
-                             std::shared_ptr<Event> cancelled) {
-  protocol::ProcessAddress callee;
-  auto reply = co_await actors_->call(spec, result, cancelled, &callee);
-  if (reply) {
-    objects_->set_reply(result, std::move(*reply), callee);
-  } else {
-    objects_->set_error(result, std::move(reply).error());
-  }
-  drop_references(spec->held);
+std::shared_ptr<Object> Client::start_call(const std::shared_ptr<ActorTarget>& target,
+                                           ActorCallSpec spec) {
+  return actors_->submit(target, std::move(spec));
+}
+
+std::shared_ptr<Object> Client::start_task(TaskSpec spec) {
+  return leases_->submit(std::move(spec));
 }
 
 ObjectName Client::submit_task(TaskSpec spec) {
-  const ObjectId id = ObjectId::random(environment_.random);
-  ObjectName result = objects_->create_with_id(id, [this, id] { leases_->cancel(id); });
-  for (const ObjectName& ref : spec.held) objects_->add_reference(ref);
-  leases_->submit(std::move(spec), id);
-  return result;
+  return objects_->publish(start_task(std::move(spec)));
 }
 
-Async<Result<ObjectName>> Client::put(std::shared_ptr<const Bytes> value,
-                                      std::vector<ObjectName> held) {
-  ObjectName object = objects_->create(nullptr);
-  objects_->set_held(object.id, std::move(held));
+Async<Result<std::shared_ptr<Object>>> Client::put(std::shared_ptr<const Bytes> value,
+                                                   std::vector<ObjectName> held) {
+  auto object = objects_->make();
+  objects_->set_held(object, std::move(held));
   if (value->size() <= inline_bytes_max) {
-    objects_->set_value(object.id, *value);
+    objects_->set_value(object, *value);
     co_return object;
   }
   const Instant deadline = environment_.clock.now() + store_budget;
-  auto stored = co_await store_->put(object.id, address_.process, value, deadline);
+  auto stored = co_await store_->put(object->id(), address_.process, value, deadline);
   if (!stored) {
+    objects_->set_error(object, stored.error());
     objects_->drop_reference(object);
     co_return std::move(stored).error();
   }
-  objects_->set_stored(object.id, connections_->worker()->remote().address, value->size());
+  objects_->set_stored(object, connections_->worker()->remote().address, value->size());
   co_return object;
-}
-
-ObjectName Client::make_failed(Error failure) {
-  ObjectName object = objects_->create(nullptr);
-  objects_->set_error(object.id, std::move(failure));
-  return object;
 }
 
 void Client::add_reference(const ObjectName& object) {
@@ -277,7 +263,10 @@ void Client::drop_reference(const ObjectName& object) {
   objects_->drop_reference(object);
 }
 void Client::cancel(ObjectId object) {
-  objects_->cancel(object);
+  const auto found = objects_->find(object);
+  if (found) {
+    objects_->cancel(found, error(Code::cancelled, "the task or call was cancelled"));
+  }
 }
 
 Async<Result<ObjectBytes>> Client::get(ObjectName object, Duration budget) {

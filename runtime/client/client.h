@@ -41,6 +41,9 @@ struct ObjectBytes {
   std::shared_ptr<const void> keep_alive;
 };
 
+// Calls with this budget, or more, have no deadline of their own.
+inline constexpr Duration default_budget = std::chrono::hours(24);
+
 struct TaskSpec {
   std::string module;
   std::string function;
@@ -50,7 +53,7 @@ struct TaskSpec {
   std::vector<protocol::ResourceAmount> demand;
   int32_t priority = 0;
   int32_t retries = 0;  // After a death of its process: how often it may run again.
-  Duration budget = std::chrono::hours(24);
+  Duration budget = default_budget;
 };
 
 struct ActorCallSpec {
@@ -59,7 +62,7 @@ struct ActorCallSpec {
   uint64_t signature = 0;
   std::vector<protocol::Argument> arguments;
   std::vector<ObjectName> held;  // As in TaskSpec.
-  Duration budget = std::chrono::hours(24);
+  Duration budget = default_budget;
   bool retriable = false;  // May run twice: an unknown outcome is tried again.
 };
 
@@ -73,14 +76,16 @@ class InvocationHandler {
                                       transport::OutgoingStream& out) = 0;
 };
 
+class ActorTarget;
 class Connections;
+class Object;
 class StoreClient;
 class ObjectDirectory;
 class ActorCaller;
 class LeasePool;
 class LentCpu;
 
-// Everything runs on the environment's loop. Must be stopped before it is destroyed.
+// On the environment's loop but for what says otherwise. Must be stopped before it is destroyed.
 class Client {
  public:
   Client(transport::Environment environment, ClientOptions options);
@@ -133,11 +138,16 @@ class Client {
   Async<Result<std::shared_ptr<transport::IncomingStream>>> stream_actor(ActorCallSpec spec);
 
   // --- Objects and tasks. Each gives an object that this process owns, with one reference held.
+  // Thread-safe; whoever has the object gives its reference back by objects().drop_reference.
+  std::shared_ptr<ActorTarget> target_of(ActorId actor);
+  std::shared_ptr<Object> start_call(const std::shared_ptr<ActorTarget>& target,
+                                     ActorCallSpec spec);
+  std::shared_ptr<Object> start_task(TaskSpec spec);
+  ObjectDirectory& objects() { return *objects_; }
+  // As start_task, with a name for others, and on the loop.
   ObjectName submit_task(TaskSpec spec);
-  ObjectName submit_call(ActorCallSpec spec);
-  Async<Result<ObjectName>> put(std::shared_ptr<const Bytes> value, std::vector<ObjectName> held);
-  // An object that has failed already.
-  ObjectName make_failed(Error failure);
+  Async<Result<std::shared_ptr<Object>>> put(std::shared_ptr<const Bytes> value,
+                                             std::vector<ObjectName> held);
   void add_reference(const ObjectName& object);
   void drop_reference(const ObjectName& object);
 
@@ -168,6 +178,7 @@ class Client {
   friend class ObjectDirectory;
   friend class ActorCaller;
   friend class LeasePool;
+  friend class RingCall;
 
   Async<Result<transport::Message>> answer_invoke(transport::Message message,
                                                   transport::CallContext context);
@@ -175,8 +186,6 @@ class Client {
                               transport::OutgoingStream& out);
   Async<void> hold_until_dead(ActorId actor, std::vector<ObjectName> held);
   void drop_references(const std::vector<ObjectName>& held);
-  Async<void> run_call(std::shared_ptr<ActorCallSpec> spec, ObjectId result,
-                       std::shared_ptr<Event> cancelled);
 
   transport::Environment environment_;
   ClientOptions options_;

@@ -4,6 +4,8 @@
 
 #include "base/log.h"
 #include "security/audit.h"
+#include "transport/ring_connection.h"
+#include "transport/ring_port.h"
 
 namespace troupe::client {
 
@@ -95,9 +97,81 @@ Async<Result<std::shared_ptr<Peer>>> Connections::dial(Endpoint endpoint, Instan
                                  deadline);
 }
 
+Async<Status> Connections::attach_rings(Instant deadline) {
+  if (environment_.rings == nullptr) co_return ok();
+  router_.on_message(Method::accept_ring, [this](Message message, CallContext context) {
+    return accept_ring(std::move(message), std::move(context));
+  });
+  TROUPE_CO_TRY(auto doorbell, environment_.rings->share_doorbell());
+  Message request;
+  request.descriptors.push_back(std::move(doorbell));
+  auto answer = co_await worker_->call(Method::attach_rings, std::move(request),
+                                       deadline - environment_.clock.now());
+  if (!answer) co_return std::move(answer).error().context("attach to the node's rings");
+  if (answer->descriptors.size() != 1) {
+    co_return error(Code::internal, "the worker sent no page of the node");
+  }
+  TROUPE_CO_CHECK(environment_.rings->join_node(std::move(answer->descriptors[0])));
+  has_rings_ = true;
+  co_return ok();
+}
+
+Result<std::unique_ptr<Connection>> Connections::open_ring(protocol::RingOffer offer,
+                                                           Message message) {
+  if (message.descriptors.size() != 2) {
+    return error(Code::internal, "a ring came without its memory and its doorbell");
+  }
+  transport::RingPort::Offer ring;
+  ring.memory = std::move(message.descriptors[0]);
+  ring.peer_doorbell = std::move(message.descriptors[1]);
+  ring.side = offer.side == 0 ? 0 : 1;
+  ring.index = offer.index;
+  ring.peer_index = offer.peer_index;
+  ring.process = offer.process;
+  TROUPE_TRY(auto channel, environment_.rings->open(std::move(ring)));
+  PeerIdentity identity;
+  identity.role = transport::Role::client;
+  identity.name = offer.name;
+  identity.pid = offer.pid;
+  identity.local = true;
+  return std::unique_ptr<Connection>{std::make_unique<transport::RingConnection>(
+      environment_.loop, std::move(channel), std::move(identity))};
+}
+
+Async<Result<std::shared_ptr<Peer>>> Connections::dial_ring(ProcessId process, Instant deadline) {
+  protocol::OpenRing request{process};
+  Message message{protocol::encode(request), {}};
+  const Duration budget = deadline - environment_.clock.now();
+  auto answer = co_await worker_->call(Method::open_ring, std::move(message), budget);
+  if (!answer) co_return std::move(answer).error();
+  TROUPE_CO_TRY(auto offer, protocol::decode<protocol::RingOffer>(answer->body));
+  TROUPE_CO_TRY(auto connection, open_ring(std::move(offer), std::move(*answer)));
+  co_return co_await Peer::start(scope_, environment_, std::move(connection), *this, self_,
+                                 deadline);
+}
+
+Async<Result<Message>> Connections::accept_ring(Message message, CallContext context) {
+  if (context.peer != worker_ || !has_rings_) {
+    co_return error(Code::denied, "only the node's worker opens rings");
+  }
+  TROUPE_CO_TRY(auto offer, protocol::decode<protocol::RingOffer>(message.body));
+  TROUPE_CO_TRY(auto connection, open_ring(std::move(offer), std::move(message)));
+  spawn(scope_, greet(std::move(connection)));
+  co_return Message{};
+}
+
 Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoint,
                                   ProcessId process, Instant deadline) {
-  auto peer = co_await dial(endpoint, deadline);
+  Result<std::shared_ptr<Peer>> peer = error(Code::not_found, "no ring");
+  if (endpoint.is_unix() && has_rings_ && !process.is_nil()) {
+    auto ring = co_await dial_ring(process, deadline);
+    peer = std::move(ring);
+  }
+  // A process without rings, or with as many as it can have.
+  if (!peer && (peer.error().code() == Code::not_found || peer.error().code() == Code::exhausted)) {
+    auto dialled_peer = co_await dial(endpoint, deadline);
+    peer = std::move(dialled_peer);
+  }
   const bool is_head = process.is_nil();
   if (peer && is_head && !speaks_as_head((*peer)->identity())) {
     (*peer)->close();

@@ -22,6 +22,8 @@ class Connections final : public transport::Service {
   Async<Status> join_worker(std::unique_ptr<transport::Connection> inherited, Endpoint endpoint,
                             Instant deadline);
   const std::shared_ptr<Peer>& worker() const { return worker_; }
+  // Tells the worker of this process's doorbell, if the environment has rings.
+  Async<Status> attach_rings(Instant deadline);
   void set_head(Endpoint head) { head_endpoint_ = std::move(head); }
 
   Async<Result<std::shared_ptr<Peer>>> head(Instant deadline);
@@ -53,6 +55,12 @@ class Connections final : public transport::Service {
   Async<Result<std::shared_ptr<Peer>>> dial(Endpoint endpoint, Instant deadline);
   // By a dial, or by waiting for one that goes on. The nil process is the head.
   Async<Result<std::shared_ptr<Peer>>> reach(protocol::ProcessAddress address, Instant deadline);
+  // Through a ring that the worker makes.
+  Async<Result<std::shared_ptr<Peer>>> dial_ring(ProcessId process, Instant deadline);
+  Async<Result<transport::Message>> accept_ring(transport::Message message,
+                                                transport::CallContext context);
+  Result<std::unique_ptr<transport::Connection>> open_ring(protocol::RingOffer offer,
+                                                           transport::Message message);
   Async<void> return_to_head();
   Async<void> dial_for(std::shared_ptr<Dial> dial, Endpoint endpoint, ProcessId process,
                        Instant deadline);
@@ -69,6 +77,7 @@ class Connections final : public transport::Service {
   std::map<ProcessId, std::shared_ptr<Dial>> dials_;  // The nil id is the head.
   std::shared_ptr<Peer> head_;
   std::function<void(const protocol::Hello&)> on_closed_;
+  bool has_rings_ = false;
   bool stopped_ = false;
 };
 

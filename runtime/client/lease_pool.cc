@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/asio/dispatch.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 
 #include "base/log.h"
@@ -33,26 +34,38 @@ std::string class_key(const TaskSpec& spec) {
 
 LeasePool::LeasePool(Client& client) : client_(client) {}
 
-void LeasePool::submit(TaskSpec spec, ObjectId result) {
-  const std::string key = class_key(spec);
+std::shared_ptr<Object> LeasePool::submit(TaskSpec spec) {
+  auto result = client_.objects_->make();
+  client_.objects_->hold(spec.held);
+  const Instant deadline = client_.environment_.clock.now() + spec.budget;
+  auto task =
+      std::make_shared<Task>(std::move(spec), result, client_.environment_.loop, deadline);
+  result->on_cancel([this, loop = client_.environment_.loop,
+                     weak = std::weak_ptr<Task>(task)] {
+    boost::asio::dispatch(loop, [this, weak] {
+      if (const auto cancelled = weak.lock()) cancel(cancelled);
+    });
+  });
+  boost::asio::dispatch(client_.environment_.loop,
+                        [this, task = std::move(task)] { begin(task); });
+  return result;
+}
+
+void LeasePool::begin(const std::shared_ptr<Task>& task) {
+  if (task->cancelled.is_set()) return;
+  const std::string key = class_key(task->spec);
   SchedulingClass& cls = classes_[key];
   if (cls.module.empty()) {
-    cls.module = spec.module;
-    cls.demand = spec.demand;
-    cls.priority = spec.priority;
+    cls.module = task->spec.module;
+    cls.demand = task->spec.demand;
+    cls.priority = task->spec.priority;
     cls.pause = retry_first;
   }
-  const Instant deadline = client_.environment_.clock.now() + spec.budget;
-  auto task = std::make_shared<Task>(std::move(spec), result, client_.environment_.loop, deadline);
-  tasks_[result] = task;
-  cls.queue.push_back(std::move(task));
+  cls.queue.push_back(task);
   pump(key);
 }
 
-void LeasePool::cancel(ObjectId result) {
-  const auto found = tasks_.find(result);
-  if (found == tasks_.end()) return;
-  const auto task = found->second;
+void LeasePool::cancel(const std::shared_ptr<Task>& task) {
   task->cancelled.set();
   if (std::erase(classes_[class_key(task->spec)].queue, task) == 0) return;  // run_on ends it.
   finish(task, error(Code::cancelled, "the task was cancelled"), {});
@@ -218,7 +231,7 @@ Async<Result<protocol::InvokeReply>> LeasePool::invoke(LeasedSlot slot,
   call.arguments = task->spec.arguments;
   call.task = TaskId::random(client_.environment_.random);
   call.job = client_.options_.job;
-  call.result = task->result;
+  call.result = task->result->id();
   Message message{protocol::encode(call), {}};
   const Duration budget = task->deadline - clock.now();
   if (budget <= Duration::zero()) {
@@ -234,7 +247,6 @@ Async<Result<protocol::InvokeReply>> LeasePool::invoke(LeasedSlot slot,
 
 void LeasePool::finish(const std::shared_ptr<Task>& task, Result<protocol::InvokeReply> outcome,
                        const protocol::ProcessAddress& callee) {
-  tasks_.erase(task->result);
   if (outcome) {
     client_.objects_->set_reply(task->result, std::move(*outcome), callee);
   } else {

@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "client/client.h"
+#include "client/object.h"
 
 namespace troupe::client {
 
@@ -14,18 +14,17 @@ class LeasePool {
  public:
   LeasePool(Client& client);
 
-  // The object `result` becomes ready with the task's result.
-  void submit(TaskSpec spec, ObjectId result);
-  void cancel(ObjectId result);
+  // Thread-safe. The object that becomes ready with the task's result.
+  std::shared_ptr<Object> submit(TaskSpec spec);
   // Gives every lease back.
   Async<void> stop();
 
  private:
   struct Task {
-    Task(TaskSpec s, ObjectId r, const Executor& executor, Instant d)
-        : spec(std::move(s)), result(r), deadline(d), cancelled(executor) {}
+    Task(TaskSpec s, std::shared_ptr<Object> r, const Executor& executor, Instant d)
+        : spec(std::move(s)), result(std::move(r)), deadline(d), cancelled(executor) {}
     TaskSpec spec;
-    ObjectId result;
+    std::shared_ptr<Object> result;
     Instant deadline;
     Event cancelled;
   };
@@ -48,6 +47,8 @@ class LeasePool {
     TimerClock::TimerId linger = 0;
   };
 
+  void begin(const std::shared_ptr<Task>& task);
+  void cancel(const std::shared_ptr<Task>& task);
   void pump(const std::string& key);
   Async<void> request_lease(std::string key);
   Async<void> back_off(std::string key);
@@ -65,7 +66,6 @@ class LeasePool {
 
   Client& client_;
   std::map<std::string, SchedulingClass> classes_;
-  std::map<ObjectId, std::shared_ptr<Task>> tasks_;
 };
 
 }  // namespace troupe::client

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/asio/dispatch.hpp>
+#include <boost/asio/post.hpp>
 
 #include "base/log.h"
 #include "client/connections.h"
@@ -23,80 +25,93 @@ ObjectDirectory::ObjectDirectory(transport::Environment environment, Scope& scop
       scope_(scope),
       connections_(connections),
       store_(store),
+      id_base_(environment.random.next()),
       borrows_settled_(environment.loop) {}
 
-ObjectName ObjectDirectory::create(std::function<void()> cancel) {
-  return create_with_id(ObjectId::random(environment_.random), std::move(cancel));
+std::shared_ptr<Object> ObjectDirectory::make() {
+  // Unique among all processes by the base, and never nil. The count goes through an odd factor, so
+  // that every bit of the id is fit for a hash.
+  const uint64_t number = made_.fetch_add(1, std::memory_order_relaxed) + 1;
+  ObjectId id;
+  id.high = id_base_;
+  id.low = number * 0x9e3779b97f4a7c15ull;
+  return std::make_shared<Object>(id, environment_.loop);
 }
 
-ObjectName ObjectDirectory::create_with_id(ObjectId id, std::function<void()> cancel) {
-  auto object = std::make_shared<Owned>(environment_.loop);
-  object->cancel = std::move(cancel);
-  owned_[id] = std::move(object);
-  return {id, connections_.address()};
+ObjectName ObjectDirectory::publish(const std::shared_ptr<Object>& object) {
+  object->entangle();
+  {
+    const std::lock_guard lock{mutex_};
+    owned_.try_emplace(object->id(), object);
+  }
+  return {object->id(), connections_.address()};
 }
 
-bool ObjectDirectory::is_pending(ObjectId id) const {
+std::shared_ptr<Object> ObjectDirectory::find(ObjectId id) const {
+  const std::lock_guard lock{mutex_};
   const auto found = owned_.find(id);
-  return found != owned_.end() && !found->second->ready.is_set();
+  return found == owned_.end() ? nullptr : found->second;
 }
 
-void ObjectDirectory::set_value(ObjectId id, Bytes value) {
+std::shared_ptr<Object> ObjectDirectory::find_and_hold(ObjectId id) {
+  // Under the lock, so that it is not freed meanwhile.
+  const std::lock_guard lock{mutex_};
   const auto found = owned_.find(id);
-  if (found == owned_.end() || found->second->ready.is_set()) return;
-  found->second->inline_value = std::make_shared<const Bytes>(std::move(value));
-  found->second->cancel = nullptr;
-  found->second->ready.set();
+  if (found == owned_.end()) return nullptr;
+  found->second->add_reference();
+  return found->second;
 }
 
-void ObjectDirectory::set_reply(ObjectId id, protocol::InvokeReply reply,
-                                protocol::ProcessAddress producer) {
-  const auto found = owned_.find(id);
-  const bool wanted = found != owned_.end() && !found->second->ready.is_set();
-  if (!wanted) {
-    // Cancelled or dropped meanwhile: what was made for us is given back at once.
-    if (!reply.node.process.is_nil()) store_.release_owned(id, reply.node);
-    if (!reply.borrowed.empty()) {
-      spawn(scope_, tell_owner(Method::remove_borrow, id, producer));
+void ObjectDirectory::set_value(const std::shared_ptr<Object>& object, BytesView value) {
+  if (object->set_value(value)) free_when_unused(object);
+}
+
+void ObjectDirectory::set_reply(const std::shared_ptr<Object>& object, protocol::InvokeReply reply,
+                                const protocol::ProcessAddress& producer) {
+  if (reply.node.process.is_nil() && reply.borrowed.empty()) {
+    set_value(object, reply.inline_value);
+    return;
+  }
+  boost::asio::post(environment_.loop, [this, object, producer, reply = std::move(reply)]() mutable {
+    if (object->is_ready() || object->freed) {
+      // Cancelled meanwhile: what was made for us is given back at once.
+      if (!reply.node.process.is_nil()) store_.release_owned(object->id(), reply.node);
+      if (!reply.borrowed.empty()) {
+        spawn(scope_, tell_owner(Method::remove_borrow, object->id(), producer));
+      }
+      return;
     }
+    if (!reply.borrowed.empty()) {
+      object->producer = producer;
+      object->entangle();
+    }
+    if (reply.node.process.is_nil()) {
+      set_value(object, reply.inline_value);
+    } else {
+      set_stored(object, std::move(reply.node), reply.size_bytes);
+    }
+  });
+}
+
+void ObjectDirectory::set_stored(const std::shared_ptr<Object>& object,
+                                 protocol::ProcessAddress node, uint64_t size_bytes) {
+  if (object->freed || !object->set_stored(node, size_bytes)) {
+    store_.release_owned(object->id(), std::move(node));
     return;
   }
-  Owned& object = *found->second;
-  if (!reply.borrowed.empty()) object.producer = std::move(producer);
-  if (reply.node.process.is_nil()) {
-    set_value(id, std::move(reply.inline_value));
-  } else {
-    set_stored(id, std::move(reply.node), reply.size_bytes);
-  }
+  free_when_unused(object);
 }
 
-void ObjectDirectory::set_stored(ObjectId id, protocol::ProcessAddress node, uint64_t size_bytes) {
-  const auto found = owned_.find(id);
-  if (found == owned_.end() || found->second->ready.is_set()) {
-    store_.release_owned(id, std::move(node));
-    return;
-  }
-  Owned& object = *found->second;
-  object.in_store = true;
-  object.node = std::move(node);
-  object.size_bytes = size_bytes;
-  object.cancel = nullptr;
-  object.ready.set();
+void ObjectDirectory::set_error(const std::shared_ptr<Object>& object, Error failure) {
+  if (object->set_error(std::move(failure))) free_when_unused(object);
 }
 
-void ObjectDirectory::set_error(ObjectId id, Error failure) {
-  const auto found = owned_.find(id);
-  if (found == owned_.end() || found->second->ready.is_set()) return;
-  found->second->failure = std::move(failure);
-  found->second->cancel = nullptr;
-  found->second->ready.set();
-}
-
-void ObjectDirectory::set_held(ObjectId id, std::vector<ObjectName> held) {
-  const auto found = owned_.find(id);
-  if (found == owned_.end()) return;
+void ObjectDirectory::set_held(const std::shared_ptr<Object>& object,
+                               std::vector<ObjectName> held) {
+  if (held.empty()) return;
   for (const ObjectName& ref : held) add_reference(ref);
-  found->second->held = std::move(held);
+  object->held = std::move(held);
+  object->entangle();
 }
 
 bool ObjectDirectory::owns(const ObjectName& object) const {
@@ -105,24 +120,40 @@ bool ObjectDirectory::owns(const ObjectName& object) const {
 
 void ObjectDirectory::add_reference(const ObjectName& object) {
   if (owns(object)) {
-    if (const auto found = owned_.find(object.id); found != owned_.end()) {
-      ++found->second->references;
-    }
+    find_and_hold(object.id);
     return;
   }
   Borrowed& borrowed = borrowed_[object.id];
   if (borrowed.references++ > 0) return;
   borrowed.owner = object.owner;
   borrows_in_flight_.insert(++borrows_told_);
+  announce_borrow();
   spawn(scope_, borrow(borrows_told_, object.id, object.owner));
+}
+
+void ObjectDirectory::hold(const std::vector<ObjectName>& refs) {
+  std::vector<ObjectName> foreign;
+  for (const ObjectName& ref : refs) {
+    if (owns(ref)) {
+      add_reference(ref);
+    } else {
+      foreign.push_back(ref);
+    }
+  }
+  if (foreign.empty()) return;
+  boost::asio::dispatch(environment_.loop, [this, foreign = std::move(foreign)] {
+    for (const ObjectName& ref : foreign) add_reference(ref);
+  });
+}
+
+void ObjectDirectory::add_announced(const ObjectName& object) {
+  add_reference(object);
+  unsettled_.fetch_sub(1);
 }
 
 void ObjectDirectory::drop_reference(const ObjectName& object) {
   if (owns(object)) {
-    const auto found = owned_.find(object.id);
-    if (found == owned_.end() || found->second->references == 0) return;
-    --found->second->references;
-    free_if_unused(object.id);
+    if (const auto owned = find(object.id)) drop_reference(owned);
     return;
   }
   const auto found = borrowed_.find(object.id);
@@ -131,24 +162,39 @@ void ObjectDirectory::drop_reference(const ObjectName& object) {
   borrowed_.erase(found);
 }
 
-void ObjectDirectory::free_if_unused(ObjectId id) {
+void ObjectDirectory::drop_reference(const std::shared_ptr<Object>& object) {
+  if (object->drop_reference()) free_when_unused(object);
+}
+
+void ObjectDirectory::free_when_unused(const std::shared_ptr<Object>& object) {
+  // Whichever comes last, the outcome or the end of the last reference, sees the other. What nobody
+  // will read runs on: its effects may be wanted.
+  if (object->references() > 0) return;
+  if (object->is_ready() ? object->is_plain() : find(object->id()) == nullptr) return;
+  boost::asio::post(environment_.loop, [this, object] { free_if_unused(object); });
+}
+
+void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {
   // What an object holds may go with it, and so on: a list, for a chain of refs can be long.
-  unused_.push_back(id);
+  unused_.push_back(given);
   if (std::exchange(freeing_, true)) return;
   while (!unused_.empty()) {
-    const ObjectId next = unused_.back();
+    const auto object = std::move(unused_.back());
     unused_.pop_back();
-    const auto found = owned_.find(next);
-    if (found == owned_.end()) continue;
-    const auto object = found->second;
-    if (object->references > 0 || !object->borrowers.empty()) continue;
-    owned_.erase(found);
-    if (object->in_store) store_.release_owned(next, object->node);
-    if (object->producer) {
-      spawn(scope_, tell_owner(Method::remove_borrow, next, *object->producer));
+    if (object->freed || !object->borrowers.empty()) continue;
+    {
+      const std::lock_guard lock{mutex_};
+      if (object->references() > 0) continue;
+      owned_.erase(object->id());
+      object->freed = true;
     }
-    for (const ObjectName& ref : object->held) drop_reference(ref);
-    // What nobody will read need not be waited for, but it runs on: its effects may be wanted.
+    if (object->is_ready() && object->in_store()) {
+      store_.release_owned(object->id(), object->node());
+    }
+    if (object->producer) {
+      spawn(scope_, tell_owner(Method::remove_borrow, object->id(), *object->producer));
+    }
+    for (const ObjectName& ref : std::exchange(object->held, {})) drop_reference(ref);
   }
   freeing_ = false;
 }
@@ -169,6 +215,7 @@ Async<void> ObjectDirectory::borrow(uint64_t number, ObjectId id, protocol::Proc
     uint64_t number;
     ~Settle() {
       directory.borrows_in_flight_.erase(number);
+      directory.unsettled_.fetch_sub(1);
       directory.borrows_settled_.pulse();
     }
   } settle{*this, number};
@@ -189,11 +236,16 @@ void ObjectDirectory::hold_for_result(ObjectId result, ProcessId caller,
 }
 
 void ObjectDirectory::process_gone(ProcessId process) {
-  std::vector<ObjectId> touched;
-  for (auto& [id, object] : owned_) {
-    if (object->borrowers.erase(process) > 0) touched.push_back(id);
+  std::vector<std::shared_ptr<Object>> touched;
+  {
+    const std::lock_guard lock{mutex_};
+    for (auto& [id, object] : owned_) {
+      if (object->borrowers.erase(process) > 0) touched.push_back(object);
+    }
   }
-  for (const ObjectId id : touched) free_if_unused(id);
+  for (const auto& object : touched) {
+    if (object->references() == 0) free_if_unused(object);
+  }
   for (auto it = held_.begin(); it != held_.end();) {
     if (it->second.caller != process) {
       ++it;
@@ -206,42 +258,41 @@ void ObjectDirectory::process_gone(ProcessId process) {
 }
 
 void ObjectDirectory::stop() {
-  for (auto& [id, object] : owned_) {
-    if (object->ready.is_set()) continue;
-    object->failure = error(Code::cancelled, "the session was closed");
-    object->ready.set();
+  std::vector<std::shared_ptr<Object>> all;
+  {
+    const std::lock_guard lock{mutex_};
+    for (auto& [id, object] : owned_) all.push_back(object);
   }
+  for (const auto& object : all) object->set_error(error(Code::cancelled, "the session was closed"));
 }
 
-void ObjectDirectory::cancel(ObjectId id) {
-  const auto found = owned_.find(id);
-  if (found == owned_.end() || found->second->ready.is_set()) return;
-  const auto stop_it = found->second->cancel;
-  set_error(id, error(Code::cancelled, "the task or call was cancelled"));
-  if (stop_it) stop_it();
+void ObjectDirectory::cancel(const std::shared_ptr<Object>& object, Error why) {
+  object->cancel(std::move(why));
+  free_when_unused(object);
 }
 
 Async<Result<ObjectBytes>> ObjectDirectory::get(ObjectName object, Instant deadline) {
-  if (owns(object)) co_return co_await get_owned(object.id, deadline);
-  co_return co_await get_borrowed(std::move(object), deadline);
+  if (!owns(object)) co_return co_await get_borrowed(std::move(object), deadline);
+  const auto owned = find(object.id);
+  if (!owned) {
+    co_return error(Code::not_found, fmt::format("object {} was freed", object.id.to_string()));
+  }
+  co_return co_await get_owned(owned, deadline);
 }
 
-Async<Result<ObjectBytes>> ObjectDirectory::get_owned(ObjectId id, Instant deadline) {
-  const auto found = owned_.find(id);
-  if (found == owned_.end()) {
-    co_return error(Code::not_found, fmt::format("object {} was freed", id.to_string()));
-  }
-  const auto object = found->second;
-  const bool ready = co_await wait_until(environment_.clock, deadline, object->ready);
+Async<Result<ObjectBytes>> ObjectDirectory::get_owned(std::shared_ptr<Object> object,
+                                                      Instant deadline) {
+  const bool ready = co_await object->wait_ready(environment_.clock, deadline);
   if (!ready) {
-    co_return error(Code::deadline_exceeded, fmt::format("object {} is not ready", id.to_string()));
+    co_return error(Code::deadline_exceeded,
+                    fmt::format("object {} is not ready", object->id().to_string()));
   }
-  if (object->failure) co_return *object->failure;
-  if (object->inline_value) {
-    ObjectBytes bytes{*object->inline_value, object->inline_value};
+  if (object->failure()) co_return *object->failure();
+  if (!object->in_store()) {
+    ObjectBytes bytes{object->value(), object};
     co_return bytes;
   }
-  co_return co_await store_.get(id, object->node, deadline);
+  co_return co_await store_.get(object->id(), object->node(), deadline);
 }
 
 Async<Result<ObjectBytes>> ObjectDirectory::get_borrowed(ObjectName object, Instant deadline) {
@@ -272,10 +323,9 @@ Async<Result<ObjectBytes>> ObjectDirectory::get_borrowed(ObjectName object, Inst
 
 Async<bool> ObjectDirectory::wait_ready(ObjectName object, Instant deadline) {
   if (owns(object)) {
-    const auto found = owned_.find(object.id);
-    if (found == owned_.end()) co_return true;  // get will say that it was freed.
-    const auto kept = found->second;
-    co_return co_await wait_until(environment_.clock, deadline, kept->ready);
+    const auto kept = find(object.id);
+    if (!kept) co_return true;  // get will say that it was freed.
+    co_return co_await kept->wait_ready(environment_.clock, deadline);
   }
   auto peer = co_await connections_.peer_of(object.owner, deadline);
   if (!peer) co_return peer.error().code() != Code::deadline_exceeded;
@@ -288,34 +338,33 @@ Async<bool> ObjectDirectory::wait_ready(ObjectName object, Instant deadline) {
 
 Async<Result<protocol::ObjectValue>> ObjectDirectory::resolve_object(
     protocol::ResolveObject request, CallContext context) {
-  const auto found = owned_.find(request.object);
-  if (found == owned_.end()) {
+  const auto object = find(request.object);
+  if (!object) {
     co_return error(Code::not_found,
                     fmt::format("object {} was freed by its owner", request.object.to_string()));
   }
-  const auto object = found->second;
-  const bool ready = co_await wait_until(environment_.clock, context.deadline, object->ready);
+  const bool ready = co_await object->wait_ready(environment_.clock, context.deadline);
   if (!ready) co_return error(Code::deadline_exceeded, "the object is not ready");
-  if (object->failure) co_return *object->failure;
+  if (object->failure()) co_return *object->failure();
   protocol::ObjectValue value;
-  if (object->inline_value) {
-    value.inline_value = *object->inline_value;
-  } else {
+  if (object->in_store()) {
     value.in_store = true;
-    value.node = object->node;
-    value.size_bytes = object->size_bytes;
+    value.node = object->node();
+    value.size_bytes = object->size_bytes();
+  } else {
+    value.inline_value.assign(object->value().begin(), object->value().end());
   }
   co_return value;
 }
 
 Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::BorrowObject request,
                                                  CallContext context) {
-  const auto found = owned_.find(request.object);
-  if (found == owned_.end()) {
+  const auto object = find(request.object);
+  if (!object) {
     co_return error(Code::not_found,
                     fmt::format("object {} was freed by its owner", request.object.to_string()));
   }
-  found->second->borrowers.insert(context.peer->remote().address.process);
+  object->borrowers.insert(context.peer->remote().address.process);
   co_return Empty{};
 }
 
@@ -329,12 +378,11 @@ Async<Result<Empty>> ObjectDirectory::remove_borrow(protocol::BorrowObject reque
     for (const ObjectName& ref : refs) drop_reference(ref);
     co_return Empty{};
   }
-  const auto found = owned_.find(request.object);
-  if (found == owned_.end()) co_return Empty{};
-  auto& borrowers = found->second->borrowers;
-  if (const auto one = borrowers.find(borrower); one != borrowers.end()) {
-    borrowers.erase(one);
-    free_if_unused(request.object);
+  const auto object = find(request.object);
+  if (!object) co_return Empty{};
+  if (const auto one = object->borrowers.find(borrower); one != object->borrowers.end()) {
+    object->borrowers.erase(one);
+    if (object->references() == 0) free_if_unused(object);
   }
   co_return Empty{};
 }

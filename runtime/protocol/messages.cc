@@ -47,6 +47,8 @@ std::string method_name(Method method) {
       TROUPE_NAME(abort_block);
       TROUPE_NAME(job_ended);
       TROUPE_NAME(report_gauges);
+      TROUPE_NAME(attach_rings);
+      TROUPE_NAME(open_ring);
       TROUPE_NAME(assign_actor);
       TROUPE_NAME(assign_slot);
       TROUPE_NAME(invoke);
@@ -57,6 +59,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(add_borrow);
       TROUPE_NAME(remove_borrow);
       TROUPE_NAME(drop_segments);
+      TROUPE_NAME(accept_ring);
 #undef TROUPE_NAME
   }
   return fmt::format("method {}", static_cast<uint32_t>(method));

@@ -54,6 +54,8 @@ enum class Method : uint32_t {
   abort_block = 52,
   job_ended = 53,  // EndJob, from the head: what the job's processes left behind goes.
   report_gauges = 54,
+  attach_rings = 55,  // With the process's doorbell; answered by the node's page.
+  open_ring = 56,     // Answered by a RingOffer, with the rings' memory and the peer's doorbell.
   // To an actor process or a driver.
   assign_actor = 60,
   assign_slot = 61,
@@ -65,6 +67,7 @@ enum class Method : uint32_t {
   add_borrow = 71,
   remove_borrow = 72,
   drop_segments = 73,
+  accept_ring = 74,  // RingOffer, from the worker, with the same descriptors.
 };
 // "create_actor"; "method 99" for a number that this build does not know.
 std::string method_name(Method method);
@@ -471,6 +474,19 @@ struct Attached {
   std::string key_pem;
   std::string authority_pem;
   std::string socket_path;  // Where this process listens; removed when it is gone.
+};
+
+struct OpenRing {
+  ProcessId process;  // Of the same node.
+};
+
+struct RingOffer {
+  ProcessId process;  // Who is at the other end.
+  std::string name;   // Of its user.
+  uint32_t pid = 0;
+  uint32_t side = 0;
+  uint32_t index = 0;  // Of the receiver's doorbell; peer_index of the other one's.
+  uint32_t peer_index = 0;
 };
 
 struct ReadLog {

@@ -449,6 +449,19 @@ struct Attached {
   socketPath @9 :Text;
 }
 
+struct OpenRing {
+  process @0 :Data;
+}
+
+struct RingOffer {
+  process @0 :Data;
+  name @1 :Text;
+  pid @2 :UInt32;
+  side @3 :UInt32;
+  index @4 :UInt32;
+  peerIndex @5 :UInt32;
+}
+
 struct ReadLog {
   process @0 :Data;
   actor @1 :Data;

@@ -7,6 +7,8 @@
 
 namespace troupe::transport {
 
+class RingPort;
+
 // References outlive every component. Real in life (real_environment.h), simulated in tests/sim.
 struct Environment {
   Executor loop;      // The component's own loop: its state is touched only there.
@@ -14,6 +16,7 @@ struct Environment {
   TimerClock& clock;
   Random& random;
   Network& network;
+  RingPort* rings = nullptr;  // Null: the process talks through sockets alone.
 };
 
 // Runs `work` on the blocking executor and resumes on the caller's loop.

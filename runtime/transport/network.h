@@ -25,6 +25,8 @@ struct Endpoint {
   static Result<Endpoint> parse(std::string_view text);
 };
 
+class RingChannel;
+
 struct Frame {
   protocol::FrameHeader header;
   Bytes body;
@@ -46,6 +48,9 @@ class Connection {
   virtual bool is_writable() const = 0;
   // Sends what is queued, then closes; receive() fails from then on. Idempotent.
   virtual void close() = 0;
+  // The rings that it goes through, beside which calls can be made from any thread; null if it goes
+  // through none.
+  virtual std::shared_ptr<RingChannel> channel() const { return nullptr; }
 };
 
 class Listener {

@@ -118,6 +118,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
   const protocol::Hello& remote() const { return remote_; }
   const PeerIdentity& identity() const { return connection_->peer(); }
   bool is_open() const { return !closed_.is_set(); }
+  // As Connection::channel.
+  std::shared_ptr<RingChannel> channel() const { return connection_->channel(); }
   Event& closed() { return closed_; }
   // Sends what is queued, then closes; pending calls fail with outcome_unknown.
   void close();

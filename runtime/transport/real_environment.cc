@@ -1,6 +1,7 @@
 #include "transport/real_environment.h"
 
 #include "transport/asio_network.h"
+#include "transport/ring_port.h"
 
 namespace troupe::transport {
 
@@ -81,8 +82,13 @@ void RealEnvironment::set_credentials(Credentials* credentials) {
   network_->set_credentials(credentials);
 }
 
+Status RealEnvironment::enable_rings() {
+  TROUPE_TRY(rings_, RingPort::create(io_.get_executor()));
+  return ok();
+}
+
 Environment RealEnvironment::environment() {
-  return {io_.get_executor(), blocking_.get_executor(), clock_, random_, *network_};
+  return {io_.get_executor(), blocking_.get_executor(), clock_, random_, *network_, rings_.get()};
 }
 
 }  // namespace troupe::transport

@@ -37,6 +37,9 @@ class RealEnvironment {
   RealEnvironment();
   ~RealEnvironment();
 
+  // From now on processes of this node can be reached through rings. Errors: exhausted.
+  Status enable_rings();
+
   // Without credentials only Unix sockets can be used: connect and listen on TLS are then denied.
   void set_credentials(Credentials* credentials);
 
@@ -50,6 +53,7 @@ class RealEnvironment {
   SystemRandom random_;
   Scope scope_{io_.get_executor()};
   std::unique_ptr<class AsioNetwork> network_;
+  std::unique_ptr<RingPort> rings_;
 };
 
 }  // namespace troupe::transport

@@ -41,6 +41,7 @@ Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, Wo
       actors_(environment, processes_, logs_),
       slots_(environment, scope_, processes_, logs_, options_),
       objects_(environment, scope_, options_, door_),
+      rings_(environment),
       head_(
           environment, scope_, options_, door_,
           {[this] { return registration(); }, [this] { return hello_; },
@@ -138,6 +139,7 @@ void Worker::peer_closed(Peer& peer) {
   const auto found = local_connections_.find(process);
   if (found == local_connections_.end() || --found->second > 0) return;
   local_connections_.erase(found);
+  rings_.process_gone(process);
   // A process of ours may write until it has been reaped: process_exited follows.
   if (processes_.find(process)) return;
   objects_.process_died(process);
@@ -161,6 +163,7 @@ void Worker::process_exited(HostedProcess& process) {
   }
   actors_.process_exited(process);
   slots_.process_exited(process);
+  rings_.process_gone(process.id());
   objects_.process_died(process.id());
   launcher_.remove_socket(socket_of(process.id()));
 }
@@ -218,6 +221,12 @@ void Worker::answer_methods() {
   });
   door_.on_message(Method::get_block, [this](Message message, CallContext call) {
     return get_block(std::move(message), std::move(call));
+  });
+  door_.on_message(Method::attach_rings, [this](Message message, CallContext call) {
+    return rings_.attach(std::move(message), std::move(call));
+  });
+  door_.on_message(Method::open_ring, [this](Message message, CallContext call) {
+    return rings_.open(std::move(message), std::move(call));
   });
   door_.on_stream(Method::read_log,
                   [this](Message message, CallContext call, transport::OutgoingStream& out) {

@@ -14,6 +14,7 @@
 #include "worker/options.h"
 #include "worker/process_launcher.h"
 #include "worker/process_table.h"
+#include "worker/ring_broker.h"
 #include "worker/slot_host.h"
 
 namespace troupe::worker {
@@ -90,6 +91,7 @@ class Worker {
   ActorHost actors_;
   SlotHost slots_;
   ObjectService objects_;
+  RingBroker rings_;
   HeadLink head_;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
   std::map<ProcessId, int> local_connections_;

@@ -14,7 +14,10 @@
 #include <map>
 
 #include "base/log.h"
+#include "client/actor_caller.h"
+#include "client/object_directory.h"
 #include "client/result_refs.h"
+#include "transport/ring_port.h"
 #include "session_impl.h"
 
 namespace troupe {
@@ -27,7 +30,9 @@ namespace {
 
 constexpr Duration control_budget = std::chrono::seconds(30);
 
+// A name that other processes can use.
 ObjectName name_of(const RefHandle& ref) {
+  if (ref.object()) return ref.session()->client().objects().publish(ref.object());
   return {ref.id(), ref.owner()};
 }
 
@@ -52,10 +57,15 @@ Lowered lower(std::vector<ArgumentValue>& values) {
   for (ArgumentValue& value : values) {
     protocol::Argument argument;
     argument.inline_value = std::move(value.bytes);
-    if (value.by_ref) {
-      argument.object = value.by_ref->id();
-      argument.owner = value.by_ref->owner();
-      out.held.push_back(name_of(*value.by_ref));
+    const auto own = value.by_ref ? value.by_ref->object() : nullptr;
+    if (own && own->is_ready() && !own->failure() && own->is_plain()) {
+      // A small value of this process goes along, so that the callee need not ask for it.
+      argument.inline_value.assign(own->value().begin(), own->value().end());
+    } else if (value.by_ref) {
+      ObjectName name = name_of(*value.by_ref);
+      argument.object = name.id;
+      argument.owner = name.owner;
+      out.held.push_back(std::move(name));
     }
     for (const auto& ref : value.refs_inside) out.held.push_back(name_of(*ref));
     out.arguments.push_back(std::move(argument));
@@ -63,13 +73,9 @@ Lowered lower(std::vector<ArgumentValue>& values) {
   return out;
 }
 
-// Runs `start` on the loop; the object that it names then belongs to this process.
-template <class Start>
-std::shared_ptr<RefHandle> own(const std::shared_ptr<SessionImpl>& session, Start start) {
-  std::promise<ObjectName> promise;
-  session->post([&] { promise.set_value(start()); });
-  ObjectName name = promise.get_future().get();
-  return std::make_shared<RefHandle>(session, name.id, std::move(name.owner));
+std::shared_ptr<RefHandle> own(const std::shared_ptr<SessionImpl>& session,
+                               std::shared_ptr<client::Object> object) {
+  return std::make_shared<RefHandle>(session, std::move(object));
 }
 
 // Large inline arguments go through the store, so that every message stays small.
@@ -87,31 +93,55 @@ Status store_large_arguments(const std::shared_ptr<SessionImpl>& session,
 
 // An object that failed before it began.
 std::shared_ptr<RefHandle> make_failed(const std::shared_ptr<SessionImpl>& session, Error failure) {
-  return own(session, [&] { return session->client().make_failed(std::move(failure)); });
+  auto& objects = session->client().objects();
+  auto object = objects.make();
+  objects.set_error(object, std::move(failure));
+  return own(session, std::move(object));
 }
 
 }  // namespace
 
 RefHandle::RefHandle(std::shared_ptr<SessionImpl> session, ObjectId id,
                      protocol::ProcessAddress owner)
-    : session_(std::move(session)), id_(id), owner_(std::move(owner)) {}
+    : session_(std::move(session)),
+      id_(id),
+      owner_(std::make_unique<const protocol::ProcessAddress>(std::move(owner))) {}
+
+RefHandle::RefHandle(std::shared_ptr<SessionImpl> session, std::shared_ptr<client::Object> object)
+    : session_(std::move(session)), id_(object->id()), object_(std::move(object)) {}
 
 RefHandle::~RefHandle() {
+  if (object_) {
+    session_->client().objects().drop_reference(object_);
+    return;
+  }
   client::Client* client = &session_->client();
-  session_->post(
-      [client, name = ObjectName{id_, std::move(owner_)}] { client->drop_reference(name); });
+  session_->post([client, name = ObjectName{id_, *owner_}] { client->drop_reference(name); });
+}
+
+const protocol::ProcessAddress& RefHandle::owner() const {
+  return object_ ? session_->client().address() : *owner_;
 }
 
 std::shared_ptr<RefHandle> borrow(std::shared_ptr<SessionImpl> session, ObjectId id,
                                   protocol::ProcessAddress owner) {
-  client::Client* client = &session->client();
-  session->post([client, name = ObjectName{id, owner}] { client->add_reference(name); });
+  client::Client& client = session->client();
+  if (owner.process == client.address().process) {
+    // One of our own came back. If it was freed meanwhile, get says so.
+    if (auto object = client.objects().find_and_hold(id)) {
+      return std::make_shared<RefHandle>(std::move(session), std::move(object));
+    }
+  }
+  // A reply must not overtake this.
+  client.objects().announce_borrow();
+  session->post([&client, name = ObjectName{id, owner}] { client.objects().add_announced(name); });
   return std::make_shared<RefHandle>(std::move(session), id, std::move(owner));
 }
 
 void write_ref(Writer& out, const std::shared_ptr<RefHandle>& handle) {
   uint8_t bytes[48] = {};
   if (handle) {
+    if (handle->object()) handle->session()->client().objects().publish(handle->object());
     handle->id().to_bytes(bytes);
     handle->owner().process.to_bytes(bytes + 16);
     handle->owner().node.to_bytes(bytes + 32);
@@ -143,8 +173,47 @@ void keep_result_refs(std::vector<std::shared_ptr<RefHandle>> refs) {
   client::put_result_refs(std::move(held));
 }
 
+namespace {
+
+// Most waits of a task are over before the head could make use of its cpu.
+constexpr Duration lend_cpu_after = std::chrono::milliseconds(10);
+
+// Blocks this thread until the object is ready; false at the deadline. The thread reads the
+// process's rings meanwhile.
+bool wait_ready(SessionImpl& session, client::Object& object, Instant deadline) {
+  if (object.is_ready()) return true;
+  auto* rings = session.client().environment().rings;
+  transport::RingPort::Waiter waiter{*rings};
+  const auto done = [&] { return object.is_ready(); };
+  const auto arm = [&] { object.add_waiter(waiter); };
+  const Instant soon = session.client().environment().clock.now() + lend_cpu_after;
+  bool ready = rings->wait(waiter, std::min(soon, deadline), done, arm);
+  if (!ready && soon < deadline) {
+    const ThreadWait lends;
+    ready = rings->wait(waiter, deadline, done, arm);
+  }
+  object.remove_waiter(waiter);
+  return ready;
+}
+
+}  // namespace
+
 Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout) {
   SessionImpl& session = *ref.session();
+  const auto& object = ref.object();
+  if (object) {
+    const Instant deadline = session.client().environment().clock.now() + timeout;
+    if (!wait_ready(session, *object, deadline)) {
+      return error(Code::deadline_exceeded,
+                   fmt::format("object {} is not ready", object->id().to_string()));
+    }
+    if (object->failure()) return *object->failure();
+    if (!object->in_store()) return Fetched{object->value(), object};
+    TROUPE_TRY(auto stored, session.run<client::ObjectBytes>([&] {
+      return session.client().objects().get_owned(object, deadline);
+    }));
+    return Fetched{stored.bytes, std::move(stored.keep_alive)};
+  }
   TROUPE_TRY(auto bytes, session.run_waiting<client::ObjectBytes>(
                              [&] { return session.client().get(name_of(ref), timeout); }));
   return Fetched{bytes.bytes, std::move(bytes.keep_alive)};
@@ -159,7 +228,15 @@ boost::asio::thread_pool& callbacks() {
   return *pool;
 }
 
-Async<void> fetch_and_call(client::Client& client, ObjectName name,
+Async<Result<client::ObjectBytes>> get_any(client::Client& client,
+                                           std::shared_ptr<client::Object> object,
+                                           ObjectName name) {
+  if (object) return client.objects().get_owned(std::move(object), Instant::max());
+  return client.get(std::move(name), no_timeout);
+}
+
+Async<void> fetch_and_call(client::Client& client, std::shared_ptr<client::Object> object,
+                           ObjectName name,
                            std::shared_ptr<std::function<void(Result<Fetched>)>> done) {
   Result<Fetched> fetched = error(Code::cancelled, "the session was closed");
   struct Guard {
@@ -172,7 +249,7 @@ Async<void> fetch_and_call(client::Client& client, ObjectName name,
                         });
     }
   } guard{std::move(done), fetched};
-  auto bytes = co_await client.get(std::move(name), no_timeout);
+  auto bytes = co_await get_any(client, std::move(object), std::move(name));
   if (bytes) {
     fetched = Fetched{bytes->bytes, std::move(bytes->keep_alive)};
   } else {
@@ -187,8 +264,11 @@ void fetch_later(std::shared_ptr<RefHandle> ref, std::function<void(Result<Fetch
   // The ref lives until the callback has run, and goes on the pool's thread, not on the loop's.
   auto shared = std::make_shared<std::function<void(Result<Fetched>)>>(
       [ref, call = std::move(done)](Result<Fetched> value) { call(std::move(value)); });
-  ref->session()->post([&client, name = name_of(*ref), shared]() mutable {
-    spawn(client.scope(), fetch_and_call(client, std::move(name), std::move(shared)));
+  ObjectName name;
+  if (!ref->object()) name = name_of(*ref);
+  ref->session()->post([&client, object = ref->object(), name = std::move(name), shared]() mutable {
+    spawn(client.scope(),
+          fetch_and_call(client, std::move(object), std::move(name), std::move(shared)));
   });
 }
 
@@ -211,33 +291,46 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
   spec.held = std::move(lowered.held);
-  return own(session, [&] { return session->client().submit_task(std::move(spec)); });
+  return own(session, session->client().start_task(std::move(spec)));
 }
 
-std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& session, ActorId actor,
+std::shared_ptr<client::ActorTarget> target_of(const std::shared_ptr<SessionImpl>& session,
+                                               ActorId actor) {
+  return session ? session->client().target_of(actor) : nullptr;
+}
+
+std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& session,
+                                       const std::shared_ptr<client::ActorTarget>& target,
                                        std::string_view method, uint64_t signature,
                                        std::vector<ArgumentValue> arguments, bool retriable) {
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return make_failed(session, std::move(stored).error());
   }
   client::ActorCallSpec spec;
-  spec.actor = actor;
+  spec.actor = target->actor();
   spec.method = method;
   spec.signature = signature;
   spec.retriable = retriable;
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
   spec.held = std::move(lowered.held);
-  return own(session, [&] { return session->client().submit_call(std::move(spec)); });
+  return own(session, session->client().start_call(target, std::move(spec)));
 }
 
 Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& session, Writer value) {
+  auto& objects = session->client().objects();
+  if (value.bytes.size() <= client::inline_bytes_max && value.refs.empty()) {
+    auto object = objects.make();
+    objects.set_value(object, value.bytes);
+    return own(session, std::move(object));
+  }
   auto bytes = std::make_shared<const Bytes>(std::move(value.bytes));
   std::vector<ObjectName> held;
   for (const auto& ref : value.refs) held.push_back(name_of(*ref));
-  TROUPE_TRY(auto name, session->run<ObjectName>(
-                            [&] { return session->client().put(bytes, std::move(held)); }));
-  return std::make_shared<RefHandle>(session, name.id, std::move(name.owner));
+  TROUPE_TRY(auto object, session->run<std::shared_ptr<client::Object>>([&] {
+    return session->client().put(bytes, std::move(held));
+  }));
+  return own(session, std::move(object));
 }
 
 Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::string module,
@@ -375,8 +468,9 @@ Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session,
 
 void cancel(const std::shared_ptr<RefHandle>& ref) {
   if (!ref) return;
-  client::Client* client = &ref->session()->client();
-  ref->session()->post([client, id = ref->id()] { client->cancel(id); });
+  if (!ref->object()) return;  // Its owner alone can cancel it.
+  ref->session()->client().objects().cancel(
+      ref->object(), error(Code::cancelled, "the task or call was cancelled"));
 }
 
 namespace {
@@ -509,6 +603,7 @@ std::string command_line() {
 Result<std::unique_ptr<DriverCore>> start_driver(const std::string& socket, JobId job) {
   auto core = std::make_unique<DriverCore>();
   DriverCore* raw = core.get();
+  TROUPE_CHECK(core->real.enable_rings());
   client::ClientOptions options;
   options.kind = "driver";
   options.job = job;

@@ -9,24 +9,35 @@
 
 namespace troupe {
 
+namespace client {
+class Object;
+class ActorTarget;
+}  // namespace client
+
 namespace detail {
 
 // One counted reference of this process; the last copy gives it back. Thread-safe.
 class RefHandle {
  public:
+  // Of another process's object, borrowed.
   RefHandle(std::shared_ptr<SessionImpl> session, ObjectId id, protocol::ProcessAddress owner);
+  // Of an object of this process; takes over one reference to it.
+  RefHandle(std::shared_ptr<SessionImpl> session, std::shared_ptr<client::Object> object);
   RefHandle(const RefHandle&) = delete;
   RefHandle& operator=(const RefHandle&) = delete;
   ~RefHandle();
 
   const std::shared_ptr<SessionImpl>& session() const { return session_; }
   ObjectId id() const { return id_; }
-  const protocol::ProcessAddress& owner() const { return owner_; }
+  // Null of a borrowed one.
+  const std::shared_ptr<client::Object>& object() const { return object_; }
+  const protocol::ProcessAddress& owner() const;
 
  private:
-  std::shared_ptr<SessionImpl> session_;
-  ObjectId id_;
-  protocol::ProcessAddress owner_;
+  const std::shared_ptr<SessionImpl> session_;
+  const ObjectId id_;
+  const std::shared_ptr<client::Object> object_;
+  const std::unique_ptr<const protocol::ProcessAddress> owner_;  // Of a borrowed one.
 };
 
 // The bytes of an object and what keeps them valid.

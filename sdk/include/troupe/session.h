@@ -65,7 +65,11 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
                                        const void* function, uint64_t signature,
                                        std::vector<ArgumentValue> arguments,
                                        const TaskOptions& options);
-std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& session, ActorId actor,
+// One actor as this process calls it; found once, and shared by the copies of an ActorRef.
+std::shared_ptr<client::ActorTarget> target_of(const std::shared_ptr<SessionImpl>& session,
+                                               ActorId actor);
+std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& session,
+                                       const std::shared_ptr<client::ActorTarget>& target,
                                        std::string_view method, uint64_t signature,
                                        std::vector<ArgumentValue> arguments, bool retriable);
 Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& session, Writer value);
@@ -101,7 +105,7 @@ class ActorRef {
  public:
   ActorRef() = default;
   ActorRef(std::shared_ptr<detail::SessionImpl> session, ActorId id)
-      : session_(std::move(session)), id_(id) {}
+      : session_(std::move(session)), id_(id), target_(detail::target_of(session_, id)) {}
 
   ActorId id() const { return id_; }
 
@@ -131,11 +135,12 @@ class ActorRef {
     auto values = detail::encode_arguments<typename Traits::Arguments>(
         std::index_sequence_for<Args...>{}, std::forward<Args>(arguments)...);
     return ObjectRef<typename Traits::Value>{detail::submit_call(
-        session_, id_, name, Traits::signature(), std::move(values), retriable)};
+        session_, target_, name, Traits::signature(), std::move(values), retriable)};
   }
 
   std::shared_ptr<detail::SessionImpl> session_;
   ActorId id_;
+  std::shared_ptr<client::ActorTarget> target_;
 };
 
 // A connection to a cluster and the owner of every ref made through it. Thread-safe. When the last

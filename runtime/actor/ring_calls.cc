@@ -1,0 +1,215 @@
+#include "actor/ring_calls.h"
+
+#include <boost/asio/post.hpp>
+
+#include "actor/host.h"
+#include "base/log.h"
+#include "client/object_directory.h"
+
+namespace troupe::actor {
+
+using protocol::ReplyForm;
+
+namespace {
+
+constexpr uint32_t tracked_max = 1 << 20;  // Calls of one caller; beyond it none can be cancelled.
+
+void reply_with(transport::RingChannel& channel, uint64_t number, ReplyForm form, BytesView body) {
+  channel.reply(number, protocol::reply_head_bytes + body.size(),
+                [&](uint8_t* out) { protocol::write_reply_record(out, form, body); });
+}
+
+void refuse(transport::RingChannel& channel, uint64_t number, const Error& failure) {
+  reply_with(channel, number, ReplyForm::error, protocol::encode(protocol::to_info(failure)));
+}
+
+}  // namespace
+
+struct RingCalls::Caller {
+  struct Running {
+    uint64_t number = 0;
+    std::weak_ptr<Call> call;          // In the mailbox, or
+    std::shared_ptr<Event> cancelled;  // on the loop.
+  };
+  std::vector<Running> running;  // By the place in the caller's table: the low half of a number.
+  std::atomic<size_t> on_loop = 0;
+
+  void track(uint64_t number, std::weak_ptr<Call> call, std::shared_ptr<Event> cancelled) {
+    const auto place = static_cast<uint32_t>(number);
+    if (place >= tracked_max) return;
+    if (running.size() <= place) running.resize(place + 1);
+    running[place] = {number, std::move(call), std::move(cancelled)};
+  }
+};
+
+RingCalls::Caller& RingCalls::caller_of(const Channel& channel) {
+  if (!channel->attachment) channel->attachment = std::make_shared<Caller>();
+  return *static_cast<Caller*>(channel->attachment.get());
+}
+
+void RingCalls::deliver_to(Instance& instance, const Identity& identity) {
+  hosted_ = std::make_unique<const Hosted>(Hosted{instance, identity.actor, identity.incarnation});
+  ready_.store(hosted_.get(), std::memory_order_release);
+}
+
+const RingCalls::Hosted* RingCalls::direct(const Caller& caller,
+                                           const protocol::CallView& call) const {
+  const Hosted* hosted = ready_.load(std::memory_order_acquire);
+  if (hosted == nullptr || caller.on_loop.load() > 0) return nullptr;
+  if (call.head.actor != hosted->actor) return nullptr;
+  if (!call.head.actor.is_nil() && call.head.incarnation != hosted->incarnation) return nullptr;
+  for (const auto& argument : call.arguments) {
+    if (!argument.ref.empty()) return nullptr;
+  }
+  return hosted;
+}
+
+void RingCalls::ring_call(const Channel& channel, uint64_t number, BytesView payload) {
+  Caller& caller = caller_of(channel);
+  Bytes record{payload.begin(), payload.end()};
+  const auto view = protocol::read_call_record(record);
+  if (!view) {
+    refuse(*channel, number, view.error());
+    return;
+  }
+  const Hosted* hosted = direct(caller, *view);
+  if (hosted == nullptr) {
+    run_on_loop(channel, number, *view);
+    return;
+  }
+  CallRequest request;
+  request.method = view->method;
+  request.signature = view->head.signature;
+  if (view->head.budget_us > 0) {
+    request.deadline = client_.environment().clock.now() +
+                       std::min<Duration>(std::chrono::microseconds(view->head.budget_us),
+                                          client::default_budget);
+  }
+  request.arguments.reserve(view->arguments.size());
+  for (const auto& argument : view->arguments) {
+    request.arguments.push_back({argument.inline_value, nullptr});
+  }
+  request.record = std::move(record);  // The views stay: its memory does not move.
+  auto call =
+      Instance::make_call(std::move(request), RingOrigin{this, channel, number, view->head.result});
+  caller.track(number, call, nullptr);
+  if (auto taken = hosted->instance.submit(call); !taken) {
+    refuse(*channel, number, host_.refusal(std::move(taken).error()));
+  }
+}
+
+void RingCalls::run_on_loop(const Channel& channel, uint64_t number,
+                            const protocol::CallView& view) {
+  auto invoke = protocol::to_invoke(view);
+  if (!invoke) {
+    refuse(*channel, number, invoke.error());
+    return;
+  }
+  Caller& caller = caller_of(channel);
+  const auto& loop = client_.environment().loop;
+  const auto cancelled = std::make_shared<Event>(loop);
+  caller.track(number, {}, cancelled);
+  const Instant deadline =
+      view.head.budget_us == 0
+          ? Instant::max()
+          : client_.environment().clock.now() + std::chrono::microseconds(view.head.budget_us);
+  ++caller.on_loop;
+  // Counts it as on the loop until it is in the mailbox, or refused.
+  std::shared_ptr<void> on_loop{static_cast<void*>(&caller),
+                                [keep = channel->attachment, &caller](void*) { --caller.on_loop; }};
+  boost::asio::post(loop, [this, channel, number, call = std::move(*invoke), deadline, cancelled,
+                           counted = std::move(on_loop)]() mutable {
+    spawn(client_.scope(), run(channel, number, std::move(call), deadline, cancelled,
+                               std::move(counted)));
+  });
+}
+
+Async<void> RingCalls::run(Channel channel, uint64_t number, protocol::Invoke call,
+                           Instant deadline, std::shared_ptr<Event> cancelled,
+                           std::shared_ptr<void> on_loop) {
+  Host::Origin origin;
+  origin.caller = channel->process();
+  origin.deadline = deadline;
+  origin.cancelled = std::move(cancelled);
+  origin.until_enqueued = std::move(on_loop);
+  auto reply = co_await host_.run(std::move(call), std::move(origin));
+  if (!reply) {
+    refuse(*channel, number, reply.error());
+  } else {
+    reply_with(*channel, number, ReplyForm::reply, protocol::encode(*reply));
+  }
+}
+
+void RingCalls::finished(const std::shared_ptr<Call>& call, Result<BytesView> outcome) {
+  const RingOrigin& origin = call->origin();
+  if (!outcome) {
+    refuse(*origin.channel, origin.number, host_.placed(std::move(outcome).error()));
+  } else if (call->is_cancelled()) {
+    // Nobody would take back what a reply keeps for its caller.
+    refuse(*origin.channel, origin.number, error(Code::cancelled, "the caller gave up"));
+  } else if (call->held.empty() && outcome->size() <= client::inline_bytes_max &&
+             client_.objects().borrows_settled()) {
+    reply_with(*origin.channel, origin.number, ReplyForm::value, *outcome);
+  } else {
+    boost::asio::post(client_.environment().loop,
+                      [this, call, value = Bytes{outcome->begin(), outcome->end()}]() mutable {
+                        spawn(client_.scope(), reply_from_loop(call, std::move(value)));
+                      });
+  }
+}
+
+Async<void> RingCalls::reply_from_loop(std::shared_ptr<Call> call, Bytes value) {
+  const RingOrigin& origin = call->origin();
+  std::vector<client::ObjectName> held;
+  for (const client::HeldRef& ref : call->held) held.push_back(ref.name);
+  auto reply = co_await client_.make_reply(std::move(value), origin.result,
+                                           origin.channel->process(), std::move(held));
+  if (!reply) {
+    refuse(*origin.channel, origin.number, host_.placed(std::move(reply).error()));
+  } else {
+    reply_with(*origin.channel, origin.number, ReplyForm::reply, protocol::encode(*reply));
+  }
+}
+
+void RingCalls::give_up(const std::shared_ptr<Call>& call) {
+  call->cancel();
+  const Hosted* hosted = ready_.load(std::memory_order_acquire);
+  if (hosted == nullptr || !hosted->actor.is_nil()) return;
+  boost::asio::post(client_.environment().loop,
+                    [this, call] { spawn(client_.scope(), end_after_grace(call)); });
+}
+
+// A task cannot be unwound from outside: if it does not notice by itself, its process goes, and
+// with it the slot.
+Async<void> RingCalls::end_after_grace(std::shared_ptr<Call> call) {
+  co_await sleep_for(client_.environment().clock, Host::cancel_grace);
+  if (call->is_finished()) co_return;
+  log::info("task_ended_with_its_process");
+  call->finish(error(Code::cancelled, "the task was cancelled"));
+  host_.done().set();
+}
+
+void RingCalls::ring_cancel(const Channel& channel, uint64_t number) {
+  Caller& caller = caller_of(channel);
+  const auto place = static_cast<uint32_t>(number);
+  if (place >= caller.running.size() || caller.running[place].number != number) return;
+  Caller::Running& running = caller.running[place];
+  if (const auto call = running.call.lock()) {
+    give_up(call);
+  } else if (running.cancelled) {
+    boost::asio::post(client_.environment().loop, [event = running.cancelled] { event->set(); });
+  }
+}
+
+void RingCalls::ring_closed(const Channel& channel) {
+  for (const auto& running : caller_of(channel).running) {
+    if (const auto call = running.call.lock()) {
+      if (!call->is_finished()) give_up(call);
+    } else if (running.cancelled) {
+      boost::asio::post(client_.environment().loop, [event = running.cancelled] { event->set(); });
+    }
+  }
+  channel->attachment = nullptr;
+}
+
+}  // namespace troupe::actor

@@ -1,0 +1,88 @@
+// An object that this process owns: a result to come, or a value.
+#pragma once
+
+#include <atomic>
+#include <boost/container/small_vector.hpp>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "client/client.h"
+#include "transport/ring_channel.h"
+
+namespace troupe::client {
+
+class Object : public std::enable_shared_from_this<Object> {
+ public:
+  Object(ObjectId id, Executor loop) : id_(id), loop_(std::move(loop)) {}
+  Object(const Object&) = delete;
+  Object& operator=(const Object&) = delete;
+
+  ObjectId id() const { return id_; }
+
+  // --- Thread-safe.
+  bool is_ready() const { return ready_.load(std::memory_order_acquire); }
+  // The first outcome counts; false: there was one already.
+  bool set_value(BytesView value);
+  bool set_stored(protocol::ProcessAddress node, uint64_t size_bytes);
+  bool set_error(Error failure);
+  // Called by cancel(), once, unless an outcome came first.
+  void on_cancel(std::function<void()> hook);
+  void on_cancel(std::shared_ptr<transport::RingChannel> channel, uint64_t call);
+  // The outcome becomes `why`, unless there is one, and what makes the object is told to stop.
+  void cancel(Error why);
+  // From now on until remove_waiter the waiter is signalled when it becomes ready.
+  void add_waiter(transport::RingPort::Waiter& waiter);
+  void remove_waiter(transport::RingPort::Waiter& waiter);
+  void add_reference() { references_.fetch_add(1); }
+  // True: that was the last.
+  bool drop_reference() { return references_.fetch_sub(1) == 1; }
+  uint32_t references() const { return references_.load(); }
+
+  // --- Thread-safe once ready; what they give lives as long as the object.
+  const std::optional<Error>& failure() const { return failure_; }
+  bool in_store() const { return in_store_; }
+  BytesView value() const { return {value_.data(), value_.size()}; }
+  const protocol::ProcessAddress& node() const { return node_; }
+  uint64_t size_bytes() const { return size_bytes_; }
+  // Nothing has to be given back when it goes: it is its own memory.
+  bool is_plain() const { return !in_store_ && !entangled_.load(std::memory_order_acquire); }
+
+  // --- On the loop.
+  // Waits until it is ready; false at the deadline.
+  Async<bool> wait_ready(TimerClock& clock, Instant deadline);
+  std::multiset<ProcessId> borrowers;
+  std::vector<ObjectName> held;  // Refs inside the value.
+  std::optional<protocol::ProcessAddress> producer;  // Holds refs inside the value for us.
+  bool freed = false;
+  // It has one of the above, or others know its name: it must be freed on the loop.
+  void entangle() { entangled_.store(true, std::memory_order_release); }
+
+ private:
+  using Value = boost::container::small_vector<uint8_t, 32>;
+  // With the lock held.
+  void publish();
+
+  const ObjectId id_;
+  const Executor loop_;
+  std::atomic<uint32_t> references_ = 1;
+  std::atomic<bool> ready_ = false;
+  std::atomic<bool> entangled_ = false;
+  bool in_store_ = false;
+  std::optional<Error> failure_;
+  Value value_;
+  protocol::ProcessAddress node_;
+  uint64_t size_bytes_ = 0;
+
+  std::mutex mutex_;
+  boost::container::small_vector<transport::RingPort::Waiter*, 1> waiters_;
+  std::shared_ptr<Event> event_;  // Of the loop; made by the first coroutine that waits.
+  std::function<void()> cancel_;
+  std::shared_ptr<transport::RingChannel> channel_;
+  uint64_t call_ = 0;
+};
+
+}  // namespace troupe::client

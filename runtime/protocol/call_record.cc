@@ -1,0 +1,116 @@
+#include "protocol/call_record.h"
+
+#include <cstring>
+
+#include "protocol/codec.h"
+
+namespace troupe::protocol {
+
+namespace {
+
+struct ArgumentHead {
+  uint32_t bytes = 0;
+  uint32_t is_ref = 0;
+};
+static_assert(sizeof(ArgumentHead) == 8);
+
+constexpr size_t round_up(size_t bytes) {
+  return (bytes + 7) / 8 * 8;
+}
+
+Bytes ref_bytes(const Argument& argument) {
+  return encode(argument);
+}
+
+}  // namespace
+
+size_t call_record_bytes(std::string_view method, const std::vector<Argument>& arguments) {
+  size_t bytes = sizeof(CallHead) + round_up(method.size());
+  for (const Argument& argument : arguments) {
+    const size_t value =
+        argument.object.is_nil() ? argument.inline_value.size() : ref_bytes(argument).size();
+    bytes += sizeof(ArgumentHead) + round_up(value);
+  }
+  return bytes;
+}
+
+void write_call_record(uint8_t* out, CallHead head, std::string_view method,
+                       const std::vector<Argument>& arguments) {
+  head.argument_count = static_cast<uint32_t>(arguments.size());
+  head.method_bytes = static_cast<uint32_t>(method.size());
+  std::memcpy(out, &head, sizeof head);
+  out += sizeof head;
+  std::memcpy(out, method.data(), method.size());
+  out += round_up(method.size());
+  for (const Argument& argument : arguments) {
+    Bytes ref;
+    if (!argument.object.is_nil()) ref = ref_bytes(argument);
+    const Bytes& value = ref.empty() ? argument.inline_value : ref;
+    const ArgumentHead part{static_cast<uint32_t>(value.size()), ref.empty() ? 0u : 1u};
+    std::memcpy(out, &part, sizeof part);
+    out += sizeof part;
+    if (!value.empty()) std::memcpy(out, value.data(), value.size());
+    out += round_up(value.size());
+  }
+}
+
+Result<CallView> read_call_record(BytesView record) {
+  const Error malformed = error(Code::invalid, "malformed call in a ring");
+  CallView call;
+  if (record.size() < sizeof call.head) return malformed;
+  std::memcpy(&call.head, record.data(), sizeof call.head);
+  BytesView rest = record.subspan(sizeof call.head);
+  if (round_up(call.head.method_bytes) > rest.size()) return malformed;
+  call.method = as_text(rest.first(call.head.method_bytes));
+  rest = rest.subspan(round_up(call.head.method_bytes));
+  if (call.head.argument_count > rest.size() / sizeof(ArgumentHead)) return malformed;
+  call.arguments.reserve(call.head.argument_count);
+  for (uint32_t i = 0; i < call.head.argument_count; ++i) {
+    ArgumentHead part;
+    if (rest.size() < sizeof part) return malformed;
+    std::memcpy(&part, rest.data(), sizeof part);
+    rest = rest.subspan(sizeof part);
+    if (round_up(part.bytes) > rest.size()) return malformed;
+    CallView::ArgumentView& argument = call.arguments.emplace_back();
+    (part.is_ref != 0 ? argument.ref : argument.inline_value) = rest.first(part.bytes);
+    rest = rest.subspan(round_up(part.bytes));
+  }
+  return call;
+}
+
+Result<Invoke> to_invoke(const CallView& call) {
+  Invoke invoke;
+  invoke.actor = call.head.actor;
+  invoke.incarnation = call.head.incarnation;
+  invoke.method = call.method;
+  invoke.signature = call.head.signature;
+  invoke.result = call.head.result;
+  for (const auto& view : call.arguments) {
+    Argument& argument = invoke.arguments.emplace_back();
+    if (view.ref.empty()) {
+      argument.inline_value.assign(view.inline_value.begin(), view.inline_value.end());
+      continue;
+    }
+    TROUPE_TRY(argument, decode<Argument>(view.ref));
+  }
+  return invoke;
+}
+
+void write_reply_record(uint8_t* out, ReplyForm form, BytesView body) {
+  const uint32_t head[2] = {static_cast<uint32_t>(form), 0};
+  static_assert(sizeof head == reply_head_bytes);
+  std::memcpy(out, head, sizeof head);
+  if (!body.empty()) std::memcpy(out + sizeof head, body.data(), body.size());
+}
+
+Result<ReplyView> read_reply_record(BytesView record) {
+  uint32_t form = 0;
+  if (record.size() < reply_head_bytes) return error(Code::invalid, "malformed reply in a ring");
+  std::memcpy(&form, record.data(), sizeof form);
+  if (form == 0 || form > static_cast<uint32_t>(ReplyForm::error)) {
+    return error(Code::invalid, "a reply of an unknown form");
+  }
+  return ReplyView{static_cast<ReplyForm>(form), record.subspan(reply_head_bytes)};
+}
+
+}  // namespace troupe::protocol

@@ -1,0 +1,246 @@
+#include "transport/ring_channel.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/log.h"
+#include "protocol/frame.h"
+
+namespace troupe::transport {
+
+namespace {
+constexpr int records_a_visit = 256;
+constexpr size_t message_bytes_max = protocol::header_bytes_max + protocol::body_bytes_max + 64;
+}  // namespace
+
+RingChannel::RingChannel(RingPort& port, RingMemory memory, Doorbell peer, RingPort::Offer& offer)
+    : port_(port),
+      memory_(std::move(memory)),
+      peer_(std::move(peer)),
+      process_(offer.process),
+      index_(offer.index),
+      peer_index_(offer.peer_index),
+      reader_(memory_, 1 - offer.side),
+      writer_(memory_, offer.side) {}
+
+RingChannel::~RingChannel() = default;
+
+uint8_t* RingChannel::reserve(size_t payload_bytes) {
+  if (!queue_.empty() || payload_bytes > writer_.payload_max()) return nullptr;
+  return writer_.reserve(payload_bytes);
+}
+
+void RingChannel::publish(RecordHeader header) {
+  writer_.publish(header);
+  peer_.ring(peer_index_);
+}
+
+void RingChannel::queue(RecordHeader header, Bytes payload) {
+  queued_bytes_ += payload.size() + sizeof header;
+  queue_.push_back({header, std::move(payload)});
+  flush();
+}
+
+// Moves what is queued into the ring, cut into pieces where it is large. With the lock held.
+void RingChannel::flush() {
+  bool wrote = false;
+  while (!queue_.empty()) {
+    Queued& first = queue_.front();
+    const size_t piece = std::min(first.payload.size(), writer_.payload_max());
+    uint8_t* room = writer_.reserve(piece);
+    if (room == nullptr) {
+      writer_.want_room();
+      room = writer_.reserve(piece);
+    }
+    if (room == nullptr) break;
+    std::memcpy(room, first.payload.data(), piece);
+    RecordHeader header = first.header;
+    header.payload_bytes = static_cast<uint32_t>(piece);
+    header.more = piece < first.payload.size() ? 1 : 0;
+    writer_.publish(header);
+    wrote = true;
+    queued_bytes_ -= piece;
+    if (header.more != 0) {
+      first.payload.erase(first.payload.begin(),
+                          first.payload.begin() + static_cast<ptrdiff_t>(piece));
+      continue;
+    }
+    queued_bytes_ -= sizeof first.header;
+    queue_.pop_front();
+  }
+  if (wrote) peer_.ring(peer_index_);
+  if (closing_ && queue_.empty() && is_open()) {
+    mark_closed();
+    port_.look_at(index_);
+  }
+}
+
+void RingChannel::cancel(uint64_t call) {
+  const std::lock_guard lock{mutex_};
+  if (!is_open()) return;
+  const RecordHeader header{0, call_cancel, 0, call};
+  if (reserve(0) != nullptr) {
+    publish(header);
+  } else {
+    queue(header, {});
+  }
+}
+
+Status RingChannel::send_frame(Bytes payload) {
+  const std::lock_guard lock{mutex_};
+  if (!is_open() || closing_) return error(Code::unavailable, "the connection is closed");
+  const RecordHeader header{static_cast<uint32_t>(payload.size()), frame, 0, 0};
+  if (uint8_t* room = reserve(payload.size())) {
+    std::memcpy(room, payload.data(), payload.size());
+    publish(header);
+  } else {
+    queue(header, std::move(payload));
+  }
+  return ok();
+}
+
+bool RingChannel::receive(RingHandler* handler) {
+  bool more = false;
+  for (int i = 0; !told_closed_; ++i) {
+    if (i == records_a_visit) {
+      more = true;
+      break;
+    }
+    auto next = reader_.next();
+    if (!next) {
+      log::warning("ring_broken", {{"why", next.error().message()}});
+      mark_closed();
+      break;
+    }
+    if (!*next) break;
+    const Record record = **next;
+    if (record.header.more == 0 && partial_.empty()) {
+      scratch_.assign(record.payload.begin(), record.payload.end());
+      reader_.consume();
+      handle(handler, record.header, scratch_);
+      continue;
+    }
+    if (partial_.size() + record.payload.size() > message_bytes_max) {
+      log::warning("ring_broken", {{"why", "a message over the size limits"}});
+      mark_closed();
+      break;
+    }
+    partial_.insert(partial_.end(), record.payload.begin(), record.payload.end());
+    reader_.consume();
+    if (record.header.more != 0) continue;
+    const Bytes whole = std::exchange(partial_, {});
+    handle(handler, record.header, whole);
+  }
+  if (reader_.release()) peer_.ring(peer_index_);
+  if (queued_bytes() > 0) {
+    {
+      const std::lock_guard lock{mutex_};
+      flush();
+    }
+    const std::lock_guard lock{sink_mutex_};
+    if (sink_) sink_->drained();
+  }
+  if (!more && !told_closed_ &&
+      (!is_open() || memory_.control().closed.load(std::memory_order_acquire) != 0)) {
+    // Whoever closed wrote before that: so look once more after the flag was seen.
+    const auto last = reader_.next();
+    if (is_open() && last && *last) return true;
+    mark_closed();
+    tell_closed(handler);
+  }
+  return more;
+}
+
+void RingChannel::tell_closed(RingHandler* handler) {
+  told_closed_ = true;
+  port_.forget(*this);
+  fail_pending();
+  if (handler != nullptr) handler->ring_closed(shared_from_this());
+  const std::lock_guard lock{sink_mutex_};
+  closed_unclaimed_ = true;
+  if (sink_) sink_->closed();
+}
+
+void RingChannel::handle(RingHandler* handler, RecordHeader header, BytesView payload) {
+  switch (header.kind) {
+    case frame: {
+      Bytes copy{payload.begin(), payload.end()};
+      const std::lock_guard lock{sink_mutex_};
+      if (sink_) {
+        sink_->frame(std::move(copy));
+      } else {
+        unclaimed_.push_back(std::move(copy));
+      }
+      return;
+    }
+    case call_request:
+      if (handler != nullptr) handler->ring_call(shared_from_this(), header.call, payload);
+      return;
+    case call_reply:
+      // A reply to nobody is ignored: a peer may send anything.
+      if (auto pending = take(header.call)) pending->reply(payload);
+      return;
+    case call_cancel:
+      if (handler != nullptr) handler->ring_cancel(shared_from_this(), header.call);
+      return;
+    default:
+      log::debug("record_ignored", {{"kind", header.kind}});
+  }
+}
+
+std::unique_ptr<PendingReply> RingChannel::take(uint64_t call) {
+  const std::lock_guard lock{mutex_};
+  const auto index = static_cast<uint32_t>(call);
+  const auto generation = static_cast<uint32_t>(call >> 32);
+  if (index >= slots_.size()) return nullptr;
+  Slot& slot = slots_[index];
+  if (!slot.pending || slot.generation != generation) return nullptr;
+  free_slots_.push_back(index);
+  return std::move(slot.pending);
+}
+
+void RingChannel::fail_pending() {
+  std::vector<Slot> slots;
+  {
+    const std::lock_guard lock{mutex_};
+    slots.swap(slots_);
+    free_slots_.clear();
+    queue_.clear();
+    queued_bytes_ = 0;
+  }
+  for (Slot& slot : slots) {
+    if (slot.pending) slot.pending->lost();
+  }
+}
+
+void RingChannel::mark_closed() {
+  if (closed_.exchange(true)) return;
+  memory_.control().closed.exchange(1);
+  peer_.ring(peer_index_);
+}
+
+void RingChannel::close() {
+  {
+    const std::lock_guard lock{mutex_};
+    closing_ = true;
+    if (!queue_.empty() || !is_open()) return;  // flush() closes once all is written.
+    mark_closed();
+  }
+  port_.look_at(index_);
+}
+
+void RingChannel::abandon() {
+  mark_closed();
+  port_.look_at(index_);
+}
+
+void RingChannel::set_frame_sink(std::shared_ptr<FrameSink> sink) {
+  const std::lock_guard lock{sink_mutex_};
+  sink_ = std::move(sink);
+  if (!sink_) return;
+  for (Bytes& waiting : unclaimed_) sink_->frame(std::move(waiting));
+  unclaimed_.clear();
+  if (closed_unclaimed_) sink_->closed();
+}
+
+}  // namespace troupe::transport

@@ -1,0 +1,165 @@
+// One peer process at the other end of a pair of rings.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "transport/ring_port.h"
+
+namespace troupe::transport {
+
+// Who waits for the reply of a call that went through a ring. Exactly one of these is called, once,
+// on whichever thread reads the ring, or on the thread that closes the channel; then it is
+// destroyed. Neither may block.
+class PendingReply {
+ public:
+  virtual ~PendingReply() = default;
+  // Private memory, valid during the call.
+  virtual void reply(BytesView payload) = 0;
+  // The peer is gone: whether the call ran is unknown.
+  virtual void lost() = 0;
+};
+
+// Where frames go that arrive in a ring. Called on whichever thread reads it; must not block.
+class FrameSink {
+ public:
+  virtual ~FrameSink() = default;
+  virtual void frame(Bytes payload) = 0;
+  // What waited for room was written.
+  virtual void drained() = 0;
+  virtual void closed() = 0;
+};
+
+// Thread-safe.
+class RingChannel : public std::enable_shared_from_this<RingChannel> {
+ public:
+  enum Kind : uint16_t { frame = 1, call_request = 2, call_reply = 3, call_cancel = 4 };
+
+  RingChannel(RingPort& port, RingMemory memory, Doorbell peer, RingPort::Offer& offer);
+  ~RingChannel();
+
+  ProcessId process() const { return process_; }
+  bool is_open() const { return !closed_.load(std::memory_order_acquire); }
+  // Sends a call whose payload `fill` writes: payload_bytes at the address that it is given. The
+  // number is for cancel(). Errors: unavailable (closed: it was not sent, and `pending` was told
+  // nothing).
+  template <class Fill>
+  Result<uint64_t> call(std::unique_ptr<PendingReply> pending, size_t payload_bytes, Fill fill);
+  // Tells the callee that nobody waits any more. The reply is still awaited.
+  void cancel(uint64_t call);
+  // Answers a call of the peer's. On a closed channel there is nobody to answer.
+  template <class Fill>
+  void reply(uint64_t call, size_t payload_bytes, Fill fill);
+
+  // What waits for room in the ring.
+  size_t queued_bytes() const { return queued_bytes_.load(std::memory_order_relaxed); }
+  // Sends what is queued, then closes.
+  void close();
+  // Closes at once.
+  void abandon();
+
+  // --- Of the connection that speaks frames over this channel (ring_connection.cc).
+  Status send_frame(Bytes payload);
+  // What came before this call comes at once.
+  void set_frame_sink(std::shared_ptr<FrameSink> sink);
+
+  // What the one who answers calls keeps beside the channel.
+  std::shared_ptr<void> attachment;
+
+ private:
+  friend class RingPort;
+  struct Slot {
+    std::unique_ptr<PendingReply> pending;
+    uint32_t generation = 0;
+  };
+  struct Queued {
+    RecordHeader header;
+    Bytes payload;
+  };
+
+  // Reads some of what has arrived; true if there may be more.
+  bool receive(RingHandler* handler);
+  void handle(RingHandler* handler, RecordHeader header, BytesView payload);
+  void flush();
+  // With the lock held: a record's room, or null if it must be queued.
+  uint8_t* reserve(size_t payload_bytes);
+  void publish(RecordHeader header);
+  void queue(RecordHeader header, Bytes payload);
+  void fail_pending();
+  void mark_closed();
+  void tell_closed(RingHandler* handler);
+  std::unique_ptr<PendingReply> take(uint64_t call);
+
+  RingPort& port_;
+  RingMemory memory_;
+  Doorbell peer_;
+  const ProcessId process_;
+  const uint32_t index_;
+  const uint32_t peer_index_;
+  std::atomic<bool> closed_ = false;
+
+  // --- The reading thread's.
+  RingReader reader_;
+  Bytes scratch_;
+  Bytes partial_;
+  bool told_closed_ = false;
+
+  std::mutex mutex_;  // Guards what follows.
+  RingWriter writer_;
+  std::deque<Queued> queue_;
+  bool closing_ = false;
+  std::atomic<size_t> queued_bytes_ = 0;
+  std::vector<Slot> slots_;
+  std::vector<uint32_t> free_slots_;
+
+  std::mutex sink_mutex_;
+  std::shared_ptr<FrameSink> sink_;
+  std::deque<Bytes> unclaimed_;
+  bool closed_unclaimed_ = false;
+};
+
+template <class Fill>
+Result<uint64_t> RingChannel::call(std::unique_ptr<PendingReply> pending, size_t payload_bytes,
+                                   Fill fill) {
+  const std::lock_guard lock{mutex_};
+  if (!is_open() || closing_) return error(Code::unavailable, "the connection is closed");
+  uint32_t index = static_cast<uint32_t>(slots_.size());
+  if (free_slots_.empty()) {
+    slots_.emplace_back();
+  } else {
+    index = free_slots_.back();
+    free_slots_.pop_back();
+  }
+  Slot& slot = slots_[index];
+  slot.pending = std::move(pending);
+  const uint64_t number = uint64_t{++slot.generation} << 32 | index;
+  const RecordHeader header{static_cast<uint32_t>(payload_bytes), call_request, 0, number};
+  if (uint8_t* room = reserve(payload_bytes)) {
+    fill(room);
+    publish(header);
+  } else {
+    Bytes payload(payload_bytes);
+    fill(payload.data());
+    queue(header, std::move(payload));
+  }
+  return number;
+}
+
+template <class Fill>
+void RingChannel::reply(uint64_t call, size_t payload_bytes, Fill fill) {
+  const std::lock_guard lock{mutex_};
+  if (!is_open()) return;
+  const RecordHeader header{static_cast<uint32_t>(payload_bytes), call_reply, 0, call};
+  if (uint8_t* room = reserve(payload_bytes)) {
+    fill(room);
+    publish(header);
+  } else {
+    Bytes payload(payload_bytes);
+    fill(payload.data());
+    queue(header, std::move(payload));
+  }
+}
+
+}  // namespace troupe::transport
