@@ -1,0 +1,181 @@
+// Calls of actors: one caller or several, one actor or several; and how fast actors are made.
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include "rows.h"
+
+extern char** environ;
+
+namespace bench {
+
+class Server {
+ public:
+  std::string small_value() { return "ok"; }
+  std::string small_value_arg(int64_t) { return "ok"; }
+};
+TROUPE_ACTOR(Server(), small_value, small_value_arg);
+
+using Servers = std::vector<troupe::ActorRef<Server>>;
+
+namespace {
+
+void call_in_turn(const troupe::Session& session, const Servers& servers, int64_t count) {
+  std::vector<troupe::ObjectRef<std::string>> refs;
+  refs.reserve(static_cast<size_t>(count));
+  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+    refs.push_back(servers[i % servers.size()].call<&Server::small_value>());
+  }
+  get_all(session, refs);
+}
+
+}  // namespace
+
+// A client of its own process.
+class Caller {
+ public:
+  explicit Caller(Servers servers)
+      : session_(troupe::connect().value()), servers_(std::move(servers)) {}
+  // `count` calls to each.
+  std::string call(int64_t count) {
+    std::vector<troupe::ObjectRef<std::string>> refs;
+    for (const auto& server : servers_) {
+      for (int64_t i = 0; i < count; ++i) refs.push_back(server.call<&Server::small_value>());
+    }
+    get_all(session_, refs);
+    return "ok";
+  }
+  // The same with one put integer as the argument of all.
+  std::string call_with_ref(int64_t count) {
+    const auto argument = session_.put(int64_t{0}).value();
+    std::vector<troupe::ObjectRef<std::string>> refs;
+    for (const auto& server : servers_) {
+      for (int64_t i = 0; i < count; ++i) {
+        refs.push_back(server.call<&Server::small_value_arg>(argument));
+      }
+    }
+    get_all(session_, refs);
+    return "ok";
+  }
+
+ private:
+  troupe::Session session_;
+  Servers servers_;
+};
+TROUPE_ACTOR(Caller(Servers), call, call_with_ref);
+
+std::string call_servers(const Servers& servers, int64_t count) {
+  call_in_turn(troupe::connect().value(), servers, count);
+  return "ok";
+}
+TROUPE_TASK(call_servers);
+
+namespace {
+
+void add_servers(const troupe::Session& session, Actors<Server>& servers, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    servers.refs.push_back(session.create<Server>({}).value());
+  }
+  servers.wait_alive();
+}
+
+void one_to_one(Harness& harness, const troupe::Session& session) {
+  harness.row("1_1_actor_calls_sync", [&] {
+    Actors<Server> servers;
+    add_servers(session, servers, 1);
+    const auto& server = servers.refs[0];
+    harness.measure({.name = "1_1_actor_calls_sync", .is_one_call = true},
+                    [&] { (void)server.call<&Server::small_value>().get(patience).value(); });
+  });
+  harness.row("1_1_actor_calls_async", [&] {
+    Actors<Server> servers;
+    add_servers(session, servers, 1);
+    harness.measure({.name = "1_1_actor_calls_async", .multiplier = 1000},
+                    [&] { call_in_turn(session, servers.refs, 1000); });
+  });
+}
+
+void one_to_n(Harness& harness, const troupe::Session& session) {
+  constexpr int64_t count = 5000;
+  const int64_t n = half_the_cores();
+  Actors<Server> servers;
+  add_servers(session, servers, n);
+  Actors<Caller> callers;
+  callers.refs.push_back(session.create<Caller>({}, servers.refs).value());
+  callers.wait_alive();
+  harness.measure({.name = "1_n_actor_calls_async", .multiplier = static_cast<double>(count * n)},
+                  [&] { (void)callers.refs[0].call<&Caller::call>(count).get(patience).value(); });
+}
+
+void n_to_n(Harness& harness, const troupe::Session& session) {
+  constexpr int64_t count = 5000;
+  constexpr int64_t task_count = 4;
+  Actors<Server> servers;
+  add_servers(session, servers, half_the_cores());
+  harness.measure({.name = "n_n_actor_calls_async", .multiplier = task_count * count}, [&] {
+    std::vector<troupe::ObjectRef<std::string>> refs;
+    for (int64_t i = 0; i < task_count; ++i) {
+      refs.push_back(session.submit(call_servers, servers.refs, count));
+    }
+    get_all(session, refs);
+  });
+}
+
+void n_to_n_with_ref(Harness& harness, const troupe::Session& session) {
+  constexpr int64_t count = 1000;
+  const int64_t n = half_the_cores();
+  Actors<Server> servers;
+  add_servers(session, servers, n);
+  Actors<Caller> callers;
+  for (const auto& server : servers.refs) {
+    callers.refs.push_back(session.create<Caller>({}, Servers{server}).value());
+  }
+  callers.wait_alive();
+  harness.measure(
+      {.name = "n_n_actor_calls_with_arg_async", .multiplier = static_cast<double>(count * n)},
+      [&] {
+        std::vector<troupe::ObjectRef<std::string>> refs;
+        for (const auto& caller : callers.refs) {
+          refs.push_back(caller.call<&Caller::call_with_ref>(count));
+        }
+        get_all(session, refs);
+      });
+}
+
+// What the machine can do: start a program that does nothing, and wait for its end.
+void start_process() {
+  char path[] = "/bin/true";
+  char* arguments[] = {path, nullptr};
+  pid_t pid = 0;
+  const bool started = ::posix_spawn(&pid, path, nullptr, nullptr, arguments, environ) == 0;
+  if (!started || ::waitpid(pid, nullptr, 0) != pid) throw std::runtime_error("no process starts");
+}
+
+void created(Harness& harness, const troupe::Session& session) {
+  constexpr int64_t batch = 16;
+  Actors<Server> servers;
+  harness.measure(
+      {.name = "actors_created_own_process", .unit = "actors/s", .multiplier = batch},
+      [&] { add_servers(session, servers, batch); },
+      [&] {
+        for (const auto& server : servers.refs) server.kill().value();
+        servers.refs.clear();
+      });
+}
+
+}  // namespace
+
+void actor_rows(Harness& harness, const troupe::Session& session) {
+  one_to_one(harness, session);
+  harness.row("1_n_actor_calls_async", [&] { one_to_n(harness, session); });
+  harness.row("n_n_actor_calls_async", [&] { n_to_n(harness, session); });
+  harness.row("n_n_actor_calls_with_arg_async", [&] { n_to_n_with_ref(harness, session); });
+  harness.row("actors_created_own_process", [&] { created(harness, session); });
+  harness.row("machine_processes_started", [&] {
+    const Measured measured = harness.windows({.is_one_call = true}, start_process);
+    harness.print(
+        "machine_processes_started", measured.rate, "processes/s",
+        {{"spread", measured.spread}, {"p50_us", measured.p50_us}, {"p99_us", measured.p99_us}});
+  });
+}
+
+}  // namespace bench
