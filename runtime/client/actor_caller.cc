@@ -176,6 +176,7 @@ Async<void> ActorCaller::pump(Target target) {
       co_await (*peer)->writable();
       continue;
     }
+    if (queued->result->is_ready()) continue;  // Cancelled meanwhile.
     if (!peer) {
       taken();
       fail(queued, std::move(peer).error());

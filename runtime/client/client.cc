@@ -210,7 +210,8 @@ Async<Result<protocol::ActorInfo>> Client::locate_actor(ActorId actor, uint32_t 
 }
 
 Async<Result<ObjectBytes>> Client::call_actor(ActorCallSpec spec) {
-  const auto result = start_call(actors_->target(spec.actor), std::move(spec));
+  const auto target = target_of(spec.actor);
+  const auto result = start_call(target, std::move(spec));
   auto value = co_await objects_->get_owned(result, Instant::max());
   objects_->drop_reference(result);
   co_return value;
@@ -235,6 +236,11 @@ std::shared_ptr<Object> Client::start_task(TaskSpec spec) {
 
 ObjectName Client::submit_task(TaskSpec spec) {
   return objects_->publish(start_task(std::move(spec)));
+}
+
+ObjectName Client::submit_call(ActorCallSpec spec) {
+  const auto target = target_of(spec.actor);
+  return objects_->publish(start_call(target, std::move(spec)));
 }
 
 Async<Result<std::shared_ptr<Object>>> Client::put(std::shared_ptr<const Bytes> value,

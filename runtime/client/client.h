@@ -144,8 +144,9 @@ class Client {
                                      ActorCallSpec spec);
   std::shared_ptr<Object> start_task(TaskSpec spec);
   ObjectDirectory& objects() { return *objects_; }
-  // As start_task, with a name for others, and on the loop.
+  // The same with a name for others, and on the loop.
   ObjectName submit_task(TaskSpec spec);
+  ObjectName submit_call(ActorCallSpec spec);
   Async<Result<std::shared_ptr<Object>>> put(std::shared_ptr<const Bytes> value,
                                              std::vector<ObjectName> held);
   void add_reference(const ObjectName& object);

@@ -171,7 +171,7 @@ void ObjectDirectory::free_when_unused(const std::shared_ptr<Object>& object) {
   // will read runs on: its effects may be wanted.
   if (object->references() > 0) return;
   if (object->is_ready() ? object->is_plain() : find(object->id()) == nullptr) return;
-  boost::asio::post(environment_.loop, [this, object] { free_if_unused(object); });
+  boost::asio::dispatch(environment_.loop, [this, object] { free_if_unused(object); });
 }
 
 void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {

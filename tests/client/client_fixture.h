@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "client/client.h"
+#include "client/object_directory.h"
 #include "tests/sim/simulation.h"
 
 namespace troupe::client {
@@ -288,7 +289,7 @@ class ClientTest : public testing::Test {
   }
   ObjectName put(const std::string& value) {
     auto bytes = std::make_shared<const Bytes>(to_bytes(value));
-    return await(client->put(bytes, {})).value();
+    return client->objects().publish(await(client->put(bytes, {})).value());
   }
   Duration since(Instant before) { return simulation.clock().now() - before; }
   Instant in(Duration duration) { return simulation.clock().now() + duration; }

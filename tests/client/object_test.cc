@@ -65,7 +65,9 @@ TEST_F(ObjectTest, ObjectGoesWithItsLastRef) {
 
 TEST_F(ObjectTest, FailedObjectGivesItsFailure) {
   start_client();
-  const ObjectName object = client->make_failed(error(Code::data_loss, "gone"));
+  const auto failed = client->objects().make();
+  client->objects().set_error(failed, error(Code::data_loss, "gone"));
+  const ObjectName object = client->objects().publish(failed);
   EXPECT_EQ(code_of(get(object)), Code::data_loss);
 }
 
