@@ -1,5 +1,6 @@
 #include "actor/call.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 
 namespace troupe::actor {
@@ -76,6 +77,24 @@ Code Call::emit(BytesView item) {
   }
   doorbell_->ring(shared_from_this());
   return Code::ok;
+}
+
+uint32_t Call::ran_ns(Instant now) const {
+  const int64_t began = begun_at_ns_.load(std::memory_order_relaxed);
+  if (began == 0) return 0;
+  return static_cast<uint32_t>(
+      std::clamp<int64_t>(now.time_since_epoch().count() - began, 1, UINT32_MAX));
+}
+
+bool Call::begin(Instant now) {
+  if (begun_.exchange(true)) return false;
+  begun_at_ns_.store(now.time_since_epoch().count(), std::memory_order_relaxed);
+  if (origin_.channel) origin_.channel->begin(origin_.ordinal);
+  return true;
+}
+
+bool Call::withdraw() {
+  return !begun_.exchange(true) && claim();
 }
 
 bool Call::is_finished() const {

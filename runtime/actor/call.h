@@ -32,6 +32,7 @@ struct RingOrigin {
   std::shared_ptr<transport::RingChannel> channel;
   uint64_t number = 0;
   ObjectId result;
+  uint64_t ordinal = 0;  // Among the caller's calls.
 };
 
 // Wakes the loop for calls that changed, once a batch. Thread-safe.
@@ -85,6 +86,12 @@ class Call : public std::enable_shared_from_this<Call> {
   // is full: retry later).
   Code emit(BytesView item);
   bool is_finished() const;
+  // The module runs it, or will not any more. False: it was withdrawn.
+  bool begin(Instant now);
+  // Of what began. 0: it did not.
+  uint32_t ran_ns(Instant now) const;
+  // It does not run if it has not begun: true, and whoever withdrew it answers the caller.
+  bool withdraw();
   // The caller gave up; the module sees it and should finish soon.
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
   bool is_cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
@@ -109,6 +116,8 @@ class Call : public std::enable_shared_from_this<Call> {
   const std::shared_ptr<Event> abandoned_;
   const std::shared_ptr<Doorbell> doorbell_;
   std::atomic<bool> cancelled_ = false;
+  std::atomic<int64_t> begun_at_ns_ = 0;
+  std::atomic<bool> begun_ = false;  // Or withdrawn: whichever was first.
   std::optional<Event> changed_;  // Of the loop.
   mutable std::mutex mutex_;
   std::list<Bytes> items_;

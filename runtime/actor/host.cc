@@ -36,6 +36,7 @@ Host::Host(client::Client& client, HostOptions options)
     return groups_.receive(std::move(message), std::move(context));
   });
   client.set_invocation_handler(this);
+  client.on_waiting([this](bool waiting) { ring_calls_.set_waiting(waiting); });
   if (auto* rings = client.environment().rings) rings->set_handler(&ring_calls_);
 }
 
@@ -198,6 +199,7 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin
   }
   const ProcessId caller = origin.caller;
   const auto mine = std::make_shared<Event>(client_.environment().loop);
+  const bool ordered = !call.actor.is_nil();  // Tasks are not: one may wait for the next.
   const auto earlier = std::exchange(last_arrival_[caller], mine);
   // Whatever happens, the calls behind this one go on.
   struct Guard {
@@ -214,7 +216,7 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin
                               ? client::default_budget
                               : origin.deadline - client_.environment().clock.now();
   auto arguments = co_await resolve(std::move(call.arguments), budget);
-  if (earlier && !earlier->is_set()) co_await earlier->wait();
+  if (ordered && earlier && !earlier->is_set()) co_await earlier->wait();
   if (!arguments) co_return placed(std::move(arguments).error());
   CallRequest request;
   request.method = std::move(call.method);

@@ -53,6 +53,16 @@ std::shared_ptr<Call> Instance::make_call(CallRequest request, std::shared_ptr<E
   return std::make_shared<Call>(std::move(request), std::move(abandoned), doorbell_);
 }
 
+std::vector<std::shared_ptr<Call>> Instance::withdraw(const transport::RingChannel* channel) {
+  std::vector<std::shared_ptr<Call>> withdrawn;
+  mailbox_.for_each([&](const std::shared_ptr<Call>& call) {
+    const RingOrigin& origin = call->origin();
+    if (!origin.channel || (channel != nullptr && origin.channel.get() != channel)) return;
+    if (call->withdraw()) withdrawn.push_back(call);
+  });
+  return withdrawn;
+}
+
 void Instance::request_stop() {
   context_.stopping.request_stop();
   mailbox_.close();
@@ -107,13 +117,14 @@ void Instance::deliver(std::shared_ptr<Call> call) noexcept {
     call->finish(error(Code::cancelled, "the caller gave up before the call was run"));
     return;
   }
-  const Instant deadline = call->request().deadline;
-  if (deadline != Instant::max() && environment_.clock.now() >= deadline) {
+  const Instant now = environment_.clock.now();
+  if (now >= call->request().deadline) {
     call->finish(error(Code::deadline_exceeded,
                        "the call waited in the mailbox past its deadline; "
                        "it was not run"));
     return;
   }
+  if (!call->begin(now)) return;
   const CallRequest& request = call->request();
   const auto views = views_of(request.arguments);
   troupe_call* const handle = calls_.open(call);

@@ -47,6 +47,10 @@ class Instance {
   // To the end of the mailbox. Errors: exhausted (full), unavailable (stopping: it will not run).
   Status submit(std::shared_ptr<Call> call) { return mailbox_.put(std::move(call)); }
 
+  // Those in the mailbox that came through this channel, or through any: they will not run, and the
+  // caller of this answers them. Thread-safe.
+  std::vector<std::shared_ptr<Call>> withdraw(const transport::RingChannel* channel);
+
   // Asks the thread to end after its present call or step. Idempotent.
   void request_stop();
   // Waits for the end of the thread; false if `deadline` comes first.

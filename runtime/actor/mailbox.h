@@ -21,6 +21,12 @@ class Mailbox {
   Status put(std::shared_ptr<Call> call);
   // The oldest call, without waiting; null if there is none.
   std::shared_ptr<Call> take();
+  // Each call inside, oldest first. `look` must not come back here.
+  template <class Look>
+  void for_each(Look look) {
+    const std::lock_guard lock{mutex_};
+    for (const auto& call : calls_) look(call);
+  }
   // Waits until there is a call or the mailbox is closed.
   void wait();
   // Later puts are refused; wait() returns at once. The calls inside can still be taken.

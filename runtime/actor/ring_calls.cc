@@ -14,13 +14,21 @@ namespace {
 
 constexpr uint32_t tracked_max = 1 << 20;  // Calls of one caller; beyond it none can be cancelled.
 
-void reply_with(transport::RingChannel& channel, uint64_t number, ReplyForm form, BytesView body) {
+void reply_with(transport::RingChannel& channel, uint64_t number, ReplyForm form, BytesView body,
+                uint32_t ran_ns = 0) {
   channel.reply(number, protocol::reply_head_bytes + body.size(),
-                [&](uint8_t* out) { protocol::write_reply_record(out, form, body); });
+                [&](uint8_t* out) { protocol::write_reply_record(out, form, ran_ns, body); });
 }
 
-void refuse(transport::RingChannel& channel, uint64_t number, const Error& failure) {
-  reply_with(channel, number, ReplyForm::error, protocol::encode(protocol::to_info(failure)));
+void refuse(transport::RingChannel& channel, uint64_t number, const Error& failure,
+            uint32_t ran_ns = 0) {
+  reply_with(channel, number, ReplyForm::error, protocol::encode(protocol::to_info(failure)),
+             ran_ns);
+}
+
+// The code says that it may be sent again.
+Error not_begun() {
+  return error(Code::unavailable, "not begun: its process waits, or works on another task");
 }
 
 }  // namespace
@@ -55,8 +63,10 @@ void RingCalls::deliver_to(Instance& instance, const Identity& identity) {
 const RingCalls::Hosted* RingCalls::direct(const Caller& caller,
                                            const protocol::CallView& call) const {
   const Hosted* hosted = ready_.load(std::memory_order_acquire);
-  if (hosted == nullptr || caller.on_loop.load() > 0) return nullptr;
-  if (call.head.actor != hosted->actor) return nullptr;
+  if (hosted == nullptr || call.head.actor != hosted->actor) return nullptr;
+  // Tasks have no order; and one that waits for its arguments must not hold up another, which may
+  // be what makes them.
+  if (!call.head.actor.is_nil() && caller.on_loop.load() > 0) return nullptr;
   if (!call.head.actor.is_nil() && call.head.incarnation != hosted->incarnation) return nullptr;
   for (const auto& argument : call.arguments) {
     if (!argument.ref.empty()) return nullptr;
@@ -72,7 +82,12 @@ void RingCalls::ring_call(const Channel& channel, uint64_t number, BytesView pay
     refuse(*channel, number, view.error());
     return;
   }
+  const uint64_t ordinal = channel->count_call();
   const Hosted* hosted = direct(caller, *view);
+  if (hosted != nullptr && waiting_.load()) {
+    refuse(*channel, number, not_begun());
+    return;
+  }
   if (hosted == nullptr) {
     run_on_loop(channel, number, *view);
     return;
@@ -90,8 +105,8 @@ void RingCalls::ring_call(const Channel& channel, uint64_t number, BytesView pay
     request.arguments.push_back({argument.inline_value, nullptr});
   }
   request.record = std::move(record);  // The views stay: its memory does not move.
-  auto call =
-      Instance::make_call(std::move(request), RingOrigin{this, channel, number, view->head.result});
+  RingOrigin origin{this, channel, number, view->head.result, ordinal};
+  auto call = Instance::make_call(std::move(request), std::move(origin));
   caller.track(number, call, nullptr);
   if (auto taken = hosted->instance.submit(call); !taken) {
     refuse(*channel, number, host_.refusal(std::move(taken).error()));
@@ -142,14 +157,15 @@ Async<void> RingCalls::run(Channel channel, uint64_t number, protocol::Invoke ca
 
 void RingCalls::finished(const std::shared_ptr<Call>& call, Result<BytesView> outcome) {
   const RingOrigin& origin = call->origin();
+  const uint32_t ran_ns = call->ran_ns(client_.environment().clock.now());
   if (!outcome) {
-    refuse(*origin.channel, origin.number, host_.placed(std::move(outcome).error()));
+    refuse(*origin.channel, origin.number, host_.placed(std::move(outcome).error()), ran_ns);
   } else if (call->is_cancelled()) {
     // Nobody would take back what a reply keeps for its caller.
     refuse(*origin.channel, origin.number, error(Code::cancelled, "the caller gave up"));
   } else if (call->held.empty() && outcome->size() <= client::inline_bytes_max &&
              client_.objects().borrows_settled()) {
-    reply_with(*origin.channel, origin.number, ReplyForm::value, *outcome);
+    reply_with(*origin.channel, origin.number, ReplyForm::value, *outcome, ran_ns);
   } else {
     boost::asio::post(client_.environment().loop,
                       [this, call, value = Bytes{outcome->begin(), outcome->end()}]() mutable {
@@ -173,6 +189,11 @@ Async<void> RingCalls::reply_from_loop(std::shared_ptr<Call> call, Bytes value) 
 
 void RingCalls::give_up(const std::shared_ptr<Call>& call) {
   call->cancel();
+  if (call->withdraw()) {
+    refuse(*call->origin().channel, call->origin().number,
+           error(Code::cancelled, "the caller gave up before the call was run"));
+    return;
+  }
   const Hosted* hosted = ready_.load(std::memory_order_acquire);
   if (hosted == nullptr || !hosted->actor.is_nil()) return;
   boost::asio::post(client_.environment().loop,
@@ -199,6 +220,25 @@ void RingCalls::ring_cancel(const Channel& channel, uint64_t number) {
   } else if (running.cancelled) {
     boost::asio::post(client_.environment().loop, [event = running.cancelled] { event->set(); });
   }
+}
+
+void RingCalls::send_back(const transport::RingChannel* channel) {
+  const Hosted* hosted = ready_.load(std::memory_order_acquire);
+  if (hosted == nullptr) return;
+  for (const auto& call : hosted->instance.withdraw(channel)) {
+    refuse(*call->origin().channel, call->origin().number, not_begun());
+  }
+}
+
+void RingCalls::ring_recall(const Channel& channel) {
+  send_back(channel.get());
+}
+
+void RingCalls::set_waiting(bool waiting) {
+  const Hosted* hosted = ready_.load(std::memory_order_acquire);
+  if (hosted == nullptr || !hosted->actor.is_nil()) return;
+  waiting_.store(waiting);
+  if (waiting) send_back(nullptr);
 }
 
 void RingCalls::ring_closed(const Channel& channel) {

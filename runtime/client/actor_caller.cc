@@ -53,25 +53,23 @@ class RingCall final : public transport::PendingReply {
       caller.finish(queued_);
       return;
     }
-    caller.settle(target_, queued_, incarnation_, decode(view), *callee_);
+    Result<protocol::InvokeReply> outcome = error(Code::internal, "no reply");
+    if (view) {
+      outcome = protocol::to_reply(*view);
+    } else {
+      outcome = view.error();
+    }
+    caller.settle(target_, queued_, incarnation_, std::move(outcome), *callee_);
   }
-  void lost() override {
+  void lost(bool begun) override {
     target_->caller_.settle(
         target_, queued_, incarnation_,
-        error(Code::outcome_unknown, "the connection to the actor closed before the reply"),
+        begun ? error(Code::outcome_unknown, "the connection to the actor closed before the reply")
+              : error(Code::unavailable, "the actor's process ended before the call began"),
         *callee_);
   }
 
  private:
-  static Result<protocol::InvokeReply> decode(const Result<protocol::ReplyView>& view) {
-    if (!view) return view.error();
-    if (view->form == protocol::ReplyForm::error) {
-      TROUPE_TRY(const auto info, protocol::decode<protocol::ErrorInfo>(view->body));
-      return protocol::from_info(info);
-    }
-    return protocol::decode<protocol::InvokeReply>(view->body);
-  }
-
   const std::shared_ptr<ActorTarget> target_;
   const std::shared_ptr<ActorTarget::Queued> queued_;
   const uint32_t incarnation_;

@@ -164,6 +164,8 @@ class Client {
   void set_lease(LeaseId lease);
   void begin_wait();
   void end_wait();
+  // Called when such a wait has lasted for a moment, and again when it is over.
+  void on_waiting(std::function<void(bool)> hook);
 
   // --- For processes that host actors.
   // The bytes of arguments, refs resolved through their owners.

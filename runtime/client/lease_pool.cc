@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/post.hpp>
 
 #include "base/log.h"
 #include "client/connections.h"
 #include "client/object_directory.h"
+#include "protocol/call_record.h"
 
 namespace troupe::client {
 
@@ -24,153 +26,415 @@ constexpr Duration connect_budget = std::chrono::seconds(10);
 constexpr Duration retry_first = std::chrono::milliseconds(10);
 constexpr Duration retry_most = std::chrono::milliseconds(500);
 
+constexpr int64_t ahead_ns = 1'000'000;  // Of work is sent ahead to a slot,
+constexpr uint32_t ahead_max = 256;      // or so many tasks.
+constexpr int64_t overhead_ns = 1'000;   // Of a task beside its run.
+constexpr Duration look_period = std::chrono::milliseconds(20);  // At slots that may be stuck.
+
 std::string class_key(const TaskSpec& spec) {
-  std::string key = fmt::format("{}|{}", spec.module, spec.priority);
-  for (const auto& amount : spec.demand) key += fmt::format("|{}={}", amount.name, amount.milli);
+  std::string key;
+  key.reserve(spec.module.size() + 16 + spec.demand.size() * 24);
+  const auto add = [&key](const auto& number) {
+    key.append(reinterpret_cast<const char*>(&number), sizeof number);
+  };
+  key += spec.module;
+  key += '|';
+  add(spec.priority);
+  for (const auto& amount : spec.demand) {
+    key += amount.name;
+    key += '=';
+    add(amount.milli);
+  }
   return key;
 }
 
 }  // namespace
 
+struct LeasePool::Slot {
+  Slot(ClassPointer c, LeaseId l, protocol::ProcessAddress a)
+      : cls(std::move(c)), lease(l), address(std::move(a)) {}
+  const ClassPointer cls;
+  const LeaseId lease;
+  const protocol::ProcessAddress address;
+
+  // --- Guarded by the class's mutex.
+  bool connected = false;
+  std::shared_ptr<transport::RingChannel> channel;  // Null when connected: on another node.
+  uint32_t in_flight = 0;
+  uint32_t window = 1;    // How many may be.
+  int64_t service_ns = 0;  // Of one task, smoothed; 0: unknown.
+  uint64_t done = 0;       // Tasks.
+  uint64_t done_at_look = 0;
+  Instant idle_since{};    // As the last look saw it.
+  bool blocked = false;  // It sent tasks back: none more until it has done one.
+  bool dropped = false;
+};
+
+// Tasks that any slot of a lease can run: same module, demand and priority.
+struct LeasePool::Class {
+  std::string key;
+  std::string module;
+  std::vector<protocol::ResourceAmount> demand;
+  int32_t priority = 0;
+
+  std::mutex mutex;  // Guards what follows.
+  std::deque<TaskPointer> queue;
+  std::map<ProcessId, SlotPointer> slots;
+  bool tended_soon = false;
+
+  // --- On the loop.
+  bool requesting = false;
+  bool looking = false;
+  Duration pause = retry_first;  // Before the next request, when the head has no room or a slot was
+                                 // not there.
+  bool unreached = false;
+  std::optional<Error> refusal;  // What the head said last, if it had no room.
+};
+
+// A task in a ring.
+class TaskCall final : public transport::PendingReply {
+ public:
+  TaskCall(LeasePool& pool, LeasePool::SlotPointer slot, LeasePool::TaskPointer task)
+      : pool_(pool), slot_(std::move(slot)), task_(std::move(task)) {}
+
+  void reply(BytesView payload) override {
+    const auto view = protocol::read_reply_record(payload);
+    if (view && view->form == protocol::ReplyForm::value) {
+      pool_.succeed(slot_, task_, view->body, view->ran_ns);
+    } else if (view) {
+      pool_.settle(slot_, task_, protocol::to_reply(*view), view->ran_ns);
+    } else {
+      pool_.settle(slot_, task_, view.error(), 0);
+    }
+  }
+  void lost(bool begun) override {
+    pool_.settle(slot_, task_,
+                 begun ? error(Code::outcome_unknown, "the task's process ended before the reply")
+                       : error(Code::unavailable, "the task's process ended before it began"),
+                 0);
+  }
+
+ private:
+  LeasePool& pool_;
+  const LeasePool::SlotPointer slot_;
+  const LeasePool::TaskPointer task_;
+};
+
 LeasePool::LeasePool(Client& client) : client_(client) {}
 
+LeasePool::ClassPointer LeasePool::class_of(const TaskSpec& spec) {
+  std::string key = class_key(spec);
+  const std::lock_guard lock{mutex_};
+  ClassPointer& cls = classes_[key];
+  if (!cls) {
+    cls = std::make_shared<Class>();
+    cls->key = std::move(key);
+    cls->module = spec.module;
+    cls->demand = spec.demand;
+    cls->priority = spec.priority;
+  }
+  return cls;
+}
+
 std::shared_ptr<Object> LeasePool::submit(TaskSpec spec) {
+  const ClassPointer cls = class_of(spec);
   auto result = client_.objects_->make();
   client_.objects_->hold(spec.held);
-  const Instant deadline = client_.environment_.clock.now() + spec.budget;
-  auto task =
-      std::make_shared<Task>(std::move(spec), result, client_.environment_.loop, deadline);
-  result->on_cancel([this, loop = client_.environment_.loop,
-                     weak = std::weak_ptr<Task>(task)] {
-    boost::asio::dispatch(loop, [this, weak] {
-      if (const auto cancelled = weak.lock()) cancel(cancelled);
+  const bool unlimited = spec.budget >= default_budget;
+  const Instant deadline =
+      unlimited ? Instant::max() : client_.environment_.clock.now() + spec.budget;
+  const auto task = std::make_shared<Task>(std::move(spec), result, cls, deadline);
+  const auto& loop = client_.environment_.loop;
+  bool busy = false;
+  {
+    const std::lock_guard lock{cls->mutex};
+    cls->queue.push_back(task);
+    busy = send_waiting(cls);
+    if (busy) result->on_cancel([this, cls] { forget_cancelled(cls); });
+  }
+  if (!unlimited) {
+    boost::asio::dispatch(loop, [this, task] {
+      if (task->result->is_ready()) return;
+      task->timer = client_.environment_.clock.call_at(task->deadline, [this, task] {
+        task->timer = 0;
+        const auto& refusal = task->cls->refusal;
+        client_.objects_->cancel(task->result,
+                                 refusal ? *refusal
+                                         : error(Code::deadline_exceeded,
+                                                 "the task did not end within its time"));
+      });
     });
-  });
-  boost::asio::dispatch(client_.environment_.loop,
-                        [this, task = std::move(task)] { begin(task); });
+  }
+  if (busy) tend_soon(cls);
   return result;
 }
 
-void LeasePool::begin(const std::shared_ptr<Task>& task) {
-  if (task->cancelled.is_set()) return;
-  const std::string key = class_key(task->spec);
-  SchedulingClass& cls = classes_[key];
-  if (cls.module.empty()) {
-    cls.module = task->spec.module;
-    cls.demand = task->spec.demand;
-    cls.priority = task->spec.priority;
-    cls.pause = retry_first;
-  }
-  cls.queue.push_back(task);
-  pump(key);
-}
-
-void LeasePool::cancel(const std::shared_ptr<Task>& task) {
-  task->cancelled.set();
-  if (std::erase(classes_[class_key(task->spec)].queue, task) == 0) return;  // run_on ends it.
-  finish(task, error(Code::cancelled, "the task was cancelled"), {});
-}
-
-void LeasePool::pump(const std::string& key) {
-  SchedulingClass& cls = classes_[key];
-  for (auto& [process, slot] : cls.slots) {
-    if (slot.busy) continue;
-    if (cls.queue.empty()) break;
-    slot.busy = true;
-    auto task = std::move(cls.queue.front());
-    cls.queue.pop_front();
-    spawn(client_.scope_, run_on(key, slot, std::move(task)));
-  }
-  auto& clock = client_.environment_.clock;
-  if (!cls.queue.empty()) {
-    if (!cls.requesting && cls.slots.size() < slots_max) {
-      cls.requesting = true;
-      spawn(client_.scope_, request_lease(key));
-    }
-  } else if (cls.linger == 0 && !cls.slots.empty()) {
-    cls.linger = clock.call_at(clock.now() + linger_time, [this, key] {
-      classes_[key].linger = 0;
-      give_back_idle(key);
+// What was cancelled while it waited gives back its arguments.
+void LeasePool::forget_cancelled(const ClassPointer& cls) {
+  std::vector<TaskPointer> cancelled;
+  {
+    const std::lock_guard lock{cls->mutex};
+    std::erase_if(cls->queue, [&](const TaskPointer& task) {
+      if (!task->result->is_ready()) return false;
+      cancelled.push_back(task);
+      return true;
     });
   }
+  for (const auto& task : cancelled) release(task);
 }
 
-Async<void> LeasePool::back_off(std::string key) {
-  SchedulingClass& cls = classes_[key];
-  const Duration pause = std::exchange(cls.pause, std::min(cls.pause * 2, retry_most));
-  co_await sleep_for(client_.environment_.clock, time_left(key, pause));
+bool LeasePool::send_waiting(const ClassPointer& cls) {
+  while (!cls->queue.empty()) {
+    const TaskPointer task = cls->queue.front();
+    if (task->result->is_ready()) {  // Cancelled, or too late.
+      cls->queue.pop_front();
+      release(task);
+      continue;
+    }
+    SlotPointer best;
+    for (const auto& [process, slot] : cls->slots) {
+      const bool has_room = slot->connected && !slot->blocked && slot->in_flight < slot->window;
+      if (has_room && (!best || slot->in_flight < best->in_flight)) best = slot;
+    }
+    if (!best) return true;
+    cls->queue.pop_front();
+    if (!send(best, task)) cls->queue.push_front(task);
+  }
+  return false;
 }
 
-Async<void> LeasePool::request_lease(std::string key) {
-  if (std::exchange(classes_[key].unreached, false)) co_await back_off(key);
+bool LeasePool::send(const SlotPointer& slot, const TaskPointer& task) {
+  ++slot->in_flight;
+  if (!slot->channel) {
+    boost::asio::dispatch(client_.environment_.loop,
+                          [this, slot, task] { spawn(client_.scope_, run_alone(slot, task)); });
+    return true;
+  }
+  const TaskSpec& spec = task->spec;
+  protocol::CallHead head;
+  head.result = task->result->id();
+  head.signature = spec.signature;
+  if (task->deadline != Instant::max()) {
+    const Duration left = task->deadline - client_.environment_.clock.now();
+    head.budget_us =
+        static_cast<uint64_t>(std::max<int64_t>(left / std::chrono::microseconds(1), 1));
+  }
+  const size_t bytes = protocol::call_record_bytes(spec.function, spec.arguments);
+  const auto number =
+      slot->channel->call(std::make_unique<TaskCall>(*this, slot, task), bytes, [&](uint8_t* out) {
+        protocol::write_call_record(out, head, spec.function, spec.arguments);
+      });
+  if (!number) {
+    --slot->in_flight;
+    slot->blocked = true;  // It is dropped when somebody looks.
+    return false;
+  }
+  task->result->on_cancel(slot->channel, *number);
+  return true;
+}
+
+void LeasePool::succeed(const SlotPointer& slot, const TaskPointer& task, BytesView value,
+                        int64_t ran_ns) {
+  client_.objects_->set_value(task->result, value);
+  release(task);
+  slot_has_room(slot, true, ran_ns);
+}
+
+void LeasePool::settle(const SlotPointer& slot, const TaskPointer& task,
+                       Result<protocol::InvokeReply> outcome, int64_t ran_ns) {
+  if (!outcome && outcome.error().where().empty() && queue_again(task, outcome.error())) {
+    slot_has_room(slot, false, 0);
+    return;
+  }
+  finish(task, std::move(outcome), slot->address);
+  slot_has_room(slot, true, ran_ns);
+}
+
+bool LeasePool::queue_again(const TaskPointer& task, const Error& failure) {
+  const bool not_run = failure.code() == Code::unavailable;
+  if (!not_run && (failure.code() != Code::outcome_unknown || task->spec.retries == 0)) return false;
+  if (task->result->is_ready() || client_.environment_.clock.now() >= task->deadline) return false;
+  const std::lock_guard lock{task->cls->mutex};
+  if (!not_run) --task->spec.retries;
+  task->cls->queue.push_front(task);
+  return true;
+}
+
+// A task of the slot's is done; `ran`: it ran there, so long if that is known, rather than being
+// sent back.
+void LeasePool::slot_has_room(const SlotPointer& slot, bool ran, int64_t ran_ns) {
+  const ClassPointer& cls = slot->cls;
+  bool busy = false;
+  {
+    const std::lock_guard lock{cls->mutex};
+    --slot->in_flight;
+    ++slot->done;
+    if (!ran) {
+      slot->blocked = true;
+      slot->window = 1;
+    } else {
+      slot->blocked = false;
+      if (ran_ns > 0) {
+        // A long one counts at once, short ones bit by bit.
+        const bool longer = slot->service_ns == 0 || ran_ns > 8 * slot->service_ns;
+        slot->service_ns += longer ? ran_ns - slot->service_ns : (ran_ns - slot->service_ns) / 8;
+        const int64_t fits = ahead_ns / (slot->service_ns + overhead_ns);
+        slot->window = std::min(slot->window * 2,
+                                static_cast<uint32_t>(std::clamp<int64_t>(fits, 1, ahead_max)));
+      }
+    }
+    busy = send_waiting(cls);
+  }
+  if (busy || !ran) tend_soon(cls);
+}
+
+void LeasePool::finish(const TaskPointer& task, Result<protocol::InvokeReply> outcome,
+                       const protocol::ProcessAddress& callee) {
+  if (outcome) {
+    client_.objects_->set_reply(task->result, std::move(*outcome), callee);
+  } else {
+    client_.objects_->set_error(task->result, std::move(outcome).error());
+  }
+  release(task);
+}
+
+void LeasePool::release(const TaskPointer& task) {
+  if (task->spec.held.empty() && task->deadline == Instant::max()) return;
+  boost::asio::dispatch(client_.environment_.loop, [this, task] {
+    if (task->timer != 0) client_.environment_.clock.cancel(std::exchange(task->timer, 0));
+    client_.drop_references(std::exchange(task->spec.held, {}));
+  });
+}
+
+void LeasePool::tend_soon(const ClassPointer& cls) {
+  {
+    const std::lock_guard lock{cls->mutex};
+    if (std::exchange(cls->tended_soon, true)) return;
+  }
+  boost::asio::dispatch(client_.environment_.loop, [this, cls] { tend(cls); });
+}
+
+void LeasePool::tend(const ClassPointer& cls) {
+  bool wants_more = false;
+  std::vector<SlotPointer> gone;
+  {
+    const std::lock_guard lock{cls->mutex};
+    cls->tended_soon = false;
+    for (const auto& [process, slot] : cls->slots) {
+      if (slot->channel && !slot->channel->is_open()) gone.push_back(slot);
+    }
+    wants_more = send_waiting(cls) && slots_wanted(*cls) > 0;
+  }
+  for (const auto& slot : gone) drop_slot(slot);
+  if (wants_more && !std::exchange(cls->requesting, true)) {
+    spawn(client_.scope_, request_lease(cls));
+  }
+}
+
+uint32_t LeasePool::slots_wanted(const Class& cls) {
+  // Those that are on their way take a task each.
+  const auto connecting = static_cast<size_t>(
+      std::count_if(cls.slots.begin(), cls.slots.end(),
+                    [](const auto& entry) { return !entry.second->connected; }));
+  if (cls.queue.size() <= connecting || cls.slots.size() >= slots_max) return 0;
+  return static_cast<uint32_t>(
+      std::min<size_t>(cls.queue.size() - connecting, slots_max - cls.slots.size()));
+}
+
+Async<void> LeasePool::back_off(ClassPointer cls) {
+  const Duration pause = std::exchange(cls->pause, std::min(cls->pause * 2, retry_most));
+  co_await sleep_for(client_.environment_.clock, time_left(cls, pause));
+}
+
+Async<void> LeasePool::request_lease(ClassPointer cls) {
+  if (std::exchange(cls->unreached, false)) co_await back_off(cls);
   protocol::RequestLease request;
   request.lease = LeaseId::random(client_.environment_.random);
   request.job = client_.options_.job;
+  request.module = cls->module;
+  request.demand = cls->demand;
+  request.priority = cls->priority;
   {
-    SchedulingClass& cls = classes_[key];
-    request.module = cls.module;
-    request.demand = cls.demand;
-    request.priority = cls.priority;
-    const size_t wanted = std::min<size_t>(cls.queue.size(), slots_max - cls.slots.size());
-    if (wanted == 0) {  // Slots that became free took the last tasks meanwhile.
-      cls.requesting = false;
-      co_return;
-    }
-    request.slots = static_cast<uint32_t>(wanted);
+    const std::lock_guard lock{cls->mutex};
+    request.slots = slots_wanted(*cls);
+  }
+  if (request.slots == 0) {  // Slots that became free took the last tasks meanwhile.
+    cls->requesting = false;
+    co_return;
   }
   auto granted = co_await client_.ask_head<protocol::LeaseGranted>(Method::request_lease, request,
-                                                                   time_left(key, lease_budget));
+                                                                   time_left(cls, lease_budget));
   if (granted) {
-    SchedulingClass& cls = classes_[key];
-    for (const protocol::Slot& slot : granted->slots) {
-      cls.slots[slot.address.process] = {request.lease, slot.address, false};
+    cls->refusal.reset();
+    for (const protocol::Slot& given : granted->slots) {
+      auto slot = std::make_shared<Slot>(cls, request.lease, given.address);
+      slot->idle_since = client_.environment_.clock.now();
+      {
+        const std::lock_guard lock{cls->mutex};
+        cls->slots[given.address.process] = slot;
+      }
+      spawn(client_.scope_, connect(std::move(slot)));
     }
-    spawn(client_.scope_,
-          renew(key, request.lease, std::chrono::microseconds(granted->quantum_us)));
+    const Duration quantum = std::chrono::microseconds(granted->quantum_us);
+    spawn(client_.scope_, renew(cls, request.lease, quantum));
+    if (!std::exchange(cls->looking, true)) spawn(client_.scope_, recall_late(cls));
   } else if (granted.error().retriable()) {
+    cls->refusal = granted.error();
     // Still no room. Who has time left asks again, less and less often, and the head need not keep
     // this one's place.
     protocol::ReturnLease unused{request.lease, {}};
     spawn(client_.scope_, return_lease(std::move(unused)));
-    co_await back_off(key);
-    end_late_tasks(key, granted.error());
+    co_await back_off(cls);
+    end_late_tasks(cls, granted.error());
   } else {
-    const auto queue = std::exchange(classes_[key].queue, {});
+    std::deque<TaskPointer> queue;
+    {
+      const std::lock_guard lock{cls->mutex};
+      queue.swap(cls->queue);
+    }
     for (const auto& task : queue) finish(task, granted.error(), {});
   }
-  classes_[key].requesting = false;
-  pump(key);
+  cls->requesting = false;
+  tend(cls);
 }
 
-Duration LeasePool::time_left(const std::string& key, Duration most) {
+Duration LeasePool::time_left(const ClassPointer& cls, Duration most) {
   const Instant now = client_.environment_.clock.now();
-  for (const auto& task : classes_[key].queue) most = std::min(most, task->deadline - now);
+  const std::lock_guard lock{cls->mutex};
+  for (const auto& task : cls->queue) {
+    if (task->deadline != Instant::max()) most = std::min(most, task->deadline - now);
+  }
   return std::max<Duration>(most, std::chrono::milliseconds(1));
 }
 
-void LeasePool::end_late_tasks(const std::string& key, const Error& why) {
+void LeasePool::end_late_tasks(const ClassPointer& cls, const Error& why) {
   const Instant now = client_.environment_.clock.now();
-  std::deque<std::shared_ptr<Task>> waiting;
-  for (auto& task : classes_[key].queue) {
-    if (task->deadline > now) {
-      waiting.push_back(std::move(task));
-    } else {
-      finish(task, why, {});
+  std::vector<TaskPointer> late;
+  {
+    const std::lock_guard lock{cls->mutex};
+    std::deque<TaskPointer> waiting;
+    for (auto& task : cls->queue) {
+      if (task->deadline > now) {
+        waiting.push_back(std::move(task));
+      } else {
+        late.push_back(std::move(task));
+      }
     }
+    cls->queue = std::move(waiting);
   }
-  classes_[key].queue = std::move(waiting);
+  for (const auto& task : late) finish(task, why, {});
 }
 
 // Keeps a lease while any of its slots is ours.
-Async<void> LeasePool::renew(std::string key, LeaseId lease, Duration quantum) {
+Async<void> LeasePool::renew(ClassPointer cls, LeaseId lease, Duration quantum) {
   auto& clock = client_.environment_.clock;
   const Duration pause = std::max<Duration>(quantum / 3, std::chrono::milliseconds(10));
   for (;;) {
     co_await sleep_for(clock, pause);
     const auto held = [&] {
-      const auto& slots = classes_[key].slots;
-      return std::any_of(slots.begin(), slots.end(),
-                         [&](const auto& entry) { return entry.second.lease == lease; });
+      const std::lock_guard lock{cls->mutex};
+      return std::any_of(cls->slots.begin(), cls->slots.end(),
+                         [&](const auto& entry) { return entry.second->lease == lease; });
     };
     if (!held()) co_return;
     protocol::RenewLease request{lease};
@@ -178,53 +442,90 @@ Async<void> LeasePool::renew(std::string key, LeaseId lease, Duration quantum) {
     if (renewed || renewed.error().retriable()) continue;
     // The head took it back: no new task goes to its slots; running ones end with their processes.
     log::warning("lease_lost", {{"lease", lease}, {"why", renewed.error().message()}});
-    auto& slots = classes_[key].slots;
-    std::erase_if(slots, [&](const auto& entry) { return entry.second.lease == lease; });
-    pump(key);
+    {
+      const std::lock_guard lock{cls->mutex};
+      std::erase_if(cls->slots, [&](const auto& entry) {
+        if (entry.second->lease != lease) return false;
+        entry.second->dropped = true;
+        return true;
+      });
+    }
+    tend(cls);
     co_return;
   }
 }
 
-Async<void> LeasePool::run_on(std::string key, LeasedSlot slot, std::shared_ptr<Task> task) {
-  const ProcessId process = slot.address.process;
-  auto outcome = co_await invoke(slot, task);
-  bool slot_died = false;
-  if (!outcome) {
-    const Code code = outcome.error().code();
-    const bool ran = !outcome.error().where().empty();  // The function itself gave this code.
-    slot_died = !ran && (code == Code::outcome_unknown || code == Code::unavailable);
-    // Whoever gave up on a running task cannot know when its process is free again.
-    if (code == Code::cancelled || code == Code::deadline_exceeded) drop_slot(key, process);
-  }
-  if (slot_died) {
-    drop_slot(key, process);
-    const bool not_sent = outcome.error().code() == Code::unavailable;
-    const bool in_time = client_.environment_.clock.now() < task->deadline;
-    if (in_time && !task->cancelled.is_set() && (not_sent || task->spec.retries > 0)) {
-      if (!not_sent) --task->spec.retries;
-      classes_[key].unreached = classes_[key].unreached || not_sent;
-      classes_[key].queue.push_front(task);
-      pump(key);
-      co_return;
-    }
+Async<void> LeasePool::connect(SlotPointer slot) {
+  auto& clock = client_.environment_.clock;
+  auto peer = co_await client_.connections_->peer_of(slot->address, clock.now() + connect_budget);
+  const ClassPointer cls = slot->cls;
+  if (!peer) {
+    cls->unreached = true;
+    drop_slot(slot);
   } else {
-    SchedulingClass& cls = classes_[key];
-    cls.pause = retry_first;
-    if (const auto found = cls.slots.find(process); found != cls.slots.end()) {
-      found->second.busy = false;
-    }
+    cls->pause = retry_first;
+    const std::lock_guard lock{cls->mutex};
+    slot->channel = (*peer)->channel();
+    slot->connected = true;
   }
-  finish(task, std::move(outcome), slot.address);
-  pump(key);
+  tend(cls);
 }
 
-Async<Result<protocol::InvokeReply>> LeasePool::invoke(LeasedSlot slot,
-                                                       std::shared_ptr<Task> task) {
+// Looks after the class's slots while there are any: gives back those that are idle for long, calls
+// back what waits behind a task that takes long, and forgets those whose process ended.
+Async<void> LeasePool::recall_late(ClassPointer cls) {
+  auto& clock = client_.environment_.clock;
+  for (;;) {
+    co_await sleep_for(clock, look_period);
+    std::vector<std::shared_ptr<transport::RingChannel>> late;
+    {
+      const std::lock_guard lock{cls->mutex};
+      if (cls->slots.empty()) break;
+      const Instant now = clock.now();
+      for (const auto& [process, slot] : cls->slots) {
+        const bool worked = std::exchange(slot->done_at_look, slot->done) != slot->done;
+        if (worked || slot->in_flight > 0) slot->idle_since = now;
+        if (slot->in_flight == 0) slot->blocked = false;
+        if (!worked && slot->in_flight > 1 && slot->channel) late.push_back(slot->channel);
+      }
+    }
+    for (const auto& channel : late) channel->recall();
+    give_back_idle(cls);
+    tend(cls);
+  }
+  cls->looking = false;
+}
+
+// --- A slot on another node.
+
+Async<void> LeasePool::run_alone(SlotPointer slot, TaskPointer task) {
+  auto outcome = co_await invoke(slot, task);
+  const ClassPointer cls = slot->cls;
+  if (outcome || !outcome.error().where().empty()) {
+    finish(task, std::move(outcome), slot->address);
+    slot_has_room(slot, true, 0);
+    co_return;
+  }
+  const Code code = outcome.error().code();
+  // Whoever gave up on a running task cannot know when its process is free again; another failure
+  // without a place says that the slot is not there.
+  const bool gave_up = code == Code::cancelled || code == Code::deadline_exceeded;
+  if (gave_up || code == Code::unavailable || code == Code::outcome_unknown) drop_slot(slot);
+  if (code == Code::unavailable) cls->unreached = true;
+  if (!queue_again(task, outcome.error())) finish(task, std::move(outcome), slot->address);
+  slot_has_room(slot, false, 0);
+}
+
+Async<Result<protocol::InvokeReply>> LeasePool::invoke(SlotPointer slot, TaskPointer task) {
   using namespace boost::asio::experimental::awaitable_operators;
   auto& clock = client_.environment_.clock;
-  auto peer = co_await client_.connections_->peer_of(slot.address, clock.now() + connect_budget);
+  const auto given_up = std::make_shared<Event>(client_.environment_.loop);
+  task->result->on_cancel([given_up, loop = client_.environment_.loop] {
+    boost::asio::dispatch(loop, [given_up] { given_up->set(); });
+  });
+  auto peer = co_await client_.connections_->peer_of(slot->address, clock.now() + connect_budget);
   if (!peer) co_return error(Code::unavailable, peer.error().message());
-  if (task->cancelled.is_set()) co_return error(Code::cancelled, "the task was cancelled");
+  if (task->result->is_ready()) co_return error(Code::cancelled, "the task was cancelled");
   protocol::Invoke call;
   call.method = task->spec.function;
   call.signature = task->spec.signature;
@@ -233,51 +534,49 @@ Async<Result<protocol::InvokeReply>> LeasePool::invoke(LeasedSlot slot,
   call.job = client_.options_.job;
   call.result = task->result->id();
   Message message{protocol::encode(call), {}};
-  const Duration budget = task->deadline - clock.now();
+  const Duration budget =
+      task->deadline == Instant::max() ? default_budget : task->deadline - clock.now();
   if (budget <= Duration::zero()) {
     co_return error(Code::deadline_exceeded, "the task's time ended before it could start");
   }
-  auto raced = co_await ((*peer)->call(Method::invoke, std::move(message), budget) ||
-                         task->cancelled.wait());
+  auto raced =
+      co_await ((*peer)->call(Method::invoke, std::move(message), budget) || given_up->wait());
   if (raced.index() == 1) co_return error(Code::cancelled, "the task was cancelled");
   auto reply = std::get<0>(std::move(raced));
   if (!reply) co_return std::move(reply).error();
   co_return protocol::decode<protocol::InvokeReply>(reply->body);
 }
 
-void LeasePool::finish(const std::shared_ptr<Task>& task, Result<protocol::InvokeReply> outcome,
-                       const protocol::ProcessAddress& callee) {
-  if (outcome) {
-    client_.objects_->set_reply(task->result, std::move(*outcome), callee);
-  } else {
-    client_.objects_->set_error(task->result, std::move(outcome).error());
-  }
-  for (const ObjectName& ref : task->spec.held) client_.objects_->drop_reference(ref);
-  task->spec.held.clear();
-}
+// --- Giving back
 
-void LeasePool::drop_slot(const std::string& key, ProcessId process) {
-  SchedulingClass& cls = classes_[key];
-  const auto found = cls.slots.find(process);
-  if (found == cls.slots.end()) return;
-  protocol::ReturnLease request{found->second.lease, {process}};
-  cls.slots.erase(found);
+void LeasePool::drop_slot(const SlotPointer& slot) {
+  {
+    const std::lock_guard lock{slot->cls->mutex};
+    if (std::exchange(slot->dropped, true)) return;
+    slot->cls->slots.erase(slot->address.process);
+  }
+  protocol::ReturnLease request{slot->lease, {slot->address.process}};
   spawn(client_.scope_, return_lease(std::move(request)));
 }
 
-void LeasePool::give_back_idle(const std::string& key) {
-  SchedulingClass& cls = classes_[key];
-  if (!cls.queue.empty()) return;
+void LeasePool::give_back_idle(const ClassPointer& cls) {
+  const Instant now = client_.environment_.clock.now();
   std::map<LeaseId, std::vector<ProcessId>> idle;
-  for (const auto& [process, slot] : cls.slots) {
-    if (!slot.busy) idle[slot.lease].push_back(process);
+  {
+    const std::lock_guard lock{cls->mutex};
+    if (!cls->queue.empty()) return;
+    std::erase_if(cls->slots, [&](const auto& entry) {
+      const SlotPointer& slot = entry.second;
+      if (slot->in_flight > 0 || now - slot->idle_since < linger_time) return false;
+      idle[slot->lease].push_back(entry.first);
+      slot->dropped = true;
+      return true;
+    });
   }
   for (auto& [lease, processes] : idle) {
-    for (const ProcessId process : processes) cls.slots.erase(process);
     protocol::ReturnLease request{lease, std::move(processes)};
     spawn(client_.scope_, return_lease(std::move(request)));
   }
-  if (!cls.slots.empty()) pump(key);
 }
 
 Async<void> LeasePool::return_lease(protocol::ReturnLease request) {
@@ -288,11 +587,19 @@ Async<void> LeasePool::return_lease(protocol::ReturnLease request) {
 
 Async<void> LeasePool::stop() {
   std::map<LeaseId, std::vector<ProcessId>> all;
-  for (auto& [key, cls] : classes_) {
-    cls.queue.clear();
-    if (cls.linger != 0) client_.environment_.clock.cancel(std::exchange(cls.linger, 0));
-    for (const auto& [process, slot] : cls.slots) all[slot.lease];
-    cls.slots.clear();
+  std::vector<ClassPointer> classes;
+  {
+    const std::lock_guard lock{mutex_};
+    for (const auto& [key, cls] : classes_) classes.push_back(cls);
+  }
+  for (const auto& cls : classes) {
+    const std::lock_guard lock{cls->mutex};
+    cls->queue.clear();
+    for (const auto& [process, slot] : cls->slots) {
+      slot->dropped = true;
+      all[slot->lease];
+    }
+    cls->slots.clear();
   }
   for (const auto& [lease, processes] : all) {
     protocol::ReturnLease request{lease, {}};

@@ -1,10 +1,18 @@
 // Runs tasks on leased slots: one queue a scheduling class, as many slots as the head grants.
+//
+// A slot that is reached through a ring is sent tasks by whichever thread submits them or hears that
+// one is done; tasks that take microseconds are sent ahead, as many as fill about a millisecond, so
+// that a slot never waits for the next. What was sent ahead and has not begun comes back when the
+// task before it takes long, or waits for others (Host refuses it). A slot on another node is sent
+// one task at a time, by the loop.
 #pragma once
 
 #include <deque>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <unordered_map>
 
 #include "client/object.h"
 
@@ -12,7 +20,7 @@ namespace troupe::client {
 
 class LeasePool {
  public:
-  LeasePool(Client& client);
+  explicit LeasePool(Client& client);
 
   // Thread-safe. The object that becomes ready with the task's result.
   std::shared_ptr<Object> submit(TaskSpec spec);
@@ -20,52 +28,62 @@ class LeasePool {
   Async<void> stop();
 
  private:
+  friend class TaskCall;
+  struct Class;
+  struct Slot;
   struct Task {
-    Task(TaskSpec s, std::shared_ptr<Object> r, const Executor& executor, Instant d)
-        : spec(std::move(s)), result(std::move(r)), deadline(d), cancelled(executor) {}
+    Task(TaskSpec s, std::shared_ptr<Object> r, std::shared_ptr<Class> c, Instant d)
+        : spec(std::move(s)), result(std::move(r)), cls(std::move(c)), deadline(d) {}
     TaskSpec spec;
-    std::shared_ptr<Object> result;
-    Instant deadline;
-    Event cancelled;
+    const std::shared_ptr<Object> result;
+    const std::shared_ptr<Class> cls;
+    const Instant deadline;
+    TimerClock::TimerId timer = 0;  // On the loop.
   };
-  struct LeasedSlot {
-    LeaseId lease;
-    protocol::ProcessAddress address;
-    bool busy = false;
-  };
-  // Tasks that any slot of a lease can run: same module, demand and priority.
-  struct SchedulingClass {
-    std::string module;
-    std::vector<protocol::ResourceAmount> demand;
-    int32_t priority = 0;
-    std::deque<std::shared_ptr<Task>> queue;
-    std::map<ProcessId, LeasedSlot> slots;
-    bool requesting = false;
-    Duration
-        pause{};  // Before the next request, when the head has no room or a slot was not there.
-    bool unreached = false;
-    TimerClock::TimerId linger = 0;
-  };
+  using TaskPointer = std::shared_ptr<Task>;
+  using ClassPointer = std::shared_ptr<Class>;
+  using SlotPointer = std::shared_ptr<Slot>;
 
-  void begin(const std::shared_ptr<Task>& task);
-  void cancel(const std::shared_ptr<Task>& task);
-  void pump(const std::string& key);
-  Async<void> request_lease(std::string key);
-  Async<void> back_off(std::string key);
-  // Until the first of the tasks that wait has to end; at most `most`.
-  Duration time_left(const std::string& key, Duration most);
-  void end_late_tasks(const std::string& key, const Error& why);
-  Async<void> renew(std::string key, LeaseId lease, Duration quantum);
-  Async<void> run_on(std::string key, LeasedSlot slot, std::shared_ptr<Task> task);
-  Async<Result<protocol::InvokeReply>> invoke(LeasedSlot slot, std::shared_ptr<Task> task);
-  void drop_slot(const std::string& key, ProcessId slot);
-  void give_back_idle(const std::string& key);
-  Async<void> return_lease(protocol::ReturnLease request);
-  void finish(const std::shared_ptr<Task>& task, Result<protocol::InvokeReply> outcome,
+  ClassPointer class_of(const TaskSpec& spec);
+
+  // --- From any thread, with the class's lock held.
+  // Sends what waits to slots that have room. True: the loop has something to do for the class.
+  bool send_waiting(const ClassPointer& cls);
+  static uint32_t slots_wanted(const Class& cls);
+  bool send(const SlotPointer& slot, const TaskPointer& task);
+  // --- From any thread, without it.
+  void tend_soon(const ClassPointer& cls);
+  // A task that a ring slot was sent has an outcome.
+  void settle(const SlotPointer& slot, const TaskPointer& task,
+              Result<protocol::InvokeReply> outcome, int64_t ran_ns);
+  void succeed(const SlotPointer& slot, const TaskPointer& task, BytesView value, int64_t ran_ns);
+  void slot_has_room(const SlotPointer& slot, bool ran, int64_t ran_ns);
+  void forget_cancelled(const ClassPointer& cls);
+  void finish(const TaskPointer& task, Result<protocol::InvokeReply> outcome,
               const protocol::ProcessAddress& callee);
+  void release(const TaskPointer& task);
+  // It surely has not run, or may run again: true, and it is in the queue again.
+  bool queue_again(const TaskPointer& task, const Error& failure);
+
+  // --- On the loop.
+  void tend(const ClassPointer& cls);
+  Async<void> request_lease(ClassPointer cls);
+  Async<void> back_off(ClassPointer cls);
+  // Until the first of the tasks that wait has to end; at most `most`.
+  Duration time_left(const ClassPointer& cls, Duration most);
+  void end_late_tasks(const ClassPointer& cls, const Error& why);
+  Async<void> renew(ClassPointer cls, LeaseId lease, Duration quantum);
+  Async<void> connect(SlotPointer slot);
+  Async<void> run_alone(SlotPointer slot, TaskPointer task);
+  Async<Result<protocol::InvokeReply>> invoke(SlotPointer slot, TaskPointer task);
+  Async<void> recall_late(ClassPointer cls);
+  void drop_slot(const SlotPointer& slot);
+  void give_back_idle(const ClassPointer& cls);
+  Async<void> return_lease(protocol::ReturnLease request);
 
   Client& client_;
-  std::map<std::string, SchedulingClass> classes_;
+  std::mutex mutex_;
+  std::unordered_map<std::string, ClassPointer> classes_;  // Guarded.
 };
 
 }  // namespace troupe::client

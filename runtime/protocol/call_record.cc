@@ -96,21 +96,33 @@ Result<Invoke> to_invoke(const CallView& call) {
   return invoke;
 }
 
-void write_reply_record(uint8_t* out, ReplyForm form, BytesView body) {
-  const uint32_t head[2] = {static_cast<uint32_t>(form), 0};
+void write_reply_record(uint8_t* out, ReplyForm form, uint32_t ran_ns, BytesView body) {
+  const uint32_t head[2] = {static_cast<uint32_t>(form), ran_ns};
   static_assert(sizeof head == reply_head_bytes);
   std::memcpy(out, head, sizeof head);
   if (!body.empty()) std::memcpy(out + sizeof head, body.data(), body.size());
 }
 
 Result<ReplyView> read_reply_record(BytesView record) {
-  uint32_t form = 0;
-  if (record.size() < reply_head_bytes) return error(Code::invalid, "malformed reply in a ring");
-  std::memcpy(&form, record.data(), sizeof form);
+  uint32_t head[2] = {};
+  if (record.size() < sizeof head) return error(Code::invalid, "malformed reply in a ring");
+  std::memcpy(head, record.data(), sizeof head);
+  const auto [form, ran_ns] = head;
   if (form == 0 || form > static_cast<uint32_t>(ReplyForm::error)) {
     return error(Code::invalid, "a reply of an unknown form");
   }
-  return ReplyView{static_cast<ReplyForm>(form), record.subspan(reply_head_bytes)};
+  return ReplyView{static_cast<ReplyForm>(form), ran_ns, record.subspan(reply_head_bytes)};
+}
+
+Result<InvokeReply> to_reply(const ReplyView& reply) {
+  if (reply.form == ReplyForm::error) {
+    TROUPE_TRY(const auto info, decode<ErrorInfo>(reply.body));
+    return from_info(info);
+  }
+  if (reply.form == ReplyForm::reply) return decode<InvokeReply>(reply.body);
+  InvokeReply value;
+  value.inline_value.assign(reply.body.begin(), reply.body.end());
+  return value;
 }
 
 }  // namespace troupe::protocol

@@ -51,10 +51,14 @@ inline constexpr size_t reply_head_bytes = 8;
 
 struct ReplyView {
   ReplyForm form = ReplyForm::unknown;
+  uint32_t ran_ns = 0;  // How long the callee took for it; 0: it was not run.
   BytesView body;
 };
-void write_reply_record(uint8_t* out, ReplyForm form, BytesView body);
+void write_reply_record(uint8_t* out, ReplyForm form, uint32_t ran_ns, BytesView body);
 // Errors: invalid.
 Result<ReplyView> read_reply_record(BytesView record);
+
+// What the callee answered, also a value. Errors: its failure, invalid.
+Result<InvokeReply> to_reply(const ReplyView& reply);
 
 }  // namespace troupe::protocol

@@ -20,6 +20,8 @@ struct RingPositions {
   alignas(64) std::atomic<uint64_t> read;
   // The writer found the ring full: the reader rings its doorbell once it has read something.
   alignas(64) std::atomic<uint32_t> room_wanted;
+  // How many of the calls in this ring the reader has begun, at most: it outlives the reader.
+  std::atomic<uint64_t> begun;
 };
 
 // The first page of the pair's memory.

@@ -18,6 +18,7 @@ RingChannel::RingChannel(RingPort& port, RingMemory memory, Doorbell peer, RingP
       memory_(std::move(memory)),
       peer_(std::move(peer)),
       process_(offer.process),
+      side_(offer.side),
       index_(offer.index),
       peer_index_(offer.peer_index),
       reader_(memory_, 1 - offer.side),
@@ -76,9 +77,26 @@ void RingChannel::flush() {
 }
 
 void RingChannel::cancel(uint64_t call) {
+  send_bare(call_cancel, call);
+}
+
+void RingChannel::recall() {
+  send_bare(call_recall, 0);
+}
+
+void RingChannel::begin(uint64_t ordinal) {
+  // The peer's calls lie in the ring that it writes. One thread at a time may be a little late; the
+  // count only grows.
+  auto& begun = memory_.control().ring[1 - side_].begun;
+  uint64_t before = begun.load(std::memory_order_relaxed);
+  while (before < ordinal && !begun.compare_exchange_weak(before, ordinal)) {
+  }
+}
+
+void RingChannel::send_bare(Kind kind, uint64_t call) {
   const std::lock_guard lock{mutex_};
   if (!is_open()) return;
-  const RecordHeader header{0, call_cancel, 0, call};
+  const RecordHeader header{0, kind, 0, call};
   if (reserve(0) != nullptr) {
     publish(header);
   } else {
@@ -180,6 +198,9 @@ void RingChannel::handle(RingHandler* handler, RecordHeader header, BytesView pa
       // A reply to nobody is ignored: a peer may send anything.
       if (auto pending = take(header.call)) pending->reply(payload);
       return;
+    case call_recall:
+      if (handler != nullptr) handler->ring_recall(shared_from_this());
+      return;
     case call_cancel:
       if (handler != nullptr) handler->ring_cancel(shared_from_this(), header.call);
       return;
@@ -200,6 +221,7 @@ std::unique_ptr<PendingReply> RingChannel::take(uint64_t call) {
 }
 
 void RingChannel::fail_pending() {
+  const uint64_t begun = memory_.control().ring[side_].begun.load();
   std::vector<Slot> slots;
   {
     const std::lock_guard lock{mutex_};
@@ -209,7 +231,7 @@ void RingChannel::fail_pending() {
     queued_bytes_ = 0;
   }
   for (Slot& slot : slots) {
-    if (slot.pending) slot.pending->lost();
+    if (slot.pending) slot.pending->lost(slot.ordinal <= begun);
   }
 }
 

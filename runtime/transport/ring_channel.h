@@ -18,8 +18,8 @@ class PendingReply {
   virtual ~PendingReply() = default;
   // Private memory, valid during the call.
   virtual void reply(BytesView payload) = 0;
-  // The peer is gone: whether the call ran is unknown.
-  virtual void lost() = 0;
+  // The peer is gone. `begun`: the call may have run; else it surely has not.
+  virtual void lost(bool begun) = 0;
 };
 
 // Where frames go that arrive in a ring. Called on whichever thread reads it; must not block.
@@ -35,7 +35,13 @@ class FrameSink {
 // Thread-safe.
 class RingChannel : public std::enable_shared_from_this<RingChannel> {
  public:
-  enum Kind : uint16_t { frame = 1, call_request = 2, call_reply = 3, call_cancel = 4 };
+  enum Kind : uint16_t {
+    frame = 1,
+    call_request = 2,
+    call_reply = 3,
+    call_cancel = 4,
+    call_recall = 5,
+  };
 
   RingChannel(RingPort& port, RingMemory memory, Doorbell peer, RingPort::Offer& offer);
   ~RingChannel();
@@ -49,6 +55,12 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   Result<uint64_t> call(std::unique_ptr<PendingReply> pending, size_t payload_bytes, Fill fill);
   // Tells the callee that nobody waits any more. The reply is still awaited.
   void cancel(uint64_t call);
+  // Asks for the calls back that the callee has not begun: it refuses them.
+  void recall();
+  // One more call of the peer's was taken from the ring: its ordinal.
+  uint64_t count_call() { return ++calls_received_; }
+  // The call with this ordinal begins: if this process dies now, the peer knows that it may have run.
+  void begin(uint64_t ordinal);
   // Answers a call of the peer's. On a closed channel there is nobody to answer.
   template <class Fill>
   void reply(uint64_t call, size_t payload_bytes, Fill fill);
@@ -73,6 +85,7 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   struct Slot {
     std::unique_ptr<PendingReply> pending;
     uint32_t generation = 0;
+    uint64_t ordinal = 0;
   };
   struct Queued {
     RecordHeader header;
@@ -88,6 +101,7 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   void publish(RecordHeader header);
   void queue(RecordHeader header, Bytes payload);
   void fail_pending();
+  void send_bare(Kind kind, uint64_t call);
   void mark_closed();
   void tell_closed(RingHandler* handler);
   std::unique_ptr<PendingReply> take(uint64_t call);
@@ -96,6 +110,7 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   RingMemory memory_;
   Doorbell peer_;
   const ProcessId process_;
+  const int side_;
   const uint32_t index_;
   const uint32_t peer_index_;
   std::atomic<bool> closed_ = false;
@@ -105,6 +120,7 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   Bytes scratch_;
   Bytes partial_;
   bool told_closed_ = false;
+  uint64_t calls_received_ = 0;
 
   std::mutex mutex_;  // Guards what follows.
   RingWriter writer_;
@@ -113,6 +129,7 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   std::atomic<size_t> queued_bytes_ = 0;
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_slots_;
+  uint64_t calls_sent_ = 0;
 
   std::mutex sink_mutex_;
   std::shared_ptr<FrameSink> sink_;
@@ -134,6 +151,7 @@ Result<uint64_t> RingChannel::call(std::unique_ptr<PendingReply> pending, size_t
   }
   Slot& slot = slots_[index];
   slot.pending = std::move(pending);
+  slot.ordinal = ++calls_sent_;
   const uint64_t number = uint64_t{++slot.generation} << 32 | index;
   const RecordHeader header{static_cast<uint32_t>(payload_bytes), call_request, 0, number};
   if (uint8_t* room = reserve(payload_bytes)) {

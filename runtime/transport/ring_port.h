@@ -32,6 +32,8 @@ class RingHandler {
   virtual void ring_call(const std::shared_ptr<RingChannel>& channel, uint64_t call,
                          BytesView payload) = 0;
   virtual void ring_cancel(const std::shared_ptr<RingChannel>& channel, uint64_t call) = 0;
+  // The caller wants the calls back that have not begun: they are refused with unavailable.
+  virtual void ring_recall(const std::shared_ptr<RingChannel>& channel) = 0;
   virtual void ring_closed(const std::shared_ptr<RingChannel>& channel) = 0;
 };
 
