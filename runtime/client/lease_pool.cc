@@ -11,6 +11,8 @@
 #include "client/connections.h"
 #include "client/object_directory.h"
 #include "protocol/call_record.h"
+#include "transport/adaptive_mutex.h"
+#include "transport/ring_port.h"
 
 namespace troupe::client {
 
@@ -77,7 +79,7 @@ struct LeasePool::Class {
   std::vector<protocol::ResourceAmount> demand;
   int32_t priority = 0;
 
-  std::mutex mutex;  // Guards what follows.
+  transport::AdaptiveMutex mutex;  // Guards what follows.
   std::deque<TaskPointer> queue;
   std::map<ProcessId, SlotPointer> slots;
   bool tended_soon = false;
@@ -165,7 +167,11 @@ std::shared_ptr<Object> LeasePool::submit(TaskSpec spec) {
       });
     });
   }
-  if (busy) tend_soon(cls);
+  if (busy) {
+    tend_soon(cls);
+    // The slots' replies make room, and nobody may wait for them yet.
+    if (client_.environment_.rings != nullptr) client_.environment_.rings->drain();
+  }
   return result;
 }
 

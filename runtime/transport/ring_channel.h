@@ -6,6 +6,7 @@
 #include <mutex>
 #include <vector>
 
+#include "transport/adaptive_mutex.h"
 #include "transport/ring_port.h"
 
 namespace troupe::transport {
@@ -122,7 +123,7 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   bool told_closed_ = false;
   uint64_t calls_received_ = 0;
 
-  std::mutex mutex_;  // Guards what follows.
+  AdaptiveMutex mutex_;  // Guards what follows.
   RingWriter writer_;
   std::deque<Queued> queue_;
   bool closing_ = false;

@@ -12,6 +12,8 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <mutex>
+#include <unordered_map>
 
 #include "base/log.h"
 #include "client/actor_caller.h"
@@ -272,18 +274,43 @@ void fetch_later(std::shared_ptr<RefHandle> ref, std::function<void(Result<Fetch
   });
 }
 
+namespace {
+
+struct TaskFunction {
+  std::string module;
+  std::string name;
+};
+
+// Found once a function: it takes a walk through the file system.
+Result<const TaskFunction*> find_task_function(const void* function) {
+  static std::mutex mutex;
+  static std::unordered_map<const void*, TaskFunction> known;  // Its nodes do not move.
+  thread_local std::pair<const void*, const TaskFunction*> last{};
+  if (last.first == function && function != nullptr) return last.second;
+  const std::lock_guard lock{mutex};
+  auto found = known.find(function);
+  if (found == known.end()) {
+    TROUPE_TRY(auto name, task_name(function));
+    found = known.emplace(function, TaskFunction{module_of(function), std::move(name)}).first;
+  }
+  last = {function, &found->second};
+  return &found->second;
+}
+
+}  // namespace
+
 std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& session,
                                        const void* function, uint64_t signature,
                                        std::vector<ArgumentValue> arguments,
                                        const TaskOptions& options) {
-  auto name = task_name(function);
-  if (!name) return make_failed(session, std::move(name).error());
+  const auto task = find_task_function(function);
+  if (!task) return make_failed(session, task.error());
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return make_failed(session, std::move(stored).error());
   }
   client::TaskSpec spec;
-  spec.module = module_of(function);
-  spec.function = std::move(*name);
+  spec.module = (*task)->module;
+  spec.function = (*task)->name;
   spec.signature = signature;
   spec.demand = to_demand(options.resources);
   spec.priority = options.priority;
