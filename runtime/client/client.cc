@@ -49,6 +49,7 @@ Client::Client(transport::Environment environment, ClientOptions options)
   router_.on(Method::resolve_object, *objects_, &ObjectDirectory::resolve_object);
   router_.on(Method::add_borrow, *objects_, &ObjectDirectory::add_borrow);
   router_.on(Method::remove_borrow, *objects_, &ObjectDirectory::remove_borrow);
+  router_.on(Method::yield_slots, *leases_, &LeasePool::yield_slots);
   router_.on(Method::drop_segments, *store_, &StoreClient::drop_segments);
   connections_->on_closed([this](const protocol::Hello& gone) {
     objects_->process_gone(gone.address.process);

@@ -31,6 +31,8 @@ constexpr Duration retry_most = std::chrono::milliseconds(500);
 constexpr int64_t ahead_ns = 1'000'000;  // Of work is sent ahead to a slot,
 constexpr uint32_t ahead_max = 256;      // or so many tasks.
 constexpr int64_t overhead_ns = 1'000;   // Of a task beside its run.
+constexpr Duration yield_time = std::chrono::seconds(1);        // After the head asked for slots.
+constexpr Duration turn_time = std::chrono::milliseconds(200);  // A busy slot is kept so long then.
 constexpr Duration look_period = std::chrono::milliseconds(20);  // At slots that may be stuck.
 
 std::string class_key(const TaskSpec& spec) {
@@ -68,6 +70,8 @@ struct LeasePool::Slot {
   uint64_t done = 0;       // Tasks.
   uint64_t done_at_look = 0;
   Instant idle_since{};    // As the last look saw it.
+  Instant granted_at{};
+  bool leaving = false;  // It is sent no more, and goes back when it is idle.
   bool blocked = false;  // It sent tasks back: none more until it has done one.
   bool dropped = false;
 };
@@ -83,6 +87,8 @@ struct LeasePool::Class {
   std::deque<TaskPointer> queue;
   std::map<ProcessId, SlotPointer> slots;
   bool tended_soon = false;
+  bool yields = false;  // Somebody else waits, until yield_until.
+  Instant yield_until;
 
   // --- On the loop.
   bool requesting = false;
@@ -199,7 +205,8 @@ bool LeasePool::send_waiting(const ClassPointer& cls) {
     }
     SlotPointer best;
     for (const auto& [process, slot] : cls->slots) {
-      const bool has_room = slot->connected && !slot->blocked && slot->in_flight < slot->window;
+      const bool has_room = slot->connected && !slot->blocked && !slot->leaving &&
+                            slot->in_flight < slot->window;
       if (has_room && (!best || slot->in_flight < best->in_flight)) best = slot;
     }
     if (!best) return true;
@@ -271,6 +278,7 @@ bool LeasePool::queue_again(const TaskPointer& task, const Error& failure) {
 void LeasePool::slot_has_room(const SlotPointer& slot, bool ran, int64_t ran_ns) {
   const ClassPointer& cls = slot->cls;
   bool busy = false;
+  bool gives_back = false;
   {
     const std::lock_guard lock{cls->mutex};
     --slot->in_flight;
@@ -290,8 +298,9 @@ void LeasePool::slot_has_room(const SlotPointer& slot, bool ran, int64_t ran_ns)
       }
     }
     busy = send_waiting(cls);
+    gives_back = slot->in_flight == 0 && (slot->leaving || (cls->yields && cls->queue.empty()));
   }
-  if (busy || !ran) tend_soon(cls);
+  if (busy || !ran || gives_back) tend_soon(cls);
 }
 
 void LeasePool::finish(const TaskPointer& task, Result<protocol::InvokeReply> outcome,
@@ -332,6 +341,7 @@ void LeasePool::tend(const ClassPointer& cls) {
     wants_more = send_waiting(cls) && slots_wanted(*cls) > 0;
   }
   for (const auto& slot : gone) drop_slot(slot);
+  give_back_idle(cls);
   if (wants_more && !std::exchange(cls->requesting, true)) {
     spawn(client_.scope_, request_lease(cls));
   }
@@ -374,7 +384,7 @@ Async<void> LeasePool::request_lease(ClassPointer cls) {
     cls->refusal.reset();
     for (const protocol::Slot& given : granted->slots) {
       auto slot = std::make_shared<Slot>(cls, request.lease, given.address);
-      slot->idle_since = client_.environment_.clock.now();
+      slot->idle_since = slot->granted_at = client_.environment_.clock.now();
       {
         const std::lock_guard lock{cls->mutex};
         cls->slots[given.address.process] = slot;
@@ -477,6 +487,35 @@ Async<void> LeasePool::connect(SlotPointer slot) {
   tend(cls);
 }
 
+// Idle slots go back at once. Busy ones do when they have worked for a while: they are sent no more,
+// and asked for anew behind whoever waits.
+Async<Result<Empty>> LeasePool::yield_slots(protocol::YieldSlots wanted,
+                                            transport::CallContext context) {
+  const auto& head = context.peer->identity();
+  if (!head.local && head.role != transport::Role::head) {
+    co_return error(Code::denied, "only the head may ask for slots");
+  }
+  std::vector<ClassPointer> classes;
+  {
+    const std::lock_guard lock{mutex_};
+    for (const auto& [key, cls] : classes_) classes.push_back(cls);
+  }
+  for (const auto& cls : classes) {
+    const bool helps = std::ranges::any_of(wanted.demand, [&](const auto& amount) {
+      return std::ranges::find(cls->demand, amount.name, &protocol::ResourceAmount::name) !=
+             cls->demand.end();
+    });
+    if (!helps || cls->priority > wanted.priority) continue;
+    {
+      const std::lock_guard lock{cls->mutex};
+      cls->yield_until = client_.environment_.clock.now() + yield_time;
+      cls->yields = true;
+    }
+    give_back_idle(cls);
+  }
+  co_return Empty{};
+}
+
 // Looks after the class's slots while there are any: gives back those that are idle for long, calls
 // back what waits behind a task that takes long, and forgets those whose process ended.
 Async<void> LeasePool::recall_late(ClassPointer cls) {
@@ -488,15 +527,16 @@ Async<void> LeasePool::recall_late(ClassPointer cls) {
       const std::lock_guard lock{cls->mutex};
       if (cls->slots.empty()) break;
       const Instant now = clock.now();
+      cls->yields = cls->yields && now < cls->yield_until;
       for (const auto& [process, slot] : cls->slots) {
         const bool worked = std::exchange(slot->done_at_look, slot->done) != slot->done;
         if (worked || slot->in_flight > 0) slot->idle_since = now;
         if (slot->in_flight == 0) slot->blocked = false;
+        if (cls->yields && now - slot->granted_at > turn_time) slot->leaving = true;
         if (!worked && slot->in_flight > 1 && slot->channel) late.push_back(slot->channel);
       }
     }
     for (const auto& channel : late) channel->recall();
-    give_back_idle(cls);
     tend(cls);
   }
   cls->looking = false;
@@ -570,10 +610,11 @@ void LeasePool::give_back_idle(const ClassPointer& cls) {
   std::map<LeaseId, std::vector<ProcessId>> idle;
   {
     const std::lock_guard lock{cls->mutex};
-    if (!cls->queue.empty()) return;
     std::erase_if(cls->slots, [&](const auto& entry) {
       const SlotPointer& slot = entry.second;
-      if (slot->in_flight > 0 || now - slot->idle_since < linger_time) return false;
+      if (slot->in_flight > 0 || !slot->connected) return false;
+      const bool unused = cls->queue.empty() && (cls->yields || now - slot->idle_since >= linger_time);
+      if (!unused && !slot->leaving) return false;
       idle[slot->lease].push_back(entry.first);
       slot->dropped = true;
       return true;

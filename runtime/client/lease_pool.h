@@ -24,6 +24,9 @@ class LeasePool {
 
   // Thread-safe. The object that becomes ready with the task's result.
   std::shared_ptr<Object> submit(TaskSpec spec);
+  // From the head: somebody else waits for what the slots hold.
+  Async<Result<protocol::Empty>> yield_slots(protocol::YieldSlots wanted,
+                                             transport::CallContext context);
   // Gives every lease back.
   Async<void> stop();
 

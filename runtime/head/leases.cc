@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/log.h"
 #include "head/waiting.h"
@@ -15,6 +16,7 @@ constexpr uint32_t slots_max = 4096;
 constexpr size_t ended_max = 16384;
 constexpr size_t path_bytes_max = 4096;
 constexpr uint32_t no_slot = UINT32_MAX;  // It runs, but the scheduler had no room to account it.
+constexpr Duration press_period = std::chrono::milliseconds(500);
 constexpr Duration stop_budget = std::chrono::hours(1);  // Or until the node is dead.
 
 std::string class_of(const protocol::RequestLease& request) {
@@ -99,7 +101,9 @@ Async<Result<protocol::LeaseGranted>> Leases::request(protocol::RequestLease req
     lease.request = std::move(request);
     lease.changed = std::make_shared<Event>(environment_.loop);
     placement_.apply(wanted);
+    if (look_up(id) != nullptr && look_up(id)->shares.empty()) spawn(scope_, press_holders(id));
   }
+  look_up(id)->holder = context.peer;
   ++look_up(id)->waiters;
   const Status waited = co_await wait(id, std::move(context));
   Lease* lease = look_up(id);
@@ -153,6 +157,29 @@ Async<Status> Leases::wait(LeaseId id, transport::CallContext context) {
     }
     co_return error(waited.error().code(), fmt::format("no slot yet: {}", placement_.why(id)));
   }
+}
+
+Async<void> Leases::press_holders(LeaseId id) {
+  for (;;) {
+    const Lease* waiting = look_up(id);
+    if (waiting == nullptr || !waiting->shares.empty() || waiting->delivered) co_return;
+    const protocol::YieldSlots wanted{waiting->request.demand, waiting->request.priority};
+    std::set<std::shared_ptr<transport::Peer>> holders;
+    for (const auto& [other, lease] : leases_) {
+      if (lease.shares.empty()) continue;
+      if (auto holder = lease.holder.lock(); holder && holder->is_open()) {
+        holders.insert(std::move(holder));
+      }
+    }
+    for (const auto& holder : holders) spawn(scope_, press(holder, wanted));
+    co_await sleep_for(environment_.clock, press_period);
+  }
+}
+
+Async<void> Leases::press(std::shared_ptr<transport::Peer> holder, protocol::YieldSlots wanted) {
+  auto told = co_await transport::call<protocol::Empty>(
+      holder, transport::Method::yield_slots, std::move(wanted), press_period);
+  if (!told) log::debug("holder_not_told", {{"why", told.error().message()}});
 }
 
 void Leases::lease_granted(const scheduler::LeaseGranted& granted) {

@@ -60,6 +60,7 @@ class Leases : public NodeListener, public PlacementListener {
     std::map<NodeId, Share> shares;
     std::shared_ptr<Event> changed;
     std::optional<Error> failure;  // The last.
+    std::weak_ptr<transport::Peer> holder;
     uint32_t waiters = 0;
     bool delivered = false;
     bool adopted = false;    // Taken over from the head before: further nodes may bring slots.
@@ -73,6 +74,9 @@ class Leases : public NodeListener, public PlacementListener {
   static bool starts(const Lease& lease);
   protocol::LeaseGranted grant_of(const Lease& lease) const;
   Async<Status> wait(LeaseId id, transport::CallContext context);
+  // While the lease waits for its first slot, those who hold what it wants are asked for it.
+  Async<void> press_holders(LeaseId id);
+  Async<void> press(std::shared_ptr<transport::Peer> holder, protocol::YieldSlots wanted);
   Async<void> start_slots(LeaseId id, NodeId node);
   // Gives slots without a process back to the scheduler, and stops those that came too late.
   void settle(LeaseId id, NodeId node);

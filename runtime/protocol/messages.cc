@@ -60,6 +60,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(remove_borrow);
       TROUPE_NAME(drop_segments);
       TROUPE_NAME(accept_ring);
+      TROUPE_NAME(yield_slots);
 #undef TROUPE_NAME
   }
   return fmt::format("method {}", static_cast<uint32_t>(method));

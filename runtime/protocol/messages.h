@@ -67,6 +67,7 @@ enum class Method : uint32_t {
   add_borrow = 71,
   remove_borrow = 72,
   drop_segments = 73,
+  yield_slots = 75,  // YieldSlots, from the head: somebody else waits for what its slots hold.
   accept_ring = 74,  // RingOffer, from the worker, with the same descriptors.
 };
 // "create_actor"; "method 99" for a number that this build does not know.
@@ -339,6 +340,12 @@ struct SlotWaits {
   LeaseId lease;
   bool waiting = false;
   uint64_t sequence = 0;  // Rises by each notice of a process.
+};
+
+// What somebody waits for.
+struct YieldSlots {
+  std::vector<ResourceAmount> demand;
+  int32_t priority = 0;
 };
 
 struct StartSlots {

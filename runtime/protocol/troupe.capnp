@@ -297,6 +297,11 @@ struct SlotWaits {
 }
 
 # Head to worker.
+struct YieldSlots {
+  demand @0 :List(ResourceAmount);
+  priority @1 :Int32;
+}
+
 struct StartSlots {
   epoch @0 :UInt64;
   lease @1 :Data;
