@@ -87,7 +87,7 @@ class Scheduler {
   std::vector<NodeView> nodes() const;
   // What a request holds: slots, the actor's place, bundles.
   std::vector<Placed> held(const RequestId& id) const;
-  // What lies on a node, by arrival.
+  // What lies on a node, by arrival; behind each gang what lies in its bundles there.
   std::vector<RequestId> holders(const NodeId& id) const;
   // By shape, in the order of first arrival of the shape.
   std::vector<PendingView> pending() const;
