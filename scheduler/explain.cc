@@ -227,6 +227,14 @@ std::vector<RequestId> Scheduler::holders(const NodeId& id) const {
   return result;
 }
 
+std::vector<RequestId> Scheduler::members(const GangId& id) const {
+  std::vector<RequestId> result;
+  const Request* gang = impl_->find(RequestId{id});
+  if (gang == nullptr) return result;
+  for (const auto& [arrival_number, member] : gang->members) result.push_back(member->id);
+  return result;
+}
+
 std::vector<PendingView> Scheduler::pending() const {
   std::vector<PendingView> result;
   impl_->queue.for_each_shape([&](const Shape& shape) {
