@@ -71,6 +71,7 @@ Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request,
   identity.name = spec.name;
   identity.node_name = client_.attached().node_name;
   identity.incarnation = request.incarnation;
+  client_.set_placement(spec.placement);
   auto arguments = co_await client_.resolve(spec.arguments, default_budget);
   if (!arguments) co_return std::move(arguments).error();
   co_return co_await host(spec.module, spec.class_name, std::move(identity), spec.signature,
@@ -81,6 +82,7 @@ Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, Ca
   TROUPE_CO_CHECK(check_worker(context));
   co_await client_.started().wait();
   client_.set_lease(request.lease);
+  client_.set_placement(request.placement);
   // A slot process serves one lease after the other of the same job and module.
   if (identity_ && identity_->actor.is_nil() && instance_ && !assigning_) {
     co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};

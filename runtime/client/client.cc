@@ -11,6 +11,7 @@
 #include "client/lease_pool.h"
 #include "client/lent_cpu.h"
 #include "client/object_directory.h"
+#include "client/placement.h"
 #include "client/store_client.h"
 
 namespace troupe::client {
@@ -164,6 +165,7 @@ Async<Result<protocol::ActorInfo>> Client::create_actor(protocol::ActorSpec spec
                                                         std::vector<ObjectName> held) {
   if (spec.actor.is_nil()) spec.actor = ActorId::random(environment_.random);
   spec.job = options_.job;
+  if (spec.node.is_nil()) capture(spec.placement, captured_in_);
   const ActorId actor = spec.actor;
   for (const ObjectName& ref : held) objects_->add_reference(ref);
   auto info = co_await ask_head<protocol::ActorInfo>(Method::create_actor, std::move(spec), budget);
@@ -238,10 +240,15 @@ Async<void> Client::run_call(std::shared_ptr<ActorCallSpec> spec, ObjectId resul
   drop_references(spec->held);
 }
 
+void Client::set_placement(const protocol::PlacementSpec& placement) {
+  captured_in_ = placement.capture ? placement.group : PlacementGroupId{};
+}
+
 ObjectName Client::submit_task(TaskSpec spec) {
   const ObjectId id = ObjectId::random(environment_.random);
   ObjectName result = objects_->create_with_id(id, [this, id] { leases_->cancel(id); });
   for (const ObjectName& ref : spec.held) objects_->add_reference(ref);
+  capture(spec.placement, captured_in_);
   leases_->submit(std::move(spec), id);
   return result;
 }

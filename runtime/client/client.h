@@ -51,6 +51,7 @@ struct TaskSpec {
   int32_t priority = 0;
   int32_t retries = 0;  // After a death of its process: how often it may run again.
   Duration budget = std::chrono::hours(24);
+  protocol::PlacementSpec placement;
 };
 
 struct ActorCallSpec {
@@ -154,6 +155,10 @@ class Client {
   void begin_wait();
   void end_wait();
 
+  // --- Placement groups. Where this process runs: if that captures, so do its tasks and actors
+  // that choose no place themselves.
+  void set_placement(const protocol::PlacementSpec& placement);
+
   // --- For processes that host actors.
   // The bytes of arguments, refs resolved through their owners.
   Async<Result<std::vector<ObjectBytes>>> resolve(std::vector<protocol::Argument> arguments,
@@ -180,6 +185,7 @@ class Client {
 
   transport::Environment environment_;
   ClientOptions options_;
+  PlacementGroupId captured_in_;
   transport::Router router_;
   InvocationHandler* invocations_ = nullptr;
   protocol::ProcessAddress address_;

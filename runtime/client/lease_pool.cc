@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "client/connections.h"
 #include "client/object_directory.h"
+#include "client/placement.h"
 
 namespace troupe::client {
 
@@ -26,6 +27,7 @@ constexpr Duration retry_most = std::chrono::milliseconds(500);
 std::string class_key(const TaskSpec& spec) {
   std::string key = fmt::format("{}|{}", spec.module, spec.priority);
   for (const auto& amount : spec.demand) key += fmt::format("|{}={}", amount.name, amount.milli);
+  key += placement_key(spec.placement);
   return key;
 }
 
@@ -40,6 +42,7 @@ void LeasePool::submit(TaskSpec spec, ObjectId result) {
     cls.module = spec.module;
     cls.demand = spec.demand;
     cls.priority = spec.priority;
+    cls.placement = spec.placement;
     cls.pause = retry_first;
   }
   const Instant deadline = client_.environment_.clock.now() + spec.budget;
@@ -98,6 +101,7 @@ Async<void> LeasePool::request_lease(std::string key) {
     request.module = cls.module;
     request.demand = cls.demand;
     request.priority = cls.priority;
+    request.placement = cls.placement;
     const size_t wanted = std::min<size_t>(cls.queue.size(), slots_max - cls.slots.size());
     if (wanted == 0) {  // Slots that became free took the last tasks meanwhile.
       cls.requesting = false;
@@ -193,6 +197,9 @@ Async<void> LeasePool::run_on(std::string key, LeasedSlot slot, std::shared_ptr<
       classes_[key].queue.push_front(task);
       pump(key);
       co_return;
+    }
+    if (!task->spec.placement.group.is_nil()) {
+      outcome = co_await why_it_died(client_, task->spec.placement, outcome.error());
     }
   } else {
     SchedulingClass& cls = classes_[key];

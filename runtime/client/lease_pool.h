@@ -39,6 +39,7 @@ class LeasePool {
     std::string module;
     std::vector<protocol::ResourceAmount> demand;
     int32_t priority = 0;
+    protocol::PlacementSpec placement;
     std::deque<std::shared_ptr<Task>> queue;
     std::map<ProcessId, LeasedSlot> slots;
     bool requesting = false;

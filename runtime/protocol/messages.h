@@ -130,6 +130,7 @@ struct PlacementSpec {
   uint32_t bundle = 0;   // Its number in the group plus one; 0: any.
   uint32_t grant = 0;    // Of the group. Filled in by the head, for workers.
   bool capture = false;  // The same: what runs there puts its tasks and actors into the group.
+  bool outside = false;  // Not in the group that captures whoever asks.
 };
 
 struct RunningActor {

@@ -75,6 +75,7 @@ struct PlacementSpec {
   bundle @4 :UInt32;
   grant @5 :UInt32;
   capture @6 :Bool;
+  outside @7 :Bool;
 }
 
 # --- Nodes -----------------------------------------------------------------------------------

@@ -7,7 +7,6 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/executor_work_guard.hpp>
-#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -15,6 +14,7 @@
 
 #include "base/log.h"
 #include "client/result_refs.h"
+#include "placement_lowering.h"
 #include "session_impl.h"
 
 namespace troupe {
@@ -29,17 +29,6 @@ constexpr Duration control_budget = std::chrono::seconds(30);
 
 ObjectName name_of(const RefHandle& ref) {
   return {ref.id(), ref.owner()};
-}
-
-std::vector<protocol::ResourceAmount> to_demand(const Resources& resources) {
-  std::vector<protocol::ResourceAmount> demand;
-  const auto add = [&](const char* name, double amount) {
-    if (amount > 0) demand.push_back({name, std::llround(amount * 1000)});
-  };
-  add("cpu", resources.cpu);
-  add("gpu", resources.gpu);
-  add("memory", resources.memory_mib);
-  return demand;
 }
 
 struct Lowered {
@@ -208,6 +197,7 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
   spec.demand = to_demand(options.resources);
   spec.priority = options.priority;
   spec.retries = options.retries;
+  spec.placement = to_spec(options.placement);
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
   spec.held = std::move(lowered.held);
@@ -257,6 +247,7 @@ Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::s
   spec.detached = options.detached;
   spec.get_if_exists = options.get_if_exists;
   spec.strategy = options.spread ? "spread" : "";
+  spec.placement = to_spec(options.placement);
   for (const auto& [name, value] : options.environment) spec.environment.push_back({name, value});
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
