@@ -327,7 +327,8 @@ void Leases::end_job(JobId job) {
   for (const auto& [id, lease] : leases_) {
     if (lease.request.job == job) ending.push_back(id);
   }
-  for (const LeaseId id : ending) finish(id, error(Code::cancelled, "the job ended"));
+  for (const LeaseId id : ending)
+    finish(id, error(Code::cancelled, "the job ended"), Running::ends);
 }
 
 void Leases::process_exited(const protocol::ProcessExited& news) {
@@ -365,7 +366,7 @@ void Leases::forget(LeaseId id) {
   ended_order_.pop_front();
 }
 
-void Leases::finish(LeaseId id, Error why) {
+void Leases::finish(LeaseId id, Error why, Running running) {
   const auto found = leases_.find(id);
   if (found == leases_.end()) return;
   Lease lease = std::move(found->second);
@@ -383,13 +384,14 @@ void Leases::finish(LeaseId id, Error why) {
     std::vector<uint32_t> slots;
     for (const Held& held : share.held) slots.push_back(held.slot);
     // No process named: all of the lease's on that node, also those that are just starting.
-    spawn(scope_, stop_slots(id, node, {}, std::move(slots)));
+    spawn(scope_, stop_slots(id, node, {}, std::move(slots), running));
   }
 }
 
 Async<void> Leases::stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,
-                               std::vector<uint32_t> slots) {
+                               std::vector<uint32_t> slots, Running running) {
   protocol::StopSlots request;
+  request.end_tasks = running == Running::ends;
   request.epoch = membership_.epoch();
   request.lease = id;
   request.processes = std::move(processes);
@@ -484,7 +486,8 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
     if (is_new && !young) finish(id, error(Code::not_found, "the head does not know the lease"));
     const protocol::PlacementSpec& placement = slots.front()->placement;
     if (!placement.group.is_nil() && !groups_.is_current(placement.group, placement.grant)) {
-      finish(id, error(Code::not_found, "its placement group is no more, or was granted anew"));
+      finish(id, error(Code::not_found, "its placement group is no more, or was granted anew"),
+             Running::ends);
     }
     return;
   }
@@ -556,7 +559,7 @@ void Leases::group_broken(PlacementGroupId, scheduler::GangId gang, const std::s
 
 void Leases::finish_within(scheduler::GangId gang, const Error& why) {
   for (const scheduler::RequestId& member : placement_.view().members(gang)) {
-    if (const auto* lease = std::get_if<LeaseId>(&member)) finish(*lease, why);
+    if (const auto* lease = std::get_if<LeaseId>(&member)) finish(*lease, why, Running::ends);
   }
 }
 

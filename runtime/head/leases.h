@@ -93,11 +93,13 @@ class Leases : public NodeListener, public PlacementListener, public GroupListen
                           const std::vector<const protocol::RunningSlot*>& slots);
   // Its slots are stopped or stopping; its id is not used again.
   void forget(LeaseId id);
-  // Ends the lease: its slots stop, and are free once they did.
-  void finish(LeaseId id, Error why);
+  // Ends the lease: its slots stop, and are free once they did. What runs in them goes on for as
+  // long as its process, or ends as well.
+  enum class Running : uint8_t { goes_on, ends };
+  void finish(LeaseId id, Error why, Running running = Running::goes_on);
   void finish_within(scheduler::GangId gang, const Error& why);
   Async<void> stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,
-                         std::vector<uint32_t> slots);
+                         std::vector<uint32_t> slots, Running running = Running::goes_on);
   void keep_for_a_quantum(Lease& lease);
   Async<void> expire(LeaseId id);
 

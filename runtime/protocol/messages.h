@@ -393,6 +393,7 @@ struct StopSlots {
   uint64_t epoch = 0;
   LeaseId lease;
   std::vector<ProcessId> processes;
+  bool end_tasks = false;  // The processes end even if they run a task, and are not used again.
 };
 
 struct Invoke {

@@ -349,10 +349,12 @@ struct SlotsStarted {
   processes @0 :List(ProcessStarted);
 }
 
+# With `endTasks` the processes end even if they run a task, and are not used again.
 struct StopSlots {
   epoch @0 :UInt64;
   lease @1 :Data;
   processes @2 :List(Data);
+  endTasks @3 :Bool;
 }
 
 # --- Calls -----------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ Async<Result<protocol::Empty>> SlotHost::stop(protocol::StopSlots request, Insta
   }
   if (found != leases_.end()) stop_now(found, request);
   const bool ended = co_await wait_until_ended(request.lease, deadline);
-  if (!ended) co_return error(Code::deadline_exceeded, "processes with devices still end");
+  if (!ended) co_return error(Code::deadline_exceeded, "processes of the lease still end");
   co_return protocol::Empty{};
 }
 
@@ -195,7 +195,7 @@ void SlotHost::stop_now(std::map<LeaseId, Pointer>::iterator found,
     slot = lease->slots.erase(slot);
     if (!process) continue;
     process->work = {};
-    if (stopped.started) {
+    if (stopped.started && !request.end_tasks) {
       retire(request.lease, stopped, lease->module);
     } else {
       end_slot(request.lease, stopped);
@@ -209,7 +209,7 @@ void SlotHost::stop_now(std::map<LeaseId, Pointer>::iterator found,
   lease->changed.pulse();
 }
 
-// Whoever gets the devices next must not meet the one that had them.
+// Whoever gets their resources next must not meet them.
 Async<bool> SlotHost::wait_until_ended(LeaseId lease, Instant deadline) {
   for (;;) {
     const auto found = ending_.find(lease);
@@ -225,7 +225,7 @@ Async<bool> SlotHost::wait_until_ended(LeaseId lease, Instant deadline) {
 }
 
 void SlotHost::end_slot(LeaseId lease, const Slot& slot) {
-  if (!slot.devices.empty()) ending_[lease].push_back(slot.process);
+  ending_[lease].push_back(slot.process);
   end_soon(slot.process);
 }
 

@@ -25,8 +25,8 @@ class SlotHost {
   // Idempotent. Errors: conflict (the lease was stopped here), and, if no slot at all
   // could be started, why the last one was not.
   Async<Result<protocol::SlotsStarted>> start(protocol::StartSlots request, Instant deadline);
-  // No processes named: the whole lease, for good. Answers at once, while the processes end or
-  // idle; but with devices only when the processes have ended. Errors: deadline_exceeded.
+  // No processes named: the whole lease, for good. Processes that are used again idle; answers when
+  // the others, those with devices among them, have ended. Errors: deadline_exceeded.
   Async<Result<protocol::Empty>> stop(protocol::StopSlots request, Instant deadline);
 
   void process_exited(HostedProcess& process);
@@ -82,7 +82,7 @@ class SlotHost {
   Logs& logs_;
   const WorkerOptions& options_;
   std::map<LeaseId, Pointer> leases_;
-  std::map<LeaseId, std::vector<HostedProcess::Pointer>> ending_;  // Those that hold devices.
+  std::map<LeaseId, std::vector<HostedProcess::Pointer>> ending_;
   std::set<LeaseId> ended_;  // So that a start that comes late is refused; bounded.
   std::deque<LeaseId> ended_order_;
   std::map<ProcessId, Idle> idle_;
