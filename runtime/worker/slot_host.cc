@@ -18,12 +18,13 @@ constexpr Duration stop_grace = std::chrono::seconds(2);
 constexpr Duration reuse_budget = std::chrono::seconds(1);
 constexpr Duration start_budget = std::chrono::minutes(1);
 
-Bytes assignment(const protocol::StartSlots& request) {
+Bytes assignment(const protocol::StartSlots& request, uint32_t bundle) {
   protocol::AssignSlot assign;
   assign.lease = request.lease;
   assign.job = request.job;
   assign.module = request.module;
   assign.placement = request.placement;
+  assign.placement.bundle = bundle;
   return protocol::encode(assign);
 }
 
@@ -112,7 +113,7 @@ Async<void> SlotHost::start_slot(Pointer lease, protocol::SlotToStart wanted_slo
   auto process = *launched;
   lease->slots[number] = Slot{process, false, launch.devices, wanted_slot.bundle};
   logs_.process_started(process->id(), {}, process->log_path());
-  Bytes body = assignment(request);
+  Bytes body = assignment(request, wanted_slot.bundle);
   auto outcome =
       co_await HostedProcess::greet_and_assign(process, processes_.service(), processes_.hello,
                                                Method::assign_slot, std::move(body), deadline);
@@ -144,7 +145,7 @@ Async<bool> SlotHost::reuse(Pointer lease, protocol::SlotToStart wanted_slot,
     if (!process) co_return false;
     empty->second.process = process;
     const Instant deadline = environment_.clock.now() + reuse_budget;
-    Bytes body = assignment(request);
+    Bytes body = assignment(request, wanted_slot.bundle);
     auto outcome =
         co_await HostedProcess::assign(process, Method::assign_slot, std::move(body), deadline);
     const auto slot = lease->slots.find(number);
