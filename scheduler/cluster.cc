@@ -17,9 +17,19 @@ void move_key(Set& set, const typename Set::key_type& from, typename Set::key_ty
 
 bool Node::eligible(const Affinity& affinity) const {
   if (!alive || draining) return false;
+  if (affinity.within || bundle_of) {
+    const bool same = affinity.within && bundle_of && affinity.within->gang == bundle_of->gang;
+    return same && affinity.within->bundle.value_or(bundle_of->bundle) == bundle_of->bundle;
+  }
   if (affinity.node && *affinity.node != id) return false;
-  return std::includes(labels.begin(), labels.end(), affinity.labels.begin(),
-                       affinity.labels.end());
+  return std::all_of(affinity.selectors.begin(), affinity.selectors.end(),
+                     [&](const LabelSelector& selector) { return matches(selector, labels); });
+}
+
+bool Node::preferred_by(const Affinity& affinity) const {
+  if (affinity.preferred_node && *affinity.preferred_node != id) return false;
+  return std::all_of(affinity.preferred.begin(), affinity.preferred.end(),
+                     [&](const LabelSelector& selector) { return matches(selector, labels); });
 }
 
 NodeIndex Cluster::add(NodeId id, const ResourceVector& total, const std::vector<Label>& labels) {
@@ -52,7 +62,28 @@ std::optional<NodeIndex> Cluster::find(const NodeId& id) const {
   return it->second;
 }
 
+NodeIndex Cluster::add_bundle(const ResourceVector& demand, const Devices& devices,
+                              Node::BundleOf of) {
+  Node bundle(nodes_[of.host].id, demand, devices, of);
+  if (vacant_bundles_.empty()) {
+    bundles_.push_back(std::move(bundle));
+    return bundle_bit + static_cast<NodeIndex>(bundles_.size() - 1);
+  }
+  const NodeIndex index = vacant_bundles_.back();
+  vacant_bundles_.pop_back();
+  bundles_[index - bundle_bit] = std::move(bundle);
+  return index;
+}
+
+void Cluster::remove_bundle(NodeIndex index) {
+  Node& bundle = (*this)[index];
+  TROUPE_ASSERT(bundle.holders.empty(), "a bundle is removed after what it held");
+  bundle.alive = false;
+  vacant_bundles_.push_back(index);
+}
+
 void Cluster::reindex(NodeIndex index) {
+  if (index >= bundle_bit) return;
   Node& node = nodes_[index];
   const NodeLedger& ledger = node.ledger;
   const bool wanted = node.alive && !node.draining;

@@ -18,8 +18,10 @@ namespace troupe::scheduler {
 
 struct Request;
 struct Shape;
-// A node's place in the cluster's table, given out in the order of arrival: ties go by it.
+// A node's place in the cluster's table, given out in the order of arrival: ties go by it. Bundles
+// of placed gangs have places of their own, above bundle_bit.
 using NodeIndex = uint32_t;
+constexpr NodeIndex bundle_bit = NodeIndex{1} << 31;
 
 // Look-ups by id only; nothing ever walks such a table, so the seed changes no decision.
 struct SeededIdHash {
@@ -31,13 +33,23 @@ struct SeededIdHash {
   }
 };
 
+// A node, or a bundle of a gang, which is to what lies in it what a node is to others.
 struct Node {
+  struct BundleOf {
+    GangId gang;
+    uint32_t bundle = 0;
+    NodeIndex host = 0;
+  };
+
   Node(NodeId node, ResourceVector total, std::vector<Label> node_labels)
       : id(node), ledger(std::move(total)), labels(std::move(node_labels)) {}
+  Node(NodeId node, ResourceVector total, const Devices& devices, BundleOf of)
+      : id(node), ledger(std::move(total), devices), bundle_of(of) {}
 
   NodeId id;
   NodeLedger ledger;
   std::vector<Label> labels;
+  std::optional<BundleOf> bundle_of;
   bool alive = true;
   bool draining = false;
   // Only this shape may come here, for it waited too long.
@@ -50,6 +62,11 @@ struct Node {
   uint32_t units = 0;
 
   bool eligible(const Affinity& affinity) const;
+  // An eligible one: whether what the request prefers holds here.
+  bool preferred_by(const Affinity& affinity) const;
+  std::optional<uint32_t> bundle() const {
+    return bundle_of ? std::optional(bundle_of->bundle) : std::nullopt;
+  }
   bool open_to(const Shape* shape) const { return kept_for == nullptr || kept_for == shape; }
 
  private:
@@ -70,8 +87,15 @@ class Cluster {
   // The node holds nothing any more.
   void remove(NodeIndex index);
   std::optional<NodeIndex> find(const NodeId& id) const;
-  Node& operator[](NodeIndex index) { return nodes_[index]; }
-  const Node& operator[](NodeIndex index) const { return nodes_[index]; }
+  // The walks and searches below see nodes alone, never bundles.
+  NodeIndex add_bundle(const ResourceVector& demand, const Devices& devices, Node::BundleOf of);
+  void remove_bundle(NodeIndex index);
+  Node& operator[](NodeIndex index) {
+    return index < bundle_bit ? nodes_[index] : bundles_[index - bundle_bit];
+  }
+  const Node& operator[](NodeIndex index) const {
+    return index < bundle_bit ? nodes_[index] : bundles_[index - bundle_bit];
+  }
   // Call after every change of a node's ledger, units or draining.
   void reindex(NodeIndex index);
 
@@ -175,6 +199,8 @@ class Cluster {
 
   std::deque<Node> nodes_;
   std::vector<NodeIndex> vacant_;
+  std::deque<Node> bundles_;
+  std::vector<NodeIndex> vacant_bundles_;
   std::unordered_map<RawId, NodeIndex, SeededIdHash> by_id_;
   std::set<PackKey> by_room_;
   std::set<std::pair<int64_t, NodeIndex>> by_partial_;

@@ -1,6 +1,9 @@
 #include "scheduler/events.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
 
 namespace troupe::scheduler {
 namespace {
@@ -23,24 +26,30 @@ std::string devices_text(const Devices& devices) {
   return text + "]";
 }
 
+std::string bundle_text(const std::optional<uint32_t>& bundle) {
+  return bundle ? fmt::format("/bundle {}", *bundle) : "";
+}
+
 std::string placed_text(const std::vector<Placed>& units) {
   std::string text;
   for (const Placed& unit : units)
-    text += fmt::format(" {}@{}{}", unit.unit, unit.node.to_string(), devices_text(unit.devices));
+    text += fmt::format(" {}@{}{}{}", unit.unit, unit.node.to_string(), bundle_text(unit.bundle),
+                        devices_text(unit.devices));
   return text;
 }
 
 struct DecisionText {
   std::string operator()(const LeaseGranted& granted) const {
-    std::string text =
-        fmt::format("granted lease {} on {} until {}ns:", granted.lease.to_string(),
-                    granted.node.to_string(), granted.expires_at.time_since_epoch().count());
+    std::string text = fmt::format(
+        "granted lease {} on {}{} until {}ns:", granted.lease.to_string(), granted.node.to_string(),
+        bundle_text(granted.bundle), granted.expires_at.time_since_epoch().count());
     for (const Slot& slot : granted.slots)
       text += fmt::format(" {}{}", slot.slot, devices_text(slot.devices));
     return text;
   }
   std::string operator()(const ActorPlaced& placed) const {
-    return fmt::format("placed actor {} on {}{}", placed.actor.to_string(), placed.node.to_string(),
+    return fmt::format("placed actor {} on {}{}{}", placed.actor.to_string(),
+                       placed.node.to_string(), bundle_text(placed.bundle),
                        devices_text(placed.devices));
   }
   std::string operator()(const GangPlaced& placed) const {
@@ -60,12 +69,60 @@ struct DecisionText {
 
 }  // namespace
 
+bool matches(const LabelSelector& selector, const std::vector<Label>& labels) {
+  const auto found =
+      std::lower_bound(labels.begin(), labels.end(), selector.key,
+                       [](const Label& label, const std::string& key) { return label.key < key; });
+  const bool set = found != labels.end() && found->key == selector.key;
+  const bool listed =
+      set && std::binary_search(selector.values.begin(), selector.values.end(), found->value);
+  switch (selector.test) {
+    case LabelTest::in:
+      return listed;
+    case LabelTest::not_in:
+      return !listed;
+    case LabelTest::exists:
+      return set;
+    case LabelTest::absent:
+      return !set;
+  }
+  return false;
+}
+
+std::string to_string(const LabelSelector& selector) {
+  switch (selector.test) {
+    case LabelTest::in:
+      return fmt::format("{} in ({})", selector.key, fmt::join(selector.values, ", "));
+    case LabelTest::not_in:
+      return fmt::format("{} not in ({})", selector.key, fmt::join(selector.values, ", "));
+    case LabelTest::exists:
+      return selector.key;
+    case LabelTest::absent:
+      return "!" + selector.key;
+  }
+  return "unknown";
+}
+
 std::string to_string(const RequestId& id) {
   return std::visit(IdText{}, id);
 }
 
 std::string to_string(const SubjectId& id) {
   return std::visit(IdText{}, id);
+}
+
+std::string_view gang_strategy_name(GangStrategy strategy) {
+  switch (strategy) {
+    case GangStrategy::pack:
+      return "pack";
+    case GangStrategy::spread:
+      return "spread";
+    case GangStrategy::strict_pack:
+      return "strict_pack";
+    case GangStrategy::strict_spread:
+      return "strict_spread";
+  }
+  return "unknown";
 }
 
 std::string_view reason_name(RevokeReason reason) {

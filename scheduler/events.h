@@ -30,10 +30,39 @@ struct Label {
   auto operator<=>(const Label&) const = default;
 };
 
+enum class LabelTest : uint8_t {
+  in,      // The label is set, to one of the values.
+  not_in,  // It is not; also true of a node without the label.
+  exists,
+  absent,
+};
+struct LabelSelector {
+  std::string key;
+  LabelTest test = LabelTest::in;
+  std::vector<std::string> values;  // Ascending. Of in and not_in, where there is at least one.
+  auto operator<=>(const LabelSelector&) const = default;
+};
+// "zone in (a, b)", "!disk".
+std::string to_string(const LabelSelector& selector);
+// Both ascending by key.
+bool matches(const LabelSelector& selector, const std::vector<Label>& labels);
+
+// In a bundle of this gang, whose resources the request then takes, and never the node's free ones.
+struct WithinGang {
+  GangId gang;
+  std::optional<uint32_t> bundle;  // Empty: any.
+  auto operator<=>(const WithinGang&) const = default;
+};
+
 // Where a request may go. Empty: anywhere.
 struct Affinity {
-  std::optional<NodeId> node;  // Only there.
-  std::vector<Label> labels;   // Only on nodes that have all of these. Ascending.
+  std::optional<NodeId> node;            // Only there.
+  std::vector<LabelSelector> selectors;  // Only on nodes of which all hold. Ascending.
+  // Among those it goes where these hold as well, if there is room now, else to any of them.
+  std::optional<NodeId> preferred_node;
+  std::vector<LabelSelector> preferred;
+  std::optional<WithinGang> within;  // Then nothing else of the above.
+  bool has_preference() const { return preferred_node.has_value() || !preferred.empty(); }
   auto operator<=>(const Affinity&) const = default;
 };
 
@@ -49,6 +78,8 @@ enum class GangStrategy : uint8_t {
   strict_spread,  // Each bundle on a node of its own.
 };
 
+std::string_view gang_strategy_name(GangStrategy strategy);
+
 // ---- Events -----------------------------------------------------------------------------------
 
 // A node that is known: with the same total it stops draining, with another it counts as removed
@@ -62,7 +93,8 @@ struct NodeAdded {
   bool closed = false;
 };
 // The node is dead: what it held is gone and free. Gangs with a bundle there are told broken, and
-// keep their other bundles until GangReleased, for processes may still run in them.
+// keep their other bundles until GangReleased, for processes may still run in them; nothing new is
+// placed in them.
 struct NodeRemoved {
   NodeId node;
 };
@@ -128,6 +160,8 @@ struct GangRequested {
   bool restart = false;
   Affinity affinity;  // Of every bundle.
 };
+// Nothing new goes into its bundles; each is free once the last that lies in it has ended. What
+// waits for them is told Infeasible.
 struct GangReleased {
   GangId gang;
 };
@@ -137,12 +171,14 @@ struct Placed {
   uint32_t unit = 0;  // The slot's number, the bundle's place in the request; 0 for an actor.
   NodeId node;
   Devices devices;
+  std::optional<uint32_t> bundle;  // Of what lies within a gang.
   auto operator<=>(const Placed&) const = default;
 };
 // A new head learns what runs already: the request, and what it holds. It is taken as it is, or
 // Rejected if the resources are not free; nothing else is decided about it. A lease on several
-// nodes comes in parts, with ascending numbers of slots; anything else that is known already stays
-// as it is.
+// nodes comes in parts, with ascending numbers of slots. A gang comes in parts as well, at first
+// perhaps with none: nothing new is placed in it before it is whole. An actor that is known already
+// stays as it is.
 struct Adopted {
   std::variant<LeaseRequested, ActorRequested, GangRequested> request;
   std::vector<Placed> held;
@@ -173,12 +209,14 @@ struct LeaseGranted {
   LeaseId lease;
   NodeId node;
   std::vector<Slot> slots;
-  Instant expires_at;  // Of the whole lease, unless it is renewed.
+  Instant expires_at;              // Of the whole lease, unless it is renewed.
+  std::optional<uint32_t> bundle;  // Of a gang, where all of these slots lie.
 };
 struct ActorPlaced {
   ActorId actor;
   NodeId node;
   Devices devices;
+  std::optional<uint32_t> bundle;
 };
 struct GangPlaced {
   GangId gang;
@@ -198,7 +236,8 @@ struct Revoked {
   RevokeReason reason{};
   std::vector<Placed> units;  // What was taken or recalled.
 };
-// No node could ever hold it as the cluster stands. It waits for a node that can. Told once.
+// No node could ever hold it as the cluster stands, or no bundle of the gang that it belongs in. It
+// waits for a node that can. Told once.
 struct Infeasible {
   RequestId id;
   std::string why;

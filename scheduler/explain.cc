@@ -51,6 +51,17 @@ std::string needs_text(const Needs& needs) {
   return text;
 }
 
+// "; only where zone in (a)" or nothing.
+std::string affinity_text(const Affinity& affinity) {
+  std::string text;
+  const auto put = [&](const std::string& part) {
+    text += (text.empty() ? "; only where " : " and ") + part;
+  };
+  if (affinity.node) put("the node is " + affinity.node->to_string());
+  for (const LabelSelector& selector : affinity.selectors) put(to_string(selector));
+  return text;
+}
+
 }  // namespace
 
 std::string to_string(const std::vector<Shortage>& shortages, std::string_view free_word) {
@@ -85,17 +96,23 @@ std::vector<Shortage> Scheduler::Impl::shortages(const ResourceVector& demand,
 
 std::string Scheduler::Impl::infeasible_text(const Shape& shape) const {
   const Needs& needs = *shape.needs;
+  if (needs.affinity.within) return why_not_within(shape);
   size_t eligible = 0;
   cluster.for_each([&](NodeIndex, const Node& node) {
     eligible += node.eligible(needs.affinity) ? 1 : 0;
     return true;
   });
-  std::string text = fmt::format("{} fits no node, were it empty: {} of {} nodes are eligible",
-                                 needs_text(needs), eligible, cluster.size());
+  std::string text =
+      fmt::format("{} fits no node, were it empty: {} of {} nodes are eligible{}",
+                  needs_text(needs), eligible, cluster.size(), affinity_text(needs.affinity));
   for (const ResourceVector& bundle : needs.bundles) {
     const std::vector<Shortage> lacking = shortages(bundle, needs.affinity, /*when_empty=*/true);
-    if (lacking.empty() || lacking.front().nodes < eligible) continue;
+    if (eligible == 0 || lacking.empty() || lacking.front().nodes < eligible) continue;
     return text + "; short of " + to_string(lacking, "in all");
+  }
+  if (needs.gang && eligible > 0) {
+    const std::string_view how = gang_strategy_name(needs.gang_strategy);
+    text += fmt::format("; each bundle alone would fit, not all of them as {}", how);
   }
   return text;
 }
@@ -115,6 +132,19 @@ Explanation Scheduler::explain(const RequestId& id) const {
                             result.units_pending, needs_text(needs));
   if (request->units_pending == 0) {
     result.state = RequestState::placed;
+    return result;
+  }
+  const bool infeasible = shape.state == Shape::State::infeasible;
+  result.state = infeasible ? RequestState::infeasible : RequestState::pending;
+  const auto place = shape.waiting.find(const_cast<Request*>(request));
+  result.ahead = static_cast<uint64_t>(std::distance(shape.waiting.begin(), place));
+  if (result.ahead > 0) result.behind = (*std::prev(place))->id;
+  const std::string line = result.behind
+                               ? fmt::format("; {} of the same needs go first, next before it {}",
+                                             result.ahead, to_string(*result.behind))
+                               : "";
+  if (needs.affinity.within) {
+    result.text += (infeasible ? "; infeasible: " : "; ") + impl_->why_not_within(shape) + line;
     return result;
   }
   // Of a gang, the first bundle that has no room now is the obstacle to name; if each has room
@@ -138,18 +168,13 @@ Explanation Scheduler::explain(const RequestId& id) const {
     if (!node.open_to(&shape)) ++result.nodes_kept;
     return true;
   });
-  const bool infeasible = shape.state == Shape::State::infeasible;
-  result.state = infeasible ? RequestState::infeasible : RequestState::pending;
   result.shortages = impl_->shortages(*obstacle, needs.affinity, infeasible);
-  const auto place = shape.waiting.find(const_cast<Request*>(request));
-  result.ahead = static_cast<uint64_t>(std::distance(shape.waiting.begin(), place));
-  if (result.ahead > 0) result.behind = (*std::prev(place))->id;
-
   if (infeasible) {
     result.text += "; infeasible: " + impl_->infeasible_text(shape);
   } else {
-    result.text += fmt::format("; {} of {} eligible nodes could hold {} if empty",
-                               result.nodes_feasible, result.nodes_eligible, obstacle->to_string());
+    result.text +=
+        fmt::format("; {} of {} eligible nodes could hold {} if empty{}", result.nodes_feasible,
+                    result.nodes_eligible, obstacle->to_string(), affinity_text(needs.affinity));
     if (!result.shortages.empty())
       result.text += "; short of " + to_string(result.shortages, "free");
     if (result.nodes_kept > 0)
@@ -158,9 +183,7 @@ Explanation Scheduler::explain(const RequestId& id) const {
     if (impl_->keeper == &shape)
       result.text += fmt::format("; {} nodes are kept for it", impl_->kept.size());
   }
-  if (result.behind)
-    result.text += fmt::format("; {} of the same needs go first, next before it {}", result.ahead,
-                               to_string(*result.behind));
+  result.text += line;
   return result;
 }
 
@@ -192,8 +215,23 @@ std::vector<RequestId> Scheduler::holders(const NodeId& id) const {
   std::vector<RequestId> result;
   const auto index = impl_->cluster.find(id);
   if (!index) return result;
-  for (const auto& [arrival_number, holder] : impl_->cluster[*index].holders)
+  for (const auto& [arrival_number, holder] : impl_->cluster[*index].holders) {
     result.push_back(holder.request->id);
+    if (!holder.request->is_gang()) continue;
+    for (const Request::Unit& unit : holder.request->held) {
+      if (unit.node != *index) continue;
+      for (const auto& [number, member] : impl_->cluster[unit.bundle].holders)
+        result.push_back(member.request->id);
+    }
+  }
+  return result;
+}
+
+std::vector<RequestId> Scheduler::members(const GangId& id) const {
+  std::vector<RequestId> result;
+  const Request* gang = impl_->find(RequestId{id});
+  if (gang == nullptr) return result;
+  for (const auto& [arrival_number, member] : gang->members) result.push_back(member->id);
   return result;
 }
 

@@ -50,7 +50,13 @@ struct Scheduler::Impl {
   const Table& table(const RequestId& id) const;
   Request* find(const RequestId& id);
   const Request* find(const RequestId& id) const;
-  struct Application;
+  // A request as it came, before it is known.
+  struct Application {
+    RequestId id;
+    Applicant applicant;
+    Needs needs;
+    uint32_t units = 1;
+  };
   static Result<Application> read(const LeaseRequested& event);
   static Result<Application> read(const ActorRequested& event);
   static Result<Application> read(const GangRequested& event);
@@ -60,10 +66,34 @@ struct Scheduler::Impl {
   Status adopt(Application application, const std::vector<Placed>& held);
   void wait(Request* request, uint32_t units);
   void finish(Request* request);
+  void forget(Request* request);
   void hold(Request* request, uint32_t unit, NodeIndex node, Devices devices);
   void unhold(Request* request, size_t position);
   void stop_waiting(Request* request);
   void remove_node(NodeIndex index);
+  // What lies there is gone: actors and gangs are over, leases wait for other slots.
+  void lose_holders(NodeIndex index);
+  void recall_leases(NodeIndex index);
+  void nodes_changed();
+
+  // ---- Bundles of gangs, and what lies in them (bundles.cc) ----
+  Request* gang_of(const Request& request);
+  const Request* gang_of(const Needs& needs) const;
+  Status check_within(const Needs& needs) const;
+  void join(Request* request);
+  void leave(Request* request);
+  void close(Request* gang);
+  // Forgets it once nothing is left of it.
+  void end_closed(Request* gang);
+  // Something in the bundle ended: it is free if its gang is over.
+  void bundle_emptied(NodeIndex bundle);
+  void wake_members(const Request& gang);
+  void recheck_members(const Request& gang);
+  std::optional<NodeIndex> room_within(const Shape& shape) const;
+  bool feasible_within(const Needs& needs) const;
+  std::optional<NodeIndex> place_of(const Needs& needs, const Placed& unit) const;
+  Status adopt_gang(Application application, const std::vector<Placed>& held);
+  std::string why_not_within(const Shape& shape) const;
   void revoke(const Request& request, RevokeReason reason, std::vector<Placed> units);
   Placed placed(const Request::Unit& unit) const;
   std::vector<Placed> placed(const Request& request) const;
@@ -75,7 +105,10 @@ struct Scheduler::Impl {
   void place_ready();
   bool place_units(Request* request);
   bool place_gang(Request* request);
-  GangPlan plan_now(const Shape& shape);
+  enum class Among : uint8_t { preferred, all };
+  std::optional<NodeIndex> room_for(Shape& shape);
+  GangPlan plan_now(Shape& shape);
+  GangPlan plan_among(Among nodes, const Shape& shape);
   void set_aside(Shape* shape);
   bool feasible(Shape* shape);
   void recheck_feasibility();
@@ -115,6 +148,7 @@ struct Scheduler::Impl {
   uint64_t next_arrival_number = 0;
   // Changes with the nodes, and when an actor or gang goes: what may change feasibility or keeping.
   uint64_t version = 0;
+  uint64_t nodes_version = 0;  // With the nodes alone.
   Instant now;
   std::vector<NodeIndex> freed;  // Have more room since the last settle.
   Shape* keeper = nullptr;       // The shape that nodes are kept for.

@@ -17,6 +17,8 @@ Cluster::Floor floor_of(const std::vector<ResourceVector>& bundles) {
   return floor;
 }
 
+const auto any_node = [](NodeIndex, const Node&) { return true; };
+
 GangPlan plan_on(NodeIndex index, const Node& node, const Needs& needs) {
   std::vector<GangNode> one{{index, node.ledger}};
   return plan_gang(needs.bundles, GangStrategy::strict_pack, one);
@@ -69,10 +71,8 @@ bool Scheduler::Impl::place_units(Request* request) {
   Shape* shape = request->shape;
   const Needs& needs = *shape->needs;
   const bool spread = needs.strategy == Strategy::spread;
-  const auto any_node = [](NodeIndex, const Node&) { return true; };
   while (request->units_pending > 0) {
-    const auto index =
-        cluster.search(shape->demand(), needs.affinity, needs.strategy, shape, any_node);
+    const auto index = room_for(*shape);
     if (!index) return false;
     Node& node = cluster[*index];
     const uint32_t wanted = spread ? 1 : request->units_pending;
@@ -87,20 +87,42 @@ bool Scheduler::Impl::place_units(Request* request) {
     if (keeper == shape) release_kept();
 
     if (request->is_lease()) {
-      LeaseGranted granted{std::get<LeaseId>(request->id), node.id, {}, request->expires_at};
+      LeaseGranted granted{
+          std::get<LeaseId>(request->id), node.id, {}, request->expires_at, node.bundle()};
       for (size_t i = first; i < request->held.size(); ++i)
         granted.slots.push_back({request->held[i].number, request->held[i].devices});
       decisions.emplace_back(std::move(granted));
     } else {
-      decisions.emplace_back(
-          ActorPlaced{std::get<ActorId>(request->id), node.id, request->held.back().devices});
+      decisions.emplace_back(ActorPlaced{std::get<ActorId>(request->id), node.id,
+                                         request->held.back().devices, node.bundle()});
     }
   }
   return true;
 }
 
+std::optional<NodeIndex> Scheduler::Impl::room_for(Shape& shape) {
+  const Needs& needs = *shape.needs;
+  if (needs.affinity.within) return room_within(shape);
+  if (needs.affinity.has_preference() && shape.unpreferable_at != nodes_version) {
+    Affinity preferred = needs.affinity;
+    if (preferred.preferred_node) preferred.node = preferred.preferred_node;
+    const auto place = cluster.search(
+        shape.demand(), preferred, needs.strategy, &shape, [&](NodeIndex, const Node& node) {
+          return node.eligible(needs.affinity) && node.preferred_by(needs.affinity);
+        });
+    if (place) return place;
+    bool some = false;
+    cluster.for_each([&](NodeIndex, const Node& node) {
+      some = node.eligible(needs.affinity) && node.preferred_by(needs.affinity);
+      return !some;
+    });
+    if (!some) shape.unpreferable_at = nodes_version;
+  }
+  return cluster.search(shape.demand(), needs.affinity, needs.strategy, &shape, any_node);
+}
+
 bool Scheduler::Impl::place_gang(Request* request) {
-  const Shape& shape = *request->shape;
+  Shape& shape = *request->shape;
   GangPlan plan = plan_now(shape);
   if (plan.outcome != GangPlan::Outcome::found) return false;
   for (uint32_t i = 0; i < plan.places.size(); ++i) {
@@ -114,11 +136,23 @@ bool Scheduler::Impl::place_gang(Request* request) {
   queue.pop(request, request->units_pending);
   if (keeper == request->shape) release_kept();
   decisions.emplace_back(GangPlaced{std::get<GangId>(request->id), placed(*request)});
+  wake_members(*request);
   return true;
 }
 
-GangPlan Scheduler::Impl::plan_now(const Shape& shape) {
+GangPlan Scheduler::Impl::plan_now(Shape& shape) {
+  if (shape.needs->affinity.has_preference()) {
+    GangPlan plan = plan_among(Among::preferred, shape);
+    if (plan.outcome == GangPlan::Outcome::found) return plan;
+  }
+  return plan_among(Among::all, shape);
+}
+
+GangPlan Scheduler::Impl::plan_among(Among nodes, const Shape& shape) {
   const Needs& needs = *shape.needs;
+  const auto accepted = [&](const Node& node) {
+    return nodes == Among::all || node.preferred_by(needs.affinity);
+  };
   GangPlan plan;
   const bool pack = needs.gang_strategy == GangStrategy::pack;
   if (pack || needs.gang_strategy == GangStrategy::strict_pack) {
@@ -126,6 +160,7 @@ GangPlan Scheduler::Impl::plan_now(const Shape& shape) {
     bool unsure = false;
     cluster.search(sum_floor(needs.bundles), needs.affinity, Strategy::pack, &shape,
                    [&](NodeIndex index, const Node& node) {
+                     if (!accepted(node)) return false;
                      plan = plan_on(index, node, needs);
                      unsure = unsure || plan.outcome == GangPlan::Outcome::unsure;
                      return plan.outcome == GangPlan::Outcome::found;
@@ -138,7 +173,8 @@ GangPlan Scheduler::Impl::plan_now(const Shape& shape) {
   }
   GangNodes candidates(needs.bundles);
   const auto offer = [&](NodeIndex index, const Node& node) {
-    if (node.open_to(&shape) && node.eligible(needs.affinity)) candidates.offer(index, node.ledger);
+    if (node.open_to(&shape) && node.eligible(needs.affinity) && accepted(node))
+      candidates.offer(index, node.ledger);
     return !candidates.enough();
   };
   if (pack) {
@@ -165,6 +201,7 @@ void Scheduler::Impl::set_aside(Shape* shape) {
 bool Scheduler::Impl::feasible(Shape* shape) {
   if (shape->feasible_at == version) return true;
   const Needs& needs = *shape->needs;
+  if (needs.affinity.within) return feasible_within(needs);
   bool fits = false;
   if (!needs.gang) {
     cluster.for_each([&](NodeIndex, const Node& node) {

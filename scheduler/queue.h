@@ -54,8 +54,9 @@ struct Shape {
   uint64_t units_waiting = 0;
   State state = State::idle;
   // Versions of the cluster: when it was last found to fit empty nodes, and when no nodes could
-  // be kept for it.
+  // be kept for it. Of its nodes alone: when none was there that it prefers.
   std::optional<uint64_t> feasible_at;
+  std::optional<uint64_t> unpreferable_at;
   std::optional<uint64_t> unkeepable_at;
 
   const ResourceVector& demand() const { return needs->bundles.front(); }
@@ -68,6 +69,7 @@ struct Request {
     uint32_t number = 0;
     NodeIndex node = 0;
     Devices devices;
+    NodeIndex bundle = 0;  // Of a gang's units: where what lies in the bundle is accounted.
     bool lends_cpu = false;
   };
 
@@ -81,9 +83,14 @@ struct Request {
   std::vector<Unit> held;  // Ascending by number.
   Instant expires_at;      // Of leases that hold something.
   bool told_infeasible = false;
+  // Of gangs: all that asked to lie within, by arrival; and that it was released.
+  std::map<uint64_t, Request*> members;
+  bool closing = false;
 
   bool is_lease() const { return std::holds_alternative<LeaseId>(id); }
   bool is_gang() const { return std::holds_alternative<GangId>(id); }
+  // A gang that takes something in.
+  bool is_open() const { return !closing && held.size() == shape->needs->bundles.size(); }
   const ResourceVector& demand_of(uint32_t unit) const {
     return shape->needs->gang ? shape->needs->bundles[unit] : shape->demand();
   }

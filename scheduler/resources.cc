@@ -55,6 +55,10 @@ int64_t ResourceVector::custom_milli(std::string_view name) const {
   return found != nullptr ? found->milli : 0;
 }
 
+bool could_fit(const ResourceVector& total, const ResourceVector& demand) {
+  return total.gpu_milli >= demand.gpu_milli && covers(total, demand);
+}
+
 std::string milli_to_string(int64_t milli) {
   std::string text = fmt::format("{}", milli / 1000);
   const int64_t rest = milli % 1000;
@@ -138,6 +142,14 @@ NodeLedger::NodeLedger(ResourceVector total)
   recount_devices();
 }
 
+NodeLedger::NodeLedger(ResourceVector bundle, const Devices& devices)
+    : total_(std::move(bundle)),
+      available_(total_),
+      device_free_milli_(devices.empty() ? 0 : devices.back().device + size_t{1}) {
+  for (const DeviceShare& share : devices) device_free_milli_[share.device] = share.milli;
+  recount_devices();
+}
+
 void NodeLedger::recount_devices() {
   whole_gpus_free_ = 0;
   largest_partial_milli_ = 0;
@@ -148,10 +160,6 @@ void NodeLedger::recount_devices() {
       largest_partial_milli_ = std::max(largest_partial_milli_, free);
     }
   }
-}
-
-bool NodeLedger::could_fit(const ResourceVector& demand) const {
-  return total_.gpu_milli >= demand.gpu_milli && covers(total_, demand);
 }
 
 bool NodeLedger::devices_fit(int64_t gpu_milli) const {

@@ -47,6 +47,9 @@ Status check_total(const ResourceVector& total);
 Status add(ResourceVector& sum, const ResourceVector& term);
 Status subtract(ResourceVector& rest, const ResourceVector& term);
 
+// Whether this demand alone could be taken of this much, were all of it free.
+bool could_fit(const ResourceVector& total, const ResourceVector& demand);
+
 // "1.5" for 1500.
 std::string milli_to_string(int64_t milli);
 
@@ -63,9 +66,13 @@ class NodeLedger {
  public:
   // `total` has passed check_total.
   explicit NodeLedger(ResourceVector total);
+  // Of a bundle: what NodeLedger::take handed out, to be dealt out anew.
+  NodeLedger(ResourceVector bundle, const Devices& devices);
 
   // Would it fit an empty node of this kind; does it fit now.
-  bool could_fit(const ResourceVector& demand) const;
+  bool could_fit(const ResourceVector& demand) const {
+    return scheduler::could_fit(total_, demand);
+  }
   bool fits(const ResourceVector& demand) const;
   // Takes it and names its devices; nothing if it does not fit. A fraction goes to the fullest
   // device that has room, whole devices are the lowest free ones.
@@ -95,7 +102,7 @@ class NodeLedger {
   ResourceVector total_;
   ResourceVector available_;    // Its custom names are total_'s, in the same places.
   int64_t cpu_owed_milli_ = 0;  // What is held beyond total_; above 0 only if none is available.
-  std::vector<int64_t> device_free_milli_;
+  std::vector<int64_t> device_free_milli_;  // By the node's number of the device.
   int64_t whole_gpus_free_ = 0;
   int64_t largest_partial_milli_ = 0;
 };

@@ -19,9 +19,25 @@ bool strictly_ascending(const std::vector<T>& items) {
   return std::adjacent_find(items.begin(), items.end(), std::greater_equal<>()) == items.end();
 }
 
+Status check_selectors(const std::vector<LabelSelector>& selectors) {
+  if (!strictly_ascending(selectors))
+    return error(Code::invalid, "label selectors are not ascending or not distinct");
+  for (const LabelSelector& selector : selectors) {
+    const bool has_values = selector.test == LabelTest::in || selector.test == LabelTest::not_in;
+    if (selector.key.empty() || selector.values.empty() == has_values)
+      return error(Code::invalid, "a label selector lacks its key or values, or has too many");
+    if (!strictly_ascending(selector.values))
+      return error(Code::invalid, "a label selector's values are not ascending or not distinct");
+  }
+  return ok();
+}
+
 Status check_affinity(const Affinity& affinity) {
-  if (!strictly_ascending(affinity.labels))
-    return error(Code::invalid, "labels are not ascending or not distinct");
+  TROUPE_CHECK(check_selectors(affinity.selectors));
+  TROUPE_CHECK(check_selectors(affinity.preferred));
+  const bool elsewhere = affinity.node || !affinity.selectors.empty() || affinity.has_preference();
+  if (affinity.within && elsewhere)
+    return error(Code::invalid, "what lies within a gang lies where that lies: it names no nodes");
   return ok();
 }
 
@@ -51,12 +67,13 @@ std::optional<size_t> position_of(const Request& request, uint32_t slot) {
 
 // A lease's slots are some numbers, an actor and a gang are held in whole.
 Status check_held(const RequestId& id, uint32_t units, const std::vector<Placed>& held) {
-  const bool lease = std::holds_alternative<LeaseId>(id);
-  if (held.empty() || held.size() > units || (!lease && held.size() != units))
+  const bool in_parts = !std::holds_alternative<ActorId>(id);
+  const bool none = held.empty() && !std::holds_alternative<GangId>(id);
+  if (none || held.size() > units || (!in_parts && held.size() != units))
     return error(Code::invalid,
                  fmt::format("{} of {} units cannot be adopted", held.size(), units));
   for (size_t i = 0; i < held.size(); ++i) {
-    const bool in_order = lease ? i == 0 || held[i - 1].unit < held[i].unit : held[i].unit == i;
+    const bool in_order = in_parts ? i == 0 || held[i - 1].unit < held[i].unit : held[i].unit == i;
     if (!in_order || held[i].unit == UINT32_MAX)
       return error(Code::invalid, "units to adopt are not ascending");
   }
@@ -64,14 +81,6 @@ Status check_held(const RequestId& id, uint32_t units, const std::vector<Placed>
 }
 
 }  // namespace
-
-// A request as it came, before it is known.
-struct Scheduler::Impl::Application {
-  RequestId id;
-  Applicant applicant;
-  Needs needs;
-  uint32_t units = 1;
-};
 
 Result<Scheduler::Impl::Application> Scheduler::Impl::read(const LeaseRequested& event) {
   TROUPE_CHECK(check_demand(event.demand));
@@ -98,6 +107,7 @@ Result<Scheduler::Impl::Application> Scheduler::Impl::read(const ActorRequested&
 
 Result<Scheduler::Impl::Application> Scheduler::Impl::read(const GangRequested& event) {
   TROUPE_CHECK(check_affinity(event.affinity));
+  if (event.affinity.within) return error(Code::invalid, "a gang lies within no other");
   if (event.bundles.empty() || event.bundles.size() > bundles_max)
     return error(Code::invalid,
                  fmt::format("{} bundles: 1 to {} possible", event.bundles.size(), bundles_max));
@@ -143,6 +153,7 @@ Request* Scheduler::Impl::admit(Application application) {
   request.seniority = {options.policy->rank(application.applicant), next_arrival_number++};
   request.shape = queue.intern(std::move(application.needs));
   jobs[request.job].emplace(request.seniority.arrival_number, &request);
+  join(&request);
   return &request;
 }
 
@@ -151,8 +162,9 @@ void Scheduler::Impl::submit(const Requested& event) {
   const RequestId id = request_id(event);
   if (find(id) != nullptr) return;  // The first one counts.
   auto application = read(event);
-  if (!application) {
-    decisions.emplace_back(Rejected{subject_of(id), application.error()});
+  const Status known = application ? check_within(application->needs) : application.error();
+  if (!known) {
+    decisions.emplace_back(Rejected{subject_of(id), known.error()});
     return;
   }
   const uint32_t units = application->units;
@@ -177,7 +189,13 @@ void Scheduler::Impl::stop_waiting(Request* request) {
 void Scheduler::Impl::finish(Request* request) {
   stop_waiting(request);
   to_tell.erase(request);
+  if (request->is_gang()) return close(request);
   while (!request->held.empty()) unhold(request, request->held.size() - 1);
+  leave(request);
+  forget(request);
+}
+
+void Scheduler::Impl::forget(Request* request) {
   const auto job = jobs.find(request->job);
   job->second.erase(request->seniority.arrival_number);
   if (job->second.empty()) jobs.erase(job);
@@ -192,7 +210,14 @@ void Scheduler::Impl::hold(Request* request, uint32_t unit, NodeIndex index, Dev
     request->expires_at = now + options.lease_term;
     expiries.emplace(std::pair{request->expires_at, request->seniority.arrival_number}, request);
   }
-  request->held.push_back({.number = unit, .node = index, .devices = std::move(devices)});
+  Request::Unit held{.number = unit, .node = index, .devices = std::move(devices)};
+  if (request->is_gang())
+    held.bundle = cluster.add_bundle(request->demand_of(unit), held.devices,
+                                     {std::get<GangId>(request->id), unit, index});
+  const auto place = std::upper_bound(
+      request->held.begin(), request->held.end(), unit,
+      [](uint32_t number, const Request::Unit& other) { return number < other.number; });
+  request->held.insert(place, std::move(held));
   Node& node = cluster[index];
   Node::Holder& holder = node.holders[request->seniority.arrival_number];
   holder.request = request;
@@ -204,6 +229,7 @@ void Scheduler::Impl::unhold(Request* request, size_t position) {
   const Request::Unit unit = std::move(request->held[position]);
   request->held.erase(request->held.begin() + static_cast<ptrdiff_t>(position));
   Node& node = cluster[unit.node];
+  if (request->is_gang()) cluster.remove_bundle(unit.bundle);
   if (unit.lends_cpu) node.ledger.reclaim_cpu(request->demand_of(unit.number).cpu_milli);
   node.ledger.give_back(request->demand_of(unit.number), unit.devices);
   const auto holder = node.holders.find(request->seniority.arrival_number);
@@ -217,10 +243,12 @@ void Scheduler::Impl::unhold(Request* request, size_t position) {
   } else {
     ++version;
   }
+  if (unit.node >= bundle_bit) bundle_emptied(unit.node);
 }
 
 Placed Scheduler::Impl::placed(const Request::Unit& unit) const {
-  return {.unit = unit.number, .node = cluster[unit.node].id, .devices = unit.devices};
+  const Node& node = cluster[unit.node];
+  return {.unit = unit.number, .node = node.id, .devices = unit.devices, .bundle = node.bundle()};
 }
 
 std::vector<Placed> Scheduler::Impl::placed(const Request& request) const {
@@ -250,14 +278,21 @@ void Scheduler::Impl::on(const NodeAdded& event) {
     cluster[*index].labels = event.labels;
     cluster[*index].draining = event.closed;
     cluster.reindex(*index);
+    for (const auto& [arrival_number, holder] : cluster[*index].holders)
+      if (holder.request->is_gang()) wake_members(*holder.request);
   } else {
     if (index) remove_node(*index);
     index = cluster.add(event.node, event.total, event.labels);
     cluster[*index].draining = event.closed;
     cluster.reindex(*index);
   }
-  ++version;
   freed.push_back(*index);
+  nodes_changed();
+}
+
+void Scheduler::Impl::nodes_changed() {
+  ++version;
+  ++nodes_version;
   recheck_feasibility();
 }
 
@@ -268,9 +303,24 @@ void Scheduler::Impl::on(const NodeRemoved& event) {
 
 void Scheduler::Impl::remove_node(NodeIndex index) {
   if (cluster[index].kept_for != nullptr) release_kept();
+  lose_holders(index);
+  cluster.remove(index);
+  nodes_changed();
+}
+
+void Scheduler::Impl::lose_holders(NodeIndex index) {
   const auto holders = cluster[index].holders;  // By arrival. Changes as units go.
   for (const auto& [arrival_number, holder] : holders) {
+    // A gang that was released goes with the last that lay in it.
+    if (!cluster[index].holders.contains(arrival_number)) continue;
     Request* request = holder.request;
+    if (request->is_gang()) {
+      std::vector<NodeIndex> bundles;
+      for (const Request::Unit& unit : request->held)
+        if (unit.node == index) bundles.push_back(unit.bundle);
+      for (const NodeIndex bundle : bundles) lose_holders(bundle);
+      if (!cluster[index].holders.contains(arrival_number)) continue;
+    }
     std::vector<Placed> lost;
     for (size_t i = request->held.size(); i-- > 0;) {
       if (request->held[i].node != index) continue;
@@ -286,9 +336,6 @@ void Scheduler::Impl::remove_node(NodeIndex index) {
       finish(request);
     }
   }
-  cluster.remove(index);
-  ++version;
-  recheck_feasibility();
 }
 
 void Scheduler::Impl::on(const NodeDraining& event) {
@@ -298,15 +345,21 @@ void Scheduler::Impl::on(const NodeDraining& event) {
   if (node.kept_for != nullptr) release_kept();
   node.draining = true;
   cluster.reindex(*index);
-  ++version;
-  for (const auto& [arrival_number, holder] : node.holders) {
-    if (!holder.request->is_lease()) continue;
+  recall_leases(*index);
+  nodes_changed();
+}
+
+void Scheduler::Impl::recall_leases(NodeIndex index) {
+  for (const auto& [arrival_number, holder] : cluster[index].holders) {
     std::vector<Placed> recalled;
-    for (const Request::Unit& unit : holder.request->held)
-      if (unit.node == *index) recalled.push_back(placed(unit));
-    revoke(*holder.request, RevokeReason::node_draining, std::move(recalled));
+    for (const Request::Unit& unit : holder.request->held) {
+      if (unit.node != index) continue;
+      if (holder.request->is_gang()) recall_leases(unit.bundle);
+      if (holder.request->is_lease()) recalled.push_back(placed(unit));
+    }
+    if (!recalled.empty())
+      revoke(*holder.request, RevokeReason::node_draining, std::move(recalled));
   }
-  recheck_feasibility();
 }
 
 void Scheduler::Impl::on(const LeaseRequested& event) {
@@ -374,7 +427,7 @@ void Scheduler::Impl::on(const GangReleased& event) {
 void Scheduler::Impl::on(const Adopted& event) {
   const RequestId id =
       std::visit([](const auto& requested) { return request_id(requested); }, event.request);
-  if (find(id) != nullptr && !std::holds_alternative<LeaseId>(id)) return;
+  if (find(id) != nullptr && std::holds_alternative<ActorId>(id)) return;
   auto application =
       std::visit([](const auto& requested) { return read(requested); }, event.request);
   const Status adopted =
@@ -384,23 +437,23 @@ void Scheduler::Impl::on(const Adopted& event) {
 
 Status Scheduler::Impl::adopt(Application application, const std::vector<Placed>& held) {
   TROUPE_CHECK(check_held(application.id, application.units, held));
+  TROUPE_CHECK(check_within(application.needs));
+  if (application.needs.gang) return adopt_gang(std::move(application), held);
   const std::vector<ResourceVector>& bundles = application.needs.bundles;
   Request* request = find(application.id);  // A lease, of which this is a further part.
   if (request != nullptr &&
       (held.front().unit < request->next_slot || request->shape->needs->bundles != bundles))
     return error(Code::invalid, "a further part of a lease has other numbers and the same demand");
-  const auto demand = [&](const Placed& unit) -> const ResourceVector& {
-    return bundles[application.needs.gang ? unit.unit : 0];
-  };
+  const ResourceVector& demand = bundles.front();
   std::vector<NodeIndex> places;
   for (const Placed& unit : held) {
-    const auto index = cluster.find(unit.node);
-    if (index && cluster[*index].ledger.take_exactly(demand(unit), unit.devices)) {
+    const auto index = place_of(application.needs, unit);
+    if (index && cluster[*index].ledger.take_exactly(demand, unit.devices)) {
       places.push_back(*index);
       continue;
     }
     for (size_t i = places.size(); i-- > 0;)
-      cluster[places[i]].ledger.give_back(demand(held[i]), held[i].devices);
+      cluster[places[i]].ledger.give_back(demand, held[i].devices);
     return error(Code::conflict,
                  fmt::format("unit {} is not free on node {}", unit.unit, unit.node.to_string()));
   }

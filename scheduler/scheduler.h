@@ -87,8 +87,10 @@ class Scheduler {
   std::vector<NodeView> nodes() const;
   // What a request holds: slots, the actor's place, bundles.
   std::vector<Placed> held(const RequestId& id) const;
-  // What lies on a node, by arrival.
+  // What lies on a node, by arrival; behind each gang what lies in its bundles there.
   std::vector<RequestId> holders(const NodeId& id) const;
+  // What lies in a gang's bundles or waits for them, by arrival.
+  std::vector<RequestId> members(const GangId& id) const;
   // By shape, in the order of first arrival of the shape.
   std::vector<PendingView> pending() const;
   uint64_t pending_units() const;

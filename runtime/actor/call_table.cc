@@ -16,6 +16,7 @@ troupe_call* CallTable::open(std::shared_ptr<Call> call) {
   }
   handle->call = std::move(call);
   handle->is_open = true;
+  ++open_count_;
   return handle;
 }
 
@@ -38,14 +39,20 @@ std::shared_ptr<Call> CallTable::close(troupe_call* handle) {
 
 bool CallTable::finish(troupe_call* handle, Result<Bytes> outcome) {
   const auto call = close(handle);
-  if (call) call->finish(std::move(outcome));
-  return call != nullptr;
+  if (!call) return false;
+  call->finish(std::move(outcome));
+  --open_count_;
+  if (on_finish_) on_finish_();
+  return true;
 }
 
 bool CallTable::finish_value(troupe_call* handle, BytesView value) {
   const auto call = close(handle);
-  if (call) call->finish_value(value);
-  return call != nullptr;
+  if (!call) return false;
+  call->finish_value(value);
+  --open_count_;
+  if (on_finish_) on_finish_();
+  return true;
 }
 
 size_t CallTable::fail_all(const Error& error) {

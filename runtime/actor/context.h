@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <stop_token>
@@ -53,6 +54,7 @@ struct troupe_context {
   const troupe::actor::Identity identity;
   troupe::actor::Services& services;
   std::stop_source stopping;
+  std::function<bool(std::function<void()>)> defer;  // Instance::defer.
   troupe::actor::Gauges gauges;
   // The texts of `info`.
   const std::string actor_text;
@@ -67,6 +69,26 @@ struct troupe_context {
   std::map<troupe::ObjectId, View> views;  // What object_get gave and was not released.
   troupe::client::ObjectBytes last_reply;  // Of actor_call.
 };
+
+namespace troupe::actor {
+
+// Whose code a thread runs, for as long as this lives.
+class CurrentContext {
+ public:
+  explicit CurrentContext(troupe_context* context) { slot() = context; }
+  CurrentContext(const CurrentContext&) = delete;
+  CurrentContext& operator=(const CurrentContext&) = delete;
+  ~CurrentContext() { slot() = nullptr; }
+  static troupe_context* get() { return slot(); }
+
+ private:
+  static troupe_context*& slot() {
+    thread_local troupe_context* context = nullptr;
+    return context;
+  }
+};
+
+}  // namespace troupe::actor
 
 struct troupe_group {
   troupe::actor::Group members;

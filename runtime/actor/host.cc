@@ -76,16 +76,18 @@ Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request,
   identity.name = spec.name;
   identity.node_name = client_.attached().node_name;
   identity.incarnation = request.incarnation;
+  client_.set_placement(spec.placement);
   auto arguments = co_await client_.resolve(spec.arguments, client::default_budget);
   if (!arguments) co_return std::move(arguments).error();
   co_return co_await host(spec.module, spec.class_name, std::move(identity), spec.signature,
-                          std::move(*arguments));
+                          std::move(*arguments), spec.concurrency);
 }
 
 Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, CallContext context) {
   TROUPE_CO_CHECK(check_worker(context));
   co_await client_.started().wait();
   client_.set_lease(request.lease);
+  client_.set_placement(request.placement);
   // A slot process serves one lease after the other of the same job and module.
   if (identity_ && identity_->actor.is_nil() && instance_ && !assigning_) {
     co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
@@ -95,12 +97,13 @@ Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, Ca
   identity.node_name = client_.attached().node_name;
   std::vector<client::ObjectBytes> none;
   co_return co_await host(request.module, TROUPE_TASKS_CLASS, std::move(identity), 0,
-                          std::move(none));
+                          std::move(none), 1);
 }
 
 Async<Result<ProcessStarted>> Host::host(std::string module, std::string class_name,
                                          Identity identity, uint64_t signature,
-                                         std::vector<client::ObjectBytes> arguments) {
+                                         std::vector<client::ObjectBytes> arguments,
+                                         uint32_t concurrency) {
   if (assigning_ || instance_)
     co_return error(Code::conflict, "this process hosts something already");
   assigning_ = true;
@@ -121,6 +124,7 @@ Async<Result<ProcessStarted>> Host::host(std::string module, std::string class_n
   spec.identity = std::move(identity);
   spec.signature = signature;
   spec.arguments = std::move(arguments);
+  spec.concurrency = concurrency;
   instance_ = std::make_unique<Instance>(client_.environment(), services_, std::move(spec),
                                          options_.instance);
   auto started = co_await instance_->start();

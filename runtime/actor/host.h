@@ -65,7 +65,8 @@ class Host final : public client::InvocationHandler {
                                               transport::CallContext context);
   Async<Result<protocol::ProcessStarted>> host(std::string module, std::string class_name,
                                                Identity identity, uint64_t signature,
-                                               std::vector<client::ObjectBytes> arguments);
+                                               std::vector<client::ObjectBytes> arguments,
+                                               uint32_t concurrency);
   static Origin origin_of(const transport::CallContext& context);
   Async<void> watch_instance();
   Async<void> report_gauges();

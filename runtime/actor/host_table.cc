@@ -219,6 +219,15 @@ int32_t host_stopping(troupe_context* context) {
   return context->stopping.stop_requested() ? 1 : 0;
 }
 
+troupe_context* host_current() {
+  return CurrentContext::get();
+}
+
+int32_t host_defer(troupe_context* context, void (*run)(void*), void* argument) {
+  if (context == nullptr || run == nullptr) return TROUPE_INVALID;
+  return context->defer([run, argument] { run(argument); }) ? TROUPE_OK : TROUPE_UNAVAILABLE;
+}
+
 }  // namespace
 
 namespace troupe::actor {
@@ -246,6 +255,8 @@ const troupe_host& host_table() {
       .group_barrier = host_group_barrier,
       .group_leave = host_group_leave,
       .stopping = host_stopping,
+      .current = host_current,
+      .defer = host_defer,
   };
   return table;
 }

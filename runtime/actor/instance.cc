@@ -12,6 +12,8 @@ namespace troupe::actor {
 
 namespace {
 
+constexpr uint32_t coroutines_default = 1000;
+
 using Views = boost::container::small_vector<troupe_bytes, 8>;
 
 Views views_of(const std::vector<client::ObjectBytes>& arguments) {
@@ -34,9 +36,21 @@ Instance::Instance(transport::Environment environment, Services& services, Insta
       arguments_(std::move(spec.arguments)),
       context_(std::move(spec.identity), services),
       doorbell_(std::make_shared<Doorbell>(environment.loop)),
-      mailbox_(options.mailbox_calls_max, environment.rings),
+      mailbox_(options.mailbox_calls_max, environment.rings, [this] {
+        return !defers() || calls_.open_count() < concurrency_;
+      }),
+      concurrency_(spec.concurrency != 0 ? spec.concurrency : defers() ? coroutines_default : 1),
       created_(environment.loop),
-      ended_(environment.loop) {}
+      ended_(environment.loop) {
+  context_.defer = [this](std::function<void()> work) { return defer(std::move(work)); };
+  if (defers()) calls_.on_finish([this] { mailbox_.admit(); });
+}
+
+uint32_t Instance::type_flags() const {
+  // A module of an older ABI has a shorter table.
+  const bool has_flags = type_->size >= offsetof(troupe_actor_class, flags) + sizeof type_->flags;
+  return has_flags ? type_->flags : 0;
+}
 
 Instance::~Instance() {
   TROUPE_ASSERT(!thread_.joinable() || ended_.is_set(), "an instance is destroyed before its end");
@@ -72,7 +86,35 @@ Async<bool> Instance::wait_ended(Instant deadline) {
   co_return co_await wait_until(environment_.clock, deadline, ended_);
 }
 
+bool Instance::take_some() noexcept {
+  bool worked = false;
+  for (size_t i = 0; i < options_.calls_a_step && !stop_requested(); ++i) {
+    if (const auto work = mailbox_.take_deferred()) {
+      work();
+    } else if (auto call = mailbox_.take()) {
+      deliver(std::move(call));
+    } else {
+      break;
+    }
+    worked = true;
+  }
+  return worked;
+}
+
+void Instance::help() noexcept {
+  const CurrentContext current{&context_};
+  while (!stop_requested()) {
+    mailbox_.wait();
+    take_some();
+  }
+}
+
+bool Instance::defer(std::function<void()> work) {
+  return mailbox_.defer(std::move(work));
+}
+
 void Instance::run() noexcept {
+  const CurrentContext current{&context_};
   Status created = create();
   const bool alive = created.has_value();
   boost::asio::post(environment_.loop, [this, outcome = std::move(created)]() mutable {
@@ -81,16 +123,12 @@ void Instance::run() noexcept {
   });
   std::optional<Error> death;
   bool more = false;  // A step said so.
+  const uint32_t threads = alive && !defers() && type_->step == nullptr ? concurrency_ : 1;
+  for (uint32_t i = 1; i < threads; ++i) helpers_.emplace_back([this] { help(); });
   while (alive && !stop_requested() && !death) {
     if (!more) mailbox_.wait();
-    bool called = false;
-    for (size_t i = 0; i < options_.calls_a_step && !stop_requested(); ++i) {
-      auto call = mailbox_.take();
-      if (!call) break;
-      deliver(std::move(call));
-      called = true;
-    }
-    if (type_->step == nullptr || !(called || more) || stop_requested()) continue;
+    const bool worked = take_some();
+    if (type_->step == nullptr || !(worked || more) || stop_requested()) continue;
     auto outcome = step();
     if (outcome) {
       more = *outcome;
@@ -98,6 +136,7 @@ void Instance::run() noexcept {
       death = outcome.error();
     }
   }
+  for (std::thread& helper : helpers_) helper.join();
   if (alive) type_->destroy(instance_);
   finish(death);
 }
@@ -154,7 +193,7 @@ void Instance::finish(const std::optional<Error>& death) noexcept {
             : error(Code::cancelled, "the actor stopped before it finished the call");
   const size_t kept = calls_.fail_all(unfinished);
   size_t waiting = 0;
-  while (auto call = mailbox_.take()) {
+  while (auto call = mailbox_.take_any()) {
     call->finish(error(Code::unavailable, "the actor stopped; the call was not run"));
     ++waiting;
   }

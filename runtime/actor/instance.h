@@ -23,6 +23,7 @@ struct InstanceSpec {
   Identity identity;
   uint64_t signature = 0;
   std::vector<client::ObjectBytes> arguments;
+  uint32_t concurrency = 0;  // 0: the class's default.
 };
 
 // Belongs to the loop; the module's code runs on the instance's own thread alone: create, then
@@ -51,6 +52,10 @@ class Instance {
   // caller of this answers them. Thread-safe.
   std::vector<std::shared_ptr<Call>> withdraw(const transport::RingChannel* channel);
 
+  // Runs `work` on an actor thread, before the calls that wait. False: the instance stops.
+  // Thread-safe.
+  bool defer(std::function<void()> work);
+
   // Asks the thread to end after its present call or step. Idempotent.
   void request_stop();
   // Waits for the end of the thread; false if `deadline` comes first.
@@ -61,8 +66,14 @@ class Instance {
   std::map<std::string, double> gauges() const { return context_.gauges.read(); }
 
  private:
-  // On the actor thread.
+  bool defers() const { return (type_flags() & TROUPE_CLASS_COROUTINES) != 0; }
+  uint32_t type_flags() const;
+  // On the actor's threads.
   void run() noexcept;
+  // Another thread's part in a threaded actor: calls alone.
+  void help() noexcept;
+  // Runs what waits; false: there was nothing.
+  bool take_some() noexcept;
   Status create() noexcept;
   void deliver(std::shared_ptr<Call> call) noexcept;
   // Whether there is more to do. Errors: the actor dies of it.
@@ -79,12 +90,14 @@ class Instance {
   std::shared_ptr<Doorbell> doorbell_;
   Mailbox mailbox_;
   CallTable calls_;
+  const uint32_t concurrency_;  // Threads, or unfinished calls.
   void* instance_ = nullptr;
 
   Event created_;
   Status create_outcome_ = error(Code::internal, "not created yet");
   Event ended_;
   std::optional<Error> death_;
+  std::vector<std::thread> helpers_;
   std::thread thread_;  // Last: it uses all of the above.
 };
 

@@ -54,6 +54,7 @@ using ObjectId = Id<struct ObjectTag>;
 using LeaseId = Id<struct LeaseTag>;
 using ProcessId = Id<struct ProcessTag>;
 using DeploymentId = Id<struct DeploymentTag>;
+using PlacementGroupId = Id<struct PlacementGroupTag>;
 
 }  // namespace troupe
 

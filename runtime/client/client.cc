@@ -11,6 +11,7 @@
 #include "client/lease_pool.h"
 #include "client/lent_cpu.h"
 #include "client/object_directory.h"
+#include "client/placement.h"
 #include "client/store_client.h"
 #include "transport/ring_port.h"
 
@@ -168,6 +169,7 @@ Async<Result<protocol::ActorInfo>> Client::create_actor(protocol::ActorSpec spec
                                                         std::vector<ObjectName> held) {
   if (spec.actor.is_nil()) spec.actor = ActorId::random(environment_.random);
   spec.job = options_.job;
+  if (spec.node.is_nil()) capture(spec.placement, captured_in());
   const ActorId actor = spec.actor;
   for (const ObjectName& ref : held) objects_->add_reference(ref);
   auto info = co_await ask_head<protocol::ActorInfo>(Method::create_actor, std::move(spec), budget);
@@ -232,7 +234,18 @@ std::shared_ptr<Object> Client::start_call(const std::shared_ptr<ActorTarget>& t
 }
 
 std::shared_ptr<Object> Client::start_task(TaskSpec spec) {
+  capture(spec.placement, captured_in());
   return leases_->submit(std::move(spec));
+}
+
+void Client::set_placement(const protocol::PlacementSpec& placement) {
+  const std::lock_guard lock{captured_mutex_};
+  captured_in_ = placement.capture ? placement.group : PlacementGroupId{};
+}
+
+PlacementGroupId Client::captured_in() const {
+  const std::lock_guard lock{captured_mutex_};
+  return captured_in_;
 }
 
 ObjectName Client::submit_task(TaskSpec spec) {

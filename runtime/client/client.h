@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -54,6 +55,7 @@ struct TaskSpec {
   int32_t priority = 0;
   int32_t retries = 0;  // After a death of its process: how often it may run again.
   Duration budget = default_budget;
+  protocol::PlacementSpec placement;
 };
 
 struct ActorCallSpec {
@@ -167,6 +169,10 @@ class Client {
   // Called when such a wait has lasted for a moment, and again when it is over.
   void on_waiting(std::function<void(bool)> hook);
 
+  // --- Placement groups. Where this process runs: if that captures, so do its tasks and actors
+  // that choose no place themselves.
+  void set_placement(const protocol::PlacementSpec& placement);
+
   // --- For processes that host actors.
   // The bytes of arguments, refs resolved through their owners.
   Async<Result<std::vector<ObjectBytes>>> resolve(std::vector<protocol::Argument> arguments,
@@ -178,6 +184,7 @@ class Client {
                                                   std::vector<ObjectName> held);
 
  private:
+  PlacementGroupId captured_in() const;
   friend class ObjectDirectory;
   friend class ActorCaller;
   friend class LeasePool;
@@ -192,6 +199,8 @@ class Client {
 
   transport::Environment environment_;
   ClientOptions options_;
+  mutable std::mutex captured_mutex_;
+  PlacementGroupId captured_in_;
   transport::Router router_;
   InvocationHandler* invocations_ = nullptr;
   protocol::ProcessAddress address_;

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "client/connections.h"
 #include "client/object_directory.h"
+#include "client/placement.h"
 #include "protocol/call_record.h"
 #include "transport/adaptive_mutex.h"
 #include "transport/ring_port.h"
@@ -49,6 +50,7 @@ std::string class_key(const TaskSpec& spec) {
     key += '=';
     add(amount.milli);
   }
+  key += placement_key(spec.placement);
   return key;
 }
 
@@ -82,6 +84,7 @@ struct LeasePool::Class {
   std::string module;
   std::vector<protocol::ResourceAmount> demand;
   int32_t priority = 0;
+  protocol::PlacementSpec placement;
 
   transport::AdaptiveMutex mutex;  // Guards what follows.
   std::deque<TaskPointer> queue;
@@ -140,6 +143,7 @@ LeasePool::ClassPointer LeasePool::class_of(const TaskSpec& spec) {
     cls->module = spec.module;
     cls->demand = spec.demand;
     cls->priority = spec.priority;
+    cls->placement = spec.placement;
   }
   return cls;
 }
@@ -259,8 +263,26 @@ void LeasePool::settle(const SlotPointer& slot, const TaskPointer& task,
     slot_has_room(slot, false, 0);
     return;
   }
-  finish(task, std::move(outcome), slot->address);
+  end(slot, task, std::move(outcome));
   slot_has_room(slot, true, ran_ns);
+}
+
+// As finish(); a task that died with its placement group is told what became of that.
+void LeasePool::end(const SlotPointer& slot, const TaskPointer& task,
+                    Result<protocol::InvokeReply> outcome) {
+  const bool died = !outcome && outcome.error().where().empty();
+  if (!died || task->spec.placement.group.is_nil()) {
+    finish(task, std::move(outcome), slot->address);
+    return;
+  }
+  boost::asio::dispatch(client_.environment_.loop, [this, task, failure = outcome.error()] {
+    spawn(client_.scope_, end_with_reason(task, failure));
+  });
+}
+
+Async<void> LeasePool::end_with_reason(TaskPointer task, Error failure) {
+  auto reason = co_await why_it_died(client_, task->spec.placement, std::move(failure));
+  finish(task, std::move(reason), {});
 }
 
 bool LeasePool::queue_again(const TaskPointer& task, const Error& failure) {
@@ -370,6 +392,7 @@ Async<void> LeasePool::request_lease(ClassPointer cls) {
   request.module = cls->module;
   request.demand = cls->demand;
   request.priority = cls->priority;
+  request.placement = cls->placement;
   {
     const std::lock_guard lock{cls->mutex};
     request.slots = slots_wanted(*cls);
@@ -558,7 +581,7 @@ Async<void> LeasePool::run_alone(SlotPointer slot, TaskPointer task) {
   const bool gave_up = code == Code::cancelled || code == Code::deadline_exceeded;
   if (gave_up || code == Code::unavailable || code == Code::outcome_unknown) drop_slot(slot);
   if (code == Code::unavailable) cls->unreached = true;
-  if (!queue_again(task, outcome.error())) finish(task, std::move(outcome), slot->address);
+  if (!queue_again(task, outcome.error())) end(slot, task, std::move(outcome));
   slot_has_room(slot, false, 0);
 }
 

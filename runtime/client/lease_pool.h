@@ -64,6 +64,9 @@ class LeasePool {
   void forget_cancelled(const ClassPointer& cls);
   void finish(const TaskPointer& task, Result<protocol::InvokeReply> outcome,
               const protocol::ProcessAddress& callee);
+  void end(const SlotPointer& slot, const TaskPointer& task,
+           Result<protocol::InvokeReply> outcome);
+  Async<void> end_with_reason(TaskPointer task, Error failure);
   void release(const TaskPointer& task);
   // It surely has not run, or may run again: true, and it is in the queue again.
   bool queue_again(const TaskPointer& task, const Error& failure);

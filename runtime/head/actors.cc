@@ -28,19 +28,6 @@ ActorState state_from(const std::string& name) {
   return ActorState::pending;
 }
 
-scheduler::ActorRequested request_of(const protocol::ActorSpec& spec, bool restart) {
-  scheduler::ActorRequested request;
-  request.actor = spec.actor;
-  request.job = spec.job;
-  if (auto demand = to_resources(spec.demand))
-    request.demand = std::move(*demand);  // Checked before.
-  request.priority = spec.priority;
-  request.restart = restart;
-  if (!spec.node.is_nil()) request.affinity.node = spec.node;
-  if (spec.strategy == "spread") request.strategy = scheduler::Strategy::spread;
-  return request;
-}
-
 bool is_permanent(Code code) {
   return code == Code::invalid || code == Code::not_found || code == Code::unimplemented ||
          code == Code::denied;
@@ -49,13 +36,14 @@ bool is_permanent(Code code) {
 }  // namespace
 
 Actors::Actors(transport::Environment environment, const HeadOptions& options, Scope& scope,
-               Journal& journal, Membership& membership, Placement& placement)
+               Journal& journal, Membership& membership, Placement& placement, const Groups& groups)
     : environment_(environment),
       options_(options),
       scope_(scope),
       journal_(journal),
       membership_(membership),
-      placement_(placement) {}
+      placement_(placement),
+      groups_(groups) {}
 
 void Actors::restore(std::vector<StoredActor> stored_actors) {
   std::vector<ActorId> ids;
@@ -69,12 +57,19 @@ void Actors::restore(std::vector<StoredActor> stored_actors) {
     actor.alive_since = environment_.clock.now();
     if (actor.state == ActorState::dead) {
       dead_.push_back(id);
-    } else if (!actor.spec().name.empty()) {
-      names_[{actor.spec().name_space, actor.spec().name}] = id;
+      continue;
+    }
+    if (!actor.spec().name.empty()) names_[{actor.spec().name_space, actor.spec().name}] = id;
+    if (const auto group = actor.spec().placement.group; !group.is_nil()) {
+      in_groups_[group].insert(id);
     }
   }
   for (const ActorId id : ids) {
     Actor& actor = actors_.at(id);
+    if (actor.state != ActorState::dead && !groups_.affinity_of(actor.spec().placement)) {
+      die(actor, "its placement group is no more");
+      continue;
+    }
     switch (actor.state) {
       case ActorState::pending:
       case ActorState::restarting:
@@ -122,11 +117,16 @@ Status Actors::check(const protocol::ActorSpec& spec) const {
     return error(Code::invalid, "strategy is pack or spread, not " + spec.strategy);
   }
   TROUPE_TRY(const auto demand, to_resources(spec.demand));
-  return scheduler::check_demand(demand);
+  TROUPE_CHECK(scheduler::check_demand(demand));
+  const auto affinity = groups_.affinity_of(spec.placement);
+  if (!affinity) return affinity.error();
+  if (!spec.node.is_nil() && (affinity->within || affinity->node)) {
+    return error(Code::invalid, "an actor's node is chosen twice");
+  }
+  return ok();
 }
 
 Async<Result<protocol::ActorInfo>> Actors::create(protocol::ActorSpec spec) {
-  TROUPE_CO_CHECK(check(spec));
   const ActorId id = spec.actor;
   if (const Actor* same = find(id)) {  // A retry.
     if (same->spec().module != spec.module || same->spec().class_name != spec.class_name) {
@@ -147,6 +147,7 @@ Async<Result<protocol::ActorInfo>> Actors::create(protocol::ActorSpec spec) {
     TROUPE_CO_CHECK(co_await journal_.settled(namesake->written));
     co_return info;
   }
+  TROUPE_CO_CHECK(check(spec));
   if (living() >= options_.actors_max) {
     co_return error(Code::exhausted, fmt::format("the cluster has {} actors", living()));
   }
@@ -166,6 +167,7 @@ Async<Result<protocol::ActorInfo>> Actors::create(protocol::ActorSpec spec) {
   info.created_unix_us = static_cast<uint64_t>(environment_.clock.wall_now().time_since_epoch() /
                                                std::chrono::microseconds(1));
   if (!spec.name.empty()) names_[{spec.name_space, spec.name}] = id;
+  if (!spec.placement.group.is_nil()) in_groups_[spec.placement.group].insert(id);
   actor.stored.record.spec = std::move(spec);
   log::info("actor_created", {{"actor", id}, {"job", info.job}, {"name", info.name}});
   set_state(actor, ActorState::pending);
@@ -295,6 +297,20 @@ bool Actors::waits_for_room(const Actor& actor) const {
          placement_.view().explain(actor.info().actor).state == scheduler::RequestState::pending;
 }
 
+scheduler::ActorRequested Actors::request_of(const protocol::ActorSpec& spec, bool restart) const {
+  scheduler::ActorRequested request;
+  request.actor = spec.actor;
+  request.job = spec.job;
+  // Demand and affinity were checked before; its group ends together with the actor.
+  if (auto demand = to_resources(spec.demand)) request.demand = std::move(*demand);
+  if (auto affinity = groups_.affinity_of(spec.placement)) request.affinity = std::move(*affinity);
+  request.priority = spec.priority;
+  request.restart = restart;
+  if (!spec.node.is_nil()) request.affinity.node = spec.node;
+  if (spec.strategy == "spread") request.strategy = scheduler::Strategy::spread;
+  return request;
+}
+
 void Actors::request_placement(const Actor& actor, bool restart) {
   placement_.apply(request_of(actor.spec(), restart));
 }
@@ -308,8 +324,14 @@ void Actors::release(ActorId id) {
 void Actors::adopt_resources(const Actor& actor) {
   if (!placement_.view().held(actor.info().actor).empty()) return;
   auto request = request_of(actor.spec(), false);
-  const scheduler::Placed place{0, actor.info().address.node,
-                                shares_of(actor.stored.devices, request.demand)};
+  scheduler::Placed place{
+      0, actor.info().address.node, shares_of(actor.stored.devices, request.demand), {}};
+  if (request.affinity.within && actor.stored.bundle > 0 &&
+      groups_.is_current(actor.spec().placement.group, actor.stored.grant)) {
+    place.bundle = actor.stored.bundle - 1;
+  } else {
+    request.affinity.within.reset();  // Its bundle is no more: accounted beside it until it ends.
+  }
   scheduler::Adopted adopted{std::move(request), {place}};
   if (placement_.adopt(std::move(adopted))) return;
   log::warning("actor_overcommitted", {{"actor", actor.info().actor}, {"node", place.node}});
@@ -335,6 +357,8 @@ void Actors::actor_placed(const scheduler::ActorPlaced& placed) {
   actor->info().address.node = placed.node;
   actor->stored.devices.clear();
   for (const auto& share : placed.devices) actor->stored.devices.push_back(share.device);
+  actor->stored.bundle = placed.bundle ? *placed.bundle + 1 : 0;
+  actor->stored.grant = groups_.grant_of(actor->spec().placement.group);
   set_state(*actor, ActorState::starting);
   actor->start_runs = true;
   spawn(scope_, start(placed.actor, actor->info().incarnation));
@@ -359,6 +383,7 @@ Async<void> Actors::start(ActorId id, uint32_t incarnation) {
   request.incarnation = incarnation;
   request.spec = actor->spec();
   request.devices = actor->stored.devices;
+  request.spec.placement = groups_.for_worker(request.spec.placement, actor->stored.bundle);
   auto started = co_await membership_.call<protocol::ProcessStarted>(
       node, transport::Method::start_actor, request, options_.actor_start_budget, still_starting);
   if (!still_starting()) co_return;
@@ -415,6 +440,7 @@ void Actors::fail(Actor& actor, Failure failure) {
   info.address = {};
   info.pid = 0;
   actor.stored.devices.clear();
+  actor.stored.bundle = 0;
   const uint32_t incarnation = info.incarnation;
   set_state(actor, ActorState::restarting);
   if (failure.may_still_run) {
@@ -472,6 +498,10 @@ void Actors::die(Actor& actor, std::string reason) {
   const NodeId node = info.address.node;
   const bool had_process = actor.state == ActorState::starting || actor.state == ActorState::alive;
   if (!actor.spec().name.empty()) names_.erase({actor.spec().name_space, actor.spec().name});
+  if (const auto in = in_groups_.find(actor.spec().placement.group); in != in_groups_.end()) {
+    in->second.erase(id);
+    if (in->second.empty()) in_groups_.erase(in);
+  }
   info.reason = std::move(reason);
   info.pid = 0;
   set_state(actor, ActorState::dead);
@@ -549,6 +579,33 @@ void Actors::node_registered(const protocol::RegisterNode& node) {
         actor != nullptr && actor->state == ActorState::dead && actor->info().address.node == here;
     if (dead_here) adopt_resources(*actor);
     spawn(scope_, stop(id, running->incarnation, here, 0));
+  }
+}
+
+void Actors::group_removed(PlacementGroupId group, scheduler::GangId, const std::string& reason) {
+  const auto found = in_groups_.find(group);
+  if (found == in_groups_.end()) return;
+  const auto members = found->second;
+  for (const ActorId id : members) {
+    if (Actor* actor = look_up(id)) die(*actor, reason);
+  }
+}
+
+void Actors::group_broken(PlacementGroupId group, scheduler::GangId, const std::string& reason) {
+  const auto found = in_groups_.find(group);
+  if (found == in_groups_.end()) return;
+  const auto members = found->second;
+  for (const ActorId id : members) {
+    Actor* actor = look_up(id);
+    if (actor == nullptr) continue;
+    if (actor->state == ActorState::starting || actor->state == ActorState::alive) {
+      fail(*actor, {.reason = "its placement group is granted anew: " + reason,
+                    .blameless = true,
+                    .may_still_run = !membership_.is_dead(actor->info().address.node)});
+    } else if (actor->state != ActorState::dead && !actor->stopping) {
+      release(id);  // Out of the old grant's line, into the new one's.
+      request_placement(*actor, actor->state == ActorState::restarting);
+    }
   }
 }
 

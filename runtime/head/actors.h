@@ -6,8 +6,10 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
+#include "head/groups.h"
 #include "head/membership.h"
 #include "head/placement.h"
 
@@ -38,10 +40,10 @@ class ActorListener {
   virtual void actor_changed(const Actor& actor) = 0;
 };
 
-class Actors : public NodeListener, public PlacementListener {
+class Actors : public NodeListener, public PlacementListener, public GroupListener {
  public:
   Actors(transport::Environment environment, const HeadOptions& options, Scope& scope,
-         Journal& journal, Membership& membership, Placement& placement);
+         Journal& journal, Membership& membership, Placement& placement, const Groups& groups);
 
   void set_listener(ActorListener& listener) { listener_ = &listener; }
   void restore(std::vector<StoredActor> actors);
@@ -76,6 +78,10 @@ class Actors : public NodeListener, public PlacementListener {
   void node_registered(const protocol::RegisterNode& node) override;
   void node_lost(NodeId node, const std::string& reason) override;
   void actor_placed(const scheduler::ActorPlaced& placed) override;
+  void group_removed(PlacementGroupId group, scheduler::GangId gang,
+                     const std::string& reason) override;
+  void group_broken(PlacementGroupId group, scheduler::GangId old_gang,
+                    const std::string& reason) override;
 
  private:
   struct Failure {
@@ -88,6 +94,7 @@ class Actors : public NodeListener, public PlacementListener {
 
   Actor* look_up(ActorId actor);
   Status check(const protocol::ActorSpec& spec) const;
+  scheduler::ActorRequested request_of(const protocol::ActorSpec& spec, bool restart) const;
   void request_placement(const Actor& actor, bool restart);
   void release(ActorId actor);
   void adopt_resources(const Actor& actor);
@@ -110,10 +117,12 @@ class Actors : public NodeListener, public PlacementListener {
   Journal& journal_;
   Membership& membership_;
   Placement& placement_;
+  const Groups& groups_;
   ActorListener* listener_ = nullptr;
   std::map<ActorId, Actor> actors_;
-  std::map<Name, ActorId> names_;  // Of those that are not dead.
-  std::deque<ActorId> dead_;       // The latest; older ones are forgotten.
+  std::map<Name, ActorId> names_;                            // Of those that are not dead.
+  std::map<PlacementGroupId, std::set<ActorId>> in_groups_;  // The same.
+  std::deque<ActorId> dead_;  // The latest; older ones are forgotten.
 };
 
 }  // namespace troupe::head

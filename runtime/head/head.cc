@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "head/actors.h"
 #include "head/deployments.h"
+#include "head/groups.h"
 #include "head/jobs.h"
 #include "head/journal.h"
 #include "head/leases.h"
@@ -73,13 +74,18 @@ struct Head::Parts : JobListener {
         journal(env, owner, store, new_epoch),
         membership(env, head_options, owner, journal, new_epoch),
         placement(env),
-        actors(env, head_options, owner, journal, membership, placement),
-        leases(env, head_options, owner, membership, placement),
+        groups(env, head_options, journal, membership, placement),
+        actors(env, head_options, owner, journal, membership, placement, groups),
+        leases(env, head_options, owner, membership, placement, groups),
         jobs(env, head_options, owner, journal),
         deployments(env, head_options, owner, journal, actors) {
     placement.set_actor_listener(actors);
     placement.set_lease_listener(leases);
+    placement.set_gang_listener(groups);
+    groups.add_listener(actors);
+    groups.add_listener(leases);
     membership.add_listener(placement);
+    membership.add_listener(groups);
     membership.add_listener(actors);
     membership.add_listener(leases);
     membership.add_listener(deployments);
@@ -93,6 +99,7 @@ struct Head::Parts : JobListener {
   void job_ended(const protocol::JobInfo& job, Journal::Ticket written) override {
     actors.end_job(job.job);
     leases.end_job(job.job);
+    groups.end_job(job.job);
     protocol::EndJob news{job.job, job.state == "succeeded", {}};
     for (const NodeId node : membership.alive_nodes()) {
       spawn(scope, tell_job_end(node, news, written));
@@ -169,6 +176,24 @@ struct Head::Parts : JobListener {
     leases.slot_waits(news, call.peer->remote().address);
     co_return Empty{};
   }
+  Async<Result<protocol::PlacementGroupResults>> create_placement_groups(
+      protocol::PlacementGroupSpecs specs, CallContext) {
+    for (const auto& spec : specs.items) TROUPE_CO_CHECK(jobs.admits(spec.job));
+    co_return co_await groups.create(std::move(specs));
+  }
+  Async<Result<Empty>> remove_placement_groups(protocol::RemovePlacementGroups request,
+                                               CallContext) {
+    auto removed = co_await groups.remove(std::move(request));
+    if (!removed) co_return std::move(removed).error();
+    co_return Empty{};
+  }
+  Async<Result<protocol::PlacementGroupInfo>> get_placement_group(
+      protocol::GetPlacementGroup request, CallContext call) {
+    return groups.get(std::move(request), std::move(call));
+  }
+  Async<Result<protocol::PlacementGroupList>> list_placement_groups(Empty, CallContext) {
+    co_return protocol::PlacementGroupList{groups.list()};
+  }
   Async<Result<protocol::DeploymentInfo>> deploy(protocol::DeploymentSpec spec, CallContext) {
     return deployments.deploy(std::move(spec));
   }
@@ -223,7 +248,11 @@ struct Head::Parts : JobListener {
     info.jobs_running = static_cast<uint32_t>(jobs.running());
     info.leases = static_cast<uint32_t>(leases.size());
     info.deployments = static_cast<uint32_t>(deployments.size());
-    info.pending = leases.pending(pending_shown_max);
+    info.placement_groups = static_cast<uint32_t>(groups.size());
+    info.pending = groups.pending(pending_shown_max);
+    for (auto& waiting : leases.pending(pending_shown_max - info.pending.size())) {
+      info.pending.push_back(std::move(waiting));
+    }
     for (const auto& [id, actor] : actors.all()) {
       if (info.pending.size() >= pending_shown_max) break;
       if (actor.state != ActorState::pending && actor.state != ActorState::restarting) continue;
@@ -240,6 +269,7 @@ struct Head::Parts : JobListener {
   Journal journal;
   Membership membership;
   Placement placement;
+  Groups groups;
   Actors actors;
   Leases leases;
   Jobs jobs;
@@ -264,6 +294,10 @@ class Head::Door final : public transport::Router {
     on(Method::renew_lease, parts, &Parts::renew_lease);
     on(Method::return_lease, parts, &Parts::return_lease);
     on(Method::slot_waits, parts, &Parts::slot_waits);
+    on(Method::create_placement_groups, parts, &Parts::create_placement_groups);
+    on(Method::remove_placement_groups, parts, &Parts::remove_placement_groups);
+    on(Method::get_placement_group, parts, &Parts::get_placement_group);
+    on(Method::list_placement_groups, parts, &Parts::list_placement_groups);
     on(Method::deploy, parts, &Parts::deploy);
     on(Method::undeploy, parts, &Parts::undeploy);
     on(Method::list_nodes, parts, &Parts::list_nodes);
@@ -343,7 +377,9 @@ Async<Status> Head::start() {
   parts_ = std::make_unique<Parts>(environment_, options_, scope_, store_, epoch);
   parts_->membership.restore(std::move(state->nodes));
   parts_->jobs.restore(std::move(state->jobs));
+  parts_->groups.restore(std::move(state->groups));
   parts_->actors.restore(std::move(state->actors));
+  parts_->groups.check_nodes();
   parts_->deployments.restore(std::move(state->deployments));
   parts_->membership.start();
   door_->open(*parts_);

@@ -24,18 +24,23 @@ std::string class_of(const protocol::RequestLease& request) {
   for (const auto& amount : request.demand) {
     text += fmt::format("|{}={}", amount.name, amount.milli);
   }
+  const protocol::PlacementSpec& placement = request.placement;
+  if (!placement.group.is_nil()) {
+    text += fmt::format("|{}/{}", placement.group.to_string(), placement.bundle);
+  }
   return text;
 }
 
 }  // namespace
 
 Leases::Leases(transport::Environment environment, const HeadOptions& options, Scope& scope,
-               Membership& membership, Placement& placement)
+               Membership& membership, Placement& placement, const Groups& groups)
     : environment_(environment),
       options_(options),
       scope_(scope),
       membership_(membership),
       placement_(placement),
+      groups_(groups),
       started_(environment.clock.now()) {}
 
 Leases::Lease* Leases::look_up(LeaseId id) {
@@ -82,6 +87,7 @@ Async<Result<protocol::LeaseGranted>> Leases::request(protocol::RequestLease req
   }
   TROUPE_CO_TRY(auto demand, to_resources(request.demand));
   TROUPE_CO_CHECK(scheduler::check_demand(demand));
+  TROUPE_CO_TRY(auto affinity, groups_.affinity_of(request.placement));
   if (look_up(id) == nullptr) {
     // Its slots may still be stopping, under the same numbers.
     if (ended_.contains(id)) {
@@ -97,6 +103,7 @@ Async<Result<protocol::LeaseGranted>> Leases::request(protocol::RequestLease req
     wanted.demand = std::move(demand);
     wanted.slots = request.slots;
     wanted.priority = request.priority;
+    wanted.affinity = std::move(affinity);
     Lease& lease = leases_[id];
     lease.request = std::move(request);
     lease.changed = std::make_shared<Event>(environment_.loop);
@@ -141,9 +148,10 @@ void Leases::keep_for_a_quantum(Lease& lease) {
 
 // Until at least one slot runs and none is still starting.
 Async<Status> Leases::wait(LeaseId id, transport::CallContext context) {
+  const auto end = look_up(id)->end;
   for (;;) {
     const Lease* lease = look_up(id);
-    if (lease == nullptr) co_return error(Code::cancelled, "the lease ended");
+    if (lease == nullptr) co_return *end;
     if (!starts(*lease)) {
       if (runs(*lease)) co_return ok();
       if (lease->failure) co_return *lease->failure;
@@ -193,11 +201,31 @@ void Leases::lease_granted(const scheduler::LeaseGranted& granted) {
   }
   Share& share = lease->shares[granted.node];
   for (const scheduler::Slot& slot : granted.slots) {
-    share.held.push_back({.slot = slot.slot, .devices = slot.devices});
+    share.held.push_back({.slot = slot.slot,
+                          .devices = slot.devices,
+                          .bundle = granted.bundle ? *granted.bundle + 1 : 0});
   }
   if (!std::exchange(share.starting, true)) {
     spawn(scope_, start_slots(granted.lease, granted.node));
   }
+}
+
+protocol::StartSlots Leases::start_request(const Lease& lease, const Share& share) const {
+  protocol::StartSlots request;
+  request.epoch = membership_.epoch();
+  request.lease = lease.request.lease;
+  request.job = lease.request.job;
+  request.module = lease.request.module;
+  request.demand = lease.request.demand;
+  request.count = static_cast<uint32_t>(share.held.size());
+  for (const Held& held : share.held) {
+    protocol::SlotToStart slot{held.slot, {}, held.bundle};
+    for (const auto& part : held.devices) slot.devices.push_back(part.device);
+    request.devices.insert(request.devices.end(), slot.devices.begin(), slot.devices.end());
+    request.slots.push_back(std::move(slot));
+  }
+  request.placement = groups_.for_worker(lease.request.placement, lease.request.placement.bundle);
+  return request;
 }
 
 Async<void> Leases::start_slots(LeaseId id, NodeId node) {
@@ -208,17 +236,7 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
   for (;;) {
     if (!wanted()) co_return;
     const Lease* begun = look_up(id);
-    const Share& asked = begun->shares.at(node);
-    protocol::StartSlots request;
-    request.epoch = membership_.epoch();
-    request.lease = id;
-    request.job = begun->request.job;
-    request.module = begun->request.module;
-    request.demand = begun->request.demand;
-    request.count = static_cast<uint32_t>(asked.held.size());
-    for (const Held& held : asked.held) {
-      for (const auto& share : held.devices) request.devices.push_back(share.device);
-    }
+    protocol::StartSlots request = start_request(*begun, begun->shares.at(node));
     auto started = co_await membership_.call<protocol::SlotsStarted>(
         node, transport::Method::start_slots, request, options_.slot_start_budget, wanted);
     if (!wanted()) co_return;
@@ -236,16 +254,18 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
       changed->pulse();
       co_return;
     }
-    // Each process that no slot has yet takes the next slot without one.
+    // Each process that no slot has yet takes its slot, or the next without one if the worker is
+    // of a version that does not tell.
     for (const protocol::ProcessStarted& process : started->processes) {
       const bool known = std::any_of(share.held.begin(), share.held.end(), [&](const Held& held) {
         return held.address.process == process.address.process;
       });
       if (known) continue;
-      const auto free = std::find_if(share.held.begin(), share.held.end(), [](const Held& held) {
-        return held.address.process.is_nil();
+      const auto free = std::find_if(share.held.begin(), share.held.end(), [&](const Held& held) {
+        const bool meant = process.slot == 0 || process.slot == held.slot + 1;
+        return held.address.process.is_nil() && meant;
       });
-      if (free == share.held.end()) break;
+      if (free == share.held.end()) continue;
       free->address = process.address;
     }
     const bool more = share.held.size() > request.count;
@@ -334,7 +354,8 @@ void Leases::end_job(JobId job) {
   for (const auto& [id, lease] : leases_) {
     if (lease.request.job == job) ending.push_back(id);
   }
-  for (const LeaseId id : ending) finish(id, error(Code::cancelled, "the job ended"));
+  for (const LeaseId id : ending)
+    finish(id, error(Code::cancelled, "the job ended"), Running::ends);
 }
 
 void Leases::process_exited(const protocol::ProcessExited& news) {
@@ -372,10 +393,11 @@ void Leases::forget(LeaseId id) {
   ended_order_.pop_front();
 }
 
-void Leases::finish(LeaseId id, Error why) {
+void Leases::finish(LeaseId id, Error why, Running running) {
   const auto found = leases_.find(id);
   if (found == leases_.end()) return;
   Lease lease = std::move(found->second);
+  *lease.end = why;
   // One that only ever waited may be asked for again under its id.
   if (lease.shares.empty() && !lease.failure && !lease.delivered) {
     leases_.erase(found);
@@ -389,13 +411,14 @@ void Leases::finish(LeaseId id, Error why) {
     std::vector<uint32_t> slots;
     for (const Held& held : share.held) slots.push_back(held.slot);
     // No process named: all of the lease's on that node, also those that are just starting.
-    spawn(scope_, stop_slots(id, node, {}, std::move(slots)));
+    spawn(scope_, stop_slots(id, node, {}, std::move(slots), running));
   }
 }
 
 Async<void> Leases::stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,
-                               std::vector<uint32_t> slots) {
+                               std::vector<uint32_t> slots, Running running) {
   protocol::StopSlots request;
+  request.end_tasks = running == Running::ends;
   request.epoch = membership_.epoch();
   request.lease = id;
   request.processes = std::move(processes);
@@ -480,6 +503,7 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
     });
   }
   if (slots.empty()) return;
+  if (is_new) lease.request.placement = slots.front()->placement;
   std::vector<Held> found = adopt(lease, node, slots);
   if (lease.adopted) {
     auto& held = lease.shares[node].held;
@@ -487,6 +511,11 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
     // A head that has been here for long would have known a lease that counts.
     const bool young = environment_.clock.now() - started_ < 2 * options_.window;
     if (is_new && !young) finish(id, error(Code::not_found, "the head does not know the lease"));
+    const protocol::PlacementSpec& placement = slots.front()->placement;
+    if (!placement.group.is_nil() && !groups_.is_current(placement.group, placement.grant)) {
+      finish(id, error(Code::not_found, "its placement group is no more, or was granted anew"),
+             Running::ends);
+    }
     return;
   }
   // The node was given up, and the lease went on without these.
@@ -508,15 +537,24 @@ std::vector<Leases::Held> Leases::adopt(Lease& lease, NodeId node,
   auto demand = to_resources(lease.request.demand);
   if (demand) request.demand = *demand;
   request.slots = static_cast<uint32_t>(slots.size());
+  const protocol::PlacementSpec& placement = lease.request.placement;
+  const bool within = groups_.is_current(placement.group, placement.grant);
+  if (auto affinity = groups_.affinity_of(placement); affinity && within) {
+    request.affinity.within = affinity->within;
+    request.affinity.within->bundle.reset();
+  }
   std::vector<scheduler::Placed> places;
   std::vector<Held> found;
   for (const protocol::RunningSlot* slot : slots) {
     auto devices = shares_of(slot->devices, request.demand);
-    places.push_back({lease.next_slot++, node, devices});
+    const uint32_t bundle = within ? slot->placement.bundle : 0;
+    places.push_back({lease.next_slot++, node, devices, {}});
+    if (bundle > 0) places.back().bundle = bundle - 1;
     found.push_back({.slot = places.back().unit,
                      .devices = std::move(devices),
                      .address = slot->address,
-                     .granted = true});
+                     .granted = true,
+                     .bundle = bundle});
   }
   if (demand && placement_.adopt({std::move(request), std::move(places)})) return found;
   log::warning("lease_overcommitted", {{"lease", lease.request.lease}, {"node", node}});
@@ -535,6 +573,20 @@ Async<void> Leases::expire(LeaseId id) {
       co_return;
     }
     co_await sleep_until(environment_.clock, due);
+  }
+}
+
+void Leases::group_removed(PlacementGroupId, scheduler::GangId gang, const std::string& reason) {
+  finish_within(gang, error(Code::not_found, reason));
+}
+
+void Leases::group_broken(PlacementGroupId, scheduler::GangId gang, const std::string& reason) {
+  finish_within(gang, error(Code::exhausted, "its placement group is granted anew: " + reason));
+}
+
+void Leases::finish_within(scheduler::GangId gang, const Error& why) {
+  for (const scheduler::RequestId& member : placement_.view().members(gang)) {
+    if (const auto* lease = std::get_if<LeaseId>(&member)) finish(*lease, why, Running::ends);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <set>
 #include <string>
 
+#include "head/groups.h"
 #include "head/membership.h"
 #include "head/placement.h"
 
@@ -14,14 +15,14 @@ namespace troupe::head {
 
 // Leases live in memory alone. A head that was restarted takes over what the workers list, and lets
 // its clients renew it; what nobody renews within a quantum goes.
-class Leases : public NodeListener, public PlacementListener {
+class Leases : public NodeListener, public PlacementListener, public GroupListener {
  public:
   Leases(transport::Environment environment, const HeadOptions& options, Scope& scope,
-         Membership& membership, Placement& placement);
+         Membership& membership, Placement& placement, const Groups& groups);
 
   // Waits for at least one slot. Idempotent by id. Errors: invalid, exhausted (too many leases),
-  // deadline_exceeded or cancelled (for a quantum it keeps its place: ask again), and why no slot
-  // could start.
+  // not_found (its placement group is gone), deadline_exceeded or cancelled (for a quantum it keeps
+  // its place: ask again), and why no slot could start.
   Async<Result<protocol::LeaseGranted>> request(protocol::RequestLease request,
                                                 transport::CallContext context);
   // Errors: not_found (it is over).
@@ -42,6 +43,10 @@ class Leases : public NodeListener, public PlacementListener {
   void lease_granted(const scheduler::LeaseGranted& granted) override;
   void lease_revoked(LeaseId lease, const scheduler::Revoked& revoked) override;
   void node_lost(NodeId node, const std::string& reason) override;
+  void group_removed(PlacementGroupId group, scheduler::GangId gang,
+                     const std::string& reason) override;
+  void group_broken(PlacementGroupId group, scheduler::GangId old_gang,
+                    const std::string& reason) override;
 
  private:
   struct Held {
@@ -49,6 +54,7 @@ class Leases : public NodeListener, public PlacementListener {
     scheduler::Devices devices;
     protocol::ProcessAddress address;  // Its process is nil until it runs.
     bool granted = false;              // Its client was told.
+    uint32_t bundle = 0;               // As in PlacementSpec.
     uint64_t wait_sequence = 0;        // Of the latest notice.
   };
   struct Share {  // What a lease has on one node.
@@ -59,6 +65,8 @@ class Leases : public NodeListener, public PlacementListener {
     protocol::RequestLease request;
     std::map<NodeId, Share> shares;
     std::shared_ptr<Event> changed;
+    // Why it ended, for those who wait.
+    std::shared_ptr<Error> end = std::make_shared<Error>(Code::cancelled, "the lease ended");
     std::optional<Error> failure;  // The last.
     std::weak_ptr<transport::Peer> holder;
     uint32_t waiters = 0;
@@ -70,6 +78,7 @@ class Leases : public NodeListener, public PlacementListener {
   };
 
   Lease* look_up(LeaseId id);
+  protocol::StartSlots start_request(const Lease& lease, const Share& share) const;
   static bool runs(const Lease& lease);
   static bool starts(const Lease& lease);
   protocol::LeaseGranted grant_of(const Lease& lease) const;
@@ -88,10 +97,13 @@ class Leases : public NodeListener, public PlacementListener {
                           const std::vector<const protocol::RunningSlot*>& slots);
   // Its slots are stopped or stopping; its id is not used again.
   void forget(LeaseId id);
-  // Ends the lease: its slots stop, and are free once they did.
-  void finish(LeaseId id, Error why);
+  // Ends the lease: its slots stop, and are free once they did. What runs in them goes on for as
+  // long as its process, or ends as well.
+  enum class Running : uint8_t { goes_on, ends };
+  void finish(LeaseId id, Error why, Running running = Running::goes_on);
+  void finish_within(scheduler::GangId gang, const Error& why);
   Async<void> stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,
-                         std::vector<uint32_t> slots);
+                         std::vector<uint32_t> slots, Running running = Running::goes_on);
   void keep_for_a_quantum(Lease& lease);
   Async<void> expire(LeaseId id);
 
@@ -100,6 +112,7 @@ class Leases : public NodeListener, public PlacementListener {
   Scope& scope_;
   Membership& membership_;
   Placement& placement_;
+  const Groups& groups_;
   const Instant started_;
   std::set<LeaseId> ended_;  // The latest that ended here; an id is used once.
   std::deque<LeaseId> ended_order_;

@@ -39,6 +39,7 @@ struct HeadOptions {
   size_t jobs_running_max = 10'000;
   size_t nodes_max = 10'000;
   size_t deployments_max = 1'000;
+  size_t groups_max = 100'000;
   // How many that ended are remembered, each.
   size_t history_max = 1'000;
 };

@@ -109,9 +109,13 @@ void Placement::dispatch(const scheduler::Decision& decision) {
     actors_->actor_placed(*placed);
   } else if (const auto* granted = std::get_if<scheduler::LeaseGranted>(&decision)) {
     leases_->lease_granted(*granted);
+  } else if (const auto* gang = std::get_if<scheduler::GangPlaced>(&decision)) {
+    gangs_->gang_placed(*gang);
   } else if (const auto* revoked = std::get_if<scheduler::Revoked>(&decision)) {
     if (const auto* lease = std::get_if<LeaseId>(&revoked->id)) {
       leases_->lease_revoked(*lease, *revoked);
+    } else if (const auto* gang = std::get_if<scheduler::GangId>(&revoked->id)) {
+      gangs_->gang_revoked(*gang, *revoked);
     }  // An actor's end with its node comes through membership.
   } else if (const auto* rejected = std::get_if<scheduler::Rejected>(&decision)) {
     log::warning("schedule_rejected",

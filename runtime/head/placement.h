@@ -16,6 +16,10 @@ class PlacementListener {
   virtual void lease_revoked(LeaseId lease, const scheduler::Revoked& revoked) {
     (void)lease, (void)revoked;
   }
+  virtual void gang_placed(const scheduler::GangPlaced& placed) { (void)placed; }
+  virtual void gang_revoked(scheduler::GangId gang, const scheduler::Revoked& revoked) {
+    (void)gang, (void)revoked;
+  }
 };
 
 // Errors: invalid (twice the same name, out of range).
@@ -33,6 +37,7 @@ class Placement : public NodeListener {
 
   void set_actor_listener(PlacementListener& listener) { actors_ = &listener; }
   void set_lease_listener(PlacementListener& listener) { leases_ = &listener; }
+  void set_gang_listener(PlacementListener& listener) { gangs_ = &listener; }
 
   void apply(const scheduler::Event& event);
   // Like apply(), but false if the scheduler rejected it.
@@ -67,6 +72,7 @@ class Placement : public NodeListener {
   Opener opener_{*this};
   PlacementListener* actors_ = nullptr;
   PlacementListener* leases_ = nullptr;
+  PlacementListener* gangs_ = nullptr;
   std::vector<scheduler::Event> queue_;  // Events that decisions led to, in order.
   bool applying_ = false;
   bool stopped_ = false;

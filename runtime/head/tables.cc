@@ -47,6 +47,8 @@ Status load_actors(Store& store, std::vector<StoredActor>& actors) {
       TROUPE_TRY(auto held, decode_row<protocol::StartActor>(Table::actors, key, value));
       if (!actors.empty() && key.starts_with(actors.back().record.info.actor.to_string())) {
         actors.back().devices = std::move(held.devices);
+        actors.back().bundle = held.bundle;
+        actors.back().grant = held.grant;
       }
       continue;
     }
@@ -80,11 +82,13 @@ void put_actor(Batch& batch, const StoredActor& actor) {
   const std::string key = info.actor.to_string();
   put(batch, Table::actors, key, actor.record);
   const std::string devices_key = key + std::string(devices_suffix);
-  if (actor.devices.empty()) {
+  if (actor.devices.empty() && actor.bundle == 0) {
     batch.erase(Table::actors, devices_key);
   } else {
     protocol::StartActor held;
     held.devices = actor.devices;
+    held.bundle = actor.bundle;
+    held.grant = actor.grant;
     put(batch, Table::actors, devices_key, held);
   }
   if (spec.name.empty()) return;
@@ -110,12 +114,21 @@ void erase_deployment(Batch& batch, const std::string& name) {
   batch.erase(Table::deployments, name);
 }
 
+void put_group(Batch& batch, const protocol::PlacementGroupInfo& group) {
+  put(batch, Table::placement_groups, group.spec.group.to_string(), group);
+}
+
+void erase_group(Batch& batch, PlacementGroupId group) {
+  batch.erase(Table::placement_groups, group.to_string());
+}
+
 Result<StoredState> load(Store& store) {
   StoredState state;
   TROUPE_CHECK(load_table(store, Table::nodes, state.nodes));
   TROUPE_CHECK(load_table(store, Table::jobs, state.jobs));
   TROUPE_CHECK(load_actors(store, state.actors));
   TROUPE_CHECK(load_table(store, Table::deployments, state.deployments));
+  TROUPE_CHECK(load_table(store, Table::placement_groups, state.groups));
   return state;
 }
 

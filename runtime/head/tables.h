@@ -12,6 +12,8 @@ namespace troupe::head {
 struct StoredActor {
   protocol::ActorRecord record;
   std::vector<uint32_t> devices;  // That it holds on record.info.address.node.
+  uint32_t bundle = 0;            // Of its placement group (plus one), in this grant of it.
+  uint32_t grant = 0;
 };
 
 // What a head finds when it starts.
@@ -20,6 +22,7 @@ struct StoredState {
   std::vector<protocol::JobInfo> jobs;
   std::vector<StoredActor> actors;
   std::vector<protocol::DeploymentInfo> deployments;  // Without replicas.
+  std::vector<protocol::PlacementGroupInfo> groups;
 };
 
 void put_node(Batch& batch, const protocol::NodeInfo& node);
@@ -31,6 +34,8 @@ void put_actor(Batch& batch, const StoredActor& actor);
 void erase_actor(Batch& batch, ActorId actor);
 void put_deployment(Batch& batch, protocol::DeploymentInfo deployment);
 void erase_deployment(Batch& batch, const std::string& name);
+void put_group(Batch& batch, const protocol::PlacementGroupInfo& group);
+void erase_group(Batch& batch, PlacementGroupId group);
 
 // Blocks. Errors: those of Store::scan, data_loss (a row cannot be read).
 Result<StoredState> load(Store& store);

@@ -32,6 +32,8 @@ void write_list(capnp::DynamicList::Builder out, const std::vector<T>& values) {
       out.set(i, capnp::Data::Reader(bytes, 16));
     } else if constexpr (std::is_arithmetic_v<T>) {
       out.set(i, value);
+    } else if constexpr (std::is_same_v<T, std::string>) {
+      out.set(i, capnp::Text::Reader(value.data(), value.size()));
     } else {
       write_fields(out[i].template as<capnp::DynamicStruct>(), value);
     }
@@ -218,6 +220,13 @@ TROUPE_MESSAGE(ActorList)
 TROUPE_MESSAGE(JobList)
 TROUPE_MESSAGE(DeploymentList)
 TROUPE_MESSAGE(ClusterInfo)
+TROUPE_MESSAGE(PlacementSpec)
+TROUPE_MESSAGE(PlacementGroupSpecs)
+TROUPE_MESSAGE(PlacementGroupResults)
+TROUPE_MESSAGE(PlacementGroupInfo)
+TROUPE_MESSAGE(PlacementGroupList)
+TROUPE_MESSAGE(GetPlacementGroup)
+TROUPE_MESSAGE(RemovePlacementGroups)
 
 template <>
 Bytes encode<Empty>(const Empty&) {

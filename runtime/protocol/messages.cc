@@ -32,6 +32,10 @@ std::string method_name(Method method) {
       TROUPE_NAME(list_deployments);
       TROUPE_NAME(cluster_info);
       TROUPE_NAME(slot_waits);
+      TROUPE_NAME(create_placement_groups);
+      TROUPE_NAME(remove_placement_groups);
+      TROUPE_NAME(get_placement_group);
+      TROUPE_NAME(list_placement_groups);
       TROUPE_NAME(start_actor);
       TROUPE_NAME(stop_actor);
       TROUPE_NAME(start_slots);

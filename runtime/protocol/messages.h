@@ -38,6 +38,10 @@ enum class Method : uint32_t {
   list_deployments = 27,
   cluster_info = 28,
   slot_waits = 29,
+  create_placement_groups = 30,
+  remove_placement_groups = 31,
+  get_placement_group = 32,
+  list_placement_groups = 33,
   // To a worker.
   start_actor = 40,
   stop_actor = 41,
@@ -114,6 +118,25 @@ struct NamedValue {
   std::string value;
 };
 
+struct LabelSelector {
+  std::string key;
+  std::string test;  // in, not_in, exists, absent.
+  std::vector<std::string> values;
+  bool soft = false;  // Preferred, not demanded.
+};
+
+// Where a task or actor may go.
+struct PlacementSpec {
+  std::vector<LabelSelector> selectors;
+  NodeId node;  // Set: only there, or, if soft, there if there is room.
+  bool node_soft = false;
+  PlacementGroupId group;
+  uint32_t bundle = 0;   // Its number in the group plus one; 0: any.
+  uint32_t grant = 0;    // Of the group. Filled in by the head, for workers.
+  bool capture = false;  // The same: what runs there puts its tasks and actors into the group.
+  bool outside = false;  // Not in the group that captures whoever asks.
+};
+
 struct RunningActor {
   ActorId actor;
   uint32_t incarnation = 0;
@@ -128,6 +151,7 @@ struct RunningSlot {
   std::vector<uint32_t> devices;
   ProcessAddress address;
   uint32_t pid = 0;
+  PlacementSpec placement = {};  // The bundle, and which grant of its group.
 };
 
 struct RegisterNode {
@@ -253,6 +277,8 @@ struct ActorSpec {
   std::string strategy;  // "" or pack, spread.
   NodeId node;           // Set: only there.
   std::string deployment;
+  PlacementSpec placement = {};
+  uint32_t concurrency = 0;  // Threads, or unfinished coroutine methods. 0: the class's default.
 };
 
 struct ActorInfo {
@@ -294,11 +320,14 @@ struct StartActor {
   uint32_t incarnation = 0;
   ActorSpec spec;
   std::vector<uint32_t> devices;
+  uint32_t bundle = 0;  // Of its placement group, as in PlacementSpec.
+  uint32_t grant = 0;
 };
 
 struct ProcessStarted {
   ProcessAddress address;
   uint32_t pid = 0;
+  uint32_t slot = 0;  // Of a lease: the slot's number plus one.
 };
 
 struct StopActor {
@@ -315,6 +344,7 @@ struct RequestLease {
   std::vector<ResourceAmount> demand;
   uint32_t slots = 0;
   int32_t priority = 0;
+  PlacementSpec placement = {};
 };
 
 struct Slot {
@@ -348,6 +378,12 @@ struct YieldSlots {
   int32_t priority = 0;
 };
 
+struct SlotToStart {
+  uint32_t number = 0;  // Never used twice within its lease.
+  std::vector<uint32_t> devices;
+  uint32_t bundle = 0;  // As in PlacementSpec.
+};
+
 struct StartSlots {
   uint64_t epoch = 0;
   LeaseId lease;
@@ -355,7 +391,9 @@ struct StartSlots {
   std::string module;
   std::vector<ResourceAmount> demand;  // Of each slot.
   uint32_t count = 0;
-  std::vector<uint32_t> devices;  // Dealt out evenly.
+  std::vector<uint32_t> devices;   // Dealt out evenly.
+  std::vector<SlotToStart> slots;  // Set: count and devices only repeat them.
+  PlacementSpec placement = {};
 };
 
 struct SlotsStarted {
@@ -366,6 +404,7 @@ struct StopSlots {
   uint64_t epoch = 0;
   LeaseId lease;
   std::vector<ProcessId> processes;
+  bool end_tasks = false;  // The processes end even if they run a task, and are not used again.
 };
 
 struct Invoke {
@@ -399,6 +438,7 @@ struct AssignSlot {
   LeaseId lease;
   JobId job;
   std::string module;
+  PlacementSpec placement = {};
 };
 
 struct ResolveObject {
@@ -534,6 +574,59 @@ struct DeploymentInfo {
   uint64_t version = 0;
 };
 
+struct BundleSpec {
+  std::vector<ResourceAmount> demand;
+};
+
+struct PlacementGroupSpec {
+  PlacementGroupId group;
+  JobId job;
+  std::string name;
+  std::string name_space;
+  std::vector<BundleSpec> bundles;
+  std::string strategy;  // "" or pack, spread, strict_pack, strict_spread.
+  int32_t priority = 0;
+  bool detached = false;
+  bool capture = false;
+  std::vector<LabelSelector> selectors;  // Of every bundle's node.
+};
+
+struct BundlePlace {
+  NodeId node;
+  std::vector<uint32_t> devices;
+};
+
+struct PlacementGroupInfo {
+  PlacementGroupSpec spec;
+  std::string state;   // pending, placed, rescheduling.
+  std::string reason;  // Why it waits.
+  std::vector<BundlePlace> places;
+  uint32_t grant = 0;  // How often its bundles were granted anew.
+  uint64_t created_unix_us = 0;
+};
+
+struct PlacementGroupSpecs {
+  std::vector<PlacementGroupSpec> items;
+};
+struct PlacementGroupResults {
+  std::vector<ErrorInfo> items;  // Code 0: done.
+};
+
+struct GetPlacementGroup {
+  PlacementGroupId group;
+  std::string name;
+  std::string name_space;
+  bool wait = false;  // Until it is placed.
+};
+
+struct RemovePlacementGroups {
+  std::vector<PlacementGroupId> groups;
+};
+
+struct PlacementGroupList {
+  std::vector<PlacementGroupInfo> items;
+};
+
 struct NameOf {
   std::string name;
 };
@@ -569,6 +662,7 @@ struct ClusterInfo {
   uint32_t leases = 0;
   uint32_t deployments = 0;
   std::vector<PendingInfo> pending;
+  uint32_t placement_groups = 0;
 };
 
 }  // namespace troupe::protocol

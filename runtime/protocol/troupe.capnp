@@ -56,6 +56,28 @@ struct NamedValue {
   value @1 :Text;
 }
 
+# --- Placement ---------------------------------------------------------------------------------
+
+struct LabelSelector {
+  key @0 :Text;
+  test @1 :Text;
+  values @2 :List(Text);
+  soft @3 :Bool;
+}
+
+# Where a task or actor may go. `bundle` is its number in the group plus one; 0: any.
+# The head fills in `grant` and `capture` for the worker and its process.
+struct PlacementSpec {
+  selectors @0 :List(LabelSelector);
+  node @1 :Data;
+  nodeSoft @2 :Bool;
+  group @3 :Data;
+  bundle @4 :UInt32;
+  grant @5 :UInt32;
+  capture @6 :Bool;
+  outside @7 :Bool;
+}
+
 # --- Nodes -----------------------------------------------------------------------------------
 
 struct RunningActor {
@@ -72,6 +94,7 @@ struct RunningSlot {
   devices @3 :List(UInt32);
   address @4 :ProcessAddress;
   pid @5 :UInt32;
+  placement @6 :PlacementSpec;
 }
 
 struct RegisterNode {
@@ -200,6 +223,8 @@ struct ActorSpec {
   strategy @14 :Text;
   node @15 :Data;
   deployment @16 :Text;
+  placement @17 :PlacementSpec;
+  concurrency @18 :UInt32;
 }
 
 struct ActorInfo {
@@ -244,11 +269,15 @@ struct StartActor {
   incarnation @1 :UInt32;
   spec @2 :ActorSpec;
   devices @3 :List(UInt32);
+  bundle @4 :UInt32;
+  grant @5 :UInt32;
 }
 
+# `slot`: of a lease, the slot's number plus one.
 struct ProcessStarted {
   address @0 :ProcessAddress;
   pid @1 :UInt32;
+  slot @2 :UInt32;
 }
 
 struct StopActor {
@@ -267,6 +296,7 @@ struct RequestLease {
   demand @3 :List(ResourceAmount);
   slots @4 :UInt32;
   priority @5 :Int32;
+  placement @6 :PlacementSpec;
 }
 
 struct Slot {
@@ -302,6 +332,14 @@ struct YieldSlots {
   priority @1 :Int32;
 }
 
+# A slot's number is never used twice within its lease. `bundle` as in PlacementSpec.
+struct SlotToStart {
+  number @0 :UInt32;
+  devices @1 :List(UInt32);
+  bundle @2 :UInt32;
+}
+
+# Head to worker. With `slots` given, `count` and `devices` only repeat them.
 struct StartSlots {
   epoch @0 :UInt64;
   lease @1 :Data;
@@ -310,16 +348,20 @@ struct StartSlots {
   demand @4 :List(ResourceAmount);
   count @5 :UInt32;
   devices @6 :List(UInt32);
+  slots @7 :List(SlotToStart);
+  placement @8 :PlacementSpec;
 }
 
 struct SlotsStarted {
   processes @0 :List(ProcessStarted);
 }
 
+# With `endTasks` the processes end even if they run a task, and are not used again.
 struct StopSlots {
   epoch @0 :UInt64;
   lease @1 :Data;
   processes @2 :List(Data);
+  endTasks @3 :Bool;
 }
 
 # --- Calls -----------------------------------------------------------------------------------
@@ -358,6 +400,7 @@ struct AssignSlot {
   lease @0 :Data;
   job @1 :Data;
   module @2 :Text;
+  placement @3 :PlacementSpec;
 }
 
 # --- Objects ---------------------------------------------------------------------------------
@@ -513,6 +556,56 @@ struct NameOf {
   name @0 :Text;
 }
 
+# --- Placement groups --------------------------------------------------------------------------
+
+struct BundleSpec {
+  demand @0 :List(ResourceAmount);
+}
+
+struct PlacementGroupSpec {
+  group @0 :Data;
+  job @1 :Data;
+  name @2 :Text;
+  nameSpace @3 :Text;
+  bundles @4 :List(BundleSpec);
+  strategy @5 :Text;
+  priority @6 :Int32;
+  detached @7 :Bool;
+  capture @8 :Bool;
+  selectors @9 :List(LabelSelector);
+}
+
+struct BundlePlace {
+  node @0 :Data;
+  devices @1 :List(UInt32);
+}
+
+# `grant` counts how often its bundles were granted anew.
+struct PlacementGroupInfo {
+  spec @0 :PlacementGroupSpec;
+  state @1 :Text;
+  reason @2 :Text;
+  places @3 :List(BundlePlace);
+  grant @4 :UInt32;
+  createdUnixUs @5 :UInt64;
+}
+
+# Many at once share a write. Each has its result, in the same order; code 0 is success.
+struct PlacementGroupSpecs { items @0 :List(PlacementGroupSpec); }
+struct PlacementGroupResults { items @0 :List(ErrorInfo); }
+
+# With `wait`, answered once it is placed.
+struct GetPlacementGroup {
+  group @0 :Data;
+  name @1 :Text;
+  nameSpace @2 :Text;
+  wait @3 :Bool;
+}
+
+struct RemovePlacementGroups { groups @0 :List(Data); }
+
+struct PlacementGroupList { items @0 :List(PlacementGroupInfo); }
+
 # --- Lists and status ------------------------------------------------------------------------
 
 struct NodeList { items @0 :List(NodeInfo); }
@@ -538,4 +631,5 @@ struct ClusterInfo {
   leases @8 :UInt32;
   deployments @9 :UInt32;
   pending @10 :List(PendingInfo);
+  placementGroups @11 :UInt32;
 }

@@ -181,9 +181,11 @@ void RingPort::end_wait(Waiter& waiter) {
       return;
     }
     waiter.leads_ = false;
-    if (!followers_.empty()) {
-      Waiter* next = followers_.front();
-      followers_.pop_front();
+    // A patient one need not lead: the watcher reads for it, soon or when it is woken.
+    const auto eager = std::ranges::find(followers_, Waiter::Kind::eager, &Waiter::kind_);
+    if (eager != followers_.end()) {
+      Waiter* next = *eager;
+      followers_.erase(eager);
       next->leads_ = true;
       leader_.store(next);
       if (next->word_.exchange(Waiter::signalled) == Waiter::sleeping) futex_wake(next->word_);

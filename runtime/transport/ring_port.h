@@ -43,7 +43,9 @@ class RingPort {
   // A thread's wait: lives on its stack.
   class Waiter {
    public:
-    explicit Waiter(RingPort& port) : port_(port) {}
+    // eager: what it waits for may be in a ring. patient: whoever reads the rings signals it.
+    enum class Kind : uint8_t { eager, patient };
+    explicit Waiter(RingPort& port, Kind kind = Kind::eager) : port_(port), kind_(kind) {}
     Waiter(const Waiter&) = delete;
     Waiter& operator=(const Waiter&) = delete;
     // What it waits for may be there: it looks. From any thread.
@@ -53,6 +55,7 @@ class RingPort {
     friend class RingPort;
     enum Word : uint32_t { idle = 0, sleeping = 1, signalled = 2 };
     RingPort& port_;
+    const Kind kind_;
     std::atomic<uint32_t> word_{idle};  // The futex of a follower.
     std::atomic<bool> leads_{false};    // Written under the port's mutex.
   };

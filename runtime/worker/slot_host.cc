@@ -18,12 +18,27 @@ constexpr Duration stop_grace = std::chrono::seconds(2);
 constexpr Duration reuse_budget = std::chrono::seconds(1);
 constexpr Duration start_budget = std::chrono::minutes(1);
 
-Bytes assignment(const protocol::StartSlots& request) {
+Bytes assignment(const protocol::StartSlots& request, uint32_t bundle) {
   protocol::AssignSlot assign;
   assign.lease = request.lease;
   assign.job = request.job;
   assign.module = request.module;
+  assign.placement = request.placement;
+  assign.placement.bundle = bundle;
   return protocol::encode(assign);
+}
+
+// A head of an older version gives a count, and devices to deal out evenly.
+std::vector<protocol::SlotToStart> slots_of(const protocol::StartSlots& request) {
+  if (!request.slots.empty()) return request.slots;
+  std::vector<protocol::SlotToStart> slots(request.count);
+  const size_t share = request.devices.size() / request.count;
+  for (uint32_t number = 0; number < request.count; ++number) {
+    const auto first = request.devices.begin() + static_cast<std::ptrdiff_t>(share * number);
+    slots[number].number = number;
+    slots[number].devices.assign(first, first + static_cast<std::ptrdiff_t>(share));
+  }
+  return slots;
 }
 
 }  // namespace
@@ -38,7 +53,8 @@ SlotHost::SlotHost(transport::Environment environment, Scope& scope, ProcessTabl
 
 Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots request,
                                                       Instant deadline) {
-  if (request.lease.is_nil() || request.count == 0 || request.count > slots_max) {
+  if (request.lease.is_nil() || request.count == 0 || request.count > slots_max ||
+      request.slots.size() > slots_max) {
     co_return error(Code::invalid, "start_slots needs a lease and 1 to 4096 slots");
   }
   if (ended_.contains(request.lease)) {
@@ -50,13 +66,15 @@ Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots reque
     entry->job = request.job;
     entry->module = request.module;
     entry->demand = request.demand;
+    entry->placement = request.placement;
   }
   const Pointer lease = entry;
-  for (uint32_t number = 0; number < request.count; ++number) {
-    if (lease->slots.try_emplace(number).second) {
-      // With a budget of its own: the head asks again while this goes on.
-      spawn(scope_, start_slot(lease, number, request, environment_.clock.now() + start_budget));
-    }
+  for (const protocol::SlotToStart& slot : slots_of(request)) {
+    const auto [made, fresh] = lease->slots.try_emplace(slot.number);
+    if (!fresh) continue;
+    made->second.bundle = slot.bundle;
+    // With a budget of its own: the head asks again while this goes on.
+    spawn(scope_, start_slot(lease, slot, request, environment_.clock.now() + start_budget));
   }
   while (!settled(*lease) && !lease->stopped) {
     if (!co_await wait_until(environment_.clock, deadline, lease->changed)) break;
@@ -75,18 +93,16 @@ Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots reque
   co_return error(Code::deadline_exceeded, "the slots still start");
 }
 
-Async<void> SlotHost::start_slot(Pointer lease, uint32_t number, protocol::StartSlots request,
-                                 Instant deadline) {
-  const size_t share = request.devices.size() / request.count;
-  if (share == 0) {
-    const bool reused = co_await reuse(lease, number, request);
+Async<void> SlotHost::start_slot(Pointer lease, protocol::SlotToStart wanted_slot,
+                                 protocol::StartSlots request, Instant deadline) {
+  const uint32_t number = wanted_slot.number;
+  if (wanted_slot.devices.empty()) {
+    const bool reused = co_await reuse(lease, wanted_slot, request);
     if (reused) co_return;
   }
   const auto empty = lease->slots.find(number);
   if (lease->stopped || empty == lease->slots.end() || empty->second.process) co_return;
-  ProcessTable::Request launch{request.job, {}, {}};
-  const auto first = request.devices.begin() + static_cast<std::ptrdiff_t>(share * number);
-  launch.devices.assign(first, first + static_cast<std::ptrdiff_t>(share));
+  const ProcessTable::Request launch{request.job, wanted_slot.devices, {}};
   auto launched = processes_.launch(launch);
   if (!launched) {
     lease->slots.erase(number);
@@ -95,9 +111,9 @@ Async<void> SlotHost::start_slot(Pointer lease, uint32_t number, protocol::Start
     co_return;
   }
   auto process = *launched;
-  lease->slots[number] = Slot{process, false, std::move(launch.devices)};
+  lease->slots[number] = Slot{process, false, launch.devices, wanted_slot.bundle};
   logs_.process_started(process->id(), {}, process->log_path());
-  Bytes body = assignment(request);
+  Bytes body = assignment(request, wanted_slot.bundle);
   auto outcome =
       co_await HostedProcess::greet_and_assign(process, processes_.service(), processes_.hello,
                                                Method::assign_slot, std::move(body), deadline);
@@ -114,12 +130,14 @@ Async<void> SlotHost::start_slot(Pointer lease, uint32_t number, protocol::Start
       lease->failure = outcome.error();
     }
     if (wanted) lease->slots.erase(number);
-    end_soon(process);
+    end_slot(request.lease, Slot{process, false, launch.devices, 0});
   }
   lease->changed.pulse();
 }
 
-Async<bool> SlotHost::reuse(Pointer lease, uint32_t number, protocol::StartSlots request) {
+Async<bool> SlotHost::reuse(Pointer lease, protocol::SlotToStart wanted_slot,
+                            protocol::StartSlots request) {
+  const uint32_t number = wanted_slot.number;
   for (;;) {
     const auto empty = lease->slots.find(number);
     if (lease->stopped || empty == lease->slots.end() || empty->second.process) co_return true;
@@ -127,7 +145,7 @@ Async<bool> SlotHost::reuse(Pointer lease, uint32_t number, protocol::StartSlots
     if (!process) co_return false;
     empty->second.process = process;
     const Instant deadline = environment_.clock.now() + reuse_budget;
-    Bytes body = assignment(request);
+    Bytes body = assignment(request, wanted_slot.bundle);
     auto outcome =
         co_await HostedProcess::assign(process, Method::assign_slot, std::move(body), deadline);
     const auto slot = lease->slots.find(number);
@@ -139,7 +157,7 @@ Async<bool> SlotHost::reuse(Pointer lease, uint32_t number, protocol::StartSlots
       slot->second.process = nullptr;
       continue;
     }
-    slot->second = Slot{process, true, {}};
+    slot->second = Slot{process, true, {}, wanted_slot.bundle};
     process->work.lease = request.lease;
     log::info("slot_reused", {{"lease", request.lease}, {"process", process->id()}});
     lease->changed.pulse();
@@ -147,7 +165,7 @@ Async<bool> SlotHost::reuse(Pointer lease, uint32_t number, protocol::StartSlots
   }
 }
 
-Async<Result<protocol::Empty>> SlotHost::stop(protocol::StopSlots request) {
+Async<Result<protocol::Empty>> SlotHost::stop(protocol::StopSlots request, Instant deadline) {
   const auto found = leases_.find(request.lease);
   const bool whole = request.processes.empty();
   if (whole && ended_.insert(request.lease).second) {
@@ -157,7 +175,15 @@ Async<Result<protocol::Empty>> SlotHost::stop(protocol::StopSlots request) {
       ended_order_.pop_front();
     }
   }
-  if (found == leases_.end()) co_return protocol::Empty{};
+  if (found != leases_.end()) stop_now(found, request);
+  const bool ended = co_await wait_until_ended(request.lease, deadline);
+  if (!ended) co_return error(Code::deadline_exceeded, "processes of the lease still end");
+  co_return protocol::Empty{};
+}
+
+void SlotHost::stop_now(std::map<LeaseId, Pointer>::iterator found,
+                        const protocol::StopSlots& request) {
+  const bool whole = request.processes.empty();
   const Pointer lease = found->second;
   for (auto slot = lease->slots.begin(); slot != lease->slots.end();) {
     const auto process = slot->second.process;
@@ -170,10 +196,10 @@ Async<Result<protocol::Empty>> SlotHost::stop(protocol::StopSlots request) {
     slot = lease->slots.erase(slot);
     if (!process) continue;
     process->work = {};
-    if (stopped.started) {
-      retire(stopped, lease->module);
+    if (stopped.started && !request.end_tasks) {
+      retire(request.lease, stopped, lease->module);
     } else {
-      end_soon(process);
+      end_slot(request.lease, stopped);
     }
   }
   if (whole) {
@@ -182,14 +208,33 @@ Async<Result<protocol::Empty>> SlotHost::stop(protocol::StopSlots request) {
     log::info("lease_stopped", {{"lease", request.lease}});
   }
   lease->changed.pulse();
-  co_return protocol::Empty{};
 }
 
-void SlotHost::retire(const Slot& slot, const std::string& module) {
+// Whoever gets their resources next must not meet them.
+Async<bool> SlotHost::wait_until_ended(LeaseId lease, Instant deadline) {
+  for (;;) {
+    const auto found = ending_.find(lease);
+    if (found == ending_.end()) co_return true;
+    const HostedProcess::Pointer process = found->second.back();
+    const bool ended = co_await wait_until(environment_.clock, deadline, process->exited());
+    if (!ended) co_return false;
+    const auto again = ending_.find(lease);
+    if (again == ending_.end()) co_return true;
+    std::erase(again->second, process);
+    if (again->second.empty()) ending_.erase(again);
+  }
+}
+
+void SlotHost::end_slot(LeaseId lease, const Slot& slot) {
+  ending_[lease].push_back(slot.process);
+  end_soon(slot.process);
+}
+
+void SlotHost::retire(LeaseId lease, const Slot& slot, const std::string& module) {
   const HostedProcess::Pointer& process = slot.process;
   // One with a GPU is not used again: the next lease may have none.
   if (!process->is_usable() || !slot.devices.empty() || idle_.size() >= options_.idle_slots_max) {
-    end_soon(process);
+    end_slot(lease, slot);
     return;
   }
   const Instant until = environment_.clock.now() + options_.idle_slot_life;
@@ -227,6 +272,7 @@ Async<void> SlotHost::end_process(HostedProcess::Pointer process, Duration grace
 
 void SlotHost::process_exited(HostedProcess& process) {
   idle_.erase(process.id());
+  forget_ended(process);
   const auto found = leases_.find(process.work.lease);
   if (found == leases_.end()) return;
   const Pointer lease = found->second;
@@ -236,6 +282,13 @@ void SlotHost::process_exited(HostedProcess& process) {
   lease->changed.pulse();
 }
 
+void SlotHost::forget_ended(const HostedProcess& process) {
+  for (auto entry = ending_.begin(); entry != ending_.end();) {
+    std::erase_if(entry->second, [&](const auto& one) { return one.get() == &process; });
+    entry = entry->second.empty() ? ending_.erase(entry) : std::next(entry);
+  }
+}
+
 bool SlotHost::settled(const Lease& lease) const {
   return std::ranges::all_of(lease.slots, [](const auto& slot) { return slot.second.started; });
 }
@@ -243,7 +296,9 @@ bool SlotHost::settled(const Lease& lease) const {
 protocol::SlotsStarted SlotHost::started(const Lease& lease) const {
   protocol::SlotsStarted reply;
   for (const auto& [number, slot] : lease.slots) {
-    if (slot.started) reply.processes.push_back(slot.process->started());
+    if (!slot.started) continue;
+    reply.processes.push_back(slot.process->started());
+    reply.processes.back().slot = number + 1;
   }
   return reply;
 }
@@ -254,7 +309,7 @@ void SlotHost::drop_unstarted() {
     std::erase_if(lease->slots, [&](const auto& slot) {
       const auto& [number, present] = slot;
       if (present.started) return false;
-      if (present.process) end_soon(present.process);
+      if (present.process) end_slot(entry->first, present);
       return true;
     });
     lease->changed.pulse();
@@ -268,7 +323,8 @@ std::vector<protocol::RunningSlot> SlotHost::running() const {
     for (const auto& [number, slot] : lease->slots) {
       if (!slot.started) continue;
       running.push_back({id, lease->job, lease->demand, slot.devices,
-                         slot.process->started().address, slot.process->pid()});
+                         slot.process->started().address, slot.process->pid(), lease->placement});
+      running.back().placement.bundle = slot.bundle;
     }
   }
   return running;

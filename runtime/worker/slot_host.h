@@ -21,12 +21,13 @@ class SlotHost {
   SlotHost(transport::Environment environment, Scope& scope, ProcessTable& processes, Logs& logs,
            const WorkerOptions& options);
 
-  // Brings the lease to request.count slots and answers with all that it has. Idempotent. Devices
-  // are dealt out evenly. Errors: conflict (the lease was stopped here), and, if no slot at all
+  // Starts those of the slots that the lease does not have and answers with all that it has.
+  // Idempotent. Errors: conflict (the lease was stopped here), and, if no slot at all
   // could be started, why the last one was not.
   Async<Result<protocol::SlotsStarted>> start(protocol::StartSlots request, Instant deadline);
-  // No processes named: the whole lease, for good. Answers at once; the processes end or idle.
-  Async<Result<protocol::Empty>> stop(protocol::StopSlots request);
+  // No processes named: the whole lease, for good. Processes that are used again idle; answers when
+  // the others, those with devices among them, have ended. Errors: deadline_exceeded.
+  Async<Result<protocol::Empty>> stop(protocol::StopSlots request, Instant deadline);
 
   void process_exited(HostedProcess& process);
   // Ends those that still start: a head that registers this node anew asks for them again.
@@ -40,12 +41,14 @@ class SlotHost {
     HostedProcess::Pointer process;  // Nil until one is launched or taken.
     bool started = false;
     std::vector<uint32_t> devices;
+    uint32_t bundle = 0;
   };
   struct Lease {
     explicit Lease(const Executor& executor) : changed(executor) {}
     JobId job;
     std::string module;
     std::vector<protocol::ResourceAmount> demand;
+    protocol::PlacementSpec placement;
     std::map<uint32_t, Slot> slots;  // By their number in the lease.
     std::optional<Error> failure;
     bool stopped = false;
@@ -58,11 +61,15 @@ class SlotHost {
   };
   using Pointer = std::shared_ptr<Lease>;
 
-  Async<void> start_slot(Pointer lease, uint32_t number, protocol::StartSlots request,
+  Async<void> start_slot(Pointer lease, protocol::SlotToStart slot, protocol::StartSlots request,
                          Instant deadline);
-  Async<bool> reuse(Pointer lease, uint32_t number, protocol::StartSlots request);
+  Async<bool> reuse(Pointer lease, protocol::SlotToStart slot, protocol::StartSlots request);
+  Async<bool> wait_until_ended(LeaseId lease, Instant deadline);
+  void end_slot(LeaseId lease, const Slot& slot);
+  void stop_now(std::map<LeaseId, Pointer>::iterator lease, const protocol::StopSlots& request);
+  void forget_ended(const HostedProcess& process);
   HostedProcess::Pointer take_idle(JobId job, const std::string& module);
-  void retire(const Slot& slot, const std::string& module);
+  void retire(LeaseId lease, const Slot& slot, const std::string& module);
   void end_soon(HostedProcess::Pointer process);
   Async<void> end_process(HostedProcess::Pointer process, Duration grace);
   Async<void> end_idle(ProcessId process, Instant when);
@@ -75,6 +82,7 @@ class SlotHost {
   Logs& logs_;
   const WorkerOptions& options_;
   std::map<LeaseId, Pointer> leases_;
+  std::map<LeaseId, std::vector<HostedProcess::Pointer>> ending_;
   std::set<LeaseId> ended_;  // So that a start that comes late is refused; bounded.
   std::deque<LeaseId> ended_order_;
   std::map<ProcessId, Idle> idle_;

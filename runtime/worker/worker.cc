@@ -257,7 +257,8 @@ Async<Result<protocol::SlotsStarted>> Worker::start_slots(protocol::StartSlots r
 
 Async<Result<Empty>> Worker::stop_slots(protocol::StopSlots request, CallContext call) {
   TROUPE_CO_CHECK(head_.check(call, request.epoch));
-  co_return co_await slots_.stop(std::move(request));
+  const Instant deadline = answer_by(call.deadline, environment_.clock.now());
+  co_return co_await slots_.stop(std::move(request), deadline);
 }
 
 Async<Result<Empty>> Worker::job_ended(protocol::EndJob request, CallContext call) {

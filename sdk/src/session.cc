@@ -7,7 +7,6 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/executor_work_guard.hpp>
-#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -20,6 +19,7 @@
 #include "client/object_directory.h"
 #include "client/result_refs.h"
 #include "transport/ring_port.h"
+#include "placement_lowering.h"
 #include "session_impl.h"
 
 namespace troupe {
@@ -36,17 +36,6 @@ constexpr Duration control_budget = std::chrono::seconds(30);
 ObjectName name_of(const RefHandle& ref) {
   if (ref.object()) return ref.session()->client().objects().publish(ref.object());
   return {ref.id(), ref.owner()};
-}
-
-std::vector<protocol::ResourceAmount> to_demand(const Resources& resources) {
-  std::vector<protocol::ResourceAmount> demand;
-  const auto add = [&](const char* name, double amount) {
-    if (amount > 0) demand.push_back({name, std::llround(amount * 1000)});
-  };
-  add("cpu", resources.cpu);
-  add("gpu", resources.gpu);
-  add("memory", resources.memory_mib);
-  return demand;
 }
 
 struct Lowered {
@@ -315,6 +304,7 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
   spec.demand = to_demand(options.resources);
   spec.priority = options.priority;
   spec.retries = options.retries;
+  spec.placement = to_spec(options.placement);
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
   spec.held = std::move(lowered.held);
@@ -374,9 +364,11 @@ Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::s
   spec.demand = to_demand(options.resources);
   spec.priority = options.priority;
   spec.max_restarts = options.max_restarts;
+  spec.concurrency = options.max_concurrency;
   spec.detached = options.detached;
   spec.get_if_exists = options.get_if_exists;
   spec.strategy = options.spread ? "spread" : "";
+  spec.placement = to_spec(options.placement);
   for (const auto& [name, value] : options.environment) spec.environment.push_back({name, value});
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
@@ -427,6 +419,18 @@ Status wait_alive(const std::shared_ptr<SessionImpl>& session, ActorId actor,
   TROUPE_CHECK(session->run_waiting<protocol::ActorInfo>(
       [&] { return session->client().locate_actor(actor, 0, timeout); }));
   return ok();
+}
+
+Continuation::Continuation() : actor_(has_host() ? host().current() : nullptr) {}
+
+void Continuation::resume(std::coroutine_handle<> waiting) const {
+  if (actor_ == nullptr) {
+    waiting.resume();
+    return;
+  }
+  const auto run = [](void* address) { std::coroutine_handle<>::from_address(address).resume(); };
+  // An actor that stops leaves the coroutine where it is: its process ends.
+  host().defer(static_cast<troupe_context*>(actor_), run, waiting.address());
 }
 
 ThreadWait::ThreadWait() : session_(process_session()) {

@@ -23,6 +23,8 @@ struct DriverCore {
   std::string failure;   // Why the job failed; empty: it did not.
 };
 
+class GroupBatches;
+
 class SessionImpl {
  public:
   // Of a process that hosts actors: the host owns the client and runs the loop.
@@ -36,6 +38,9 @@ class SessionImpl {
   DriverCore* core() { return core_.get(); }
   const std::string& name_space() const { return name_space_; }
   void set_name_space(std::string name) { name_space_ = std::move(name); }
+
+  // On the loop. What is asked of placement groups, many at a time.
+  std::shared_ptr<GroupBatches>& group_batches() { return group_batches_; }
 
   // Runs `work` on the loop; returns at once. `work` must own no ref and no session: the last of
   // them must not go on the loop's own thread.
@@ -81,6 +86,7 @@ class SessionImpl {
   std::unique_ptr<DriverCore> core_;
   client::Client& client_;
   std::string name_space_ = "default";
+  std::shared_ptr<GroupBatches> group_batches_;
 };
 
 // The session of a process that hosts actors; null in a driver.

@@ -30,13 +30,25 @@ struct ModelNode {
   ResourceVector left;
   int64_t cpu_left;  // Below 0 when lent CPU was taken again.
   std::vector<int64_t> device_left;
+  std::vector<Label> labels;
   bool draining = false;
+  uint32_t units = 0;  // Of a bundle.
 
-  explicit ModelNode(const ResourceVector& all = {})
+  explicit ModelNode(const ResourceVector& all = {}, std::vector<Label> own_labels = {})
       : total(all),
         left(all),
         cpu_left(all.cpu_milli),
-        device_left(static_cast<size_t>(all.gpu_milli / 1000), 1000) {}
+        device_left(static_cast<size_t>(all.gpu_milli / 1000), 1000),
+        labels(std::move(own_labels)) {}
+  // A bundle, with the devices that it holds.
+  ModelNode(const ResourceVector& all, const Devices& devices) : ModelNode(all) {
+    device_left.assign(devices.empty() ? 0 : devices.back().device + 1, 0);
+    for (const DeviceShare& share : devices) device_left[share.device] = share.milli;
+  }
+  bool has_all(const std::vector<LabelSelector>& selectors) const {
+    return std::all_of(selectors.begin(), selectors.end(),
+                       [&](const auto& selector) { return matches(selector, labels); });
+  }
 
   bool fits(const ResourceVector& demand) const {
     if (left.cpu_milli < demand.cpu_milli || left.memory_mib < demand.memory_mib) return false;
@@ -82,7 +94,11 @@ struct ModelRequest {
   std::set<uint32_t> numbers;  // Every unit number ever granted.
   int64_t infeasible_told = 0;
   bool broken = false;  // A gang that lost a node.
+  bool closed = false;  // A gang that was released while something lay in its bundles.
+  Affinity affinity;
+  std::map<uint32_t, ModelNode> rooms;  // Of a gang's bundles that it holds.
 
+  bool open() const { return !broken && !closed && held.size() == bundles.size(); }
   bool gang() const { return bundles.size() > 1; }
   const ResourceVector& demand(uint32_t unit) const { return gang() ? bundles[unit] : bundles[0]; }
 };
@@ -100,8 +116,30 @@ class Model {
     ModelRequest& request = requests.at(id);
     const Placed placed = request.held.at(unit);
     request.held.erase(unit);
+    if (placed.bundle) return leave(request.affinity.within->gang, placed, request.demand(unit));
+    if (request.gang()) {
+      ASSERT_EQ(request.rooms.at(unit).units, 0u) << "a bundle in use was freed";
+      request.rooms.erase(unit);
+    }
     if (nodes.count(placed.node) != 0)
       nodes.at(placed.node).give_back(request.demand(unit), placed.devices);
+  }
+  void leave(const GangId& id, const Placed& placed, const ResourceVector& demand) {
+    ModelRequest& gang = requests.at(id);
+    ModelNode& room = gang.rooms.at(*placed.bundle);
+    room.give_back(demand, placed.devices);
+    if (--room.units > 0 || !gang.closed) return;
+    free(id, *placed.bundle);
+    if (gang.held.empty()) requests.erase(id);
+  }
+  // What its bundles are free of goes back at once, the rest once it is empty.
+  void close(const RequestId& id) {
+    ModelRequest& gang = requests.at(id);
+    gang.closed = true;
+    const auto held = gang.held;
+    for (const auto& [unit, placed] : held)
+      if (gang.rooms.at(unit).units == 0) free(id, unit);
+    if (gang.held.empty()) requests.erase(id);
   }
   void lend(const RequestId& id, uint32_t unit, bool lends) {
     ModelRequest& request = requests.at(id);
@@ -109,38 +147,49 @@ class Model {
     if (held == request.held.end()) return;
     const bool changed =
         lends ? request.lending.insert(unit).second : request.lending.erase(unit) > 0;
-    const auto node = nodes.find(held->second.node);
-    if (!changed || node == nodes.end()) return;
+    if (!changed) return;
     const int64_t cpu_milli = request.demand(unit).cpu_milli;
-    node->second.use_cpu(lends ? -cpu_milli : cpu_milli);
+    ModelNode* room = nullptr;
+    if (held->second.bundle) {
+      room = &requests.at(request.affinity.within->gang).rooms.at(*held->second.bundle);
+    } else if (const auto node = nodes.find(held->second.node); node != nodes.end()) {
+      room = &node->second;
+    }
+    if (room != nullptr) room->use_cpu(lends ? -cpu_milli : cpu_milli);
   }
   void drop(const RequestId& id) {
     const auto it = requests.find(id);
     if (it == requests.end()) return;
+    if (it->second.gang()) return close(id);
     while (!it->second.held.empty()) free(id, it->second.held.begin()->first);
     requests.erase(it);
   }
 
   void operator()(const LeaseGranted& granted) {
     for (const Slot& slot : granted.slots)
-      hold(granted.lease, {slot.slot, granted.node, slot.devices});
+      hold(granted.lease, {slot.slot, granted.node, slot.devices, granted.bundle});
   }
   void operator()(const ActorPlaced& placed) {
-    hold(placed.actor, {0, placed.node, placed.devices});
+    hold(placed.actor, {0, placed.node, placed.devices, placed.bundle});
   }
   void operator()(const GangPlaced& placed) {
     ASSERT_EQ(placed.bundles.size(), requests.at(placed.gang).bundles.size());
     ASSERT_TRUE(requests.at(placed.gang).held.empty());
-    for (const Placed& bundle : placed.bundles) hold(placed.gang, bundle);
+    for (const Placed& bundle : placed.bundles) {
+      hold(placed.gang, bundle);
+      ModelRequest& gang = requests.at(placed.gang);
+      gang.rooms[bundle.unit] = ModelNode(gang.bundles[bundle.unit], bundle.devices);
+    }
   }
   void operator()(const Revoked& revoked) {
     ASSERT_EQ(requests.count(revoked.id), 1u);
     if (revoked.reason == RevokeReason::node_draining) return;
     const bool lease = std::holds_alternative<LeaseId>(revoked.id);
-    for (const Placed& unit : revoked.units) {
+    for (const Placed& unit : revoked.units)
       ASSERT_EQ(requests.at(revoked.id).held.at(unit.unit), unit);
-      free(revoked.id, unit.unit);
-    }
+    if (requests.at(revoked.id).gang() && revoked.reason == RevokeReason::job_removed)
+      return close(revoked.id);
+    for (const Placed& unit : revoked.units) free(revoked.id, unit.unit);
     if (revoked.reason == RevokeReason::node_lost && lease) return;  // It waits again.
     requests.at(revoked.id).broken = true;
     if (requests.at(revoked.id).held.empty()) requests.erase(revoked.id);
@@ -148,15 +197,47 @@ class Model {
   void operator()(const Infeasible& infeasible) {
     EXPECT_EQ(++requests.at(infeasible.id).infeasible_told, 1) << "told twice";
   }
-  void operator()(const Rejected& rejected) { FAIL() << to_string(rejected.id); }
+  void operator()(const Rejected& rejected) {
+    FAIL() << to_string(rejected.id) << rejected.error.to_string();
+  }
+
+  std::set<NodeId> kept;  // Before the event.
 
  private:
+  void hold_within(const ModelRequest& request, const Placed& placed) {
+    const WithinGang& within = *request.affinity.within;
+    ASSERT_TRUE(placed.bundle);
+    ASSERT_EQ(within.bundle.value_or(*placed.bundle), *placed.bundle);
+    ModelRequest& gang = requests.at(within.gang);
+    ASSERT_TRUE(gang.open()) << "something new in a gang that is not whole";
+    ASSERT_EQ(gang.held.at(*placed.bundle).node, placed.node);
+    ASSERT_FALSE(nodes.at(placed.node).draining);
+    ModelNode& room = gang.rooms.at(*placed.bundle);
+    room.take(request.demand(placed.unit), placed.devices);
+    ++room.units;
+  }
+  void check_preference(const ModelRequest& request, const Placed& placed) {
+    const Affinity& affinity = request.affinity;
+    ASSERT_TRUE(nodes.at(placed.node).has_all(affinity.selectors)) << "a selector was ignored";
+    const auto preferred = [&](const NodeId& id, const ModelNode& node) {
+      return id == affinity.preferred_node.value_or(id) && node.has_all(affinity.preferred);
+    };
+    if (!affinity.has_preference() || request.gang()) return;
+    if (preferred(placed.node, nodes.at(placed.node))) return;
+    for (const auto& [id, node] : nodes) {
+      if (node.draining || kept.count(id) != 0 || !node.has_all(affinity.selectors)) continue;
+      ASSERT_FALSE(preferred(id, node) && node.fits(request.bundles[0])) << "a preference ignored";
+    }
+  }
   void hold(const RequestId& id, const Placed& placed) {
     ASSERT_EQ(requests.count(id), 1u) << "granted to nobody";
     ModelRequest& request = requests.at(id);
     ASSERT_TRUE(request.numbers.insert(placed.unit).second) << "unit granted twice";
     request.held[placed.unit] = placed;
     ASSERT_LE(request.held.size(), request.wanted);
+    if (request.affinity.within) return hold_within(request, placed);
+    ASSERT_FALSE(placed.bundle);
+    check_preference(request, placed);
     ASSERT_FALSE(nodes.at(placed.node).draining);
     nodes.at(placed.node).take(request.demand(placed.unit), placed.devices);
   }
@@ -233,6 +314,37 @@ class History {
             .custom = random_.chance(0.3) ? std::vector<CustomAmount>{{"license", 2000}}
                                           : std::vector<CustomAmount>{}};
   }
+  std::vector<Label> some_labels() {
+    if (random_.chance(0.5)) return {};
+    return {{"zone", random_.chance(0.5) ? "a" : "b"}};
+  }
+  std::vector<LabelSelector> some_selectors() {
+    if (random_.chance(0.8)) return {};
+    static const std::vector<LabelSelector> selectors = {{"zone", LabelTest::in, {"a"}},
+                                                         {"zone", LabelTest::in, {"a", "b"}},
+                                                         {"zone", LabelTest::not_in, {"b"}},
+                                                         {"zone", LabelTest::exists, {}},
+                                                         {"zone", LabelTest::absent, {}}};
+    return {pick(selectors)};
+  }
+  Affinity some_affinity() {
+    const auto gangs = open_gangs();
+    if (random_.chance(0.4) && !gangs.empty()) {
+      const GangId gang = pick(gangs);
+      const auto bundles = static_cast<uint32_t>(model_.requests.at(gang).bundles.size());
+      if (random_.chance(0.5)) return {.within = WithinGang{gang, {}}};
+      return {.within = WithinGang{gang, static_cast<uint32_t>(random_.below(bundles))}};
+    }
+    Affinity affinity{.selectors = some_selectors(), .preferred = some_selectors()};
+    if (random_.chance(0.1) && !model_.nodes.empty()) affinity.preferred_node = some_node();
+    return affinity;
+  }
+  std::vector<GangId> open_gangs() const {
+    std::vector<GangId> gangs;
+    for (const GangId& gang : known<GangId>())
+      if (!model_.requests.at(gang).closed) gangs.push_back(gang);
+    return gangs;
+  }
   template <class IdType>
   std::vector<IdType> known() const {
     std::vector<IdType> ids;
@@ -251,7 +363,7 @@ class History {
     const JobId some_job = job(random_.below(4));
     const Strategy strategy = random_.chance(0.3) ? Strategy::spread : Strategy::pack;
     if (dice < 6 || model_.nodes.empty())
-      return NodeAdded{make_id<NodeId>(next_++), some_total(), {}};
+      return NodeAdded{make_id<NodeId>(next_++), some_total(), some_labels()};
     if (dice < 9) return NodeRemoved{some_node()};
     if (dice < 11) return NodeDraining{some_node()};
     if (dice < 31)
@@ -260,6 +372,7 @@ class History {
                             .demand = some_demand(),
                             .slots = static_cast<uint32_t>(1 + random_.below(6)),
                             .priority = priority,
+                            .affinity = some_affinity(),
                             .strategy = strategy};
     if (dice < 43)
       return ActorRequested{.actor = make_id<ActorId>(next_++),
@@ -267,6 +380,7 @@ class History {
                             .demand = some_demand(),
                             .priority = priority,
                             .restart = random_.chance(0.2),
+                            .affinity = some_affinity(),
                             .strategy = strategy};
     if (dice < 51)
       return GangRequested{
@@ -274,7 +388,8 @@ class History {
           .job = some_job,
           .bundles = std::vector<ResourceVector>(2 + random_.below(4), some_demand()),
           .strategy = static_cast<GangStrategy>(random_.below(4)),
-          .priority = priority};
+          .priority = priority,
+          .affinity = {.selectors = some_selectors(), .preferred = some_selectors()}};
     if (dice < 53) return JobRemoved{some_job};
     if (dice < 57 && !model_.requests.empty()) {
       auto it = model_.requests.begin();
@@ -340,19 +455,24 @@ class History {
   template <class T>
   void before(const T&) {}
   void before(const LeaseRequested& event) {
-    model_.requests[event.lease] = {.bundles = {event.demand}, .wanted = event.slots};
+    model_.requests[event.lease] = {
+        .bundles = {event.demand}, .wanted = event.slots, .affinity = event.affinity};
     jobs_[event.job].push_back(event.lease);
   }
   void before(const ActorRequested& event) {
-    model_.requests[event.actor] = {.bundles = {event.demand}, .wanted = 1};
+    model_.requests[event.actor] = {
+        .bundles = {event.demand}, .wanted = 1, .affinity = event.affinity};
     jobs_[event.job].push_back(event.actor);
   }
   void before(const GangRequested& event) {
     model_.requests[event.gang] = {.bundles = event.bundles,
-                                   .wanted = static_cast<uint32_t>(event.bundles.size())};
+                                   .wanted = static_cast<uint32_t>(event.bundles.size()),
+                                   .affinity = event.affinity};
     jobs_[event.job].push_back(event.gang);
   }
-  void before(const NodeAdded& event) { model_.nodes[event.node] = ModelNode(event.total); }
+  void before(const NodeAdded& event) {
+    model_.nodes[event.node] = ModelNode(event.total, event.labels);
+  }
 
   // What an event does of itself, if its subject has not expired under it.
   template <class T>
@@ -385,7 +505,8 @@ class History {
 
   // After every event.
   void check() {
-    std::set<NodeId> kept;
+    std::set<NodeId>& kept = model_.kept;
+    kept.clear();
     for (const NodeView& node : scheduler_.nodes()) {
       const ModelNode& model = model_.nodes.at(node.node);
       ASSERT_EQ(node.available, model.left);
@@ -398,11 +519,15 @@ class History {
       SCOPED_TRACE(to_string(id));
       const Explanation why = scheduler_.explain(id);
       ASSERT_EQ(why.units_held, request.held.size());
-      const uint64_t missing =
-          request.broken ? 0 : request.wanted - static_cast<uint32_t>(request.held.size());
+      const uint64_t missing = request.broken || request.closed
+                                   ? 0
+                                   : request.wanted - static_cast<uint32_t>(request.held.size());
       ASSERT_EQ(why.units_pending, missing) << "lost or duplicated";
       waiting += missing;
-      if (missing > 0) check_nothing_fits(request, kept, why);
+      if (missing > 0 && request.affinity.within) {
+        check_nothing_fits_within(request, why);
+      } else if (missing > 0)
+        check_nothing_fits(request, kept, why);
     }
     ASSERT_EQ(scheduler_.pending_units(), waiting);
   }
@@ -413,7 +538,7 @@ class History {
     const ResourceVector& demand = request.bundles[0];
     bool could = false;
     for (const auto& [id, node] : model_.nodes) {
-      if (node.draining) continue;
+      if (node.draining || !node.has_all(request.affinity.selectors)) continue;
       could = could || ModelNode(node.total).fits(demand);
       const bool closed = request.gang() || kept.count(id) != 0;
       ASSERT_TRUE(closed || !node.fits(demand)) << why.text;
@@ -422,13 +547,30 @@ class History {
     ASSERT_EQ(why.state == RequestState::infeasible, !could) << why.text;
     ASSERT_EQ(request.infeasible_told > 0 || could, true);
   }
+  // The same for what belongs in a gang: in none of its bundles.
+  void check_nothing_fits_within(const ModelRequest& request, const Explanation& why) {
+    const auto& [id, wanted] = *request.affinity.within;
+    const auto found = model_.requests.find(id);
+    const bool gone = found == model_.requests.end() || found->second.closed;
+    bool could = false;
+    for (uint32_t i = 0; !gone && i < found->second.bundles.size(); ++i)
+      could = could || scheduler::could_fit(found->second.bundles[i], request.bundles[0]);
+    ASSERT_EQ(why.state == RequestState::infeasible, !could) << why.text;
+    if (gone || !found->second.open()) return;
+    for (const auto& [bundle, room] : found->second.rooms) {
+      const ModelNode& node = model_.nodes.at(found->second.held.at(bundle).node);
+      if (node.draining || wanted.value_or(bundle) != bundle) continue;
+      ASSERT_FALSE(room.fits(request.bundles[0])) << why.text;
+    }
+  }
   // The gangs here have equal bundles, so room adds up; only packs and spreads may use it freely.
   void check_gang_does_not_fit(const ModelRequest& request, const std::set<NodeId>& kept,
                                const Explanation& why) {
     if (why.text.empty() || !free_to_mix(request)) return;
     size_t room = 0;
     for (const auto& [id, node] : model_.nodes) {
-      if (node.draining || kept.count(id) != 0) continue;
+      if (node.draining || kept.count(id) != 0 || !node.has_all(request.affinity.selectors))
+        continue;
       ModelNode rest = node;
       while (room < request.bundles.size() && rest.fits(request.bundles[0])) {
         take_one(rest, request.bundles[0]);

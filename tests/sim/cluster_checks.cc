@@ -68,7 +68,10 @@ void ClusterChecks::see(const SentFrame& sent) {
   const bool from_head = sent.from.identity().role == transport::Role::head;
   const bool to_head = sent.to.identity().role == transport::Role::head;
   if (header.kind == FrameKind::request && to_head) {
-    if (header.method != Method::request_lease && header.method != Method::renew_lease) return;
+    if (header.method != Method::request_lease && header.method != Method::renew_lease &&
+        header.method != Method::get_placement_group) {
+      return;
+    }
     asked_[{sent.connection, sent.from.name(), header.call}] = header.method;
     if (header.method != Method::request_lease) return;
     if (auto request = protocol::decode<protocol::RequestLease>(sent.frame.body)) {
@@ -81,8 +84,14 @@ void ClusterChecks::see(const SentFrame& sent) {
   } else if (header.kind == FrameKind::reply && from_head) {
     const auto asked = asked_.find({sent.connection, sent.to.name(), header.call});
     if (asked == asked_.end()) return;
+    const Method method = asked->second;
     asked_.erase(asked);
     if (header.error.code != 0) return;
+    if (method == Method::get_placement_group) {
+      if (auto group = protocol::decode<protocol::PlacementGroupInfo>(sent.frame.body))
+        told(*group);
+      return;
+    }
     if (auto grant = protocol::decode<protocol::LeaseGranted>(sent.frame.body)) granted(*grant);
   } else {
     changed_ = true;
@@ -113,8 +122,67 @@ void ClusterChecks::stopped(const protocol::StopSlots& stop) {
   });
 }
 
+void ClusterChecks::told(const protocol::PlacementGroupInfo& group) {
+  if (group.state != "placed") {
+    if (!group.places.empty()) violation("a group that is not placed has places");
+    return;
+  }
+  changed_ = true;
+  const std::string name = "placement group " + group.spec.group.short_string();
+  std::set<NodeId> nodes;
+  for (const auto& place : group.places) nodes.insert(place.node);
+  if (group.places.size() != group.spec.bundles.size() || nodes.contains(NodeId{})) {
+    violation(name + " is granted in part");
+  }
+  const bool spread = group.spec.strategy == "strict_spread";
+  if ((spread && nodes.size() != group.places.size()) ||
+      (group.spec.strategy == "strict_pack" && nodes.size() != 1)) {
+    violation(name + " does not lie as " + group.spec.strategy + " demands");
+  }
+  const auto [known, fresh] = grants_.try_emplace({group.spec.group, group.grant}, group);
+  if (fresh) return;
+  for (size_t i = 0; i < group.places.size(); ++i) {
+    if (known->second.places.at(i).node == group.places[i].node) continue;
+    violation(name + " was told of in two ways under one grant");
+  }
+}
+
+// Of its bundle: nothing if its lease was taken back.
+int64_t ClusterChecks::held_by(const SimProcess& process) const {
+  if (process.actor().incarnation != 0) return cpu_of(process.actor().spec.demand);
+  const auto lease = leased_.find(process.id());
+  return lease == leased_.end() ? 0 : demand_.at(lease->second);
+}
+
+void ClusterChecks::check_bundles() {
+  std::map<std::pair<Grant, uint32_t>, int64_t> used;
+  for (const auto& [id, process] : processes_) {
+    const protocol::PlacementSpec& placement = process->placement();
+    const int64_t held = placement.group.is_nil() ? 0 : held_by(*process);
+    if (held == 0) continue;
+    const Grant grant{placement.group, placement.grant};
+    const auto known = grants_.find(grant);
+    if (known == grants_.end()) continue;  // It starts before its user was told.
+    const protocol::PlacementGroupInfo& group = known->second;
+    if (placement.bundle == 0 || placement.bundle > group.places.size()) {
+      violation("process " + id.short_string() + " is in no bundle of its group");
+      continue;
+    }
+    ++seen_in_bundles_;
+    const uint32_t bundle = placement.bundle - 1;
+    if (group.places[bundle].node != process->node()) {
+      violation("process " + id.short_string() + " runs beside its bundle");
+    }
+    const int64_t sum = used[{grant, bundle}] += held;
+    if (sum <= cpu_of(group.spec.bundles[bundle].demand)) continue;
+    violation(fmt::format("bundle {} of placement group {} is over-allocated: {} milli", bundle,
+                          placement.group.short_string(), sum));
+  }
+}
+
 void ClusterChecks::check() {
   if (!std::exchange(changed_, false)) return;
+  check_bundles();
   std::map<std::pair<ActorId, uint32_t>, ProcessId> incarnations;
   std::map<NodeId, int64_t> used;
   for (const auto& [id, process] : processes_) {

@@ -20,6 +20,9 @@ inline constexpr char may_run_again[] = " (may run again)";
 //  - What runs on a node, by demand, never exceeds what the node has.
 //  - No call runs twice: a call that may be retried is another one each time.
 //  - A slot runs tasks of its own job only.
+//  - A placement group is told as placed with a place for each bundle, by its strategy, and a grant
+//    is told in one way only.
+//  - What runs in a bundle runs where that lies, and never exceeds it.
 class ClusterChecks final : public ProcessObserver {
  public:
   ClusterChecks(Simulation& simulation, int64_t cpu_milli);
@@ -35,6 +38,8 @@ class ClusterChecks final : public ProcessObserver {
   size_t leased() const { return leased_.size(); }
   uint64_t calls_run() const { return calls_run_; }
   uint64_t leases_granted() const { return leases_granted_; }
+  size_t grants_seen() const { return grants_.size(); }
+  uint64_t seen_in_bundles() const { return seen_in_bundles_; }
 
   void process_began(const std::shared_ptr<SimProcess>& process) override;
   void process_ended(SimProcess& process) override;
@@ -49,6 +54,9 @@ class ClusterChecks final : public ProcessObserver {
   };
 
   void see(const SentFrame& sent);
+  void told(const protocol::PlacementGroupInfo& group);
+  void check_bundles();
+  int64_t held_by(const SimProcess& process) const;
   void granted(const protocol::LeaseGranted& grant);
   void stopped(const protocol::StopSlots& stop);
 
@@ -60,9 +68,12 @@ class ClusterChecks final : public ProcessObserver {
   std::map<LeaseId, int64_t> demand_;    // Of one slot, in milli of a CPU.
   std::map<ProcessId, LeaseId> leased_;  // As the head granted and has not yet taken back.
   std::set<TaskId> ran_;
+  using Grant = std::pair<PlacementGroupId, uint32_t>;
+  std::map<Grant, protocol::PlacementGroupInfo> grants_;  // As the head told of them.
   bool changed_ = false;
   uint64_t calls_run_ = 0;
   uint64_t leases_granted_ = 0;
+  uint64_t seen_in_bundles_ = 0;
 };
 
 }  // namespace troupe::sim

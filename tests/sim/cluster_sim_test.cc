@@ -66,9 +66,12 @@ class Program {
     for (uint64_t i = 0; i < actors; ++i) start(use_actor(random_.chance(0.3)));
     const uint64_t batches = 1 + random_.below(3);
     for (uint64_t i = 0; i < batches; ++i) start(run_tasks(1 + random_.below(6)));
+    const uint64_t groups = random_.below(3);
+    for (uint64_t i = 0; i < groups; ++i) start(use_group());
   }
   bool is_done() const { return running_ == 0; }
   const std::set<ActorId>& promised() const { return promised_; }
+  const std::set<PlacementGroupId>& promised_groups() const { return promised_groups_; }
   uint64_t succeeded() const { return succeeded_; }
   uint64_t failed() const { return failed_; }
 
@@ -153,7 +156,68 @@ class Program {
     return random_.chance(0.4) ? "slow" : "echo";
   }
 
-  Async<void> run_tasks(uint64_t count) {
+  static protocol::PlacementGroupSpec group_spec(Random& random, JobId job) {
+    static constexpr const char* strategies[] = {"pack", "spread", "strict_pack", "strict_spread"};
+    protocol::PlacementGroupSpec spec;
+    spec.group = PlacementGroupId::random(random);
+    spec.job = job;
+    spec.bundles = {{cpus(500)}, {cpus(500)}};
+    spec.strategy = strategies[random.below(4)];
+    return spec;
+  }
+
+  // A group with an actor and tasks in it; often removed while they run.
+  Async<void> use_group() {
+    co_await pause(1000);
+    const protocol::PlacementGroupSpec spec = group_spec(random_, cluster_.job());
+    protocol::PlacementGroupSpecs request;
+    request.items.push_back(spec);
+    auto& driver = cluster_.driver();
+    auto created = co_await driver.ask_head<protocol::PlacementGroupResults>(
+        Method::create_placement_groups, request, 10s);
+    note("create group", created);
+    if (!created) co_return;
+    promised_groups_.insert(spec.group);
+    protocol::GetPlacementGroup question;
+    question.group = spec.group;
+    question.wait = true;
+    auto placed = co_await driver.ask_head<protocol::PlacementGroupInfo>(
+        Method::get_placement_group, question, 10s);
+    note("wait for group", placed);
+    start(run_tasks(1 + random_.below(4), spec.group));
+    protocol::ActorSpec member;
+    member.actor = ActorId::random(random_);
+    member.module = "module";
+    member.class_name = "Class";
+    member.demand = cpus(250);
+    member.max_restarts = -1;
+    member.placement.group = spec.group;
+    member.placement.bundle = static_cast<uint32_t>(random_.below(3));
+    auto made = co_await driver.create_actor(member, 10s);
+    note("create member", made);
+    if (made) {
+      promised_.insert(member.actor);
+      co_await call_once(member.actor);
+      co_await pause(2000);
+      co_await call_once(member.actor);
+    }
+    // Asked once more, so that the checks learn of a later grant.
+    auto again = co_await driver.ask_head<protocol::PlacementGroupInfo>(Method::get_placement_group,
+                                                                        question, 10s);
+    note("wait for group", again);
+    if (random_.chance(0.5)) co_await remove(spec.group);
+  }
+
+  Async<void> remove(PlacementGroupId group) {
+    promised_groups_.erase(group);
+    protocol::RemovePlacementGroups request;
+    request.groups.push_back(group);
+    auto removed = co_await cluster_.driver().ask_head<protocol::Empty>(
+        Method::remove_placement_groups, request, 10s);
+    note("remove group", removed);
+  }
+
+  Async<void> run_tasks(uint64_t count, PlacementGroupId group = {}) {
     co_await pause(1500);
     std::vector<client::ObjectName> results;
     for (uint64_t i = 0; i < count; ++i) {
@@ -161,7 +225,8 @@ class Program {
       task.module = "module";
       task.function = pick_function();
       task.arguments = argument("task");
-      task.demand = cpus(500);
+      task.demand = cpus(group.is_nil() ? 500 : 250);
+      task.placement.group = group;
       task.retries = static_cast<int32_t>(random_.below(3));
       task.budget = 8s;
       results.push_back(cluster_.driver().submit_task(std::move(task)));
@@ -185,6 +250,7 @@ class Program {
   Random& random_;
   uint64_t running_ = 0;
   std::set<ActorId> promised_;
+  std::set<PlacementGroupId> promised_groups_;  // And not removed.
   uint64_t succeeded_ = 0;
   uint64_t failed_ = 0;
 };
@@ -197,6 +263,8 @@ struct Outcome {
   uint64_t failed = 0;
   uint64_t calls_run = 0;
   uint64_t leases = 0;
+  uint64_t grants = 0;
+  uint64_t in_bundles = 0;
 };
 
 // Every actor that was promised is known to the head, also to one that was restarted.
@@ -214,6 +282,16 @@ Async<void> find_promised(SimCluster& cluster, const Program& program) {
     known.insert(actor.actor);
     if (actor.name.empty() || actor.state == "dead") continue;
     if (!names.insert(actor.name).second) cluster.checks().violation("a name is taken twice");
+  }
+  auto groups = co_await cluster.driver().ask_head<protocol::PlacementGroupList>(
+      Method::list_placement_groups, nothing, 10s);
+  std::set<PlacementGroupId> listed;
+  if (groups) {
+    for (const auto& group : groups->items) listed.insert(group.spec.group);
+  }
+  for (const PlacementGroupId group : program.promised_groups()) {
+    if (listed.contains(group)) continue;
+    cluster.checks().violation("group " + group.short_string() + " was promised and is forgotten");
   }
   for (const ActorId actor : program.promised()) {
     if (known.contains(actor)) continue;
@@ -269,6 +347,8 @@ Outcome run_seed(uint64_t seed, const Sabotage& sabotage = nullptr) {
     outcome.failed = program.failed();
     outcome.calls_run = cluster.checks().calls_run();
     outcome.leases = cluster.checks().leases_granted();
+    outcome.grants = cluster.checks().grants_seen();
+    outcome.in_bundles = cluster.checks().seen_in_bundles();
   }
   outcome.hash = sim.history_hash();
   outcome.network = sim.network().counts();
@@ -291,20 +371,25 @@ TEST(ClusterSimulation, KeepsItsPromisesUnderFaults) {
     sum.failed += outcome.failed;
     sum.calls_run += outcome.calls_run;
     sum.leases += outcome.leases;
+    sum.grants += outcome.grants;
+    sum.in_bundles += outcome.in_bundles;
     sum.network.delivered += outcome.network.delivered;
     sum.network.dropped += outcome.network.dropped;
     sum.network.overtaken += outcome.network.overtaken;
   }
   fmt::print(
-      "{} calls ran, {} leases, {} successes, {} failures; {} frames delivered, {} dropped, "
+      "{} calls ran, {} leases, {} grants of groups, {} successes, {} failures; {} frames "
+      "delivered, {} dropped, "
       "{} overtaken\n",
-      sum.calls_run, sum.leases, sum.succeeded, sum.failed, sum.network.delivered,
+      sum.calls_run, sum.leases, sum.grants, sum.succeeded, sum.failed, sum.network.delivered,
       sum.network.dropped, sum.network.overtaken);
   // The faults must leave something to check.
   EXPECT_GT(sum.succeeded, 3 * sum.failed);
   EXPECT_GT(sum.network.dropped, 0u);
   EXPECT_GT(sum.network.overtaken, 0u);
   EXPECT_GT(sum.leases, 0u);
+  EXPECT_GT(sum.grants, 0u);
+  EXPECT_GT(sum.in_bundles, 0u);
 }
 
 TEST(ClusterSimulation, TheSameSeedIsTheSameHistory) {
@@ -358,6 +443,36 @@ TEST(ClusterSimulationChecks, CatchACallThatRunsTwice) {
     plan.faults.may_duplicate = [](const auto& header) { return header.method == Method::invoke; };
   };
   EXPECT_GT(caught(10, duplicate, "ran twice"), 5u);  // Some seeds make retriable calls only.
+}
+
+// Changes what the head tells of placement groups.
+Sabotage tell(std::function<void(protocol::PlacementGroupInfo&)> change) {
+  return [change = std::move(change)](Simulation& sim, Plan&) {
+    auto asked = std::make_shared<std::set<std::pair<uint64_t, uint64_t>>>();
+    sim.network().add_tap([asked, change](const SentFrame& sent) {
+      auto& header = sent.frame.header;
+      const auto call = std::pair{sent.connection, header.call};
+      if (header.method == Method::get_placement_group) asked->insert(call);
+      if (header.kind != protocol::FrameKind::reply || header.error.code != 0) return;
+      if (sent.from.identity().role != transport::Role::head || asked->erase(call) == 0) return;
+      auto group = protocol::decode<protocol::PlacementGroupInfo>(sent.frame.body);
+      if (!group || group->state != "placed") return;
+      change(*group);
+      sent.frame.body = protocol::encode(*group);
+    });
+  };
+}
+
+TEST(ClusterSimulationChecks, CatchAGroupThatIsGrantedInPart) {
+  const auto drop_one = tell([](auto& group) { group.places.pop_back(); });
+  EXPECT_GT(caught(20, drop_one, "is granted in part"), 5u);
+}
+
+TEST(ClusterSimulationChecks, CatchABundleThatIsOverAllocated) {
+  const auto shrink = tell([](auto& group) {
+    for (auto& bundle : group.spec.bundles) bundle.demand[0].milli = 249;
+  });
+  EXPECT_GT(caught(20, shrink, "is over-allocated"), 5u);
 }
 
 TEST(ClusterSimulationChecks, CatchAHeadThatPromisesBeforeItsDiskDoes) {

@@ -177,7 +177,10 @@ Async<void> SimCluster::look(std::shared_ptr<Seen> seen, std::shared_ptr<bool> d
   auto actors = co_await driver_->ask_head<protocol::ActorList>(Method::list_actors, nothing, 10s);
   auto nodes = co_await driver_->ask_head<protocol::NodeList>(Method::list_nodes, nothing, 10s);
   auto info = co_await driver_->ask_head<protocol::ClusterInfo>(Method::cluster_info, nothing, 10s);
-  if (!actors || !nodes || !info) co_return;
+  auto groups = co_await driver_->ask_head<protocol::PlacementGroupList>(
+      Method::list_placement_groups, nothing, 10s);
+  if (!actors || !nodes || !info || !groups) co_return;
+  seen->groups = std::move(groups->items);
   seen->actors = std::move(actors->items);
   seen->nodes = std::move(nodes->items);
   seen->cluster = std::move(*info);
@@ -199,7 +202,19 @@ std::string SimCluster::difference(const Seen& seen) const {
       return name + " is alive and its process runs something else";
     }
     expected.insert(actor.address.process);
+    if (!assigned.spec.placement.group.is_nil()) continue;  // Its bundle is what is used.
     for (const auto& amount : assigned.spec.demand) used[actor.address.node] += amount.milli;
+  }
+  for (const protocol::PlacementGroupInfo& group : seen.groups) {
+    if (group.state != "placed") {
+      return "group " + group.spec.group.short_string() + " is " + group.state + ": " +
+             group.reason;
+    }
+    for (size_t i = 0; i < group.places.size(); ++i) {
+      for (const auto& amount : group.spec.bundles[i].demand) {
+        used[group.places[i].node] += amount.milli;
+      }
+    }
   }
   for (const auto& [id, process] : checks_.processes()) {
     if (process->actor().incarnation == 0 || expected.contains(id)) continue;

@@ -64,6 +64,7 @@ class SimCluster {
     std::vector<protocol::ActorInfo> actors;
     std::vector<protocol::NodeInfo> nodes;
     protocol::ClusterInfo cluster;
+    std::vector<protocol::PlacementGroupInfo> groups;
   };
 
   // The zombie of a killed component: unwinds without a network, then goes.

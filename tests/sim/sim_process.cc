@@ -137,12 +137,15 @@ Async<Result<ProcessStarted>> SimProcess::assign_actor(protocol::AssignActor req
   }
   if (request.spec.class_name == "broken") co_return error(Code::invalid, "broken on purpose");
   actor_ = std::move(request);
+  placement_ = actor_.spec.placement;
   co_return co_await answer_when_ready(context.deadline);
 }
 
-Async<Result<ProcessStarted>> SimProcess::assign_slot(protocol::AssignSlot, CallContext context) {
+Async<Result<ProcessStarted>> SimProcess::assign_slot(protocol::AssignSlot request,
+                                                      CallContext context) {
   if (actor_.incarnation != 0) co_return error(Code::conflict, "this process hosts an actor");
   hosts_slot_ = true;
+  placement_ = request.placement;
   co_return co_await answer_when_ready(context.deadline);
 }
 

@@ -38,6 +38,8 @@ class SimProcess final : public client::InvocationHandler,
   bool is_alive() const { return !ended_; }
   // What it was told to run; nil before.
   const protocol::AssignActor& actor() const { return actor_; }
+  // Where it runs; of a slot's process, as of its latest lease.
+  const protocol::PlacementSpec& placement() const { return placement_; }
   // It answered its assignment, and so may be called.
   bool is_serving() const { return serving_; }
 
@@ -74,6 +76,7 @@ class SimProcess final : public client::InvocationHandler,
   client::Client client_;
   Event ready_;
   protocol::AssignActor actor_;
+  protocol::PlacementSpec placement_;
   bool hosts_slot_ = false;
   bool serving_ = false;
   uint64_t calls_ = 0;

@@ -218,6 +218,71 @@ TEST_F(WorkerTest, ListsSlotsToANewHeadAndEndsThoseThatStillStart) {
   });
 }
 
+TEST_F(WorkerTest, EachSlotGetsTheDevicesMeantForItAlsoWhenOthersWentBefore) {
+  with_worker([this]() -> Async<void> {
+    auto peer = head->worker;
+    protocol::StartSlots request;
+    request.epoch = 1;
+    request.lease = LeaseId::random(random);
+    request.job = job;
+    request.module = "m";
+    request.count = 2;
+    request.slots = {{3, {0}, 1}, {4, {1}, 2}};
+    request.placement.group = PlacementGroupId::random(random);
+    request.placement.grant = 7;
+    auto two =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_EQ(two.value().processes.size(), 2u);
+    EXPECT_EQ(two.value().processes[1].slot, 5u);
+    ::kill(static_cast<pid_t>(two.value().processes[0].pid), SIGKILL);
+    co_await head->until([this] { return !head->exits.empty(); });
+    // Slot 3 is gone; its device goes to the next.
+    request.slots = {{4, {1}, 2}, {5, {0}, 1}};
+    auto again =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_EQ(again.value().processes.size(), 2u);
+    EXPECT_EQ(again.value().processes[0].pid, two.value().processes[1].pid);
+    EXPECT_EQ(again.value().processes[1].slot, 6u);
+    const std::string process = again.value().processes[1].address.process.to_string();
+    // The worker's first GPU is the machine's number 4.
+    EXPECT_EQ(read_log_tail(folder + "/" + process + ".log", 1000), "slot of m, devices [4]");
+    head->register_again = true;
+    co_await head->until([this] { return head->registered.size() > 1; });
+    const auto slots = head->registered.back().slots;
+    EXPECT_EQ(slots.size(), 2u);
+    EXPECT_EQ(slots.back().devices, std::vector<uint32_t>{0});
+    EXPECT_EQ(slots.back().placement.group, request.placement.group);
+    EXPECT_EQ(slots.back().placement.bundle, 1u);
+    EXPECT_EQ(slots.back().placement.grant, 7u);
+  });
+}
+
+TEST_F(WorkerTest, ASlotWithADeviceIsGivenBackOnceItsProcessHasEnded) {
+  with_worker([this]() -> Async<void> {
+    auto peer = head->worker;
+    protocol::StartSlots request;
+    request.epoch = 1;
+    request.lease = LeaseId::random(random);
+    request.job = job;
+    request.module = "stubborn";
+    request.count = 1;
+    request.slots = {{0, {2}, 0}};
+    auto one =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    const auto pid = static_cast<pid_t>(one.value().processes.at(0).pid);
+    protocol::StopSlots stop;
+    stop.epoch = 1;
+    stop.lease = request.lease;
+    // It ignores what it is asked: the answer comes when it was killed, and not before.
+    auto early = co_await transport::call<protocol::Empty>(peer, Method::stop_slots, stop, 500ms);
+    EXPECT_EQ(early.error().code(), Code::deadline_exceeded);
+    EXPECT_EQ(::kill(pid, 0), 0);
+    auto stopped = co_await transport::call<protocol::Empty>(peer, Method::stop_slots, stop, 20s);
+    EXPECT_TRUE(stopped);
+    EXPECT_EQ(::kill(pid, 0), -1);
+  });
+}
+
 TEST_F(WorkerTest, GivesEnvironmentAndCredentials) {
   with_worker([this]() -> Async<void> {
     auto request = start_request(actor, 1, "run");

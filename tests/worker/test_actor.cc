@@ -67,7 +67,14 @@ class TestActor {
     }
   }
   Async<Result<protocol::ProcessStarted>> assign_slot(protocol::AssignSlot request, CallContext) {
+    std::printf("slot of %s, devices [%s]\n", request.module.c_str(),
+                ::getenv("CUDA_VISIBLE_DEVICES"));
+    std::fflush(stdout);
     if (request.module == "hang") co_await sleep_for(real_.environment().clock, 1h);
+    if (request.module == "stubborn") {
+      stubborn_ = true;
+      std::signal(SIGTERM, SIG_IGN);
+    }
     co_return protocol::ProcessStarted{address_, 0};
   }
   Async<Result<protocol::Empty>> stop_process(protocol::StopProcess, CallContext) {

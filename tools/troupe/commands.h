@@ -16,9 +16,12 @@ struct CommonOptions {
 
 struct UpOptions {
   int workers = 1;
-  double cpus = 0;          // A worker; 0: the machine's cores shared out evenly.
-  double gpus = -1;         // A worker; -1: the machine's, shared out evenly.
-  uint64_t store_mib = 0;   // A worker's object store; 0: a quarter of memory, shared out evenly.
+  double cpus = 0;         // A worker; 0: the machine's cores shared out evenly.
+  double gpus = -1;        // A worker; -1: the machine's, shared out evenly.
+  uint64_t store_mib = 0;  // A worker's object store; 0: a quarter of memory, shared out evenly.
+  // NAME=AMOUNT and KEY=VALUE, of each worker; with "worker-N:" before it, of that one alone.
+  std::vector<std::string> resources;
+  std::vector<std::string> labels;
   int gateway_port = 8000;  // 0: any free one; -1: no gateway.
   std::string https;        // HOST:PORT for the gateway's HTTPS; empty: none.
 };
@@ -26,9 +29,9 @@ int run_up(const CommonOptions& common, const UpOptions& options);
 int run_down(const CommonOptions& common);
 
 int run_status(const CommonOptions& common);
-// kind: nodes, actors, jobs, deployments.
+// kind: nodes, actors, jobs, deployments, placement-groups.
 int run_list(const CommonOptions& common, const std::string& kind);
-// One node, actor, job or deployment, by its id (or the start of one) or its name.
+// One node, actor, job, deployment or placement group, by its id (or the start of one) or its name.
 int run_describe(const CommonOptions& common, const std::string& id);
 int run_logs(const CommonOptions& common, const std::string& id, bool follow);
 
@@ -70,6 +73,8 @@ struct DaemonOptions {
   uint32_t first_gpu = 0;
   uint64_t memory_mib = 0;
   uint64_t store_mib = 0;
+  std::vector<std::string> resources;  // NAME=AMOUNT.
+  std::vector<std::string> labels;     // KEY=VALUE.
 };
 int run_head(const CommonOptions& common, const DaemonOptions& options);
 int run_worker(const CommonOptions& common, const DaemonOptions& options);

@@ -7,6 +7,7 @@
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/json.hpp>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 
@@ -19,6 +20,7 @@
 #include "troupe/commands.h"
 #include "troupe/daemon_process.h"
 #include "troupe/gateway_daemon.h"
+#include "troupe/node_options.h"
 #include "troupe/state_folder.h"
 #include "troupe/version.h"
 #include "worker/machine.h"
@@ -177,12 +179,22 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
   worker_options.pid = static_cast<uint32_t>(::getpid());
   worker_options.usage = &usage;
   worker_options.first_gpu = daemon.options().first_gpu;
-  const auto add = [&](const char* name, double amount) {
-    if (amount > 0) worker_options.total.push_back({name, static_cast<int64_t>(amount * 1000)});
+  const auto add = [&](const std::string& name, double amount) {
+    if (amount > 0) worker_options.total.push_back({name, std::llround(amount * 1000)});
   };
   add("cpu", daemon.options().cpus);
   add("gpu", daemon.options().gpus);
   add("memory", static_cast<double>(daemon.options().memory_mib));
+  for (const std::string& text : daemon.options().resources) {
+    auto resource = parse_resource(text);
+    if (!resource) return daemon.refuse(resource.error());
+    add(resource->name, resource->amount);
+  }
+  for (const std::string& text : daemon.options().labels) {
+    auto label = parse_label(text);
+    if (!label) return daemon.refuse(label.error());
+    worker_options.labels.push_back({label->key, label->value});
+  }
   Scope processes{daemon.real().io().get_executor()};
   worker::PosixLauncher launcher{daemon.real().io(), processes, actor_program()};
   worker::Worker worker{daemon.real().environment(), launcher, std::move(worker_options)};

@@ -42,6 +42,16 @@ int main(int argc, char** argv) {
   up_command->add_option("--gpus", up.gpus, "GPUs a worker (default: shared out evenly)");
   up_command->add_option("--store-mib", up.store_mib, "Object store a worker, in MiB");
   up_command
+      ->add_option("--resource", up.resources,
+                   "NAME=AMOUNT of a resource of your own, for each worker; "
+                   "worker-N:NAME=AMOUNT for one. May be repeated")
+      ->allow_extra_args(false);
+  up_command
+      ->add_option("--label", up.labels,
+                   "KEY=VALUE, a label of each worker; worker-N:KEY=VALUE for one. May be "
+                   "repeated")
+      ->allow_extra_args(false);
+  up_command
       ->add_option("--gateway-port", up.gateway_port, "HTTP port on loopback; 0: any; -1: none")
       ->check(CLI::Range(-1, 65535));
   up_command->add_option("--gateway-https", up.https,
@@ -57,11 +67,11 @@ int main(int argc, char** argv) {
   status_command->callback([&] { status = run_status(common); });
 
   std::string kind;
-  auto* list_command = app.add_subcommand("list", "List nodes, actors, jobs or deployments");
+  auto* list_command = app.add_subcommand("list", "List nodes, actors, jobs and more");
   add_common(*list_command, common);
   list_command->add_option("kind", kind)
       ->required()
-      ->check(CLI::IsMember({"nodes", "actors", "jobs", "deployments"}));
+      ->check(CLI::IsMember({"nodes", "actors", "jobs", "deployments", "placement-groups"}));
   list_command->callback([&] { status = run_list(common, kind); });
 
   std::string id;
@@ -145,6 +155,9 @@ int main(int argc, char** argv) {
     command->add_option("--first-gpu", daemon.first_gpu, "The machine's number of the first");
     command->add_option("--memory-mib", daemon.memory_mib, "Memory of this worker");
     command->add_option("--store-mib", daemon.store_mib);
+    command->add_option("--resource", daemon.resources, "NAME=AMOUNT of a resource of your own")
+        ->allow_extra_args(false);
+    command->add_option("--label", daemon.labels, "KEY=VALUE")->allow_extra_args(false);
     command->callback([&, run] { status = run(common, daemon); });
   };
   add_daemon("head", "The head", &run_head);

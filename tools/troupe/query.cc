@@ -42,6 +42,8 @@ std::string name_of_node(const std::vector<protocol::NodeInfo>& nodes, NodeId id
 }
 
 json::object describe_node(const protocol::NodeInfo& node) {
+  json::object labels;
+  for (const auto& [key, value] : node.labels) labels[key] = value;
   return {{"id", node.address.node.to_string()},
           {"name", node.name},
           {"state", node.state},
@@ -49,6 +51,7 @@ json::object describe_node(const protocol::NodeInfo& node) {
           {"address", fmt::format("{}:{}", node.address.host, node.address.port)},
           {"total", amounts(node.total)},
           {"available", amounts(node.available)},
+          {"labels", std::move(labels)},
           {"actors", node.actors},
           {"slots", node.slots},
           {"cpu_used", static_cast<double>(node.cpu_used_milli) / 1000},
@@ -106,11 +109,38 @@ json::object describe_deployment(const protocol::DeploymentInfo& deployment,
           {"version", deployment.version},       {"replicas", std::move(replicas)}};
 }
 
+json::object describe_group(const protocol::PlacementGroupInfo& group,
+                            const std::vector<protocol::NodeInfo>& nodes) {
+  const protocol::PlacementGroupSpec& spec = group.spec;
+  json::array bundles;
+  for (size_t i = 0; i < spec.bundles.size(); ++i) {
+    json::object bundle{{"resources", amounts(spec.bundles[i].demand)}};
+    if (i < group.places.size()) {
+      bundle["node"] = name_of_node(nodes, group.places[i].node);
+      bundle["gpus"] = json::value_from(group.places[i].devices);
+    }
+    bundles.push_back(std::move(bundle));
+  }
+  return {{"id", spec.group.to_string()},
+          {"name", spec.name},
+          {"namespace", spec.name_space},
+          {"state", group.state},
+          {"strategy", spec.strategy.empty() ? "pack" : spec.strategy},
+          {"job", spec.job.is_nil() ? "" : spec.job.to_string()},
+          {"detached", spec.detached},
+          {"capture", spec.capture},
+          {"grant", group.grant},
+          {"created", time_text(group.created_unix_us)},
+          {"reason", group.reason},
+          {"bundles", std::move(bundles)}};
+}
+
 struct Everything {
   std::vector<protocol::NodeInfo> nodes;
   std::vector<protocol::ActorInfo> actors;
   std::vector<protocol::JobInfo> jobs;
   std::vector<protocol::DeploymentInfo> deployments;
+  std::vector<protocol::PlacementGroupInfo> groups;
 };
 
 Result<Everything> ask_everything(Rpc& head) {
@@ -120,6 +150,9 @@ Result<Everything> ask_everything(Rpc& head) {
   TROUPE_TRY(auto jobs, head.ask<protocol::JobList>(Method::list_jobs, Empty{}));
   TROUPE_TRY(auto deployments,
              head.ask<protocol::DeploymentList>(Method::list_deployments, Empty{}));
+  TROUPE_TRY(auto groups,
+             head.ask<protocol::PlacementGroupList>(Method::list_placement_groups, Empty{}));
+  all.groups = std::move(groups.items);
   all.nodes = std::move(nodes.items);
   all.actors = std::move(actors.items);
   all.jobs = std::move(jobs.items);
@@ -149,10 +182,14 @@ Result<json::value> find(Everything& all, const std::string& wanted) {
       found.emplace_back(describe_deployment(deployment, all.nodes));
     }
   }
+  for (const auto& group : all.groups) {
+    if (matches(group.spec.group, group.spec.name, wanted))
+      found.emplace_back(describe_group(group, all.nodes));
+  }
   if (found.empty()) {
     return error(Code::not_found,
-                 fmt::format("no node, actor, job or deployment is called '{}': see "
-                             "'troupe list nodes|actors|jobs|deployments'",
+                 fmt::format("no node, actor, job, deployment or placement group is called '{}': "
+                             "see 'troupe list nodes|actors|jobs|deployments|placement-groups'",
                              wanted));
   }
   if (found.size() == 1) return found.front();
@@ -205,7 +242,8 @@ int run_status(const CommonOptions& common) {
                    {"started", time_text(info->started_unix_us)},
                    {"actors", info->actors},
                    {"jobs_running", info->jobs_running},
-                   {"leases", info->leases}};
+                   {"leases", info->leases},
+                   {"placement_groups", info->placement_groups}};
   if (auto record = folder.read_record(); record && record->gateway_port != 0) {
     out["gateway"] = fmt::format("http://{}:{}", record->host, record->gateway_port);
     if (!record->gateway_https.empty()) out["gateway_https"] = "https://" + record->gateway_https;
@@ -239,6 +277,12 @@ int run_list(const CommonOptions& common, const std::string& kind) {
   } else if (kind == "jobs") {
     for (const auto& job : all->jobs) {
       add(describe_job(job), {"id", "name", "state", "started", "ended", "message"});
+    }
+  } else if (kind == "placement-groups") {
+    for (const auto& group : all->groups) {
+      auto row = describe_group(group, all->nodes);
+      if (!full) row["bundles"] = group.spec.bundles.size();
+      add(std::move(row), {"id", "name", "state", "strategy", "bundles", "reason"});
     }
   } else {
     for (const auto& deployment : all->deployments) {

@@ -18,6 +18,7 @@
 #include "transport/network.h"
 #include "troupe/commands.h"
 #include "troupe/daemon_process.h"
+#include "troupe/node_options.h"
 #include "troupe/rpc.h"
 #include "troupe/version.h"
 #include "worker/machine.h"
@@ -48,6 +49,7 @@ class Starter {
   }
 
   Result<json::object> run() {
+    TROUPE_CHECK(check_node_options(options_.resources, options_.labels));
     TROUPE_CHECK(folder_.create());
     TROUPE_TRY(const auto lock, folder_.lock());
     TROUPE_CHECK(refuse_orphans());
@@ -175,17 +177,25 @@ class Starter {
     std::vector<StartedDaemon> started;
     for (int i = 0; i < options_.workers; ++i) {
       const std::string name = fmt::format("worker-{}", i);
+      std::vector<std::string> arguments{
+          "--host",          host,
+          "--head",          fmt::format("{}:{}", host, record_.head_port),
+          "--worker-socket", folder_.sockets() / (name + ".sock"),
+          "--cpus",          fmt::format("{}", cpus),
+          "--gpus",          fmt::format("{}", gpus),
+          "--first-gpu",     fmt::format("{}", i * gpus_apart),
+          "--memory-mib",    fmt::format("{}", memory_mib),
+          "--store-mib",     fmt::format("{}", store_mib)};
+      for (const std::string& text : meant_for(name, options_.resources)) {
+        arguments.insert(arguments.end(), {"--resource", text});
+      }
+      for (const std::string& text : meant_for(name, options_.labels)) {
+        arguments.insert(arguments.end(), {"--label", text});
+      }
       TROUPE_TRY(const auto node, node_id(name));
       TROUPE_CHECK(issue(name, security::Role::node, node));
-      TROUPE_TRY(
-          auto daemon,
-          launch("worker", name,
-                 {"--host", host, "--head", fmt::format("{}:{}", host, record_.head_port), "--node",
-                  node, "--worker-socket", folder_.sockets() / (name + ".sock"), "--cpus",
-                  fmt::format("{}", cpus), "--gpus", fmt::format("{}", gpus), "--first-gpu",
-                  fmt::format("{}", i * gpus_apart), "--memory-mib", fmt::format("{}", memory_mib),
-                  "--store-mib", fmt::format("{}", store_mib)},
-                 {}));
+      arguments.insert(arguments.end(), {"--node", node});
+      TROUPE_TRY(auto daemon, launch("worker", name, std::move(arguments), {}));
       started.push_back(std::move(daemon));
     }
     for (StartedDaemon& daemon : started) {

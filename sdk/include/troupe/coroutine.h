@@ -1,9 +1,11 @@
 // A coroutine that a program can write over refs: Coroutine<int> f() { co_return *(co_await ref); }
+// A method of an actor may be one, too: see TROUPE_ACTOR.
 #pragma once
 
 #include <condition_variable>
 #include <coroutine>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -12,49 +14,99 @@
 
 namespace troupe {
 
-// Starts at once, on the caller's thread, and goes on on threads of the session's. get() blocks for
-// the result, once, and throws what the coroutine threw.
+namespace detail {
+
+// What a coroutine leaves behind. Thread-safe.
 template <class T>
-class Coroutine {
-  struct State {
-    std::mutex mutex;
-    std::condition_variable changed;
-    std::optional<T> value;
-    std::exception_ptr thrown;
-  };
-
+class CoroutineState {
  public:
-  struct promise_type {
-    std::shared_ptr<State> state = std::make_shared<State>();
-    Coroutine get_return_object() { return Coroutine{state}; }
-    std::suspend_never initial_suspend() noexcept { return {}; }
-    std::suspend_never final_suspend() noexcept { return {}; }
-    void return_value(T value) {
-      const std::lock_guard lock{state->mutex};
-      state->value.emplace(std::move(value));
-      state->changed.notify_all();
-    }
-    void unhandled_exception() {
-      const std::lock_guard lock{state->mutex};
-      state->thrown = std::current_exception();
-      state->changed.notify_all();
-    }
-  };
+  using Value = std::conditional_t<std::is_void_v<T>, bool, T>;
 
-  T get() {
-    std::unique_lock lock{state_->mutex};
-    const auto done = [this] { return state_->value || state_->thrown; };
-    if (!done()) {
-      const detail::ThreadWait wait;
-      state_->changed.wait(lock, done);
+  void finish(std::optional<Value> value, std::exception_ptr thrown) {
+    std::function<void()> done;
+    {
+      const std::lock_guard lock{mutex_};
+      value_ = std::move(value);
+      thrown_ = std::move(thrown);
+      done = std::move(done_);
+      changed_.notify_all();
     }
-    if (state_->thrown) std::rethrow_exception(state_->thrown);
-    return std::move(*state_->value);
+    if (done) done();
+  }
+  void then(std::function<void()> done) {
+    {
+      const std::lock_guard lock{mutex_};
+      if (!is_done()) {
+        done_ = std::move(done);
+        return;
+      }
+    }
+    done();
+  }
+  Value take() {
+    std::unique_lock lock{mutex_};
+    if (!is_done()) {
+      const ThreadWait wait;
+      changed_.wait(lock, [this] { return is_done(); });
+    }
+    if (thrown_) std::rethrow_exception(thrown_);
+    return std::move(*value_);
   }
 
  private:
-  explicit Coroutine(std::shared_ptr<State> state) : state_(std::move(state)) {}
-  std::shared_ptr<State> state_;
+  bool is_done() const { return value_ || thrown_; }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<Value> value_;
+  std::exception_ptr thrown_;
+  std::function<void()> done_;
+};
+
+template <class T>
+struct CoroutinePromise {
+  std::shared_ptr<CoroutineState<T>> state = std::make_shared<CoroutineState<T>>();
+  std::suspend_never initial_suspend() noexcept { return {}; }
+  std::suspend_never final_suspend() noexcept { return {}; }
+  void unhandled_exception() { state->finish(std::nullopt, std::current_exception()); }
+};
+
+}  // namespace detail
+
+// Starts at once, on the caller's thread. What it awaits is continued on the actor's thread if an
+// actor's code started it, else on threads of the session's. get() blocks for the result, once, and
+// throws what the coroutine threw. Its parameters must be values, for it outlives its caller.
+template <class T = void>
+class Coroutine {
+ public:
+  struct promise_type : detail::CoroutinePromise<T> {
+    Coroutine get_return_object() { return Coroutine{this->state}; }
+    void return_value(T value) { this->state->finish(std::move(value), nullptr); }
+  };
+
+  T get() { return state_->take(); }
+  // Calls `done` once there is a result, at once if there is, on the thread that makes it.
+  void then(std::function<void()> done) { state_->then(std::move(done)); }
+
+ private:
+  explicit Coroutine(std::shared_ptr<detail::CoroutineState<T>> state) : state_(std::move(state)) {}
+  std::shared_ptr<detail::CoroutineState<T>> state_;
+};
+
+template <>
+class Coroutine<void> {
+ public:
+  struct promise_type : detail::CoroutinePromise<void> {
+    Coroutine get_return_object() { return Coroutine{state}; }
+    void return_void() { state->finish(true, nullptr); }
+  };
+
+  void get() { state_->take(); }
+  void then(std::function<void()> done) { state_->then(std::move(done)); }
+
+ private:
+  explicit Coroutine(std::shared_ptr<detail::CoroutineState<void>> state)
+      : state_(std::move(state)) {}
+  std::shared_ptr<detail::CoroutineState<void>> state_;
 };
 
 }  // namespace troupe

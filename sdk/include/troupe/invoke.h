@@ -4,6 +4,7 @@
 
 #include <string_view>
 
+#include "troupe/coroutine.h"
 #include "troupe/object_ref.h"
 #include "troupe/plugin.h"
 
@@ -25,9 +26,24 @@ struct UnwrapResult<Result<T>> {
   using type = T;
 };
 
+template <class T>
+constexpr bool is_coroutine = false;
+template <class T>
+constexpr bool is_coroutine<Coroutine<T>> = true;
+
+// What a method gives in the end: Coroutine<R> gives what R gives.
+template <class R>
+struct Awaited {
+  using type = R;
+};
+template <class R>
+struct Awaited<Coroutine<R>> {
+  using type = R;
+};
+
 template <class R>
 uint64_t result_hash() {
-  using Plain = typename UnwrapResult<R>::type;
+  using Plain = typename UnwrapResult<typename Awaited<R>::type>::type;
   if constexpr (std::is_void_v<Plain>) {
     return 2;
   } else {
@@ -49,7 +65,10 @@ struct FunctionTraits;
 template <class R, class... P>
 struct FunctionTraits<R (*)(P...)> {
   using Return = R;
-  using Value = typename UnwrapResult<R>::type;
+  using Value = typename UnwrapResult<typename Awaited<R>::type>::type;
+  // A coroutine outlives its caller's arguments.
+  static_assert(!is_coroutine<R> || !(std::is_reference_v<P> || ...),
+                "a coroutine's parameters must be values");
   using Arguments = std::tuple<std::remove_cvref_t<P>...>;
   static constexpr size_t arity = sizeof...(P);
   static uint64_t signature() { return signature_hash<R, std::remove_cvref_t<P>...>(); }
@@ -102,6 +121,8 @@ std::vector<ArgumentValue> encode_arguments(std::index_sequence<I...>, A&&... ar
 
 // --- The callee's side, run by the host through the C ABI.
 
+// Whether this process hosts actors; only then is there a host().
+bool has_host();
 const troupe_host& host();
 std::shared_ptr<SessionImpl> process_session();
 void put_message(troupe_text* out, std::string_view message);
@@ -129,8 +150,36 @@ void reply_with(troupe_call* call, const Value& value) {
   host().call_reply(call, {out.bytes.data(), out.bytes.size()});
 }
 
+// Finishes `call` with what `give` returns (an R) or throws.
+template <class R, class Give>
+void finish_with(troupe_call* call, Give give) noexcept {
+  using Value = typename UnwrapResult<R>::type;
+  try {
+    if constexpr (std::is_void_v<R>) {
+      give();
+      host().call_reply(call, {nullptr, 0});
+    } else if constexpr (std::is_same_v<R, Status>) {
+      const Status outcome = give();
+      if (!outcome) throw outcome.error();
+      host().call_reply(call, {nullptr, 0});
+    } else if constexpr (!std::is_same_v<R, Value>) {
+      const R outcome = give();
+      if (!outcome) throw outcome.error();
+      reply_with<Value>(call, *outcome);
+    } else {
+      reply_with<R>(call, give());
+    }
+  } catch (const Error& thrown) {
+    host().call_fail(call, static_cast<int32_t>(thrown.code()), thrown.message().c_str());
+  } catch (const std::exception& thrown) {
+    host().call_fail(call, TROUPE_INTERNAL, thrown.what());
+  } catch (...) {
+    host().call_fail(call, TROUPE_INTERNAL, "an exception of unknown type");
+  }
+}
+
 // Runs `function` (a callable over the argument tuple) and finishes `call` with what it returns or
-// throws.
+// throws, once it has if it is a coroutine.
 template <class Traits, class Function>
 void run_and_reply(troupe_call* call, uint64_t signature, const troupe_bytes* arguments,
                    size_t argument_count, Function function) noexcept {
@@ -140,34 +189,33 @@ void run_and_reply(troupe_call* call, uint64_t signature, const troupe_bytes* ar
         "the caller's and the module's signatures differ: build both from the same source");
     return;
   }
-  try {
-    typename Traits::Arguments values{};
-    if (!decode_arguments(arguments, values, std::make_index_sequence<Traits::arity>{})) {
-      host().call_fail(call, TROUPE_INVALID, "malformed arguments");
+  using Return = typename Traits::Return;
+  if constexpr (is_coroutine<Return>) {
+    using Given = typename Awaited<Return>::type;
+    // What throws before the coroutine begins, e.g. the copy of an argument.
+    std::optional<Return> begun;
+    try {
+      typename Traits::Arguments values{};
+      if (!decode_arguments(arguments, values, std::make_index_sequence<Traits::arity>{})) {
+        host().call_fail(call, TROUPE_INVALID, "malformed arguments");
+        return;
+      }
+      begun.emplace(std::apply(function, std::move(values)));
+    } catch (...) {
+      finish_with<Given>(call, []() -> Given { throw; });
       return;
     }
-    using Return = typename Traits::Return;
-    if constexpr (std::is_void_v<Return>) {
-      std::apply(function, std::move(values));
-      host().call_reply(call, {nullptr, 0});
-    } else {
-      Return result = std::apply(function, std::move(values));
-      if constexpr (std::is_same_v<Return, Status>) {
-        if (!result) throw result.error();
-        host().call_reply(call, {nullptr, 0});
-      } else if constexpr (!std::is_same_v<Return, typename Traits::Value>) {
-        if (!result) throw result.error();
-        reply_with<typename Traits::Value>(call, *result);
-      } else {
-        reply_with<Return>(call, result);
+    begun->then([call, coroutine = *begun]() mutable {
+      finish_with<Given>(call, [&]() -> Given { return coroutine.get(); });
+    });
+  } else {
+    finish_with<Return>(call, [&]() -> Return {
+      typename Traits::Arguments values{};
+      if (!decode_arguments(arguments, values, std::make_index_sequence<Traits::arity>{})) {
+        throw error(Code::invalid, "malformed arguments");
       }
-    }
-  } catch (const Error& thrown) {
-    host().call_fail(call, static_cast<int32_t>(thrown.code()), thrown.message().c_str());
-  } catch (const std::exception& thrown) {
-    host().call_fail(call, TROUPE_INTERNAL, thrown.what());
-  } catch (...) {
-    host().call_fail(call, TROUPE_INTERNAL, "an exception of unknown type");
+      return std::apply(function, std::move(values));
+    });
   }
 }
 

@@ -6,6 +6,9 @@
 //   class Counter { public: explicit Counter(int start); int add(int n); };
 //   TROUPE_ACTOR(Counter(int), add);            // The constructor, then the methods.
 //
+// A method that returns Coroutine<T> gives a T in the end. While it awaits, others of its actor run,
+// on the same thread, up to ActorOptions::max_concurrency unfinished ones.
+//
 // At namespace scope, in the namespace of the function or class. Tasks go by the name that stands
 // in TROUPE_TASK, so two functions of a program need two names there: TROUPE_TASK(a::step) outside
 // of `a` is another than TROUPE_TASK(step). Build the program with troupe_add_program (CMake), so
@@ -51,6 +54,7 @@ struct MethodTag {};
 struct MethodEntry {
   std::string_view name;
   CallFunction call;
+  bool is_coroutine;
 };
 
 template <auto method>
@@ -127,6 +131,9 @@ struct ClassRegistration {
     table.create = &Table::create;
     table.call = &Table::call;
     table.destroy = &Table::destroy;
+    for (const MethodEntry& entry : Table::methods) {
+      if (entry.is_coroutine) table.flags = TROUPE_CLASS_COROUTINES;
+    }
     register_class(&table);
   }
 };
@@ -170,7 +177,9 @@ struct ClassRegistration {
   }
 #define TROUPE_METHOD_ENTRY_(Signature, method) \
   {#method,                                     \
-   &::troupe::detail::call_method<&::troupe::detail::FunctionTraits<Signature>::Class::method>},
+   &::troupe::detail::call_method<&::troupe::detail::FunctionTraits<Signature>::Class::method>,   \
+   ::troupe::detail::is_coroutine<typename ::troupe::detail::FunctionTraits<                      \
+       decltype(&::troupe::detail::FunctionTraits<Signature>::Class::method)>::Return>},
 
 // TROUPE_ACTOR(Class(ConstructorParameters...), method, ...): at most 12 methods, none overloaded.
 // A constructor with several parameters needs a name without commas: using Make = Class(int, int).

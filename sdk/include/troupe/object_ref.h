@@ -54,6 +54,17 @@ Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout);
 // Calls back on a thread of the session's, once.
 void fetch_later(std::shared_ptr<RefHandle> ref, std::function<void(Result<Fetched>)> done);
 
+// Where the coroutine that awaits now goes on: on the thread of the actor whose code this thread
+// runs, or right where the value arrives.
+class Continuation {
+ public:
+  Continuation();
+  void resume(std::coroutine_handle<> waiting) const;
+
+ private:
+  void* actor_;  // Null: none.
+};
+
 // While it lives this thread waits for other tasks; if it belongs to a task, they may have its cpu.
 class ThreadWait {
  public:
@@ -106,8 +117,8 @@ class ObjectRef {
     }
   }
 
-  // co_await ref gives Result<T>, of an empty ref at once. The coroutine goes on on a thread of the
-  // session's.
+  // co_await ref gives Result<T>, of an empty ref at once. The coroutine goes on on the thread of
+  // the actor that runs it, or on one of the session's.
   auto operator co_await() const {
     struct Awaiter {
       std::shared_ptr<detail::RefHandle> handle;
@@ -117,9 +128,10 @@ class ObjectRef {
         return !handle;
       }
       void await_suspend(std::coroutine_handle<> waiting) {
-        detail::fetch_later(handle, [this, waiting](Result<detail::Fetched> got) {
+        const detail::Continuation next;
+        detail::fetch_later(handle, [this, waiting, next](Result<detail::Fetched> got) {
           fetched.emplace(std::move(got));
-          waiting.resume();
+          next.resume(waiting);
         });
       }
       Result<T> await_resume() {

@@ -23,7 +23,7 @@ extern "C" {
 #endif
 
 #define TROUPE_ABI_MAJOR 1u
-#define TROUPE_ABI_MINOR 0u
+#define TROUPE_ABI_MINOR 1u
 #define TROUPE_QUERY_SYMBOL "troupe_plugin_query"
 
 /* Bytes that the giver keeps; valid only as long as the function that passes them says. */
@@ -142,6 +142,14 @@ typedef struct troupe_host {
 
   /* 1 once the actor was asked to stop: long work in call() or step() should return. */
   int32_t (*stopping)(troupe_context* context);
+
+  /* --- Since 1.1. */
+  /* The actor whose code this thread runs (create, call, step, destroy, or what defer was given);
+   * null on any other thread. */
+  troupe_context* (*current)(void);
+  /* Has an actor thread call run(argument), once, between its calls and before those that wait. Any
+   * thread. TROUPE_UNAVAILABLE: the actor stops, and run will not be called. */
+  int32_t (*defer)(troupe_context* context, void (*run)(void* argument), void* argument);
 } troupe_host;
 
 enum {
@@ -183,7 +191,17 @@ typedef struct troupe_actor_class {
 
   /* Never fails, called exactly once. */
   void (*destroy)(void* instance);
+
+  /* --- Since 1.1. */
+  uint32_t flags; /* TROUPE_CLASS_... */
 } troupe_actor_class;
+
+enum {
+  /* Calls are kept and finished later by what defer was given (coroutines): the actor's concurrency
+   * is how many may be unfinished, 1000 by default. Without it, it is how many threads may be in
+   * `call` at once, 1 by default. */
+  TROUPE_CLASS_COROUTINES = 1
+};
 
 typedef struct troupe_plugin {
   size_t size;

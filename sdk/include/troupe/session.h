@@ -5,22 +5,15 @@
 #include <vector>
 
 #include "troupe/module.h"
+#include "troupe/placement.h"
 
 namespace troupe {
-
-// Amounts that a task or actor holds while it runs. A task that waits (for a ref, an actor, or its
-// own arguments) lends its cpu to others until it goes on, so it may wait for tasks that it
-// submitted; its gpu and memory it keeps, and an actor keeps all.
-struct Resources {
-  double cpu = 1;
-  double gpu = 0;         // A fraction shares one device; whole numbers get whole devices.
-  double memory_mib = 0;  // 0: not accounted.
-};
 
 struct TaskOptions {
   Resources resources;
   int priority = 0;  // Higher first.
   int retries = 0;   // How often it may run again when its process died.
+  Placement placement;
 };
 
 struct ActorOptions {
@@ -29,9 +22,13 @@ struct ActorOptions {
   bool get_if_exists = false;  // With a name: the existing actor instead of a conflict.
   bool detached = false;       // Lives on when its job ends.
   int max_restarts = 0;        // -1: no limit.
+  // Of an actor with coroutine methods: how many calls may be unfinished (0: 1000). Of any other: how
+  // many threads run its methods at once (0: 1); with several, calls may overtake each other.
+  uint32_t max_concurrency = 0;
   int priority = 0;
   bool spread = false;  // Prefer nodes with few actors.
   std::vector<std::pair<std::string, std::string>> environment;
+  Placement placement;
 };
 
 struct WaitOptions {
@@ -236,6 +233,33 @@ class Session {
     return ActorRef<A>{impl_, id};
   }
 
+  // Promised on return; see PlacementGroup::wait for when it is placed. Errors: invalid, conflict
+  // (the name is taken), exhausted.
+  Result<PlacementGroup> create_placement_group(PlacementGroupOptions options) const {
+    return create_placement_group_async(std::move(options)).get();
+  }
+  // Returns at once. Those that wait together are promised together, in one write of the head's.
+  std::future<Result<PlacementGroup>> create_placement_group_async(
+      PlacementGroupOptions options) const {
+    return detail::create_group(impl_, std::move(options));
+  }
+  // One result each, in the same order.
+  std::vector<Result<PlacementGroup>> create_placement_groups(
+      std::vector<PlacementGroupOptions> options) const {
+    std::vector<std::future<Result<PlacementGroup>>> made;
+    for (auto& one : options) made.push_back(create_placement_group_async(std::move(one)));
+    std::vector<Result<PlacementGroup>> groups;
+    for (auto& one : made) groups.push_back(one.get());
+    return groups;
+  }
+  // A named one of this session's namespace, or of another. Errors: not_found.
+  Result<PlacementGroup> find_placement_group(std::string_view name,
+                                              std::string_view name_space = {}) const {
+    return detail::find_group(impl_, name, name_space);
+  }
+  // Where this process runs, for Placement::on().
+  NodeId node() const { return detail::node_of(impl_); }
+
   // Actors of plugins, whose methods take and give opaque bytes.
   Result<ActorId> create_plugin_actor(const std::string& plugin, const std::string& class_name,
                                       std::vector<Bytes> arguments,
@@ -269,6 +293,20 @@ class Session {
 Result<Session> connect(const ConnectOptions& options = {});
 
 namespace detail {
+template <>
+struct Codec<PlacementGroup> {
+  static uint64_t hash() { return 23; }
+  static void write(Writer& out, const PlacementGroup& group) {
+    uint8_t bytes[16];
+    group.id().to_bytes(bytes);
+    out.raw(bytes, sizeof bytes);
+  }
+  static void read(Reader& in, PlacementGroup& group) {
+    uint8_t bytes[16];
+    in.raw(bytes, sizeof bytes);
+    group = PlacementGroup{in.session, PlacementGroupId::from_bytes(bytes)};
+  }
+};
 template <class A>
 struct Codec<ActorRef<A>> {
   static uint64_t hash() { return 21; }
