@@ -20,7 +20,7 @@ constexpr size_t name_bytes_max = 256;
 constexpr size_t bundles_max = 4096;
 constexpr size_t entries_max = 256;
 constexpr size_t batch_max = 10'000;
-constexpr size_t removed_max = 65'536;
+constexpr size_t removed_max = 16'384;
 
 // Each grant is a gang of its own: what the one before still holds is free once it has ended.
 GangId gang_of(const PlacementGroupInfo& info) {

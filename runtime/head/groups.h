@@ -7,8 +7,8 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
+#include <unordered_set>
 
 #include "head/membership.h"
 #include "head/placement.h"
@@ -92,7 +92,8 @@ class Groups : public NodeListener, public PlacementListener {
   std::map<PlacementGroupId, Group> groups_;
   std::map<scheduler::GangId, PlacementGroupId> gangs_;  // By their current grant.
   std::map<Name, PlacementGroupId> names_;
-  std::set<PlacementGroupId> removed_;  // The latest, so that a late request makes none anew.
+  // The latest, so that a late request makes none anew.
+  std::unordered_set<PlacementGroupId> removed_;
   std::deque<PlacementGroupId> removed_order_;
 };
 

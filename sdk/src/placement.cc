@@ -16,6 +16,7 @@ constexpr Duration control_budget = std::chrono::seconds(30);
 // Of one question of a wait, which is asked again while time is left.
 constexpr Duration wait_budget = std::chrono::seconds(30);
 constexpr size_t batch_max = 1000;
+constexpr size_t requests_max = 8;
 
 std::vector<protocol::LabelSelector> to_selectors(const std::vector<LabelSelector>& labels) {
   std::vector<protocol::LabelSelector> selectors;
@@ -85,8 +86,8 @@ protocol::PlacementGroupSpec to_spec(const PlacementGroupOptions& options) {
   return spec;
 }
 
-// Gathers what comes while a request is on its way: the head writes all of a request at once.
-// Everything runs on the client's loop.
+// Sends what comes at once, and gathers what comes while several requests are on their way: the
+// head writes all that it has got in one go. Everything runs on the client's loop.
 class GroupBatches {
  public:
   explicit GroupBatches(client::Client& client) : client_(client) {}
@@ -95,12 +96,12 @@ class GroupBatches {
   static void create(std::shared_ptr<GroupBatches> self, protocol::PlacementGroupSpec spec,
                      std::shared_ptr<Made> made) {
     self->creates_.push_back({std::move(spec), std::move(made)});
-    if (!std::exchange(self->creating_, true)) spawn(self->client_.scope(), send_creates(self));
+    if (self->creating_ < requests_max) spawn(self->client_.scope(), send_creates(self));
   }
   static void remove(std::shared_ptr<GroupBatches> self, PlacementGroupId group,
                      std::shared_ptr<Made> done) {
     self->removes_.push_back({group, std::move(done)});
-    if (!std::exchange(self->removing_, true)) spawn(self->client_.scope(), send_removes(self));
+    if (self->removing_ < requests_max) spawn(self->client_.scope(), send_removes(self));
   }
 
  private:
@@ -119,6 +120,7 @@ class GroupBatches {
   }
 
   static Async<void> send_creates(std::shared_ptr<GroupBatches> self) {
+    ++self->creating_;
     while (!self->creates_.empty()) {
       auto batch = take(self->creates_);
       protocol::PlacementGroupSpecs request;
@@ -137,10 +139,11 @@ class GroupBatches {
         }
       }
     }
-    self->creating_ = false;
+    --self->creating_;
   }
 
   static Async<void> send_removes(std::shared_ptr<GroupBatches> self) {
+    ++self->removing_;
     while (!self->removes_.empty()) {
       auto batch = take(self->removes_);
       protocol::RemovePlacementGroups request;
@@ -151,14 +154,14 @@ class GroupBatches {
         entry.made->set_value(removed ? ok() : Status{removed.error()});
       }
     }
-    self->removing_ = false;
+    --self->removing_;
   }
 
   client::Client& client_;
   std::vector<Entry<protocol::PlacementGroupSpec>> creates_;
   std::vector<Entry<PlacementGroupId>> removes_;
-  bool creating_ = false;
-  bool removing_ = false;
+  size_t creating_ = 0;  // Requests on their way.
+  size_t removing_ = 0;
 };
 
 namespace {

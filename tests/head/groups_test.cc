@@ -223,6 +223,8 @@ TEST_F(Groups, RemovalEndsWhatRunsThereAndFreesItWhenItHasEnded) {
   EXPECT_EQ(code_of(**waits), Code::not_found);
   EXPECT_NE((**waits).error().message().find("was removed"), std::string::npos);
   EXPECT_EQ(cpu_free(client, worker.node), 1) << "bundles in use are not free yet";
+  ASSERT_EQ(worker.slots_stopped.size(), 1u);
+  EXPECT_TRUE(worker.slots_stopped[0].end_tasks);
   worker.let_go();
   simulation.run_for(1s);
   EXPECT_EQ(cpu_free(client, worker.node), 3);

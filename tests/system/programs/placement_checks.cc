@@ -1,5 +1,6 @@
 // A driver that checks placement from inside a real cluster of two workers: worker-0 has two fake
 // GPUs, a license of 1.5 and zone=a, worker-1 two GPUs and zone=b; each has 2 cpus.
+#include <poll.h>
 #include <signal.h>
 #include <troupe/troupe.h>
 #include <unistd.h>
@@ -10,7 +11,6 @@
 #include <iostream>
 #include <map>
 #include <set>
-#include <thread>
 
 using namespace std::chrono_literals;
 using troupe::Code;
@@ -44,7 +44,7 @@ std::string gpus() {
 }
 TROUPE_TASK(gpus);
 int64_t sleep_ms(int64_t ms) {
-  std::this_thread::sleep_for(std::chrono::milliseconds(ms));
+  ::poll(nullptr, 0, static_cast<int>(ms));
   return ms;
 }
 TROUPE_TASK(sleep_ms);
