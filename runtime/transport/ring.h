@@ -55,6 +55,8 @@ class SharedPage {
     return *static_cast<T*>(memory_);
   }
   const FileDescriptor& file() const { return file_; }
+  // For who will not hand it on: a process may have very many pages.
+  void close_file() { file_.reset(); }
 
  private:
   SharedPage(FileDescriptor file, void* memory) : file_(std::move(file)), memory_(memory) {}

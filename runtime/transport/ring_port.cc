@@ -105,6 +105,7 @@ Result<std::shared_ptr<RingChannel>> RingPort::open(Offer offer) {
   }
   TROUPE_TRY(auto memory, RingMemory::open(std::move(offer.memory)));
   TROUPE_TRY(auto peer, SharedPage::open(std::move(offer.peer_doorbell)));
+  peer.close_file();
   auto channel = std::make_shared<RingChannel>(*this, std::move(memory), Doorbell{std::move(peer)},
                                                offer);
   const std::lock_guard lock{channels_mutex_};

@@ -80,6 +80,7 @@ Async<Result<Message>> RingBroker::open(Message message, CallContext call) {
   TROUPE_CO_TRY(auto file, transport::create_ring_file(ring_bytes));
   TROUPE_CO_TRY(auto mapped, copy_of(file));
   TROUPE_CO_TRY(auto page, SharedPage::open(std::move(mapped)));
+  page.close_file();
   const auto control = std::make_shared<SharedPage>(std::move(page));
   TROUPE_CO_TRY(auto file_copy, copy_of(file));
   TROUPE_CO_TRY(auto my_doorbell, copy_of(mine->second->doorbell.memory()->file()));
