@@ -143,7 +143,7 @@ void RingBroker::process_gone(ProcessId process) {
       auto& other = peer->second->ends[i];
       if (!other || other->control != end->control) continue;
       other.reset();
-      peer->second->doorbell.ring(i);
+      peer->second->doorbell.ring_for_dead(i);
     }
   }
 }
