@@ -17,8 +17,7 @@ void futex_wait(std::atomic<uint32_t>& word, uint32_t value, Instant until) {
     end.tv_nsec = (since % std::chrono::seconds(1)).count();
     timeout = &end;
   }
-  ::syscall(SYS_futex, &word, FUTEX_WAIT_BITSET, value, timeout, nullptr,
-            FUTEX_BITSET_MATCH_ANY);
+  ::syscall(SYS_futex, &word, FUTEX_WAIT_BITSET, value, timeout, nullptr, FUTEX_BITSET_MATCH_ANY);
 }
 
 void futex_wake(std::atomic<uint32_t>& word) {

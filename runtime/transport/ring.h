@@ -24,8 +24,8 @@ struct RingPositions {
 
 // The first page of the pair's memory.
 struct RingPairControl {
-  RingPositions ring[2];                       // [0] is written by side 0.
-  alignas(64) std::atomic<uint32_t> closed;    // By either side, or by the worker for a dead one.
+  RingPositions ring[2];                     // [0] is written by side 0.
+  alignas(64) std::atomic<uint32_t> closed;  // By either side, or by the worker for a dead one.
 };
 
 inline constexpr size_t ring_page_bytes = 4096;
