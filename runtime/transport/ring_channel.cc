@@ -229,6 +229,7 @@ void RingChannel::close() {
 }
 
 void RingChannel::abandon() {
+  if (!is_open()) return;  // Its port may be gone.
   mark_closed();
   port_.look_at(index_);
 }
