@@ -512,6 +512,8 @@ TEST_F(RingPortTest, ARingWhoseReaderBreaksTheRulesIsClosed) {
 TEST_F(RingPortTest, PiecesWithoutEndCloseTheRing) {
   HostilePeer peer{*left.port, 9};
   RingWriter writer{*peer.memory, 1};
+  const auto call = begin_call(peer.channel, number_bytes(1));
+  std::thread reads([&] { EXPECT_TRUE(call->wait(*left.port, in(60s))); });
   const size_t piece = writer.payload_max();
   size_t sent = 0;
   const size_t enough = protocol::header_bytes_max + protocol::body_bytes_max + 2 * piece;
@@ -524,7 +526,9 @@ TEST_F(RingPortTest, PiecesWithoutEndCloseTheRing) {
     peer.doorbell.ring(9);
     sent += piece;
   }
-  EXPECT_TRUE(eventually([&] { return !peer.channel->is_open(); }));
+  reads.join();
+  EXPECT_TRUE(call->is_lost());
+  EXPECT_FALSE(peer.channel->is_open());
 }
 
 TEST_F(RingPortTest, AStrangeDoorbellHarmsNobodyElse) {
