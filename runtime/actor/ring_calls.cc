@@ -12,6 +12,7 @@ using protocol::ReplyForm;
 
 namespace {
 
+constexpr size_t message_bytes_max = 16 << 10;  // Of an error.
 constexpr uint32_t tracked_max = 1 << 20;  // Calls of one caller; beyond it none can be cancelled.
 
 void reply_with(transport::RingChannel& channel, uint64_t number, ReplyForm form, BytesView body,
@@ -22,13 +23,22 @@ void reply_with(transport::RingChannel& channel, uint64_t number, ReplyForm form
 
 void refuse(transport::RingChannel& channel, uint64_t number, const Error& failure,
             uint32_t ran_ns = 0) {
-  reply_with(channel, number, ReplyForm::error, protocol::encode(protocol::to_info(failure)),
-             ran_ns);
+  auto info = protocol::to_info(failure);
+  // A record over the size limit would end the connection.
+  if (info.message.size() > message_bytes_max) info.message.resize(message_bytes_max);
+  reply_with(channel, number, ReplyForm::error, protocol::encode(info), ran_ns);
 }
 
 // The code says that it may be sent again.
 Error not_begun() {
   return error(Code::unavailable, "not begun: its process waits, or works on another task");
+}
+
+// Of what a caller wrote: any number.
+Instant deadline_of(const protocol::CallView& call, Instant now) {
+  constexpr uint64_t longest_us = client::default_budget / std::chrono::microseconds(1);
+  if (call.head.budget_us == 0) return Instant::max();
+  return now + std::chrono::microseconds(std::min(call.head.budget_us, longest_us));
 }
 
 }  // namespace
@@ -76,13 +86,13 @@ const RingCalls::Hosted* RingCalls::direct(const Caller& caller,
 
 void RingCalls::ring_call(const Channel& channel, uint64_t number, BytesView payload) {
   Caller& caller = caller_of(channel);
+  const uint64_t ordinal = channel->count_call();
   Bytes record{payload.begin(), payload.end()};
   const auto view = protocol::read_call_record(record);
   if (!view) {
     refuse(*channel, number, view.error());
     return;
   }
-  const uint64_t ordinal = channel->count_call();
   const Hosted* hosted = direct(caller, *view);
   if (hosted != nullptr && waiting_.load()) {
     refuse(*channel, number, not_begun());
@@ -96,9 +106,7 @@ void RingCalls::ring_call(const Channel& channel, uint64_t number, BytesView pay
   request.method = view->method;
   request.signature = view->head.signature;
   if (view->head.budget_us > 0) {
-    request.deadline = client_.environment().clock.now() +
-                       std::min<Duration>(std::chrono::microseconds(view->head.budget_us),
-                                          client::default_budget);
+    request.deadline = deadline_of(*view, client_.environment().clock.now());
   }
   request.arguments.reserve(view->arguments.size());
   for (const auto& argument : view->arguments) {
@@ -124,18 +132,15 @@ void RingCalls::run_on_loop(const Channel& channel, uint64_t number,
   const auto& loop = client_.environment().loop;
   const auto cancelled = std::make_shared<Event>(loop);
   caller.track(number, {}, cancelled);
-  const Instant deadline =
-      view.head.budget_us == 0
-          ? Instant::max()
-          : client_.environment().clock.now() + std::chrono::microseconds(view.head.budget_us);
+  const Instant deadline = deadline_of(view, client_.environment().clock.now());
   ++caller.on_loop;
   // Counts it as on the loop until it is in the mailbox, or refused.
   std::shared_ptr<void> on_loop{static_cast<void*>(&caller),
                                 [keep = channel->attachment, &caller](void*) { --caller.on_loop; }};
   boost::asio::post(loop, [this, channel, number, call = std::move(*invoke), deadline, cancelled,
                            counted = std::move(on_loop)]() mutable {
-    spawn(client_.scope(), run(channel, number, std::move(call), deadline, cancelled,
-                               std::move(counted)));
+    spawn(client_.scope(),
+          run(channel, number, std::move(call), deadline, cancelled, std::move(counted)));
   });
 }
 

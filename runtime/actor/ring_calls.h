@@ -1,6 +1,7 @@
-// Calls that arrive in rings. One that this process can run as it stands goes from the ring into the
-// mailbox, and its outcome back into the ring, on whichever threads do that; every other one (refs
-// to fetch, a result to store, nothing hosted yet) goes over the loop, and those behind it, too.
+// Calls that arrive in rings. One that this process can run as it stands goes from the ring into
+// the mailbox, and its outcome back into the ring, on whichever threads do that; every other one
+// (refs to fetch, a result to store, nothing hosted yet) goes over the loop, and those behind it,
+// too.
 #pragma once
 
 #include <atomic>

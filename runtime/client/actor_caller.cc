@@ -116,9 +116,8 @@ std::shared_ptr<Object> ActorCaller::submit(const Target& target, ActorCallSpec 
   return result;
 }
 
-bool ActorCaller::send_in_ring(const Target& target, const Queued& queued) {
+Status ActorCaller::send_in_ring(const Target& target, const Queued& queued) {
   const auto& channel = target->channel_;
-  if (!channel->is_open()) return false;
   const ActorCallSpec& spec = queued->spec;
   protocol::CallHead head;
   head.actor = spec.actor;
@@ -129,13 +128,26 @@ bool ActorCaller::send_in_ring(const Target& target, const Queued& queued) {
     head.budget_us = to_us(queued->deadline - client_.environment_.clock.now());
   }
   const size_t bytes = protocol::call_record_bytes(spec.method, spec.arguments);
-  const auto number =
-      channel->call(std::make_unique<RingCall>(target, queued), bytes, [&](uint8_t* out) {
-        protocol::write_call_record(out, head, spec.method, spec.arguments);
-      });
-  if (!number) return false;
-  queued->result->on_cancel(channel, *number);
-  return true;
+  TROUPE_TRY(const uint64_t number,
+             channel->call(std::make_unique<RingCall>(target, queued), bytes, [&](uint8_t* out) {
+               protocol::write_call_record(out, head, spec.method, spec.arguments);
+             }));
+  queued->result->on_cancel(channel, number);
+  return ok();
+}
+
+// Sends the first call of the queue, and takes it off.
+Status ActorCaller::pass_to_ring(const Target& target,
+                                 const std::shared_ptr<transport::RingChannel>& channel) {
+  // From here on calls need not come through the loop, but those that did are sent first.
+  const std::lock_guard lock{target->mutex_};
+  target->channel_ = channel;
+  target->incarnation_ = target->info_->incarnation;
+  target->address_ = std::make_shared<const protocol::ProcessAddress>(target->info_->address);
+  TROUPE_CHECK(send_in_ring(target, target->queue_.front()));
+  target->queue_.pop_front();
+  --target->on_loop_;
+  return ok();
 }
 
 void ActorCaller::enqueue(Target target, Queued queued) {
@@ -181,16 +193,14 @@ Async<void> ActorCaller::pump(Target target) {
       continue;
     }
     if (const auto channel = (*peer)->channel()) {
-      // From here on calls need not come through the loop, but those that did are sent first.
-      const std::lock_guard lock{target->mutex_};
-      target->channel_ = channel;
-      target->incarnation_ = target->info_->incarnation;
-      target->address_ = std::make_shared<const protocol::ProcessAddress>(target->info_->address);
-      target->queue_.pop_front();
-      --target->on_loop_;
-      if (!send_in_ring(target, queued)) {
-        ++target->on_loop_;
-        target->queue_.push_front(queued);
+      const Status sent = pass_to_ring(target, channel);
+      if (!sent && sent.error().code() == Code::unavailable) {
+        // The connection is about to be closed, by this loop.
+        const Instant soon = client_.environment_.clock.now() + retry_most;
+        co_await wait_until(client_.environment_.clock, soon, (*peer)->closed());
+      } else if (!sent) {
+        taken();
+        fail(queued, sent.error());
       }
       continue;
     }
@@ -247,10 +257,8 @@ void ActorCaller::settle(const Target& target, const Queued& queued, uint32_t in
     return;
   }
   Error failure = std::move(outcome).error();
-  const bool again =
-      surely_not_run(failure) || (queued->spec.retriable && may_have_run(failure));
-  const bool in_time =
-      client_.environment_.clock.now() + queued->delay < queued->deadline;
+  const bool again = surely_not_run(failure) || (queued->spec.retriable && may_have_run(failure));
+  const bool in_time = client_.environment_.clock.now() + queued->delay < queued->deadline;
   if (!again || !in_time || queued->result->is_ready()) {
     fail(queued, std::move(failure));
     return;

@@ -1,7 +1,7 @@
 // Calls to actors: where they live, one ordered queue an actor, what to do when they die.
 //
-// A call to an actor whose process is reached through a ring, with none queued before it, is written
-// there by the thread that makes it. Every other one goes through the loop.
+// A call to an actor whose process is reached through a ring, with none queued before it, is
+// written there by the thread that makes it. Every other one goes through the loop.
 #pragma once
 
 #include <deque>
@@ -68,8 +68,9 @@ class ActorCaller {
   using Target = std::shared_ptr<ActorTarget>;
   using Queued = std::shared_ptr<ActorTarget::Queued>;
 
-  // With the target's lock held. False: the channel is closed.
-  bool send_in_ring(const Target& target, const Queued& queued);
+  // With the target's lock held. Errors: those of RingChannel::call.
+  Status send_in_ring(const Target& target, const Queued& queued);
+  Status pass_to_ring(const Target& target, const std::shared_ptr<transport::RingChannel>& channel);
   void enqueue(Target target, Queued queued);
   Async<void> enqueue_later(Target target, Queued queued);
   Async<void> pump(Target target);

@@ -90,6 +90,8 @@ void ObjectDirectory::set_reply(const std::shared_ptr<Object>& object, protocol:
     } else {
       set_stored(object, std::move(reply.node), reply.size_bytes);
     }
+    // It may have been cancelled and dropped meanwhile, as one that has nothing to give back.
+    free_when_unused(object);
   });
 }
 

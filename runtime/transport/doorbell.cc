@@ -17,19 +17,30 @@ void futex_wait(std::atomic<uint32_t>& word, uint32_t value, Instant until) {
     end.tv_nsec = (since % std::chrono::seconds(1)).count();
     timeout = &end;
   }
-  ::syscall(SYS_futex, &word, FUTEX_WAIT_BITSET, value, timeout, nullptr,
-            FUTEX_BITSET_MATCH_ANY);
+  ::syscall(SYS_futex, &word, FUTEX_WAIT_BITSET, value, timeout, nullptr, FUTEX_BITSET_MATCH_ANY);
 }
 
 void futex_wake(std::atomic<uint32_t>& word) {
   ::syscall(SYS_futex, &word, FUTEX_WAKE, 1, nullptr, nullptr, 0);
 }
 
-void Doorbell::ring(uint32_t index) {
+void Doorbell::mark(uint32_t index) {
   std::atomic<uint64_t>& word = page_.ready[index / 64 % std::size(page_.ready)];
   const uint64_t bit = uint64_t{1} << (index % 64);
   if ((word.load() & bit) == 0) word.fetch_or(bit);
+}
+
+void Doorbell::ring(uint32_t index) {
+  mark(index);
   wake();
+}
+
+void Doorbell::ring_for_dead(uint32_t index) {
+  mark(index);
+  page_.state.exchange(watched);
+  futex_wake(page_.state);
+  page_.watcher.fetch_add(1);
+  futex_wake(page_.watcher);
 }
 
 void Doorbell::wake() {

@@ -45,12 +45,17 @@ class Doorbell {
   void ring(uint32_t index);
   // Wakes whoever sleeps.
   void wake();
+  // As ring, of a peer that may have died while it rang: it may have written that all are awake and
+  // woken nobody.
+  void ring_for_dead(uint32_t index);
 
   bool anything_ready(uint32_t words) const;
   DoorbellPage& page() const { return page_; }
   const std::shared_ptr<SharedPage>& memory() const { return memory_; }
 
  private:
+  void mark(uint32_t index);
+
   std::shared_ptr<SharedPage> memory_;
   DoorbellPage& page_;
 };

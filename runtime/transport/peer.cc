@@ -222,12 +222,13 @@ void Peer::dispatch(Frame frame) {
   switch (header.kind) {
     case FrameKind::request: {
       Message request{std::move(frame.body), std::move(frame.descriptors)};
-      spawn(scope_, answer(shared_from_this(), header, std::move(request)));
+      spawn(scope_, answer(shared_from_this(), header, std::move(request), context_of(header)));
       return;
     }
     case FrameKind::stream_request: {
       Message request{std::move(frame.body), std::move(frame.descriptors)};
-      spawn(scope_, answer_stream(shared_from_this(), header, std::move(request)));
+      spawn(scope_,
+            answer_stream(shared_from_this(), header, std::move(request), context_of(header)));
       return;
     }
     case FrameKind::reply: {
@@ -284,12 +285,12 @@ CallContext Peer::context_of(const FrameHeader& header) {
   context.peer = shared_from_this();
   context.cancelled = std::make_shared<Event>(environment_.loop);
   context.trace = header.trace;
+  serving_[header.call] = context.cancelled;
   return context;
 }
 
-Async<void> Peer::answer(std::shared_ptr<Peer> self, FrameHeader header, Message request) {
-  CallContext context = self->context_of(header);
-  self->serving_[header.call] = context.cancelled;
+Async<void> Peer::answer(std::shared_ptr<Peer> self, FrameHeader header, Message request,
+                         CallContext context) {
   struct Guard {
     Peer& peer;
     uint64_t call;
@@ -300,11 +301,11 @@ Async<void> Peer::answer(std::shared_ptr<Peer> self, FrameHeader header, Message
   if (self->is_open()) self->send_reply(header.call, std::move(outcome));
 }
 
-Async<void> Peer::answer_stream(std::shared_ptr<Peer> self, FrameHeader header, Message request) {
-  CallContext context = self->context_of(header);
+Async<void> Peer::answer_stream(std::shared_ptr<Peer> self, FrameHeader header, Message request,
+                                CallContext context) {
   OutgoingStream out{*self, header.call, self->environment_.loop};
   out.credit_ = std::min(header.credit, stream_window);
-  self->serving_[header.call] = context.cancelled;
+  out.cancelled_ = context.cancelled->is_set();
   self->outgoing_[header.call] = &out;
   struct Guard {
     Peer& peer;

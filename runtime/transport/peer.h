@@ -147,12 +147,13 @@ class Peer : public std::enable_shared_from_this<Peer> {
        Service& service);
   static Async<void> serve(std::shared_ptr<Peer> self);
   static Async<void> answer(std::shared_ptr<Peer> self, protocol::FrameHeader header,
-                            Message request);
+                            Message request, CallContext context);
   static Async<void> answer_stream(std::shared_ptr<Peer> self, protocol::FrameHeader header,
-                                   Message request);
+                                   Message request, CallContext context);
   void dispatch(Frame frame);
   void send_reply(uint64_t call, Result<Message> outcome);
   void send_control(protocol::FrameKind kind, uint64_t call, uint32_t credit);
+  // Of a request that came; from now on the caller can cancel it.
   CallContext context_of(const protocol::FrameHeader& header);
   void shut_down(const Error& why);
 

@@ -39,6 +39,15 @@ Result<size_t> sealed_size(const FileDescriptor& file) {
   return static_cast<size_t>(status.st_size);
 }
 
+// A writer may change it at any time: each byte is read once, whatever the compiler would like.
+RecordHeader look_at_header(const uint8_t* at) {
+  uint64_t words[sizeof(RecordHeader) / sizeof(uint64_t)];
+  for (size_t i = 0; i < std::size(words); ++i) {
+    words[i] = __atomic_load_n(reinterpret_cast<const uint64_t*>(at) + i, __ATOMIC_RELAXED);
+  }
+  return std::bit_cast<RecordHeader>(words);
+}
+
 size_t stride_of(size_t payload_bytes) {
   return sizeof(RecordHeader) + (payload_bytes + 15) / 16 * 16;
 }
@@ -155,7 +164,7 @@ Result<std::optional<Record>> RingReader::next() {
   if (written_ - read_ < sizeof record.header) {
     return error(Code::invalid, "a ring's record is cut off");
   }
-  std::memcpy(&record.header, at, sizeof record.header);
+  record.header = look_at_header(at);
   current_bytes_ = stride_of(record.header.payload_bytes);
   if (current_bytes_ > written_ - read_) {
     return error(Code::invalid, "a ring's record is longer than what was written");

@@ -26,8 +26,8 @@ struct RingPositions {
 
 // The first page of the pair's memory.
 struct RingPairControl {
-  RingPositions ring[2];                       // [0] is written by side 0.
-  alignas(64) std::atomic<uint32_t> closed;    // By either side, or by the worker for a dead one.
+  RingPositions ring[2];                     // [0] is written by side 0.
+  alignas(64) std::atomic<uint32_t> closed;  // By either side, or by the worker for a dead one.
 };
 
 inline constexpr size_t ring_page_bytes = 4096;
@@ -57,6 +57,8 @@ class SharedPage {
     return *static_cast<T*>(memory_);
   }
   const FileDescriptor& file() const { return file_; }
+  // For who will not hand it on: a process may have very many pages.
+  void close_file() { file_.reset(); }
 
  private:
   SharedPage(FileDescriptor file, void* memory) : file_(std::move(file)), memory_(memory) {}

@@ -4,13 +4,11 @@
 #include <cstring>
 
 #include "base/log.h"
-#include "protocol/frame.h"
 
 namespace troupe::transport {
 
 namespace {
 constexpr int records_a_visit = 256;
-constexpr size_t message_bytes_max = protocol::header_bytes_max + protocol::body_bytes_max + 64;
 }  // namespace
 
 RingChannel::RingChannel(RingPort& port, RingMemory memory, Doorbell peer, RingPort::Offer& offer)
@@ -47,30 +45,28 @@ void RingChannel::flush() {
   bool wrote = false;
   while (!queue_.empty()) {
     Queued& first = queue_.front();
-    const size_t piece = std::min(first.payload.size(), writer_.payload_max());
+    const size_t left = first.payload.size() - first.written;
+    const size_t piece = std::min(left, writer_.payload_max());
     uint8_t* room = writer_.reserve(piece);
     if (room == nullptr) {
       writer_.want_room();
       room = writer_.reserve(piece);
     }
     if (room == nullptr) break;
-    std::memcpy(room, first.payload.data(), piece);
+    if (piece > 0) std::memcpy(room, first.payload.data() + first.written, piece);
+    first.written += piece;
     RecordHeader header = first.header;
     header.payload_bytes = static_cast<uint32_t>(piece);
-    header.more = piece < first.payload.size() ? 1 : 0;
+    header.more = piece < left ? 1 : 0;
     writer_.publish(header);
     wrote = true;
     queued_bytes_ -= piece;
-    if (header.more != 0) {
-      first.payload.erase(first.payload.begin(),
-                          first.payload.begin() + static_cast<ptrdiff_t>(piece));
-      continue;
-    }
+    if (header.more != 0) continue;
     queued_bytes_ -= sizeof first.header;
     queue_.pop_front();
   }
   if (wrote) peer_.ring(peer_index_);
-  if (closing_ && queue_.empty() && is_open()) {
+  if (((closing_ && queue_.empty()) || writer_.is_broken()) && is_open()) {
     mark_closed();
     port_.look_at(index_);
   }
@@ -109,7 +105,7 @@ Status RingChannel::send_frame(Bytes payload) {
   if (!is_open() || closing_) return error(Code::unavailable, "the connection is closed");
   const RecordHeader header{static_cast<uint32_t>(payload.size()), frame, 0, 0};
   if (uint8_t* room = reserve(payload.size())) {
-    std::memcpy(room, payload.data(), payload.size());
+    if (!payload.empty()) std::memcpy(room, payload.data(), payload.size());
     publish(header);
   } else {
     queue(header, std::move(payload));
@@ -158,15 +154,18 @@ bool RingChannel::receive(RingHandler* handler) {
     const std::lock_guard lock{sink_mutex_};
     if (sink_) sink_->drained();
   }
-  if (!more && !told_closed_ &&
-      (!is_open() || memory_.control().closed.load(std::memory_order_acquire) != 0)) {
+  if (told_closed_) return false;
+  const bool by_peer = memory_.control().closed.load(std::memory_order_acquire) != 0;
+  if (is_open() && by_peer && !more) {
     // Whoever closed wrote before that: so look once more after the flag was seen.
     const auto last = reader_.next();
-    if (is_open() && last && *last) return true;
-    mark_closed();
-    tell_closed(handler);
+    more = last && *last;
   }
-  return more;
+  // Closed here: what was not read yet is not wanted.
+  if (is_open() && (more || !by_peer)) return more;
+  mark_closed();
+  tell_closed(handler);
+  return false;
 }
 
 void RingChannel::tell_closed(RingHandler* handler) {
@@ -252,6 +251,7 @@ void RingChannel::close() {
 }
 
 void RingChannel::abandon() {
+  if (!is_open()) return;  // Its port may be gone.
   mark_closed();
   port_.look_at(index_);
 }

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <vector>
 
+#include "protocol/frame.h"
 #include "transport/adaptive_mutex.h"
 #include "transport/ring_port.h"
 
@@ -50,8 +51,8 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   ProcessId process() const { return process_; }
   bool is_open() const { return !closed_.load(std::memory_order_acquire); }
   // Sends a call whose payload `fill` writes: payload_bytes at the address that it is given. The
-  // number is for cancel(). Errors: unavailable (closed: it was not sent, and `pending` was told
-  // nothing).
+  // number is for cancel(). Errors, of which `pending` is told nothing: unavailable (closed: it was
+  // not sent), invalid (over the size limit).
   template <class Fill>
   Result<uint64_t> call(std::unique_ptr<PendingReply> pending, size_t payload_bytes, Fill fill);
   // Tells the callee that nobody waits any more. The reply is still awaited.
@@ -91,7 +92,11 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   struct Queued {
     RecordHeader header;
     Bytes payload;
+    size_t written = 0;
   };
+  // The peer refuses more.
+  static constexpr size_t message_bytes_max =
+      protocol::header_bytes_max + protocol::body_bytes_max + 64;
 
   // Reads some of what has arrived; true if there may be more.
   bool receive(RingHandler* handler);
@@ -141,6 +146,7 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
 template <class Fill>
 Result<uint64_t> RingChannel::call(std::unique_ptr<PendingReply> pending, size_t payload_bytes,
                                    Fill fill) {
+  if (payload_bytes > message_bytes_max) return error(Code::invalid, "a call over the size limit");
   const std::lock_guard lock{mutex_};
   if (!is_open() || closing_) return error(Code::unavailable, "the connection is closed");
   uint32_t index = static_cast<uint32_t>(slots_.size());

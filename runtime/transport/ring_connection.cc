@@ -10,7 +10,7 @@ namespace troupe::transport {
 namespace {
 constexpr size_t queue_bytes_high = 8 << 20;  // Above it, writable() waits.
 constexpr size_t queue_bytes_max = 1 << 30;   // Above it, the peer is taken for stuck and closed.
-}
+}  // namespace
 
 // What the reading threads leave for the loop.
 struct RingConnection::Inbox final : FrameSink, std::enable_shared_from_this<Inbox> {

@@ -24,12 +24,22 @@ struct AwakeThread {
   std::shared_ptr<SharedPage> node;
   std::shared_ptr<SharedPage> own;
 
-  void count(int32_t by) const {
-    node->as<NodePage>().awake.fetch_add(by, std::memory_order_relaxed);
-    own->as<DoorbellPage>().awake.fetch_add(static_cast<uint32_t>(by), std::memory_order_relaxed);
+  void wakes() const {
+    own->as<DoorbellPage>().awake.fetch_add(1, std::memory_order_relaxed);
+    node->as<NodePage>().awake.fetch_add(1, std::memory_order_relaxed);
+  }
+  void sleeps() const {
+    // None is left if the worker took back what the process counted: it left the node.
+    auto& mine = own->as<DoorbellPage>().awake;
+    uint32_t counted = mine.load(std::memory_order_relaxed);
+    while (counted > 0) {
+      if (!mine.compare_exchange_weak(counted, counted - 1, std::memory_order_relaxed)) continue;
+      node->as<NodePage>().awake.fetch_sub(1, std::memory_order_relaxed);
+      return;
+    }
   }
   ~AwakeThread() {
-    if (node) count(-1);
+    if (node) sleeps();
   }
 };
 thread_local AwakeThread awake_thread;
@@ -71,6 +81,8 @@ void RingPort::stop() {
   doorbell_.page().watcher.fetch_add(1);
   futex_wake(doorbell_.page().watcher);
   watcher_.join();
+  // Threads that wait may be reading.
+  while (draining_.exchange(true, std::memory_order_acquire)) std::this_thread::yield();
   std::vector<std::shared_ptr<RingChannel>> open;
   {
     const std::lock_guard lock{channels_mutex_};
@@ -83,6 +95,7 @@ void RingPort::stop() {
     channel->mark_closed();
     channel->receive(nullptr);
   }
+  draining_.store(false, std::memory_order_release);
 }
 
 Result<FileDescriptor> RingPort::share_doorbell() const {
@@ -105,8 +118,9 @@ Result<std::shared_ptr<RingChannel>> RingPort::open(Offer offer) {
   }
   TROUPE_TRY(auto memory, RingMemory::open(std::move(offer.memory)));
   TROUPE_TRY(auto peer, SharedPage::open(std::move(offer.peer_doorbell)));
-  auto channel = std::make_shared<RingChannel>(*this, std::move(memory), Doorbell{std::move(peer)},
-                                               offer);
+  peer.close_file();
+  auto channel =
+      std::make_shared<RingChannel>(*this, std::move(memory), Doorbell{std::move(peer)}, offer);
   const std::lock_guard lock{channels_mutex_};
   if (stopped_) return error(Code::cancelled, "this process is leaving its node");
   if (channels_[offer.index]) return error(Code::conflict, "the ring's number is taken");
@@ -143,7 +157,7 @@ bool RingPort::drain() {
         channel = channels_[index];
       }
       // A peer may set bits of rings that are not there.
-      if (channel && channel->receive(handler_)) word.fetch_or(uint64_t{1} << (index % 64));
+      if (channel && channel->receive(handler_)) look_at(index);
     }
   }
   drains_.fetch_add(1, std::memory_order_relaxed);
@@ -152,15 +166,13 @@ bool RingPort::drain() {
 }
 
 void RingPort::begin_wait(Waiter& waiter) {
-  if (!awake_thread.node) {
-    const std::lock_guard lock{mutex_};
-    if (node_) {
-      awake_thread.node = node_;
-      awake_thread.own = doorbell_.memory();
-      awake_thread.count(1);
-    }
-  }
   const std::lock_guard lock{mutex_};
+  if (node_ && awake_thread.own != doorbell_.memory()) {
+    if (awake_thread.node) awake_thread.sleeps();  // Of a port that it waited on before.
+    awake_thread.node = node_;
+    awake_thread.own = doorbell_.memory();
+    awake_thread.wakes();
+  }
   if (leader_.load() == nullptr) {
     leader_.store(&waiter);
     waiter.leads_ = true;
@@ -211,17 +223,17 @@ void RingPort::sleep(Waiter& waiter, Instant until) {
       state.exchange(Doorbell::watched);
       return;
     }
-    if (counted) awake_thread.count(-1);
+    if (counted) awake_thread.sleeps();
     futex_wait(state, Doorbell::leader_sleeps, until);
-    if (counted) awake_thread.count(1);
+    if (counted) awake_thread.wakes();
     state.exchange(Doorbell::watched);
     return;
   }
   uint32_t word = Waiter::idle;
   if (waiter.word_.compare_exchange_strong(word, Waiter::sleeping)) {
-    if (counted) awake_thread.count(-1);
+    if (counted) awake_thread.sleeps();
     futex_wait(waiter.word_, Waiter::sleeping, until);
-    if (counted) awake_thread.count(1);
+    if (counted) awake_thread.wakes();
   }
   waiter.word_.exchange(Waiter::idle);
 }

@@ -64,7 +64,7 @@ class RingPort {
   static Result<std::unique_ptr<RingPort>> create(Executor loop);
   ~RingPort();
   // Closes every channel; what waits for a reply is lost before this returns, and nothing of the
-  // handler is called later. No thread may wait any more.
+  // handler is called later. A thread that still waits does so for what others signal.
   void stop();
 
   // For the worker, which hands it to peers.
@@ -144,7 +144,11 @@ bool RingPort::wait(Waiter& waiter, Instant deadline, Done done, Arm arm) {
     const bool read = waiter.leads_ && drain();
     over = done();
     if (over) break;
-    if (read) continue;
+    if (read) {
+      // What arrives for others must not keep it beyond its deadline.
+      if (round % 32 == 0 && now() >= deadline) break;
+      continue;
+    }
     if (spins && round % 32 != 0) {
       __builtin_ia32_pause();
       continue;

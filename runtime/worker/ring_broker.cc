@@ -62,9 +62,12 @@ std::optional<uint32_t> RingBroker::free_index(Member& member) const {
   return std::nullopt;
 }
 
-void RingBroker::release(ProcessId process, uint32_t index) {
+void RingBroker::release(ProcessId process, uint32_t index,
+                         const std::shared_ptr<SharedPage>& control) {
   const auto found = members_.find(process);
-  if (found != members_.end()) found->second->ends[index].reset();
+  if (found == members_.end()) return;
+  auto& end = found->second->ends[index];
+  if (end && end->control == control) end.reset();  // Not another pair's that came meanwhile.
 }
 
 Async<Result<Message>> RingBroker::open(Message message, CallContext call) {
@@ -80,6 +83,7 @@ Async<Result<Message>> RingBroker::open(Message message, CallContext call) {
   TROUPE_CO_TRY(auto file, transport::create_ring_file(ring_bytes));
   TROUPE_CO_TRY(auto mapped, copy_of(file));
   TROUPE_CO_TRY(auto page, SharedPage::open(std::move(mapped)));
+  page.close_file();
   const auto control = std::make_shared<SharedPage>(std::move(page));
   TROUPE_CO_TRY(auto file_copy, copy_of(file));
   TROUPE_CO_TRY(auto my_doorbell, copy_of(mine->second->doorbell.memory()->file()));
@@ -87,8 +91,8 @@ Async<Result<Message>> RingBroker::open(Message message, CallContext call) {
   const auto my_index = free_index(*mine->second);
   const auto their_index = free_index(*theirs->second);
   if (!my_index || !their_index) {
-    co_return error(Code::exhausted, fmt::format("a process has {} rings at most",
-                                                 transport::rings_max));
+    co_return error(Code::exhausted,
+                    fmt::format("a process has {} rings at most", transport::rings_max));
   }
   mine->second->ends[*my_index] = End{request.process, control};
   theirs->second->ends[*their_index] = End{asking, control};
@@ -97,13 +101,14 @@ Async<Result<Message>> RingBroker::open(Message message, CallContext call) {
     RingBroker& broker;
     ProcessId mine, theirs;
     uint32_t my_index, their_index;
+    const std::shared_ptr<SharedPage>& control;
     bool kept = false;
     ~Guard() {
       if (kept) return;
-      broker.release(mine, my_index);
-      broker.release(theirs, their_index);
+      broker.release(mine, my_index, control);
+      broker.release(theirs, their_index, control);
     }
-  } guard{*this, asking, request.process, *my_index, *their_index};
+  } guard{*this, asking, request.process, *my_index, *their_index, control};
   const auto& caller = call.peer->identity();
   protocol::RingOffer offer{asking, caller.name, caller.pid, 1, *their_index, *my_index};
   Message told{protocol::encode(offer), {}};
@@ -142,7 +147,7 @@ void RingBroker::process_gone(ProcessId process) {
       auto& other = peer->second->ends[i];
       if (!other || other->control != end->control) continue;
       other.reset();
-      peer->second->doorbell.ring(i);
+      peer->second->doorbell.ring_for_dead(i);
     }
   }
 }

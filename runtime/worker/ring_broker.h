@@ -18,8 +18,7 @@ class RingBroker {
 
   // A process of this node gives its doorbell, and gets the node's page. Once a process.
   // Errors: denied (another node's), invalid, conflict, exhausted.
-  Async<Result<transport::Message>> attach(transport::Message message,
-                                           transport::CallContext call);
+  Async<Result<transport::Message>> attach(transport::Message message, transport::CallContext call);
   // Opens a pair of rings from the caller to another process. Errors: denied, not_found (it has no
   // rings), exhausted (too many rings, no memory), what the other process answers.
   Async<Result<transport::Message>> open(transport::Message message, transport::CallContext call);
@@ -42,7 +41,8 @@ class RingBroker {
   };
 
   std::optional<uint32_t> free_index(Member& member) const;
-  void release(ProcessId process, uint32_t index);
+  void release(ProcessId process, uint32_t index,
+               const std::shared_ptr<transport::SharedPage>& control);
 
   transport::Environment environment_;
   std::map<ProcessId, std::unique_ptr<Member>> members_;
