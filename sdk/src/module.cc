@@ -92,10 +92,6 @@ const troupe_actor_class tasks_class = {
 
 }  // namespace
 
-bool has_host() {
-  return host_table != nullptr;
-}
-
 const troupe_host& host() {
   return *host_table;
 }

@@ -421,14 +421,28 @@ Status wait_alive(const std::shared_ptr<SessionImpl>& session, ActorId actor,
   return ok();
 }
 
-Continuation::Continuation() : actor_(has_host() ? host().current() : nullptr) {}
+namespace {
+thread_local void* coroutine_actor = nullptr;
+}
+
+CoroutineMethod::CoroutineMethod() {
+  coroutine_actor = host().current();
+}
+CoroutineMethod::~CoroutineMethod() {
+  coroutine_actor = nullptr;
+}
+
+Continuation::Continuation() : actor_(coroutine_actor) {}
 
 void Continuation::resume(std::coroutine_handle<> waiting) const {
   if (actor_ == nullptr) {
     waiting.resume();
     return;
   }
-  const auto run = [](void* address) { std::coroutine_handle<>::from_address(address).resume(); };
+  const auto run = [](void* address) {
+    const CoroutineMethod runs;
+    std::coroutine_handle<>::from_address(address).resume();
+  };
   // An actor that stops leaves the coroutine where it is: its process ends.
   host().defer(static_cast<troupe_context*>(actor_), run, waiting.address());
 }

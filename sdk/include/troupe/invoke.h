@@ -121,8 +121,6 @@ std::vector<ArgumentValue> encode_arguments(std::index_sequence<I...>, A&&... ar
 
 // --- The callee's side, run by the host through the C ABI.
 
-// Whether this process hosts actors; only then is there a host().
-bool has_host();
 const troupe_host& host();
 std::shared_ptr<SessionImpl> process_session();
 void put_message(troupe_text* out, std::string_view message);
@@ -200,6 +198,7 @@ void run_and_reply(troupe_call* call, uint64_t signature, const troupe_bytes* ar
         host().call_fail(call, TROUPE_INVALID, "malformed arguments");
         return;
       }
+      const CoroutineMethod runs;
       begun.emplace(std::apply(function, std::move(values)));
     } catch (...) {
       finish_with<Given>(call, []() -> Given { throw; });

@@ -54,8 +54,17 @@ Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout);
 // Calls back on a thread of the session's, once.
 void fetch_later(std::shared_ptr<RefHandle> ref, std::function<void(Result<Fetched>)> done);
 
-// Where the coroutine that awaits now goes on: on the thread of the actor whose code this thread
-// runs, or right where the value arrives.
+// While it lives this thread runs a coroutine method of the present actor.
+class CoroutineMethod {
+ public:
+  CoroutineMethod();
+  CoroutineMethod(const CoroutineMethod&) = delete;
+  CoroutineMethod& operator=(const CoroutineMethod&) = delete;
+  ~CoroutineMethod();
+};
+
+// Where the coroutine that awaits now goes on: a coroutine method on its actor's thread, any other
+// one right where the value arrives.
 class Continuation {
  public:
   Continuation();
@@ -117,8 +126,8 @@ class ObjectRef {
     }
   }
 
-  // co_await ref gives Result<T>, of an empty ref at once. The coroutine goes on on the thread of
-  // the actor that runs it, or on one of the session's.
+  // co_await ref gives Result<T>, of an empty ref at once. A coroutine method goes on on its
+  // actor's thread, any other coroutine on one of the session's.
   auto operator co_await() const {
     struct Awaiter {
       std::shared_ptr<detail::RefHandle> handle;
