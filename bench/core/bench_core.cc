@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <optional>
 
 #include "cluster.h"
 #include "rows.h"
@@ -28,39 +27,9 @@ void handle_signals(void (*handler)(int)) {
   ::sigaction(SIGTERM, &action, nullptr);
 }
 
-std::optional<double> positive_number(const char* text) {
-  char* end = nullptr;
-  const double number = std::strtod(text, &end);
-  if (end == text || *end != '\0' || !(number > 0)) return {};
-  return number;
-}
-
-std::optional<bench::Options> parse(int argc, char** argv) {
-  bench::Options options;
-  const char* seconds = std::getenv("TROUPE_BENCH_SECONDS");
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view flag = argv[i];
-    if (i + 1 == argc) return {};
-    if (flag == "--only") {
-      options.only.emplace_back(argv[i + 1]);
-    } else if (flag == "--skip") {
-      options.skip.emplace_back(argv[i + 1]);
-    } else if (flag == "--seconds") {
-      seconds = argv[i + 1];
-    } else {
-      return {};
-    }
-  }
-  if (seconds == nullptr) return options;
-  const auto number = positive_number(seconds);
-  if (!number) return {};
-  options.window_seconds = *number;
-  return options;
-}
-
 // In the driver.
 int run_rows(const bench::Options& options, const std::string& state) try {
-  const bench::Processes processes{state};
+  const bench::Processes processes{"TROUPE_STATE=" + state};
   bench::Harness harness{options, processes};
   const auto session = troupe::connect().value();
   bench::scale_rows(harness, session);
@@ -95,12 +64,8 @@ int run_driver(const bench::Options& options, const std::string& state) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const auto options = parse(argc, argv);
-  if (!options) {
-    fmt::print(stderr,
-               "usage: bench_core [--seconds S] [--only SUBSTRING]... [--skip SUBSTRING]...\n");
-    return 2;
-  }
+  const auto options = bench::read_options(argc, argv);
+  if (!options) return 2;
   handle_signals(on_signal);
   const auto cluster = bench::Cluster::start();
   if (!cluster) return 1;

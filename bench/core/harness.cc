@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <thread>
 
@@ -63,7 +64,46 @@ bool holds_one_of(std::string_view name, const std::vector<std::string>& parts) 
       parts, [&](const std::string& part) { return name.find(part) != std::string_view::npos; });
 }
 
+std::optional<double> positive_number(const char* text) {
+  char* end = nullptr;
+  const double number = std::strtod(text, &end);
+  if (end == text || *end != '\0' || !(number > 0)) return {};
+  return number;
+}
+
+std::optional<Options> parse(int argc, char** argv) {
+  Options options;
+  const char* seconds = std::getenv("TROUPE_BENCH_SECONDS");
+  for (int i = 1; i < argc; i += 2) {
+    const std::string_view flag = argv[i];
+    if (i + 1 == argc) return {};
+    if (flag == "--only") {
+      options.only.emplace_back(argv[i + 1]);
+    } else if (flag == "--skip") {
+      options.skip.emplace_back(argv[i + 1]);
+    } else if (flag == "--seconds") {
+      seconds = argv[i + 1];
+    } else {
+      return {};
+    }
+  }
+  if (seconds == nullptr) return options;
+  const auto number = positive_number(seconds);
+  if (!number) return {};
+  options.window_seconds = *number;
+  return options;
+}
+
 }  // namespace
+
+std::optional<Options> read_options(int argc, char** argv) {
+  auto options = parse(argc, argv);
+  if (!options) {
+    fmt::print(stderr, "usage: {} [--seconds S] [--only SUBSTRING]... [--skip SUBSTRING]...\n",
+               argv[0]);
+  }
+  return options;
+}
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,6 +21,10 @@ struct Options {
   std::vector<std::string> only;  // Rows whose name holds one of these; empty: all.
   std::vector<std::string> skip;
 };
+
+// From [--seconds S] [--only SUBSTRING]... [--skip SUBSTRING]... and TROUPE_BENCH_SECONDS. Nothing,
+// with the usage on stderr, if they are wrong.
+std::optional<Options> read_options(int argc, char** argv);
 
 // What a run of the timed function stands for.
 struct Shape {

@@ -60,7 +60,7 @@ std::vector<pid_t> Processes::list() const {
     const std::string variables = read_proc(entry.path() / "environ");
     const bool ours = variables.starts_with(mark_ + '\0') ||
                       variables.find('\0' + mark_ + '\0') != std::string::npos;
-    if (ours) found.push_back(std::stoi(name));
+    if (ours && std::stoi(name) != ::getpid()) found.push_back(std::stoi(name));
   }
   return found;
 }

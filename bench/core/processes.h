@@ -5,14 +5,15 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace bench {
 
 class Processes {
  public:
-  // The cluster's are those that were started with TROUPE_STATE=`state`.
-  explicit Processes(const std::string& state) : mark_("TROUPE_STATE=" + state) {}
+  // The cluster's are those that were started with this environment variable, NAME=VALUE.
+  explicit Processes(std::string mark) : mark_(std::move(mark)) {}
 
   // User and system time since their start: the cluster's processes, those that ended and were
   // waited for, and this one. To 10 ms a process.
@@ -21,7 +22,7 @@ class Processes {
   pid_t find(const std::string& kind) const;
 
  private:
-  std::vector<pid_t> list() const;
+  std::vector<pid_t> list() const;  // Without this one.
 
   std::string mark_;
 };
