@@ -35,6 +35,7 @@ int run_rows(const bench::Options& options, const std::string& state) try {
   bench::scale_rows(harness, session);
   bench::task_rows(harness, session);
   bench::actor_rows(harness, session);
+  bench::concurrent_actor_rows(harness, session);
   bench::object_rows(harness, session);
   return harness.all_good() ? 0 : 1;
 } catch (const std::exception& thrown) {

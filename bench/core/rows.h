@@ -21,6 +21,7 @@ void run_small_tasks(const troupe::Session& session, int64_t count);
 
 void task_rows(Harness& harness, const troupe::Session& session);
 void actor_rows(Harness& harness, const troupe::Session& session);
+void concurrent_actor_rows(Harness& harness, const troupe::Session& session);
 void object_rows(Harness& harness, const troupe::Session& session);
 void scale_rows(Harness& harness, const troupe::Session& session);
 

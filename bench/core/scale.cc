@@ -93,7 +93,7 @@ void get_many(Harness& harness, const troupe::Session& session) {
 void idle_worker(Harness& harness) {
   const pid_t worker = harness.processes().find("worker");
   if (worker == 0) throw std::runtime_error("no worker runs");
-  const double wanted_s = harness.options().window_seconds * 2.5;
+  const double wanted_s = std::max(2.0, harness.options().window_seconds * 2.5);
   const Activity before = activity_of(worker);
   const double took =
       seconds_of([&] { std::this_thread::sleep_for(std::chrono::duration<double>(wanted_s)); });

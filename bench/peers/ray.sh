@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # bench/peers/ray.sh [--rounds N] [--json FILE] [--seconds S] [--only SUBSTRING]... [--skip SUBSTRING]...
 # Runs bench/core and the same rows against Ray, Python and C++, in turn on this machine, and prints
-# the table of ratios. The last three options are those of bench/core. Needs Python 3 with venv.
+# the table of ratios. The last three options are those of bench/core. They take turns every few rows,
+# so that all meet the same machine. Needs Python 3 with venv.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -9,17 +10,22 @@ usage="usage: bench/peers/ray.sh [--rounds N] [--json FILE] [--seconds S] [--onl
 ray_version=${RAY_VERSION:-2.60.0}
 rounds=2
 json=build/peers/ratios.json
-rows=()
+options=()
+# Parts of names, which together are all rows.
+groups=("_tasks_" "wait_1k containing_10k" "actor_calls" "actors_created processes_started placement"
+  "get_calls put" "get_large 10k_s 10k_objects million idle")
 while [ $# -gt 0 ]; do
   [ $# -ge 2 ] || { echo "$usage" >&2; exit 2; }
   case "$1" in
     --rounds) rounds=$2 ;;
     --json) json=$2 ;;
-    --seconds | --only | --skip) rows+=("$1" "$2") ;;
+    --only) only="${only:-} $2" ;;
+    --seconds | --skip) options+=("$1" "$2") ;;
     *) echo "$usage" >&2; exit 2 ;;
   esac
   shift 2
 done
+[ -z "${only:-}" ] || groups=("$only")
 export RAY_USAGE_STATS_ENABLED=0
 
 install_ray() {
@@ -43,10 +49,11 @@ build_ray_cpp() {
 
 # Rows that fail are missing in the table; the others count.
 run() { # NAME COMMAND...
-  local name=$1
+  local name=$1 part only=()
   shift
-  echo "== round $round: $name" >&2
-  "$@" "${rows[@]}" | grep --line-buffered "^{" | tee -a /dev/stderr > "$results/$name-$round.jsonl" ||
+  for part in $group; do only+=(--only "$part"); done
+  echo "== round $round: $name, rows of $group" >&2
+  "$@" "${options[@]}" "${only[@]}" | grep --line-buffered "^{" | tee -a /dev/stderr >> "$results/$name-$round.jsonl" ||
     echo "$name: some rows failed" >&2
 }
 
@@ -62,8 +69,11 @@ results=build/peers/rounds
 rm -rf "$results"
 mkdir -p "$results"
 for round in $(seq "$rounds"); do
-  run troupe build/release/bench/bench_core
-  run ray build/peers/ray/bin/python bench/peers/ray_rows.py
-  [ $cpp = 0 ] || run ray_cpp build/peers/ray/bin/python bench/peers/ray_rows.py --driver build/peers/ray_rows
+  for group in "${groups[@]}"; do
+    run troupe build/release/bench/bench_core
+    run ray build/peers/ray/bin/python bench/peers/ray_rows.py
+    [ $cpp = 0 ] ||
+      run ray_cpp build/peers/ray/bin/python bench/peers/ray_rows.py --driver build/peers/ray_rows
+  done
 done
 python3 bench/peers/ratio_table.py "$results" "$json"
