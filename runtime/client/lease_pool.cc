@@ -162,7 +162,8 @@ std::shared_ptr<Object> LeasePool::submit(TaskSpec spec) {
     const std::lock_guard lock{cls->mutex};
     cls->queue.push_back(task);
     busy = send_waiting(cls);
-    if (busy) result->on_cancel([this, cls] { forget_cancelled(cls); });
+    // Any other is forgotten when its turn comes.
+    if (busy && !task->held.empty()) result->on_cancel([this, cls] { forget_cancelled(cls); });
   }
   if (!unlimited) {
     boost::asio::dispatch(loop, [this, task] {
@@ -227,19 +228,18 @@ bool LeasePool::send(const SlotPointer& slot, const TaskPointer& task) {
                           [this, slot, task] { spawn(client_.scope_, run_alone(slot, task)); });
     return true;
   }
-  const TaskSpec& spec = task->spec;
   protocol::CallHead head;
   head.result = task->result->id();
-  head.signature = spec.signature;
+  head.signature = task->signature;
   if (task->deadline != Instant::max()) {
     const Duration left = task->deadline - client_.environment_.clock.now();
     head.budget_us =
         static_cast<uint64_t>(std::max<int64_t>(left / std::chrono::microseconds(1), 1));
   }
-  const size_t bytes = protocol::call_record_bytes(spec.function, spec.arguments);
+  const size_t bytes = protocol::call_record_bytes(task->function, task->arguments);
   const auto number =
       slot->channel->call(std::make_unique<TaskCall>(*this, slot, task), bytes, [&](uint8_t* out) {
-        protocol::write_call_record(out, head, spec.function, spec.arguments);
+        protocol::write_call_record(out, head, task->function, task->arguments);
       });
   if (!number) {
     --slot->in_flight;
@@ -271,7 +271,7 @@ void LeasePool::settle(const SlotPointer& slot, const TaskPointer& task,
 void LeasePool::end(const SlotPointer& slot, const TaskPointer& task,
                     Result<protocol::InvokeReply> outcome) {
   const bool died = !outcome && outcome.error().where().empty();
-  if (!died || task->spec.placement.group.is_nil()) {
+  if (!died || task->cls->placement.group.is_nil()) {
     finish(task, std::move(outcome), slot->address);
     return;
   }
@@ -281,16 +281,16 @@ void LeasePool::end(const SlotPointer& slot, const TaskPointer& task,
 }
 
 Async<void> LeasePool::end_with_reason(TaskPointer task, Error failure) {
-  auto reason = co_await why_it_died(client_, task->spec.placement, std::move(failure));
+  auto reason = co_await why_it_died(client_, task->cls->placement, std::move(failure));
   finish(task, std::move(reason), {});
 }
 
 bool LeasePool::queue_again(const TaskPointer& task, const Error& failure) {
   const bool not_run = failure.code() == Code::unavailable;
-  if (!not_run && (failure.code() != Code::outcome_unknown || task->spec.retries == 0)) return false;
+  if (!not_run && (failure.code() != Code::outcome_unknown || task->retries == 0)) return false;
   if (task->result->is_ready() || client_.environment_.clock.now() >= task->deadline) return false;
   const std::lock_guard lock{task->cls->mutex};
-  if (!not_run) --task->spec.retries;
+  if (!not_run) --task->retries;
   task->cls->queue.push_front(task);
   return true;
 }
@@ -336,10 +336,10 @@ void LeasePool::finish(const TaskPointer& task, Result<protocol::InvokeReply> ou
 }
 
 void LeasePool::release(const TaskPointer& task) {
-  if (task->spec.held.empty() && task->deadline == Instant::max()) return;
+  if (task->held.empty() && task->deadline == Instant::max()) return;
   boost::asio::dispatch(client_.environment_.loop, [this, task] {
     if (task->timer != 0) client_.environment_.clock.cancel(std::exchange(task->timer, 0));
-    client_.drop_references(std::exchange(task->spec.held, {}));
+    client_.drop_references(std::exchange(task->held, {}));
   });
 }
 
@@ -596,9 +596,9 @@ Async<Result<protocol::InvokeReply>> LeasePool::invoke(SlotPointer slot, TaskPoi
   if (!peer) co_return error(Code::unavailable, peer.error().message());
   if (task->result->is_ready()) co_return error(Code::cancelled, "the task was cancelled");
   protocol::Invoke call;
-  call.method = task->spec.function;
-  call.signature = task->spec.signature;
-  call.arguments = task->spec.arguments;
+  call.method = task->function;
+  call.signature = task->signature;
+  call.arguments = task->arguments;
   call.task = TaskId::random(client_.environment_.random);
   call.job = client_.options_.job;
   call.result = task->result->id();

@@ -36,8 +36,20 @@ class LeasePool {
   struct Slot;
   struct Task {
     Task(TaskSpec s, std::shared_ptr<Object> r, std::shared_ptr<Class> c, Instant d)
-        : spec(std::move(s)), result(std::move(r)), cls(std::move(c)), deadline(d) {}
-    TaskSpec spec;
+        : function(std::move(s.function)),
+          signature(s.signature),
+          arguments(std::move(s.arguments)),
+          held(std::move(s.held)),
+          retries(s.retries),
+          result(std::move(r)),
+          cls(std::move(c)),
+          deadline(d) {}
+    // Of its spec; the class has the rest.
+    const std::string function;
+    const uint64_t signature;
+    const std::vector<protocol::Argument> arguments;
+    std::vector<ObjectName> held;
+    int32_t retries;
     const std::shared_ptr<Object> result;
     const std::shared_ptr<Class> cls;
     const Instant deadline;

@@ -6,11 +6,12 @@
 namespace troupe::client {
 
 void Object::publish() {
-  cancel_ = nullptr;
   channel_ = nullptr;
+  if (rare_) rare_->cancel = nullptr;
   ready_.store(true);
-  for (auto* waiter : waiters_) waiter->signal();
-  if (event_) boost::asio::post(loop_, [event = event_] { event->set(); });
+  if (!rare_) return;
+  for (auto* waiter : rare_->waiters) waiter->signal();
+  if (rare_->event) boost::asio::post(loop_, [event = rare_->event] { event->set(); });
 }
 
 bool Object::set_value(BytesView value) {
@@ -25,8 +26,8 @@ bool Object::set_stored(protocol::ProcessAddress node, uint64_t size_bytes) {
   const std::lock_guard lock{mutex_};
   if (ready_) return false;
   in_store_ = true;
-  node_ = std::move(node);
-  size_bytes_ = size_bytes;
+  rare().node = std::move(node);
+  rare().size_bytes = size_bytes;
   publish();
   return true;
 }
@@ -34,7 +35,7 @@ bool Object::set_stored(protocol::ProcessAddress node, uint64_t size_bytes) {
 bool Object::set_error(Error failure) {
   const std::lock_guard lock{mutex_};
   if (ready_) return false;
-  failure_ = std::move(failure);
+  rare().failure = std::move(failure);
   publish();
   return true;
 }
@@ -42,14 +43,14 @@ bool Object::set_error(Error failure) {
 void Object::on_cancel(std::function<void()> hook) {
   const std::lock_guard lock{mutex_};
   if (ready_) return;
-  cancel_ = std::move(hook);
+  rare().cancel = std::move(hook);
   channel_ = nullptr;
 }
 
 void Object::on_cancel(std::shared_ptr<transport::RingChannel> channel, uint64_t call) {
   const std::lock_guard lock{mutex_};
   if (ready_) return;
-  cancel_ = nullptr;
+  if (rare_) rare_->cancel = nullptr;
   channel_ = std::move(channel);
   call_ = call;
 }
@@ -61,10 +62,10 @@ void Object::cancel(Error why) {
   {
     const std::lock_guard lock{mutex_};
     if (ready_) return;
-    hook = std::move(cancel_);
+    if (rare_) hook = std::move(rare_->cancel);
     channel = std::move(channel_);
     call = call_;
-    failure_ = std::move(why);
+    rare().failure = std::move(why);
     publish();
   }
   if (channel) channel->cancel(call);
@@ -75,15 +76,20 @@ void Object::add_waiter(transport::RingPort::Waiter& waiter) {
   const std::lock_guard lock{mutex_};
   if (ready_) {
     waiter.signal();
-  } else if (std::find(waiters_.begin(), waiters_.end(), &waiter) == waiters_.end()) {
-    waiters_.push_back(&waiter);
+    return;
+  }
+  auto& waiters = rare().waiters;
+  if (std::find(waiters.begin(), waiters.end(), &waiter) == waiters.end()) {
+    waiters.push_back(&waiter);
   }
 }
 
 void Object::remove_waiter(transport::RingPort::Waiter& waiter) {
   const std::lock_guard lock{mutex_};
-  const auto found = std::find(waiters_.begin(), waiters_.end(), &waiter);
-  if (found != waiters_.end()) waiters_.erase(found);
+  if (!rare_) return;
+  auto& waiters = rare_->waiters;
+  const auto found = std::find(waiters.begin(), waiters.end(), &waiter);
+  if (found != waiters.end()) waiters.erase(found);
 }
 
 Async<bool> Object::wait_ready(TimerClock& clock, Instant deadline) {
@@ -91,8 +97,8 @@ Async<bool> Object::wait_ready(TimerClock& clock, Instant deadline) {
   {
     const std::lock_guard lock{mutex_};
     if (ready_) co_return true;
-    if (!event_) event_ = std::make_shared<Event>(loop_);
-    event = event_;
+    if (!rare().event) rare().event = std::make_shared<Event>(loop_);
+    event = rare().event;
   }
   const auto self = shared_from_this();
   co_return co_await wait_until(clock, deadline, *event);

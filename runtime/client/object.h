@@ -17,7 +17,8 @@ namespace troupe::client {
 
 class Object : public std::enable_shared_from_this<Object> {
  public:
-  Object(ObjectId id, Executor loop) : id_(id), loop_(std::move(loop)) {}
+  // `loop` outlives the object.
+  Object(ObjectId id, const Executor& loop) : id_(id), loop_(loop) {}
   Object(const Object&) = delete;
   Object& operator=(const Object&) = delete;
 
@@ -43,45 +44,62 @@ class Object : public std::enable_shared_from_this<Object> {
   uint32_t references() const { return references_.load(); }
 
   // --- Thread-safe once ready; what they give lives as long as the object.
-  const std::optional<Error>& failure() const { return failure_; }
+  const Error* failure() const { return rare_ && rare_->failure ? &*rare_->failure : nullptr; }
   bool in_store() const { return in_store_; }
   BytesView value() const { return {value_.data(), value_.size()}; }
-  const protocol::ProcessAddress& node() const { return node_; }
-  uint64_t size_bytes() const { return size_bytes_; }
+  const protocol::ProcessAddress& node() const { return rare_->node; }
+  uint64_t size_bytes() const { return rare_->size_bytes; }
   // Nothing has to be given back when it goes: it is its own memory.
   bool is_plain() const { return !in_store_ && !entangled_.load(std::memory_order_acquire); }
 
   // --- On the loop.
   // Waits until it is ready; false at the deadline.
   Async<bool> wait_ready(TimerClock& clock, Instant deadline);
-  std::multiset<ProcessId> borrowers;
-  std::vector<ObjectName> held;  // Refs inside the value.
-  std::optional<protocol::ProcessAddress> producer;  // Holds refs inside the value for us.
+  // What it has to do with other objects and processes.
+  struct Ties {
+    std::multiset<ProcessId> borrowers;
+    std::vector<ObjectName> held;                      // Refs inside the value.
+    std::optional<protocol::ProcessAddress> producer;  // Holds refs inside the value for us.
+  };
+  Ties& ties() {
+    if (!ties_) ties_ = std::make_unique<Ties>();
+    return *ties_;
+  }
+  bool has_ties() const { return ties_ != nullptr; }
   bool freed = false;
-  // It has one of the above, or others know its name: it must be freed on the loop.
+  // It has ties, or others know its name: it must be freed on the loop.
   void entangle() { entangled_.store(true, std::memory_order_release); }
 
  private:
-  using Value = boost::container::small_vector<uint8_t, 32>;
+  using Value = boost::container::small_vector<uint8_t, 16>;
+  // What few objects need: most are a small result that is read once.
+  struct Rare {
+    std::optional<Error> failure;
+    protocol::ProcessAddress node;
+    uint64_t size_bytes = 0;
+    boost::container::small_vector<transport::RingPort::Waiter*, 2> waiters;
+    std::shared_ptr<Event> event;  // Of the loop; made by the first coroutine that waits.
+    std::function<void()> cancel;
+  };
+  // With the lock held, before it is ready.
+  Rare& rare() {
+    if (!rare_) rare_ = std::make_unique<Rare>();
+    return *rare_;
+  }
   // With the lock held.
   void publish();
 
   const ObjectId id_;
-  const Executor loop_;
+  const Executor& loop_;
   std::atomic<uint32_t> references_ = 1;
   std::atomic<bool> ready_ = false;
   std::atomic<bool> entangled_ = false;
   bool in_store_ = false;
-  std::optional<Error> failure_;
   Value value_;
-  protocol::ProcessAddress node_;
-  uint64_t size_bytes_ = 0;
-
+  std::unique_ptr<Rare> rare_;
+  std::unique_ptr<Ties> ties_;  // The loop's.
   std::mutex mutex_;
-  boost::container::small_vector<transport::RingPort::Waiter*, 1> waiters_;
-  std::shared_ptr<Event> event_;  // Of the loop; made by the first coroutine that waits.
-  std::function<void()> cancel_;
-  std::shared_ptr<transport::RingChannel> channel_;
+  std::shared_ptr<transport::RingChannel> channel_;  // Of the call that makes it.
   uint64_t call_ = 0;
 };
 

@@ -82,7 +82,7 @@ void ObjectDirectory::set_reply(const std::shared_ptr<Object>& object, protocol:
       return;
     }
     if (!reply.borrowed.empty()) {
-      object->producer = producer;
+      object->ties().producer = producer;
       object->entangle();
     }
     if (reply.node.process.is_nil()) {
@@ -112,7 +112,7 @@ void ObjectDirectory::set_held(const std::shared_ptr<Object>& object,
                                std::vector<ObjectName> held) {
   if (held.empty()) return;
   for (const ObjectName& ref : held) add_reference(ref);
-  object->held = std::move(held);
+  object->ties().held = std::move(held);
   object->entangle();
 }
 
@@ -183,7 +183,7 @@ void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {
   while (!unused_.empty()) {
     const auto object = std::move(unused_.back());
     unused_.pop_back();
-    if (object->freed || !object->borrowers.empty()) continue;
+    if (object->freed || (object->has_ties() && !object->ties().borrowers.empty())) continue;
     {
       const std::lock_guard lock{mutex_};
       if (object->references() > 0) continue;
@@ -193,10 +193,12 @@ void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {
     if (object->is_ready() && object->in_store()) {
       store_.release_owned(object->id(), object->node());
     }
-    if (object->producer) {
-      spawn(scope_, tell_owner(Method::remove_borrow, object->id(), *object->producer));
+    if (!object->has_ties()) continue;
+    Object::Ties& ties = object->ties();
+    if (ties.producer) {
+      spawn(scope_, tell_owner(Method::remove_borrow, object->id(), *ties.producer));
     }
-    for (const ObjectName& ref : std::exchange(object->held, {})) drop_reference(ref);
+    for (const ObjectName& ref : std::exchange(ties.held, {})) drop_reference(ref);
   }
   freeing_ = false;
 }
@@ -242,7 +244,9 @@ void ObjectDirectory::process_gone(ProcessId process) {
   {
     const std::lock_guard lock{mutex_};
     for (auto& [id, object] : owned_) {
-      if (object->borrowers.erase(process) > 0) touched.push_back(object);
+      if (object->has_ties() && object->ties().borrowers.erase(process) > 0) {
+        touched.push_back(object);
+      }
     }
   }
   for (const auto& object : touched) {
@@ -366,7 +370,7 @@ Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::BorrowObject request,
     co_return error(Code::not_found,
                     fmt::format("object {} was freed by its owner", request.object.to_string()));
   }
-  object->borrowers.insert(context.peer->remote().address.process);
+  object->ties().borrowers.insert(context.peer->remote().address.process);
   co_return Empty{};
 }
 
@@ -382,8 +386,9 @@ Async<Result<Empty>> ObjectDirectory::remove_borrow(protocol::BorrowObject reque
   }
   const auto object = find(request.object);
   if (!object) co_return Empty{};
-  if (const auto one = object->borrowers.find(borrower); one != object->borrowers.end()) {
-    object->borrowers.erase(one);
+  auto& borrowers = object->ties().borrowers;
+  if (const auto one = borrowers.find(borrower); one != borrowers.end()) {
+    borrowers.erase(one);
     if (object->references() == 0) free_if_unused(object);
   }
   co_return Empty{};
