@@ -121,8 +121,8 @@ TEST_F(RingBrokerTest, OpensAPairWhoseEndsMeet) {
     auto other = co_await start_attached();
     auto opened = co_await open(one, other->id);
     EXPECT_EQ(accepted.size(), 1u);
-    const auto& mine = opened.value().offer;
-    const auto& theirs = accepted.at(0).offer;
+    const auto mine = opened.value().offer;
+    const auto theirs = accepted.at(0).offer;
     EXPECT_EQ(mine.process, other->id);
     EXPECT_EQ(theirs.process, one->id);
     EXPECT_NE(mine.side, theirs.side);
