@@ -29,6 +29,11 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
                       $<$<COMPILE_LANGUAGE:CXX>:-Wno-missing-field-initializers>
                       $<$<COMPILE_LANGUAGE:CXX>:-Wno-mismatched-new-delete>)
 endif()
+if(TROUPE_FUZZ)
+  # Coverage for libFuzzer. Warnings are the other builds' matter: clang's differ from GCC's.
+  add_compile_options(-fsanitize=fuzzer-no-link -w)
+  add_link_options(-fsanitize=fuzzer-no-link)
+endif()
 if(TROUPE_SANITIZE)
   add_compile_options(-fsanitize=${TROUPE_SANITIZE} -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${TROUPE_SANITIZE})

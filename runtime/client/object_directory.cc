@@ -173,7 +173,9 @@ void ObjectDirectory::free_when_unused(const std::shared_ptr<Object>& object) {
   // will read runs on: its effects may be wanted.
   if (object->references() > 0) return;
   if (object->is_ready() ? object->is_plain() : find(object->id()) == nullptr) return;
-  boost::asio::dispatch(environment_.loop, [this, object] { free_if_unused(object); });
+  // Not at once, even on the loop: a thread that read refs in the value before it dropped it has
+  // posted that it borrows them, and their owners must hear of that first.
+  boost::asio::post(environment_.loop, [this, object] { free_if_unused(object); });
 }
 
 void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {

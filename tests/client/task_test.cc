@@ -281,6 +281,7 @@ TEST_F(TaskTest, CancelledTaskThatWaitsLetsGoOfItsArguments) {
   client->drop_reference(object);
   ASSERT_EQ(code_of(get(object)), Code::ok);
   client->cancel(waiting.id);
+  simulation.run_for(1s);
   EXPECT_EQ(code_of(get(object)), Code::not_found);
   client->cancel(running.id);
 }

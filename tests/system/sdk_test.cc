@@ -86,6 +86,27 @@ TEST_F(SdkSystem, ActorsKeepOrderNamesAndRefs) {
 TEST_F(SdkSystem, AKilledActorRestartsWithinItsLimit) {
   check("restart");
 }
+TEST_F(SdkSystem, TenThousandCallsOfEachOfEightThreadsAreAnsweredInOrder) {
+  check("many_callers");
+}
+TEST_F(SdkSystem, LargeResultsComeThroughTheStore) {
+  check("large_results");
+}
+TEST_F(SdkSystem, RefsAmongPlainArgumentsKeepTheOrderOfCalls) {
+  check("refs_in_order");
+}
+TEST_F(SdkSystem, RefsInsideAResultOutliveIt) {
+  check("nested_refs");
+}
+TEST_F(SdkSystem, CallsOfADeadActorAreUnknown) {
+  check("callee_dies");
+}
+TEST_F(SdkSystem, AnActorSurvivesItsCaller) {
+  check("caller_dies");
+}
+TEST_F(SdkSystem, ASessionEndsWithCallsUnderWay) {
+  check("close_in_flight");
+}
 TEST_F(SdkSystem, AKilledTaskIsReportedAsUnknown) {
   check("task_death");
 }

@@ -4,6 +4,8 @@
 #include <troupe/troupe.h>
 #include <unistd.h>
 
+#include <spawn.h>
+#include <sys/wait.h>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +16,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -189,7 +192,38 @@ class Archive {
 using MakeArchive = Archive(int64_t, Numbers, std::vector<ObjectRef<int64_t>>);
 TROUPE_ACTOR(MakeArchive, total, crash);
 
+// Answers many callers, of whom each counts.
+class Tally {
+ public:
+  // Whether this caller's calls have come in order so far.
+  bool count(int64_t caller, int64_t number) { return next_[caller]++ == number; }
+  Numbers numbers(int64_t count) const { return make_numbers(count); }
+  std::vector<ObjectRef<int64_t>> refs(int64_t count) const { return give_refs(count); }
+  // Says in a file that it runs, and waits until there is no file any more.
+  void hold(const std::string& path) const {
+    std::fclose(std::fopen(path.c_str(), "w"));
+    run_while_exists(path);
+  }
+
+ private:
+  std::map<int64_t, int64_t> next_;
+};
+using MakeTally = Tally();
+TROUPE_ACTOR(MakeTally, count, numbers, refs, hold);
+
 namespace {
+
+// A path where nothing is.
+std::string free_path() {
+  char path[] = "/tmp/troupe-hold-XXXXXX";
+  ::close(::mkstemp(path));
+  ::unlink(path);
+  return path;
+}
+
+void wait_for_file(const std::string& path) {
+  while (!std::filesystem::exists(path)) ::poll(nullptr, 0, 5);
+}
 
 void check_tasks(const troupe::Session& session) {
   REQUIRE(session.submit(add, 2, 3).get().value() == 5);
@@ -363,6 +397,143 @@ void check_restart(const troupe::Session& session) {
   REQUIRE(dead.error().code() == Code::unavailable);
 }
 
+void check_many_callers(const troupe::Session& session) {
+  const auto tally = session.create<Tally>({}).value();
+  constexpr int64_t callers = 8;
+  constexpr int64_t calls = 10'000;
+  std::atomic<int64_t> wrong = 0;
+  std::vector<std::thread> threads;
+  for (int64_t caller = 0; caller < callers; ++caller) {
+    threads.emplace_back([&, caller] {
+      std::vector<ObjectRef<bool>> refs;  // All under way at once.
+      for (int64_t i = 0; i < calls; ++i) refs.push_back(tally.call<&Tally::count>(caller, i));
+      for (const auto& ref : refs) {
+        const auto in_order = ref.get();
+        if (!in_order || !*in_order) ++wrong;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  REQUIRE(wrong == 0);
+}
+
+void check_large_results(const troupe::Session& session) {
+  const auto tally = session.create<Tally>({}).value();
+  std::vector<ObjectRef<Numbers>> refs;
+  const std::vector<int64_t> counts{0, 1, 8'191, 8'192, 8'193, 100'000, 10};
+  for (const int64_t count : counts) refs.push_back(tally.call<&Tally::numbers>(count));
+  for (size_t i = 0; i < refs.size(); ++i) {
+    REQUIRE(refs[i].get().value() == make_numbers(counts[i]));
+  }
+}
+
+void check_refs_in_order(const troupe::Session& session) {
+  const auto ledger = session.create<Ledger>({}, "ann", 0).value();
+  const std::string path = free_path();
+  std::fclose(std::fopen(path.c_str(), "w"));
+  const auto slow = session.submit(run_while_exists, path);
+  const auto other = session.create<Tally>({}).value();
+  Numbers expected;
+  ObjectRef<int64_t> last;
+  for (int64_t i = 0; i < 300; ++i) {
+    expected.push_back(i);
+    switch (i % 10) {
+      case 3:  // Of this process, ready.
+        last = ledger.call<&Ledger::deposit>(session.put(i).value());
+        break;
+      case 6:  // Not ready yet.
+        last = ledger.call<&Ledger::deposit>(session.submit(add, i, 0));
+        break;
+      case 9:  // Of another process.
+        last = ledger.call<&Ledger::deposit>(
+            other.call<&Tally::refs>(i + 1).get().value()[static_cast<size_t>(i)]);
+        break;
+      default:
+        last = ledger.call<&Ledger::deposit>(i);
+    }
+  }
+  ::unlink(path.c_str());
+  REQUIRE(last.get().value() == 299 * 300 / 2);
+  REQUIRE(ledger.call<&Ledger::log>().get().value() == expected);
+  REQUIRE(slow.get());
+}
+
+void check_nested_refs(const troupe::Session& session) {
+  const auto tally = session.create<Tally>({}).value();
+  for (int round = 0; round < 20; ++round) {
+    std::vector<ObjectRef<int64_t>> refs = tally.call<&Tally::refs>(20).get().value();
+    // The result itself is gone by now; what it held is not.
+    for (int64_t i = 0; i < 20; ++i) REQUIRE(refs[static_cast<size_t>(i)].get().value() == i);
+    REQUIRE(session.submit(sum_refs, refs).get().value() == 190);
+  }
+}
+
+// Threads wait, and thousands of calls are under way, when the callee dies.
+void check_callee_dies(const troupe::Session& session) {
+  const auto tally = session.create<Tally>({}).value();
+  const std::string path = free_path();
+  const auto held = tally.call<&Tally::hold>(path);
+  wait_for_file(path);
+  std::vector<ObjectRef<bool>> refs;
+  for (int64_t i = 0; i < 2000; ++i) refs.push_back(tally.call<&Tally::count>(0, i));
+  std::atomic<int> wrong = 0;
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (size_t i = t; i < refs.size(); i += 4) {
+        if (refs[i].get().error().code() != Code::outcome_unknown) ++wrong;
+      }
+    });
+  }
+  ::kill(static_cast<pid_t>(tally.status().value().pid), SIGKILL);
+  for (auto& thread : threads) thread.join();
+  REQUIRE(held.get().error().code() == Code::outcome_unknown);
+  REQUIRE(wrong == 0);
+  ::unlink(path.c_str());
+  REQUIRE(tally.call<&Tally::count>(0, 0).get().error().code() == Code::unavailable);
+}
+
+// What `caller_dies` starts, and kills: it calls what does not return, and much besides.
+void check_call_and_hang(const troupe::Session& session) {
+  const auto tally = session.find<Tally>("patient").value();
+  std::vector<ObjectRef<bool>> refs;
+  for (int64_t i = 0; i < 500; ++i) refs.push_back(tally.call<&Tally::count>(1, i));
+  const auto held = tally.call<&Tally::hold>(std::getenv("TROUPE_CHECK_PATH"));
+  for (int64_t i = 500; i < 1000; ++i) refs.push_back(tally.call<&Tally::count>(1, i));
+  (void)held.get();
+}
+
+void check_caller_dies(const troupe::Session& session) {
+  const auto tally = session.create<Tally>({.name = "patient"}).value();
+  const std::string path = free_path();
+  ::setenv("TROUPE_CHECK_PATH", path.c_str(), 1);
+  std::string self = std::filesystem::read_symlink("/proc/self/exe");
+  std::string name = "call_and_hang";
+  char* const arguments[] = {self.data(), name.data(), nullptr};
+  pid_t child = 0;
+  REQUIRE(::posix_spawn(&child, self.c_str(), nullptr, nullptr, arguments, environ) == 0);
+  wait_for_file(path);
+  ::kill(child, SIGKILL);
+  REQUIRE(::waitpid(child, nullptr, 0) == child);
+  ::unlink(path.c_str());
+  // What it had called is over or was dropped; the actor goes on for others.
+  REQUIRE(tally.call<&Tally::count>(2, 0).get().value());
+}
+
+// A second session of the program ends while calls and tasks are under way.
+void check_close_in_flight(const troupe::Session&) {
+  const std::string path = free_path();
+  for (int round = 0; round < 3; ++round) {
+    const auto second = troupe::connect().value();
+    const auto tally = second.create<Tally>({}).value();
+    const auto held = tally.call<&Tally::hold>(path);
+    wait_for_file(path);
+    for (int64_t i = 0; i < 3000; ++i) (void)tally.call<&Tally::count>(0, i);
+    for (int i = 0; i < 10; ++i) (void)second.submit(wait_for_ever);
+  }
+  ::unlink(path.c_str());
+}
+
 void check_task_death(const troupe::Session& session) {
   const auto lost = session.submit(die_by_signal).get();
   REQUIRE(lost.error().code() == Code::outcome_unknown);
@@ -405,6 +576,14 @@ int main(int argc, char** argv) try {
       {"constructor_refs", check_constructor_refs},
       {"actor", check_actor},
       {"restart", check_restart},
+      {"many_callers", check_many_callers},
+      {"large_results", check_large_results},
+      {"refs_in_order", check_refs_in_order},
+      {"nested_refs", check_nested_refs},
+      {"callee_dies", check_callee_dies},
+      {"caller_dies", check_caller_dies},
+      {"call_and_hang", check_call_and_hang},
+      {"close_in_flight", check_close_in_flight},
       {"task_death", check_task_death},
       {"detached", check_detached},
       {"hold", check_hold}};

@@ -1,0 +1,87 @@
+// fuzz_seeds FOLDER writes FOLDER/NAME/seed-N for the fuzz targets: messages as they should be.
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "base/random.h"
+#include "protocol/call_record.h"
+#include "protocol/codec.h"
+#include "protocol/frame.h"
+
+namespace {
+
+using namespace troupe;
+using namespace troupe::protocol;
+
+class Seeds {
+ public:
+  explicit Seeds(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  void add(const std::string& target, const Bytes& bytes) {
+    std::filesystem::create_directories(folder_ / target);
+    std::ofstream file{folder_ / target / ("seed-" + std::to_string(++made_)), std::ios::binary};
+    file.write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+  }
+
+ private:
+  const std::filesystem::path folder_;
+  int made_ = 0;
+};
+
+std::vector<Argument> some_arguments(Random& random) {
+  Argument ref;
+  ref.object = ObjectId::random(random);
+  ref.owner.process = ProcessId::random(random);
+  ref.owner.unix_path = "/socket";
+  return {{to_bytes("first"), {}, {}}, std::move(ref), {{}, {}, {}}};
+}
+
+Bytes reply_record(ReplyForm form, const Bytes& body) {
+  Bytes record(reply_head_bytes + body.size());
+  write_reply_record(record.data(), form, body);
+  return record;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 2;
+  Seeds seeds{argv[1]};
+  SeededRandom random{1};
+  const auto arguments = some_arguments(random);
+  for (const size_t count : {0u, 1u, 3u}) {
+    const std::vector<Argument> some{arguments.begin(),
+                                     arguments.begin() + static_cast<ptrdiff_t>(count)};
+    CallHead head;
+    head.actor = ActorId::random(random);
+    Bytes record(call_record_bytes("method", some));
+    write_call_record(record.data(), head, "method", some);
+    seeds.add("call_record", record);
+    Invoke invoke;
+    invoke.actor = head.actor;
+    invoke.method = "method";
+    invoke.arguments = some;
+    seeds.add("invoke", encode(invoke));
+  }
+  InvokeReply reply;
+  reply.inline_value = to_bytes("value");
+  reply.borrowed = {ObjectId::random(random)};
+  reply.node.host = "10.0.0.1";
+  seeds.add("invoke_reply", encode(reply));
+  const Bytes failure = encode(to_info(error(Code::conflict, "why").at("here")));
+  seeds.add("reply_record", reply_record(ReplyForm::value, to_bytes("value")));
+  seeds.add("reply_record", reply_record(ReplyForm::reply, encode(reply)));
+  seeds.add("reply_record", reply_record(ReplyForm::error, failure));
+  FrameHeader header;
+  header.kind = FrameKind::reply;
+  header.call = 7;
+  header.error = to_info(error(Code::not_found, "nothing"));
+  seeds.add("frame_header", encode_header(header));
+  for (const uint8_t op : {0, 1, 3, 4, 7}) seeds.add("ring", Bytes(64, op));
+  for (uint8_t which = 0; which < 6; ++which) {
+    Bytes value(300);
+    value[0] = which;
+    value[1] = 1;
+    seeds.add("sdk_reader", value);
+  }
+}
