@@ -34,7 +34,7 @@ class MailboxTest : public testing::TestWithParam<bool> {
   boost::asio::io_context loop;
   std::unique_ptr<transport::RingPort> port =
       transport::RingPort::create(loop.get_executor()).value();
-  Mailbox mailbox{3, GetParam() ? port.get() : nullptr};
+  Mailbox mailbox{3, GetParam() ? port.get() : nullptr, [] { return true; }};
 };
 
 TEST_P(MailboxTest, KeepsOrderAndRefusesWhatIsTooMuch) {
@@ -75,7 +75,7 @@ TEST_P(MailboxTest, CloseEndsTheWaitAndLeavesWhatIsInside) {
   waits.join();
   EXPECT_EQ(mailbox.put(call("late")).error().code(), Code::unavailable);
 
-  Mailbox other{3, GetParam() ? port.get() : nullptr};
+  Mailbox other{3, GetParam() ? port.get() : nullptr, [] { return true; }};
   EXPECT_TRUE(other.put(call("in time")));
   other.close();
   other.wait();
