@@ -71,9 +71,8 @@ void add(const troupe::Session& session, Actors<Server>& servers, int64_t count,
 void threads(Harness& harness, const troupe::Session& session) {
   Actors<ThreadedServer> servers;
   add(session, servers, 1, {.max_concurrency = 16});
-  harness.measure({.name = "1_1_actor_calls_concurrent", .multiplier = 1000}, [&] {
-    call_many<&ThreadedServer::small_value>(session, servers.refs, 1000);
-  });
+  harness.measure({.name = "1_1_actor_calls_concurrent", .multiplier = 1000},
+                  [&] { call_many<&ThreadedServer::small_value>(session, servers.refs, 1000); });
 }
 
 void one_to_one(Harness& harness, const troupe::Session& session) {
@@ -87,9 +86,8 @@ void one_to_one(Harness& harness, const troupe::Session& session) {
   harness.row("1_1_async_actor_calls_async", [&] {
     Actors<AsyncServer> servers;
     add(session, servers, 1);
-    harness.measure({.name = "1_1_async_actor_calls_async", .multiplier = 1000}, [&] {
-      call_many<&AsyncServer::small_value>(session, servers.refs, 1000);
-    });
+    harness.measure({.name = "1_1_async_actor_calls_async", .multiplier = 1000},
+                    [&] { call_many<&AsyncServer::small_value>(session, servers.refs, 1000); });
   });
   harness.row("1_1_async_actor_calls_with_args_async", [&] {
     Actors<AsyncServer> servers;

@@ -118,7 +118,7 @@ class Call : public std::enable_shared_from_this<Call> {
   std::atomic<bool> cancelled_ = false;
   std::atomic<int64_t> begun_at_ns_ = 0;
   std::atomic<bool> begun_ = false;  // Or withdrawn: whichever was first.
-  std::optional<Event> changed_;  // Of the loop.
+  std::optional<Event> changed_;     // Of the loop.
   mutable std::mutex mutex_;
   std::list<Bytes> items_;
   size_t items_bytes_ = 0;

@@ -36,10 +36,11 @@ Instance::Instance(transport::Environment environment, Services& services, Insta
       arguments_(std::move(spec.arguments)),
       context_(std::move(spec.identity), services),
       doorbell_(std::make_shared<Doorbell>(environment.loop)),
-      mailbox_(options.mailbox_calls_max, environment.rings, [this] {
-        return !defers() || calls_.open_count() < concurrency_;
-      }),
-      concurrency_(spec.concurrency != 0 ? spec.concurrency : defers() ? coroutines_default : 1),
+      mailbox_(options.mailbox_calls_max, environment.rings,
+               [this] { return !defers() || calls_.open_count() < concurrency_; }),
+      concurrency_(spec.concurrency != 0 ? spec.concurrency
+                   : defers()            ? coroutines_default
+                                         : 1),
       created_(environment.loop),
       ended_(environment.loop) {
   context_.defer = [this](std::function<void()> work) { return defer(std::move(work)); };

@@ -104,7 +104,8 @@ void Mailbox::wait() {
     asleep_.push_back(&waiter);
     --looking_;
   };
-  rings_->wait(waiter, Instant::max(), [this] { return has_something(); }, arm);
+  rings_->wait(
+      waiter, Instant::max(), [this] { return has_something(); }, arm);
   const std::lock_guard lock{mutex_};
   const auto found = std::find(asleep_.begin(), asleep_.end(), &waiter);
   if (found != asleep_.end()) {

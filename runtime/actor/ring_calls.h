@@ -20,8 +20,8 @@ class RingCalls final : public transport::RingHandler, public CallSink {
  public:
   RingCalls(client::Client& client, Host& host) : client_(client), host_(host) {}
 
-  // The thread that runs tasks waits for others, or goes on: meanwhile tasks that have not begun are
-  // sent back, for they could be what it waits for. On any thread.
+  // The thread that runs tasks waits for others, or goes on: meanwhile tasks that have not begun
+  // are sent back, for they could be what it waits for. On any thread.
   void set_waiting(bool waiting);
   // From now on calls of this identity go to the instance, which outlives the process's rings.
   void deliver_to(Instance& instance, const Identity& identity);

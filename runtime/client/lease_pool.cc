@@ -29,9 +29,9 @@ constexpr Duration connect_budget = std::chrono::seconds(10);
 constexpr Duration retry_first = std::chrono::milliseconds(10);
 constexpr Duration retry_most = std::chrono::milliseconds(500);
 
-constexpr int64_t ahead_ns = 1'000'000;  // Of work is sent ahead to a slot,
-constexpr uint32_t ahead_max = 256;      // or so many tasks.
-constexpr int64_t overhead_ns = 1'000;   // Of a task beside its run.
+constexpr int64_t ahead_ns = 1'000'000;                         // Of work is sent ahead to a slot,
+constexpr uint32_t ahead_max = 256;                             // or so many tasks.
+constexpr int64_t overhead_ns = 1'000;                          // Of a task beside its run.
 constexpr Duration yield_time = std::chrono::seconds(1);        // After the head asked for slots.
 constexpr Duration turn_time = std::chrono::milliseconds(200);  // A busy slot is kept so long then.
 constexpr Duration look_period = std::chrono::milliseconds(20);  // At slots that may be stuck.
@@ -67,11 +67,11 @@ struct LeasePool::Slot {
   bool connected = false;
   std::shared_ptr<transport::RingChannel> channel;  // Null when connected: on another node.
   uint32_t in_flight = 0;
-  uint32_t window = 1;    // How many may be.
+  uint32_t window = 1;     // How many may be.
   int64_t service_ns = 0;  // Of one task, smoothed; 0: unknown.
   uint64_t done = 0;       // Tasks.
   uint64_t done_at_look = 0;
-  Instant idle_since{};    // As the last look saw it.
+  Instant idle_since{};  // As the last look saw it.
   Instant granted_at{};
   bool leaving = false;  // It is sent no more, and goes back when it is idle.
   bool blocked = false;  // It sent tasks back: none more until it has done one.
@@ -171,10 +171,10 @@ std::shared_ptr<Object> LeasePool::submit(TaskSpec spec) {
       task->timer = client_.environment_.clock.call_at(task->deadline, [this, task] {
         task->timer = 0;
         const auto& refusal = task->cls->refusal;
-        client_.objects_->cancel(task->result,
-                                 refusal ? *refusal
-                                         : error(Code::deadline_exceeded,
-                                                 "the task did not end within its time"));
+        client_.objects_->cancel(
+            task->result,
+            refusal ? *refusal
+                    : error(Code::deadline_exceeded, "the task did not end within its time"));
       });
     });
   }
@@ -210,8 +210,8 @@ bool LeasePool::send_waiting(const ClassPointer& cls) {
     }
     SlotPointer best;
     for (const auto& [process, slot] : cls->slots) {
-      const bool has_room = slot->connected && !slot->blocked && !slot->leaving &&
-                            slot->in_flight < slot->window;
+      const bool has_room =
+          slot->connected && !slot->blocked && !slot->leaving && slot->in_flight < slot->window;
       if (has_room && (!best || slot->in_flight < best->in_flight)) best = slot;
     }
     if (!best) return true;
@@ -371,9 +371,10 @@ void LeasePool::tend(const ClassPointer& cls) {
 
 uint32_t LeasePool::slots_wanted(const Class& cls) {
   // Those that are on their way take a task each.
-  const auto connecting = static_cast<size_t>(
-      std::count_if(cls.slots.begin(), cls.slots.end(),
-                    [](const auto& entry) { return !entry.second->connected; }));
+  const auto connecting =
+      static_cast<size_t>(std::count_if(cls.slots.begin(), cls.slots.end(), [](const auto& entry) {
+        return !entry.second->connected;
+      }));
   if (cls.queue.size() <= connecting || cls.slots.size() >= slots_max) return 0;
   return static_cast<uint32_t>(
       std::min<size_t>(cls.queue.size() - connecting, slots_max - cls.slots.size()));
@@ -510,8 +511,8 @@ Async<void> LeasePool::connect(SlotPointer slot) {
   tend(cls);
 }
 
-// Idle slots go back at once. Busy ones do when they have worked for a while: they are sent no more,
-// and asked for anew behind whoever waits.
+// Idle slots go back at once. Busy ones do when they have worked for a while: they are sent no
+// more, and asked for anew behind whoever waits.
 Async<Result<Empty>> LeasePool::yield_slots(protocol::YieldSlots wanted,
                                             transport::CallContext context) {
   const auto& head = context.peer->identity();
@@ -636,7 +637,8 @@ void LeasePool::give_back_idle(const ClassPointer& cls) {
     std::erase_if(cls->slots, [&](const auto& entry) {
       const SlotPointer& slot = entry.second;
       if (slot->in_flight > 0 || !slot->connected) return false;
-      const bool unused = cls->queue.empty() && (cls->yields || now - slot->idle_since >= linger_time);
+      const bool unused =
+          cls->queue.empty() && (cls->yields || now - slot->idle_since >= linger_time);
       if (!unused && !slot->leaving) return false;
       idle[slot->lease].push_back(entry.first);
       slot->dropped = true;

@@ -1,10 +1,10 @@
 // Runs tasks on leased slots: one queue a scheduling class, as many slots as the head grants.
 //
-// A slot that is reached through a ring is sent tasks by whichever thread submits them or hears that
-// one is done; tasks that take microseconds are sent ahead, as many as fill about a millisecond, so
-// that a slot never waits for the next. What was sent ahead and has not begun comes back when the
-// task before it takes long, or waits for others (Host refuses it). A slot on another node is sent
-// one task at a time, by the loop.
+// A slot that is reached through a ring is sent tasks by whichever thread submits them or hears
+// that one is done; tasks that take microseconds are sent ahead, as many as fill about a
+// millisecond, so that a slot never waits for the next. What was sent ahead and has not begun comes
+// back when the task before it takes long, or waits for others (Host refuses it). A slot on another
+// node is sent one task at a time, by the loop.
 #pragma once
 
 #include <deque>
@@ -76,8 +76,7 @@ class LeasePool {
   void forget_cancelled(const ClassPointer& cls);
   void finish(const TaskPointer& task, Result<protocol::InvokeReply> outcome,
               const protocol::ProcessAddress& callee);
-  void end(const SlotPointer& slot, const TaskPointer& task,
-           Result<protocol::InvokeReply> outcome);
+  void end(const SlotPointer& slot, const TaskPointer& task, Result<protocol::InvokeReply> outcome);
   Async<void> end_with_reason(TaskPointer task, Error failure);
   void release(const TaskPointer& task);
   // It surely has not run, or may run again: true, and it is in the queue again.

@@ -72,27 +72,30 @@ void ObjectDirectory::set_reply(const std::shared_ptr<Object>& object, protocol:
     set_value(object, reply.inline_value);
     return;
   }
-  boost::asio::post(environment_.loop, [this, object, producer, reply = std::move(reply)]() mutable {
-    if (object->is_ready() || object->freed) {
-      // Cancelled meanwhile: what was made for us is given back at once.
-      if (!reply.node.process.is_nil()) store_.release_owned(object->id(), reply.node);
-      if (!reply.borrowed.empty()) {
-        spawn(scope_, tell_owner(Method::remove_borrow, object->id(), producer));
-      }
-      return;
-    }
-    if (!reply.borrowed.empty()) {
-      object->ties().producer = producer;
-      object->entangle();
-    }
-    if (reply.node.process.is_nil()) {
-      set_value(object, reply.inline_value);
-    } else {
-      set_stored(object, std::move(reply.node), reply.size_bytes);
-    }
-    // It may have been cancelled and dropped meanwhile, as one that has nothing to give back.
-    free_when_unused(object);
-  });
+  boost::asio::post(environment_.loop,
+                    [this, object, producer, reply = std::move(reply)]() mutable {
+                      if (object->is_ready() || object->freed) {
+                        // Cancelled meanwhile: what was made for us is given back at once.
+                        if (!reply.node.process.is_nil())
+                          store_.release_owned(object->id(), reply.node);
+                        if (!reply.borrowed.empty()) {
+                          spawn(scope_, tell_owner(Method::remove_borrow, object->id(), producer));
+                        }
+                        return;
+                      }
+                      if (!reply.borrowed.empty()) {
+                        object->ties().producer = producer;
+                        object->entangle();
+                      }
+                      if (reply.node.process.is_nil()) {
+                        set_value(object, reply.inline_value);
+                      } else {
+                        set_stored(object, std::move(reply.node), reply.size_bytes);
+                      }
+                      // It may have been cancelled and dropped meanwhile, as one that has nothing
+                      // to give back.
+                      free_when_unused(object);
+                    });
 }
 
 void ObjectDirectory::set_stored(const std::shared_ptr<Object>& object,
@@ -271,7 +274,8 @@ void ObjectDirectory::stop() {
     const std::lock_guard lock{mutex_};
     for (auto& [id, object] : owned_) all.push_back(object);
   }
-  for (const auto& object : all) object->set_error(error(Code::cancelled, "the session was closed"));
+  for (const auto& object : all)
+    object->set_error(error(Code::cancelled, "the session was closed"));
 }
 
 void ObjectDirectory::cancel(const std::shared_ptr<Object>& object, Error why) {

@@ -46,8 +46,8 @@ class ObjectDirectory {
   // Refs inside the value, kept for as long as the object.
   void set_held(const std::shared_ptr<Object>& object, std::vector<ObjectName> held);
 
-  // Thread-safe: a reference more to each, before this returns or before the loop does anything that
-  // is posted later.
+  // Thread-safe: a reference more to each, before this returns or before the loop does anything
+  // that is posted later.
   void hold(const std::vector<ObjectName>& refs);
   void add_reference(const ObjectName& object);
   // As add_reference, of what announce_borrow announced.

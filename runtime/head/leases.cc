@@ -185,8 +185,8 @@ Async<void> Leases::press_holders(LeaseId id) {
 }
 
 Async<void> Leases::press(std::shared_ptr<transport::Peer> holder, protocol::YieldSlots wanted) {
-  auto told = co_await transport::call<protocol::Empty>(
-      holder, transport::Method::yield_slots, std::move(wanted), press_period);
+  auto told = co_await transport::call<protocol::Empty>(holder, transport::Method::yield_slots,
+                                                        std::move(wanted), press_period);
   if (!told) log::debug("holder_not_told", {{"why", told.error().message()}});
 }
 

@@ -1,6 +1,6 @@
 // Calls and replies as they lie in a ring between two processes of a node: a fixed head, then the
-// method and the arguments. Both ends are of one build or speak one protocol version, and nothing of
-// it reaches a disk, so it is laid out by hand: it is written in place, without an arena, at a
+// method and the arguments. Both ends are of one build or speak one protocol version, and nothing
+// of it reaches a disk, so it is laid out by hand: it is written in place, without an arena, at a
 // quarter of what a Cap'n Proto message costs. Between nodes the same calls are protocol::Invoke.
 #pragma once
 

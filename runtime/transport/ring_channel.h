@@ -61,7 +61,8 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   void recall();
   // One more call of the peer's was taken from the ring: its ordinal.
   uint64_t count_call() { return ++calls_received_; }
-  // The call with this ordinal begins: if this process dies now, the peer knows that it may have run.
+  // The call with this ordinal begins: if this process dies now, the peer knows that it may have
+  // run.
   void begin(uint64_t ordinal);
   // Answers a call of the peer's. On a closed channel there is nobody to answer.
   template <class Fill>

@@ -246,8 +246,8 @@ bool RingPort::may_spin() const {
 
 void RingPort::learn(Duration waited) {
   // Long waits say that spinning is in vain; short ones how long it should be. Two processes that
-  // both sleep wait for each other's wake-ups, tens of microseconds a call that would take one: that
-  // must count as short, or they never begin to spin.
+  // both sleep wait for each other's wake-ups, tens of microseconds a call that would take one:
+  // that must count as short, or they never begin to spin.
   const int64_t sample =
       waited.count() > 3 * spin_ns_max ? 0 : std::min(2 * waited.count(), spin_ns_max);
   const int64_t before = spin_ns_.load(std::memory_order_relaxed);

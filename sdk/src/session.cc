@@ -18,9 +18,9 @@
 #include "client/actor_caller.h"
 #include "client/object_directory.h"
 #include "client/result_refs.h"
-#include "transport/ring_port.h"
 #include "placement_lowering.h"
 #include "session_impl.h"
+#include "transport/ring_port.h"
 
 namespace troupe {
 namespace detail {
@@ -344,9 +344,8 @@ Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& sessi
   auto bytes = std::make_shared<const Bytes>(std::move(value.bytes));
   std::vector<ObjectName> held;
   for (const auto& ref : value.refs) held.push_back(name_of(*ref));
-  TROUPE_TRY(auto object, session->run<std::shared_ptr<client::Object>>([&] {
-    return session->client().put(bytes, std::move(held));
-  }));
+  TROUPE_TRY(auto object, session->run<std::shared_ptr<client::Object>>(
+                              [&] { return session->client().put(bytes, std::move(held)); }));
   return own(session, std::move(object));
 }
 

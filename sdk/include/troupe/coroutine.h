@@ -73,9 +73,9 @@ struct CoroutinePromise {
 }  // namespace detail
 
 // Starts at once, on the caller's thread. A coroutine method of an actor, and what it awaits,
-// continues on the actor's thread, which therefore must not block in get(); any other one on threads
-// of the session's. get() blocks for the result, once, and throws what the coroutine threw. Its
-// parameters must be values, for it outlives its caller.
+// continues on the actor's thread, which therefore must not block in get(); any other one on
+// threads of the session's. get() blocks for the result, once, and throws what the coroutine threw.
+// Its parameters must be values, for it outlives its caller.
 template <class T = void>
 class Coroutine {
  public:

@@ -22,8 +22,8 @@ struct ActorOptions {
   bool get_if_exists = false;  // With a name: the existing actor instead of a conflict.
   bool detached = false;       // Lives on when its job ends.
   int max_restarts = 0;        // -1: no limit.
-  // Of an actor with coroutine methods: how many calls may be unfinished (0: 1000). Of any other: how
-  // many threads run its methods at once (0: 1); with several, calls may overtake each other.
+  // Of an actor with coroutine methods: how many calls may be unfinished (0: 1000). Of any other:
+  // how many threads run its methods at once (0: 1); with several, calls may overtake each other.
   uint32_t max_concurrency = 0;
   int priority = 0;
   bool spread = false;  // Prefer nodes with few actors.
