@@ -162,13 +162,14 @@ Async<Result<Message>> Connections::accept_ring(Message message, CallContext con
 
 Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoint,
                                   ProcessId process, Instant deadline) {
-  Result<std::shared_ptr<Peer>> peer = error(Code::not_found, "no ring");
+  Result<std::shared_ptr<Peer>> peer = error(Code::exhausted, "no ring");
   if (endpoint.is_unix() && has_rings_ && !process.is_nil()) {
     auto ring = co_await dial_ring(process, deadline);
     peer = std::move(ring);
   }
-  // A process without rings, or with as many as it can have.
-  if (!peer && (peer.error().code() == Code::not_found || peer.error().code() == Code::exhausted)) {
+  // Through a socket only if there can be no more rings: one whose process is gone may still
+  // listen, and what is sent there is lost.
+  if (!peer && peer.error().code() == Code::exhausted) {
     auto dialled_peer = co_await dial(endpoint, deadline);
     peer = std::move(dialled_peer);
   }

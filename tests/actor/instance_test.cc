@@ -134,6 +134,24 @@ TEST_F(InstanceTest, RunsCallsInTheOrderOfTheirArrival) {
   });
 }
 
+TEST_F(InstanceTest, RunsDeferredWorkBeforeTheCallsThatWait) {
+  run([this](Instance& instance) -> Async<void> {
+    auto abandoned = std::make_shared<Event>(real.io().get_executor());
+    auto busy = submit(instance, "until_cancelled", {}, false, abandoned);
+    auto waiting = submit(instance, "increment");
+    std::promise<bool> was_finished;
+    EXPECT_TRUE(instance.defer([&] { was_finished.set_value(waiting->is_finished()); }));
+    abandoned->set();
+    const auto stopped = co_await busy->outcome();
+    EXPECT_EQ(stopped.error().code(), Code::cancelled);
+    const auto outcome = co_await waiting->outcome();
+    EXPECT_TRUE(outcome);
+    EXPECT_FALSE(was_finished.get_future().get());
+    instance.request_stop();
+    EXPECT_FALSE(instance.defer([] {}));
+  });
+}
+
 TEST_F(InstanceTest, RefusesWhenTheMailboxIsFull) {
   run(
       [this](Instance& instance) -> Async<void> {

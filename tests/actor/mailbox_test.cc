@@ -1,104 +1,213 @@
 #include "actor/mailbox.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <boost/asio/io_context.hpp>
+#include <future>
 #include <thread>
 
-#include "transport/ring_port.h"
+#include "transport/real_environment.h"
 
 namespace troupe::actor {
 namespace {
 
-// Takes outcomes where a test has no ring.
-class Outcomes final : public CallSink {
- public:
-  void finished(const std::shared_ptr<Call>&, Result<BytesView> outcome) override {
-    ++count;
-    last = outcome ? Code::ok : outcome.error().code();
-  }
-  int count = 0;
-  Code last = Code::ok;
-};
+using namespace std::chrono_literals;
+using testing::ElementsAre;
+using testing::HasSubstr;
 
-// With and without rings that the waiting thread reads.
-class MailboxTest : public testing::TestWithParam<bool> {
- protected:
-  std::shared_ptr<Call> call(std::string method) {
-    CallRequest request;
-    request.method = std::move(method);
-    return std::make_shared<Call>(std::move(request), RingOrigin{&outcomes, nullptr, 0, {}});
-  }
+constexpr auto long_enough = 60s;
 
-  Outcomes outcomes;
-  boost::asio::io_context loop;
-  std::unique_ptr<transport::RingPort> port =
-      transport::RingPort::create(loop.get_executor()).value();
-  Mailbox mailbox{3, GetParam() ? port.get() : nullptr, [] { return true; }};
-};
-
-TEST_P(MailboxTest, KeepsOrderAndRefusesWhatIsTooMuch) {
-  for (const char* method : {"a", "b", "c"}) EXPECT_TRUE(mailbox.put(call(method)));
-  const auto full = mailbox.put(call("d"));
-  EXPECT_EQ(full.error().code(), Code::exhausted);
-  EXPECT_TRUE(full.error().retry_after());
-  mailbox.wait();
-  for (const char* method : {"a", "b", "c"}) EXPECT_EQ(mailbox.take()->request().method, method);
-  EXPECT_EQ(mailbox.take(), nullptr);
+std::shared_ptr<Call> make_call(std::string method = "call") {
+  return std::make_shared<Call>(CallRequest{std::move(method)}, RingOrigin{});
 }
 
-TEST_P(MailboxTest, EachPutOfManyThreadsIsTaken) {
-  constexpr int threads_count = 3;
-  constexpr int calls = 5000;
+// With the parameter the threads that wait read the process's rings, too.
+class MailboxTest : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    const Status enabled = GetParam() ? real_.enable_rings() : ok();
+    ASSERT_TRUE(enabled);
+  }
+  std::unique_ptr<Mailbox> make(size_t calls_max = 100) {
+    return std::make_unique<Mailbox>(calls_max, real_.environment().rings,
+                                     [this] { return admits_.load(); });
+  }
+  // On a thread that has waited.
+  template <class Take>
+  auto after_wait(Mailbox& mailbox, Take take) {
+    return std::async(std::launch::async, [&mailbox, take] {
+      mailbox.wait();
+      return take();
+    });
+  }
+
+  std::atomic<bool> admits_ = true;
+
+ private:
+  transport::RealEnvironment real_;
+};
+
+TEST_P(MailboxTest, GivesCallsInTheOrderOfTheirArrival) {
+  const auto mailbox = make();
+  EXPECT_EQ(mailbox->take(), nullptr);
+  EXPECT_FALSE(mailbox->take_deferred());
+  for (const char* method : {"a", "b", "c"}) EXPECT_TRUE(mailbox->put(make_call(method)));
+  std::vector<std::string> seen;
+  mailbox->for_each([&](const auto& call) { seen.push_back(call->request().method); });
+  EXPECT_THAT(seen, ElementsAre("a", "b", "c"));
+  EXPECT_EQ(mailbox->take()->request().method, "a");
+  EXPECT_EQ(mailbox->take_any()->request().method, "b");
+  EXPECT_EQ(mailbox->take()->request().method, "c");
+  EXPECT_EQ(mailbox->take(), nullptr);
+}
+
+TEST_P(MailboxTest, RefusesCallsAndNoDeferredWorkWhenItIsFull) {
+  const auto mailbox = make(2);
+  EXPECT_TRUE(mailbox->put(make_call()));
+  EXPECT_TRUE(mailbox->put(make_call()));
+  const Status full = mailbox->put(make_call());
+  ASSERT_FALSE(full);
+  EXPECT_EQ(full.error().code(), Code::exhausted);
+  EXPECT_THAT(full.error().message(), HasSubstr("2 calls wait"));
+  EXPECT_TRUE(full.error().retry_after().has_value());
+  EXPECT_TRUE(mailbox->defer([] {}));
+  EXPECT_FALSE(mailbox->put(make_call()));
+  EXPECT_NE(mailbox->take(), nullptr);
+  EXPECT_TRUE(mailbox->put(make_call()));
+  EXPECT_FALSE(mailbox->put(make_call()));
+}
+
+TEST_P(MailboxTest, GivesDeferredWorkInOrderAndApartFromCalls) {
+  const auto mailbox = make();
+  std::vector<int> ran;
+  EXPECT_TRUE(mailbox->put(make_call()));
+  EXPECT_TRUE(mailbox->defer([&] { ran.push_back(1); }));
+  EXPECT_TRUE(mailbox->defer([&] { ran.push_back(2); }));
+  mailbox->wait();
+  while (const auto work = mailbox->take_deferred()) work();
+  EXPECT_THAT(ran, ElementsAre(1, 2));
+  EXPECT_NE(mailbox->take(), nullptr);
+}
+
+TEST_P(MailboxTest, KeepsCallsUntilTheyAreAdmitted) {
+  const auto mailbox = make();
+  admits_ = false;
+  EXPECT_TRUE(mailbox->put(make_call("held")));
+  EXPECT_EQ(mailbox->take(), nullptr);
+  // It would take nothing if wait() returned before.
+  auto taken = after_wait(*mailbox, [&] { return mailbox->take(); });
+  EXPECT_TRUE(mailbox->put(make_call("behind")));
+  admits_ = true;
+  mailbox->admit();
+  ASSERT_EQ(taken.wait_for(long_enough), std::future_status::ready);
+  const auto call = taken.get();
+  ASSERT_NE(call, nullptr);
+  EXPECT_EQ(call->request().method, "held");
+}
+
+// A coroutine goes on by deferred work, and it may be what makes room for the calls.
+TEST_P(MailboxTest, GivesDeferredWorkWhileNoCallIsAdmitted) {
+  const auto mailbox = make();
+  admits_ = false;
+  EXPECT_TRUE(mailbox->put(make_call()));
+  auto taken = after_wait(*mailbox, [&] { return mailbox->take_deferred(); });
+  EXPECT_TRUE(mailbox->defer([this] { admits_ = true; }));
+  ASSERT_EQ(taken.wait_for(long_enough), std::future_status::ready);
+  const auto work = taken.get();
+  ASSERT_TRUE(work);
+  EXPECT_EQ(mailbox->take(), nullptr);
+  work();
+  EXPECT_NE(mailbox->take(), nullptr);
+}
+
+TEST_P(MailboxTest, GivesWhatIsInsideToTakeAnyAloneOnceItIsClosed) {
+  const auto mailbox = make();
+  admits_ = false;
+  EXPECT_TRUE(mailbox->put(make_call("a")));
+  EXPECT_TRUE(mailbox->put(make_call("b")));
+  mailbox->close();
+  mailbox->wait();
+  EXPECT_EQ(mailbox->put(make_call()).error().code(), Code::unavailable);
+  EXPECT_FALSE(mailbox->defer([] {}));
+  EXPECT_EQ(mailbox->take(), nullptr);
+  EXPECT_EQ(mailbox->take_any()->request().method, "a");
+  EXPECT_EQ(mailbox->take_any()->request().method, "b");
+  EXPECT_EQ(mailbox->take_any(), nullptr);
+}
+
+TEST_P(MailboxTest, WakesEveryThreadWhenItIsClosed) {
+  const auto mailbox = make();
+  std::vector<std::future<bool>> ended;
+  for (int i = 0; i < 4; ++i) ended.push_back(after_wait(*mailbox, [] { return true; }));
+  mailbox->close();
+  for (auto& one : ended) ASSERT_EQ(one.wait_for(long_enough), std::future_status::ready);
+}
+
+// Each of the threads keeps its call until every one has one: a wake-up that goes missing shows.
+TEST_P(MailboxTest, WakesAsManyThreadsAsThereAreCalls) {
+  constexpr int threads = 4;
+  const auto mailbox = make();
+  for (int round = 0; round < 200; ++round) {
+    std::atomic<int> held = 0;
+    std::promise<void> all;
+    const auto all_held = all.get_future().share();
+    std::vector<std::future<bool>> ended;
+    for (int i = 0; i < threads; ++i) {
+      ended.push_back(std::async(std::launch::async, [&] {
+        while (mailbox->take() == nullptr) mailbox->wait();
+        if (++held == threads) all.set_value();
+        return all_held.wait_for(long_enough) == std::future_status::ready;
+      }));
+    }
+    for (int i = 0; i < threads; ++i) EXPECT_TRUE(mailbox->put(make_call()));
+    for (auto& one : ended) ASSERT_TRUE(one.get()) << "round " << round;
+  }
+}
+
+TEST_P(MailboxTest, GivesEachCallAndEachWorkOnceToManyThreads) {
+  constexpr size_t producers = 3;
+  constexpr size_t each = 3000;
+  const auto mailbox = make(producers * each);
+  std::vector<std::atomic<int>> taken(producers * each);
+  std::atomic<size_t> done = 0;
+  std::atomic<bool> over = false;
+  std::promise<void> everything;
+  const auto count = [&] {
+    if (++done == 2 * producers * each) everything.set_value();
+  };
   std::vector<std::thread> threads;
-  for (int t = 0; t < threads_count; ++t) {
+  for (int i = 0; i < 3; ++i) {
     threads.emplace_back([&] {
-      for (int i = 0; i < calls;) {
-        if (mailbox.put(call("x"))) {
-          ++i;
-        } else {
-          std::this_thread::yield();
+      while (!over) {
+        mailbox->wait();
+        if (const auto work = mailbox->take_deferred()) work();
+        if (const auto call = mailbox->take()) {
+          ++taken[call->request().signature];
+          count();
         }
       }
     });
   }
-  for (int taken = 0; taken < threads_count * calls;) {
-    mailbox.wait();
-    while (mailbox.take()) ++taken;
+  for (size_t p = 0; p < producers; ++p) {
+    threads.emplace_back([&, p] {
+      for (size_t i = 0; i < each; ++i) {
+        const auto call = make_call();
+        call->request().signature = p * each + i;
+        EXPECT_TRUE(mailbox->put(call));
+        EXPECT_TRUE(mailbox->defer(count));
+      }
+    });
   }
+  const auto seen = everything.get_future().wait_for(long_enough);
+  over = true;
+  mailbox->close();
   for (auto& thread : threads) thread.join();
+  ASSERT_EQ(seen, std::future_status::ready);
+  for (const auto& times : taken) EXPECT_EQ(times.load(), 1);
 }
 
-TEST_P(MailboxTest, CloseEndsTheWaitAndLeavesWhatIsInside) {
-  std::thread waits([&] { mailbox.wait(); });
-  mailbox.close();
-  waits.join();
-  EXPECT_EQ(mailbox.put(call("late")).error().code(), Code::unavailable);
-
-  Mailbox other{3, GetParam() ? port.get() : nullptr, [] { return true; }};
-  EXPECT_TRUE(other.put(call("in time")));
-  other.close();
-  other.wait();
-  EXPECT_EQ(other.take()->request().method, "in time");
-}
-
-TEST_P(MailboxTest, ACallOfARingHasOneOutcome) {
-  const auto made = call("x");
-  EXPECT_FALSE(made->is_finished());
-  EXPECT_TRUE(made->finish_value({}));
-  EXPECT_FALSE(made->finish_value({}));
-  EXPECT_FALSE(made->finish(error(Code::internal, "late")));
-  EXPECT_TRUE(made->is_finished());
-  EXPECT_EQ(outcomes.count, 1);
-  EXPECT_EQ(outcomes.last, Code::ok);
-  const auto failed = call("y");
-  EXPECT_TRUE(failed->finish(error(Code::conflict, "no")));
-  EXPECT_FALSE(failed->finish(Bytes{}));
-  EXPECT_EQ(outcomes.count, 2);
-  EXPECT_EQ(outcomes.last, Code::conflict);
-}
-
-INSTANTIATE_TEST_SUITE_P(WithAndWithoutRings, MailboxTest, testing::Bool());
+INSTANTIATE_TEST_SUITE_P(AloneAndWithRings, MailboxTest, testing::Bool(),
+                         [](const auto& run) { return run.param ? "WithRings" : "Alone"; });
 
 }  // namespace
 }  // namespace troupe::actor
