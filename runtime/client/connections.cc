@@ -163,7 +163,8 @@ Async<Result<Message>> Connections::accept_ring(Message message, CallContext con
 Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoint,
                                   ProcessId process, Instant deadline) {
   Result<std::shared_ptr<Peer>> peer = error(Code::exhausted, "no ring");
-  if (endpoint.is_unix() && has_rings_ && !process.is_nil()) {
+  const bool is_self = process == self_.address.process;  // It has no ring to itself.
+  if (endpoint.is_unix() && has_rings_ && !process.is_nil() && !is_self) {
     auto ring = co_await dial_ring(process, deadline);
     peer = std::move(ring);
   }

@@ -38,7 +38,7 @@ std::vector<Argument> some_arguments(Random& random) {
 
 Bytes reply_record(ReplyForm form, const Bytes& body) {
   Bytes record(reply_head_bytes + body.size());
-  write_reply_record(record.data(), form, body);
+  write_reply_record(record.data(), form, 7, body);
   return record;
 }
 

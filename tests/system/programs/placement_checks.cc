@@ -134,7 +134,7 @@ void check_groups(const Session& session) {
   const auto outside = session.submit(where);
   REQUIRE(session.wait(std::vector{outside}, {.timeout = 500ms})->ready.empty());
   const auto larger = session.create_placement_group({.bundles = {{.cpu = 100}}}).value();
-  const auto waited = larger.wait(1s);
+  const auto waited = larger.wait(3s);
   REQUIRE(waited.error().code() == Code::deadline_exceeded);
   REQUIRE(waited.error().message().find("infeasible") != std::string::npos);
   REQUIRE(larger.remove());
