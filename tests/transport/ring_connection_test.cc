@@ -169,10 +169,12 @@ TEST_F(RingConnectionTest, RefusesDescriptorsAndFramesOverTheLimit) {
 }
 
 TEST_F(RingConnectionTest, AFrameThatIsNoFrameClosesIt) {
+  uint32_t number = 0;
   for (const Bytes& bad : {Bytes{}, Bytes{1, 2, 3}, Bytes{255, 255, 255, 255, 1},
                            Bytes{8, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1}}) {
     real.io().restart();
-    const auto rings = open_rings(*client_process.port, 5, *server_process.port, 5);
+    const auto rings = open_rings(*client_process.port, number, *server_process.port, number);
+    ++number;
     spawn(scope, receive_one(rings.left));
     EXPECT_TRUE(rings.right->send_frame(bad));
     while (scope.size() > 0) real.io().run_one();
