@@ -76,7 +76,7 @@ RingPort::~RingPort() {
 void RingPort::stop() {
   {
     const std::lock_guard lock{mutex_};
-    if (std::exchange(stopping_, true)) return;
+    if (stopping_.exchange(true)) return;
   }
   doorbell_.page().watcher.fetch_add(1);
   futex_wake(doorbell_.page().watcher);
@@ -284,7 +284,8 @@ void RingPort::watch() {
     const uint64_t now_drained = drains_.load(std::memory_order_relaxed);
     const bool others_read = now_drained != drains;
     bool read = false;
-    while (!(others_read && leader_.load() != nullptr) && drain()) read = true;
+    // A peer that never falls silent must not keep it from its end.
+    while (!stopping_.load() && !(others_read && leader_.load() != nullptr) && drain()) read = true;
     drains = drains_.load(std::memory_order_relaxed);
     quiet = read || others_read ? 0 : quiet + 1;
   }

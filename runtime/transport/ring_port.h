@@ -127,7 +127,7 @@ class RingPort {
   std::atomic<Waiter*> leader_ = nullptr;
   std::list<Waiter*> followers_;
   bool watcher_ticks_ = false;
-  bool stopping_ = false;
+  std::atomic<bool> stopping_ = false;  // Written under the mutex.
   std::atomic<int64_t> spin_ns_ = 10'000;
   std::thread watcher_;  // Last: it uses all of the above.
 };

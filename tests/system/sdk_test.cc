@@ -101,6 +101,9 @@ TEST_F(SdkSystem, RefsInsideAResultOutliveIt) {
 TEST_F(SdkSystem, CallsOfADeadActorAreUnknown) {
   check("callee_dies");
 }
+TEST_F(SdkSystem, CallsMadeWhileTheirActorDiesEnd) {
+  check("calls_meet_death");
+}
 TEST_F(SdkSystem, AnActorSurvivesItsCaller) {
   check("caller_dies");
 }

@@ -56,6 +56,7 @@ class RingProcess : public RingHandler {
   void ring_cancel(const Channel&, uint64_t call) override {
     last_cancelled = call;
     ++cancelled;
+    if (on_cancel) on_cancel();
   }
   void ring_recall(const Channel&) override {}
   void ring_closed(const Channel&) override { ++closed; }
@@ -65,7 +66,9 @@ class RingProcess : public RingHandler {
                    [&](uint8_t* out) { std::copy(payload.begin(), payload.end(), out); });
   }
 
-  std::function<void(const Channel&, uint64_t, BytesView)> on_call;  // Before rings are opened.
+  // Before rings are opened.
+  std::function<void(const Channel&, uint64_t, BytesView)> on_call;
+  std::function<void()> on_cancel;
   std::atomic<uint64_t> last_cancelled = 0;
   std::atomic<int> cancelled = 0;
   std::atomic<int> closed = 0;

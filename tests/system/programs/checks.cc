@@ -498,6 +498,39 @@ void check_callee_dies(const troupe::Session& session) {
   REQUIRE(tally.call<&Tally::count>(0, 0).get().error().code() == Code::unavailable);
 }
 
+// Threads go on calling, with much under way, while the callee dies: each call ends.
+void check_calls_meet_death(const troupe::Session& session) {
+  for (int round = 0; round < 10; ++round) {
+    const auto tally = session.create<Tally>({}).value();
+    REQUIRE(tally.call<&Tally::count>(0, 0).get().value());
+    const auto pid = static_cast<pid_t>(tally.status().value().pid);
+    std::atomic<int> made = 0;
+    std::atomic<bool> killed = false;
+    std::atomic<int> wrong = 0;
+    std::vector<std::thread> threads;
+    for (int64_t caller = 1; caller <= 3; ++caller) {
+      threads.emplace_back([&, caller] {
+        std::vector<ObjectRef<bool>> refs;
+        for (int64_t after = 0; after < 2000; after += killed ? 1 : 0) {
+          refs.push_back(tally.call<&Tally::count>(caller, static_cast<int64_t>(refs.size())));
+          ++made;
+        }
+        for (const auto& ref : refs) {
+          const auto answer = ref.get(std::chrono::seconds(30));
+          const Code code = answer ? Code::ok : answer.error().code();
+          if (answer ? !*answer : code != Code::outcome_unknown && code != Code::unavailable)
+            ++wrong;
+        }
+      });
+    }
+    while (made < 6000) std::this_thread::yield();
+    ::kill(pid, SIGKILL);
+    killed = true;
+    for (auto& thread : threads) thread.join();
+    REQUIRE(wrong == 0);
+  }
+}
+
 // What `caller_dies` starts, and kills: it calls what does not return, and much besides.
 void check_call_and_hang(const troupe::Session& session) {
   const auto tally = session.find<Tally>("patient").value();
@@ -586,6 +619,7 @@ int main(int argc, char** argv) try {
       {"refs_in_order", check_refs_in_order},
       {"nested_refs", check_nested_refs},
       {"callee_dies", check_callee_dies},
+      {"calls_meet_death", check_calls_meet_death},
       {"caller_dies", check_caller_dies},
       {"call_and_hang", check_call_and_hang},
       {"close_in_flight", check_close_in_flight},
