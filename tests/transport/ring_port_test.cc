@@ -506,7 +506,9 @@ TEST_F(RingPortTest, AWaitEndsAtItsDeadlineThoughTheRingIsNeverEmpty) {
   // Whoever reads a record finds the next one: the peer writes it meanwhile.
   std::optional<HostilePeer> peer;
   std::optional<RingWriter> writer;
+  std::mutex writing;  // Several threads of this process write for the peer.
   const auto write = [&] {
+    const std::lock_guard lock{writing};
     if (writer->reserve(0) == nullptr) return;
     writer->publish({0, RingChannel::call_cancel, 0, 1});
     peer->doorbell.ring(9);
