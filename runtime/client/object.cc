@@ -48,11 +48,17 @@ void Object::on_cancel(std::function<void()> hook) {
 }
 
 void Object::on_cancel(std::shared_ptr<transport::RingChannel> channel, uint64_t call) {
-  const std::lock_guard lock{mutex_};
-  if (ready_) return;
-  if (rare_) rare_->cancel = nullptr;
-  channel_ = std::move(channel);
-  call_ = call;
+  {
+    const std::lock_guard lock{mutex_};
+    if (!ready_) {
+      if (rare_) rare_->cancel = nullptr;
+      channel_ = std::move(channel);
+      call_ = call;
+      return;
+    }
+  }
+  // It was given up between the look before the call was sent and now: the callee must hear of it.
+  if (failure() != nullptr) channel->cancel(call);
 }
 
 void Object::cancel(Error why) {

@@ -106,6 +106,9 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   // With the lock held: a record's room, or null if it must be queued.
   uint8_t* reserve(size_t payload_bytes);
   void publish(RecordHeader header);
+  // Into the ring, or into the queue when there is no room.
+  template <class Fill>
+  void write(RecordHeader header, Fill& fill);
   void queue(RecordHeader header, Bytes payload);
   void fail_pending();
   void send_bare(Kind kind, uint64_t call);
@@ -145,6 +148,18 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
 };
 
 template <class Fill>
+void RingChannel::write(RecordHeader header, Fill& fill) {
+  if (uint8_t* room = reserve(header.payload_bytes)) {
+    fill(room);
+    publish(header);
+  } else {
+    Bytes payload(header.payload_bytes);
+    fill(payload.data());
+    queue(header, std::move(payload));
+  }
+}
+
+template <class Fill>
 Result<uint64_t> RingChannel::call(std::unique_ptr<PendingReply> pending, size_t payload_bytes,
                                    Fill fill) {
   if (payload_bytes > message_bytes_max) return error(Code::invalid, "a call over the size limit");
@@ -162,14 +177,7 @@ Result<uint64_t> RingChannel::call(std::unique_ptr<PendingReply> pending, size_t
   slot.ordinal = ++calls_sent_;
   const uint64_t number = uint64_t{++slot.generation} << 32 | index;
   const RecordHeader header{static_cast<uint32_t>(payload_bytes), call_request, 0, number};
-  if (uint8_t* room = reserve(payload_bytes)) {
-    fill(room);
-    publish(header);
-  } else {
-    Bytes payload(payload_bytes);
-    fill(payload.data());
-    queue(header, std::move(payload));
-  }
+  write(header, fill);
   return number;
 }
 
@@ -178,14 +186,7 @@ void RingChannel::reply(uint64_t call, size_t payload_bytes, Fill fill) {
   const std::lock_guard lock{mutex_};
   if (!is_open()) return;
   const RecordHeader header{static_cast<uint32_t>(payload_bytes), call_reply, 0, call};
-  if (uint8_t* room = reserve(payload_bytes)) {
-    fill(room);
-    publish(header);
-  } else {
-    Bytes payload(payload_bytes);
-    fill(payload.data());
-    queue(header, std::move(payload));
-  }
+  write(header, fill);
 }
 
 }  // namespace troupe::transport
