@@ -686,5 +686,30 @@ TEST_F(RingPortTest, FramesBothWaysWithBothRingsFullArriveInOrder) {
   EXPECT_TRUE(eventually([&] { return at_left->closings == 1 && at_right->closings == 1; }));
 }
 
+// What had not begun when the callee died surely did not run, and can be sent elsewhere.
+TEST_F(RingPortTest, SaysOfALostCallWhetherItHadBegun) {
+  std::atomic<int> taken = 0;
+  right.on_call = [&](const Channel& channel, uint64_t, BytesView) {
+    const uint64_t ordinal = channel->count_call();
+    if (++taken <= 2) channel->begin(ordinal);
+  };
+  open();
+  std::vector<CallState> calls;
+  for (int i = 0; i < 4; ++i) calls.push_back(begin_call(rings.left, number_bytes(1, 8)));
+  ASSERT_TRUE(eventually([&] { return taken == 4; }));
+  rings.right->abandon();
+  for (const auto& call : calls) ASSERT_TRUE(call->wait(*left.port, in(30s)));
+  for (size_t i = 0; i < calls.size(); ++i) {
+    EXPECT_TRUE(calls[i]->is_lost());
+    EXPECT_EQ(calls[i]->may_have_run(), i < 2) << i;
+  }
+}
+
+TEST_F(RingPortTest, RecallReachesTheCallee) {
+  open();
+  rings.left->recall();
+  EXPECT_TRUE(eventually([&] { return right.recalled == 1; }));
+}
+
 }  // namespace
 }  // namespace troupe::transport

@@ -58,7 +58,7 @@ class RingProcess : public RingHandler {
     ++cancelled;
     if (on_cancel) on_cancel();
   }
-  void ring_recall(const Channel&) override {}
+  void ring_recall(const Channel&) override { ++recalled; }
   void ring_closed(const Channel&) override { ++closed; }
 
   static void answer(const Channel& channel, uint64_t call, BytesView payload) {
@@ -71,6 +71,7 @@ class RingProcess : public RingHandler {
   std::function<void()> on_cancel;
   std::atomic<uint64_t> last_cancelled = 0;
   std::atomic<int> cancelled = 0;
+  std::atomic<int> recalled = 0;
   std::atomic<int> closed = 0;
   std::unique_ptr<RingPort> port;
 };
@@ -84,7 +85,10 @@ class RingCallState {
     void reply(BytesView payload) override {
       state_->settle({payload.begin(), payload.end()}, false);
     }
-    void lost(bool) override { state_->settle({}, true); }
+    void lost(bool begun) override {
+      state_->may_have_run_ = begun;
+      state_->settle({}, true);
+    }
 
    private:
     const std::shared_ptr<RingCallState> state_;
@@ -93,6 +97,7 @@ class RingCallState {
   bool is_settled() const { return settled_.load(); }
   int settled_times() const { return times_.load(); }
   bool is_lost() const { return lost_; }
+  bool may_have_run() const { return may_have_run_; }  // Of one that was lost.
   const Bytes& value() const { return value_; }
   // Blocks; false at the deadline. `armed` counts threads that are about to sleep.
   bool wait(RingPort& port, Instant deadline, std::atomic<int>* armed = nullptr) {
@@ -128,6 +133,7 @@ class RingCallState {
   std::atomic<int> times_ = 0;
   Bytes value_;
   bool lost_ = false;
+  bool may_have_run_ = false;
 };
 using CallState = std::shared_ptr<RingCallState>;
 
