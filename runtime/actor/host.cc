@@ -36,7 +36,6 @@ Host::Host(client::Client& client, HostOptions options)
     return groups_.receive(std::move(message), std::move(context));
   });
   client.set_invocation_handler(this);
-  client.on_waiting([this](bool waiting) { ring_calls_.set_waiting(waiting); });
   if (auto* rings = client.environment().rings) rings->set_handler(&ring_calls_);
 }
 

@@ -68,12 +68,10 @@ std::shared_ptr<Call> Instance::make_call(CallRequest request, std::shared_ptr<E
   return std::make_shared<Call>(std::move(request), std::move(abandoned), doorbell_);
 }
 
-std::vector<std::shared_ptr<Call>> Instance::withdraw(const transport::RingChannel* channel) {
+std::vector<std::shared_ptr<Call>> Instance::withdraw(const transport::RingChannel& channel) {
   std::vector<std::shared_ptr<Call>> withdrawn;
   mailbox_.for_each([&](const std::shared_ptr<Call>& call) {
-    const RingOrigin& origin = call->origin();
-    if (!origin.channel || (channel != nullptr && origin.channel.get() != channel)) return;
-    if (call->withdraw()) withdrawn.push_back(call);
+    if (call->origin().channel.get() == &channel && call->withdraw()) withdrawn.push_back(call);
   });
   return withdrawn;
 }

@@ -48,9 +48,9 @@ class Instance {
   // To the end of the mailbox. Errors: exhausted (full), unavailable (stopping: it will not run).
   Status submit(std::shared_ptr<Call> call) { return mailbox_.put(std::move(call)); }
 
-  // Those in the mailbox that came through this channel, or through any: they will not run, and the
-  // caller of this answers them. Thread-safe.
-  std::vector<std::shared_ptr<Call>> withdraw(const transport::RingChannel* channel);
+  // Those in the mailbox that came through this channel: they will not run, and the caller of this
+  // answers them. Thread-safe.
+  std::vector<std::shared_ptr<Call>> withdraw(const transport::RingChannel& channel);
 
   // Runs `work` on an actor thread, before the calls that wait. False: the instance stops.
   // Thread-safe.

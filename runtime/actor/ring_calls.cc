@@ -31,7 +31,7 @@ void refuse(transport::RingChannel& channel, uint64_t number, const Error& failu
 
 // The code says that it may be sent again.
 Error not_begun() {
-  return error(Code::unavailable, "not begun: its process waits, or works on another task");
+  return error(Code::unavailable, "not begun: its process is busy with another task");
 }
 
 // Of what a caller wrote: any number.
@@ -94,10 +94,6 @@ void RingCalls::ring_call(const Channel& channel, uint64_t number, BytesView pay
     return;
   }
   const Hosted* hosted = direct(caller, *view);
-  if (hosted != nullptr && waiting_.load()) {
-    refuse(*channel, number, not_begun());
-    return;
-  }
   if (hosted == nullptr) {
     run_on_loop(channel, number, *view);
     return;
@@ -227,23 +223,12 @@ void RingCalls::ring_cancel(const Channel& channel, uint64_t number) {
   }
 }
 
-void RingCalls::send_back(const transport::RingChannel* channel) {
+void RingCalls::ring_recall(const Channel& channel) {
   const Hosted* hosted = ready_.load(std::memory_order_acquire);
   if (hosted == nullptr) return;
-  for (const auto& call : hosted->instance.withdraw(channel)) {
-    refuse(*call->origin().channel, call->origin().number, not_begun());
+  for (const auto& call : hosted->instance.withdraw(*channel)) {
+    refuse(*channel, call->origin().number, not_begun());
   }
-}
-
-void RingCalls::ring_recall(const Channel& channel) {
-  send_back(channel.get());
-}
-
-void RingCalls::set_waiting(bool waiting) {
-  const Hosted* hosted = ready_.load(std::memory_order_acquire);
-  if (hosted == nullptr || !hosted->actor.is_nil()) return;
-  waiting_.store(waiting);
-  if (waiting) send_back(nullptr);
 }
 
 void RingCalls::ring_closed(const Channel& channel) {

@@ -20,9 +20,6 @@ class RingCalls final : public transport::RingHandler, public CallSink {
  public:
   RingCalls(client::Client& client, Host& host) : client_(client), host_(host) {}
 
-  // The thread that runs tasks waits for others, or goes on: meanwhile tasks that have not begun
-  // are sent back, for they could be what it waits for. On any thread.
-  void set_waiting(bool waiting);
   // From now on calls of this identity go to the instance, which outlives the process's rings.
   void deliver_to(Instance& instance, const Identity& identity);
 
@@ -51,14 +48,11 @@ class RingCalls final : public transport::RingHandler, public CallSink {
   Async<void> run(Channel channel, uint64_t number, protocol::Invoke call, Instant deadline,
                   std::shared_ptr<Event> cancelled, std::shared_ptr<void> on_loop);
   Async<void> reply_from_loop(std::shared_ptr<Call> call, Bytes value);
-  // Of this channel, or of all.
-  void send_back(const transport::RingChannel* channel);
   void give_up(const std::shared_ptr<Call>& call);
   Async<void> end_after_grace(std::shared_ptr<Call> call);
 
   client::Client& client_;
   Host& host_;
-  std::atomic<bool> waiting_ = false;
   std::unique_ptr<const Hosted> hosted_;
   std::atomic<const Hosted*> ready_ = nullptr;
 };

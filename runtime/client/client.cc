@@ -300,9 +300,6 @@ Async<bool> Client::wait_ready(ObjectName object, Instant deadline) {
 void Client::set_lease(LeaseId lease) {
   lent_cpu_->set_lease(lease);
 }
-void Client::on_waiting(std::function<void(bool)> hook) {
-  lent_cpu_->on_waiting(std::move(hook));
-}
 void Client::begin_wait() {
   lent_cpu_->begin_wait();
 }

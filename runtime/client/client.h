@@ -166,8 +166,6 @@ class Client {
   void set_lease(LeaseId lease);
   void begin_wait();
   void end_wait();
-  // Called when such a wait has lasted for a moment, and again when it is over.
-  void on_waiting(std::function<void(bool)> hook);
 
   // --- Placement groups. Where this process runs: if that captures, so do its tasks and actors
   // that choose no place themselves.

@@ -2,9 +2,9 @@
 //
 // A slot that is reached through a ring is sent tasks by whichever thread submits them or hears
 // that one is done; tasks that take microseconds are sent ahead, as many as fill about a
-// millisecond, so that a slot never waits for the next. What was sent ahead and has not begun comes
-// back when the task before it takes long, or waits for others (Host refuses it). A slot on another
-// node is sent one task at a time, by the loop.
+// millisecond, so that a slot never waits for the next. What was sent ahead and has not begun is
+// recalled when the task before it takes long, which it also does when it waits for one behind it.
+// A slot on another node is sent one task at a time, by the loop.
 #pragma once
 
 #include <deque>

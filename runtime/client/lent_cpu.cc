@@ -35,12 +35,10 @@ Async<void> LentCpu::report() {
     while (waits_ == 0) co_await changed_.wait();
     const bool over = co_await wait_until(clock, clock.now() + told_after, changed_);
     if (over) continue;
-    if (hook_) hook_(true);
     while (waits_ > 0) {
       co_await tell(true);
       if (waits_ > 0) co_await wait_until(clock, clock.now() + told_again_after, changed_);
     }
-    if (hook_) hook_(false);
     co_await tell(false);
   }
 }

@@ -14,14 +14,12 @@ class LentCpu {
   // Waits nest and overlap: the task has several threads.
   void begin_wait();
   void end_wait();
-  void on_waiting(std::function<void(bool)> hook) { hook_ = std::move(hook); }
 
  private:
   Async<void> report();
   Async<void> tell(bool waiting);
 
   Client& client_;
-  std::function<void(bool)> hook_;
   LeaseId lease_;
   uint32_t waits_ = 0;
   uint64_t sequence_ = 0;
