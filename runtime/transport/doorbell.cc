@@ -39,19 +39,29 @@ void Doorbell::ring_for_dead(uint32_t index) {
   mark(index);
   page_.state.exchange(watched);
   futex_wake(page_.state);
-  page_.watcher.fetch_add(1);
-  futex_wake(page_.watcher);
+  wake_watcher();
 }
 
-void Doorbell::wake() {
-  if (page_.state.load() == watched) return;
+void Doorbell::ring_now(uint32_t index) {
+  mark(index);
+  if (wake() || page_.led.load() != 0) return;
+  wake_watcher();
+}
+
+bool Doorbell::wake() {
+  if (page_.state.load() == watched) return false;
   const uint32_t was = page_.state.exchange(watched);
   if (was == leader_sleeps) {
     futex_wake(page_.state);
   } else if (was == watcher_sleeps) {
-    page_.watcher.fetch_add(1);
-    futex_wake(page_.watcher);
+    wake_watcher();
   }
+  return was != watched;
+}
+
+void Doorbell::wake_watcher() {
+  page_.watcher.fetch_add(1);
+  futex_wake(page_.watcher);
 }
 
 bool Doorbell::anything_ready(uint32_t words) const {

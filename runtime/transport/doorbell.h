@@ -18,6 +18,7 @@ struct DoorbellPage {
   alignas(64) std::atomic<uint32_t> state;
   std::atomic<uint32_t> watcher;  // The watcher's futex; counts its wake-ups.
   std::atomic<uint32_t> awake;    // This process's part of NodePage::awake.
+  std::atomic<uint32_t> led;      // A thread waits and reads the rings by itself.
   alignas(64) std::atomic<uint64_t> ready[rings_max / 64];  // A bit a ring.
 };
 
@@ -43,8 +44,10 @@ class Doorbell {
 
   // A peer wrote to ring `index`. The write was published by a full barrier.
   void ring(uint32_t index);
-  // Wakes whoever sleeps.
-  void wake();
+  // Wakes whoever sleeps; true: somebody did.
+  bool wake();
+  // As ring, of what no waiting thread asks for: a watcher that would look in a moment looks now.
+  void ring_now(uint32_t index);
   // As ring, of a peer that may have died while it rang: it may have written that all are awake and
   // woken nobody.
   void ring_for_dead(uint32_t index);
@@ -55,6 +58,7 @@ class Doorbell {
 
  private:
   void mark(uint32_t index);
+  void wake_watcher();
 
   std::shared_ptr<SharedPage> memory_;
   DoorbellPage& page_;

@@ -31,7 +31,11 @@ uint8_t* RingChannel::reserve(size_t payload_bytes) {
 
 void RingChannel::publish(RecordHeader header) {
   writer_.publish(header);
-  peer_.ring(peer_index_);
+  if (header.kind == frame) {
+    peer_.ring_now(peer_index_);  // Its loop waits for it, and no thread that reads.
+  } else {
+    peer_.ring(peer_index_);
+  }
 }
 
 void RingChannel::queue(RecordHeader header, Bytes payload) {
@@ -65,7 +69,7 @@ void RingChannel::flush() {
     queued_bytes_ -= sizeof first.header;
     queue_.pop_front();
   }
-  if (wrote) peer_.ring(peer_index_);
+  if (wrote) peer_.ring_now(peer_index_);
   if (((closing_ && queue_.empty()) || writer_.is_broken()) && is_open()) {
     mark_closed();
     port_.look_at(index_);
@@ -145,7 +149,7 @@ bool RingChannel::receive(RingHandler* handler) {
     const Bytes whole = std::exchange(partial_, {});
     handle(handler, record.header, whole);
   }
-  if (reader_.release()) peer_.ring(peer_index_);
+  if (reader_.release()) peer_.ring_now(peer_index_);
   if (queued_bytes() > 0) {
     {
       const std::lock_guard lock{mutex_};

@@ -176,6 +176,7 @@ void RingPort::begin_wait(Waiter& waiter) {
   if (leader_.load() == nullptr) {
     leader_.store(&waiter);
     waiter.leads_ = true;
+    doorbell_.page().led.store(1);
     if (doorbell_.page().state.load() != Doorbell::watched) {
       doorbell_.page().state.exchange(Doorbell::watched);
     }
@@ -204,6 +205,7 @@ void RingPort::end_wait(Waiter& waiter) {
       return;
     }
     leader_.store(nullptr);
+    doorbell_.page().led.store(0);
     // A watcher that ticks looks soon; one that sleeps must be woken from now on.
     if (!watcher_ticks_) {
       doorbell_.page().state.exchange(Doorbell::watcher_sleeps);
