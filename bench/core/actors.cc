@@ -19,18 +19,13 @@ using Servers = std::vector<troupe::ActorRef<Server>>;
 
 namespace {
 
-// Makes the calls make(0), make(1)... and waits for all. A mailbox that is full refuses some, for
-// nothing slows a caller down before: they are made again.
+// Makes the calls make(0), make(1)... and waits for all.
 template <class Make>
 void call_many(size_t count, const Make& make) {
   std::vector<troupe::ObjectRef<std::string>> refs;
   refs.reserve(count);
   for (size_t i = 0; i < count; ++i) refs.push_back(make(i));
-  for (size_t i = 0; i < count; ++i) {
-    auto got = refs[i].get(patience);
-    while (!got && got.error().code() == troupe::Code::exhausted) got = make(i).get(patience);
-    (void)got.value();
-  }
+  for (const auto& ref : refs) (void)ref.get(patience).value();
 }
 
 void call_in_turn(const Servers& servers, size_t count) {
