@@ -213,7 +213,7 @@ Async<void> ObjectDirectory::tell_owner(Method method, ObjectId id,
   auto peer =
       co_await connections_.peer_of(std::move(owner), environment_.clock.now() + notice_budget);
   if (!peer) co_return;  // A ref to an object whose owner is gone fails when it is read.
-  protocol::BorrowObject notice{id};
+  protocol::BorrowObjects notice{{id}};
   auto told = co_await transport::call<Empty>(*peer, method, notice, notice_budget);
   if (!told) log::debug("owner_not_told", {{"object", id}, {"why", told.error().message()}});
 }
@@ -369,35 +369,43 @@ Async<Result<protocol::ObjectValue>> ObjectDirectory::resolve_object(
   co_return value;
 }
 
-Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::BorrowObject request,
+Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::BorrowObjects request,
                                                  CallContext context) {
-  const auto object = find(request.object);
-  if (!object) {
-    co_return error(Code::not_found,
-                    fmt::format("object {} was freed by its owner", request.object.to_string()));
+  const ProcessId borrower = context.peer->remote().address.process;
+  Status known;
+  for (const ObjectId id : request.objects) {
+    if (const auto object = find(id)) {
+      object->ties().borrowers.insert(borrower);
+    } else {
+      known =
+          error(Code::not_found, fmt::format("object {} was freed by its owner", id.to_string()));
+    }
   }
-  object->ties().borrowers.insert(context.peer->remote().address.process);
+  if (!known) co_return std::move(known).error();
   co_return Empty{};
 }
 
-Async<Result<Empty>> ObjectDirectory::remove_borrow(protocol::BorrowObject request,
+Async<Result<Empty>> ObjectDirectory::remove_borrow(protocol::BorrowObjects request,
                                                     CallContext context) {
   const ProcessId borrower = context.peer->remote().address.process;
-  if (const auto held = held_.find(request.object);
-      held != held_.end() && held->second.caller == borrower) {
+  for (const ObjectId id : request.objects) forget_borrower(id, borrower);
+  co_return Empty{};
+}
+
+void ObjectDirectory::forget_borrower(ObjectId id, ProcessId borrower) {
+  if (const auto held = held_.find(id); held != held_.end() && held->second.caller == borrower) {
     const auto refs = std::move(held->second.refs);
     held_.erase(held);
     for (const ObjectName& ref : refs) drop_reference(ref);
-    co_return Empty{};
+    return;
   }
-  const auto object = find(request.object);
-  if (!object) co_return Empty{};
+  const auto object = find(id);
+  if (!object) return;
   auto& borrowers = object->ties().borrowers;
   if (const auto one = borrowers.find(borrower); one != borrowers.end()) {
     borrowers.erase(one);
     if (object->references() == 0) free_if_unused(object);
   }
-  co_return Empty{};
 }
 
 }  // namespace troupe::client

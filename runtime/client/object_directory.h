@@ -69,9 +69,9 @@ class ObjectDirectory {
   // Methods that other processes call.
   Async<Result<protocol::ObjectValue>> resolve_object(protocol::ResolveObject request,
                                                       transport::CallContext context);
-  Async<Result<protocol::Empty>> add_borrow(protocol::BorrowObject request,
+  Async<Result<protocol::Empty>> add_borrow(protocol::BorrowObjects request,
                                             transport::CallContext context);
-  Async<Result<protocol::Empty>> remove_borrow(protocol::BorrowObject request,
+  Async<Result<protocol::Empty>> remove_borrow(protocol::BorrowObjects request,
                                                transport::CallContext context);
 
  private:
@@ -84,6 +84,7 @@ class ObjectDirectory {
     std::vector<ObjectName> refs;
   };
 
+  void forget_borrower(ObjectId id, ProcessId borrower);
   void free_if_unused(const std::shared_ptr<Object>& object);
   // From any thread: frees it if it is unused and has become ready, or was ready before.
   void free_when_unused(const std::shared_ptr<Object>& object);

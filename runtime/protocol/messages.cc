@@ -60,6 +60,16 @@ std::string method_name(Method method) {
       TROUPE_NAME(stop_process);
       TROUPE_NAME(collective);
       TROUPE_NAME(resolve_object);
+      TROUPE_NAME(create_actors);
+      TROUPE_NAME(kill_actors);
+      TROUPE_NAME(get_actors);
+      TROUPE_NAME(start_actors);
+      TROUPE_NAME(stop_actors);
+      TROUPE_NAME(list_objects);
+      TROUPE_NAME(assign_actors);
+      TROUPE_NAME(end_actors);
+      TROUPE_NAME(object_copied);
+      TROUPE_NAME(free_objects);
       TROUPE_NAME(add_borrow);
       TROUPE_NAME(remove_borrow);
       TROUPE_NAME(drop_segments);

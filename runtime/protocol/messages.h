@@ -42,6 +42,9 @@ enum class Method : uint32_t {
   remove_placement_groups = 31,
   get_placement_group = 32,
   list_placement_groups = 33,
+  create_actors = 34,
+  kill_actors = 35,
+  get_actors = 36,
   // To a worker.
   start_actor = 40,
   stop_actor = 41,
@@ -59,6 +62,9 @@ enum class Method : uint32_t {
   job_ended = 53,  // EndJob, from the head: what the job's processes left behind goes.
   report_gauges = 54,
   attach_rings = 55,  // With the process's doorbell; answered by the node's page.
+  start_actors = 57,  // A stream of ActorsStarted, as they start.
+  stop_actors = 58,
+  list_objects = 59,  // Also to a process of the node.
   open_ring = 56,     // Answered by a RingOffer, with the rings' memory and the peer's doorbell.
   // To an actor process or a driver.
   assign_actor = 60,
@@ -66,11 +72,15 @@ enum class Method : uint32_t {
   invoke = 62,
   invoke_stream = 63,  // A stream of items, each opaque bytes.
   stop_process = 64,
+  assign_actors = 66,  // A stream of ActorsStarted, as they start.
+  end_actors = 67,
   collective = 65,
   resolve_object = 70,
   add_borrow = 71,
   remove_borrow = 72,
   drop_segments = 73,
+  object_copied = 76,
+  free_objects = 77,
   yield_slots = 75,  // YieldSlots, from the head: somebody else waits for what its slots hold.
   accept_ring = 74,  // RingOffer, from the worker, with the same descriptors.
 };
@@ -192,6 +202,7 @@ struct Heartbeat {
   uint64_t memory_used_bytes = 0;
   uint64_t cpu_used_milli = 0;
   std::vector<ActorGauges> gauges;  // Of the actors whose changed since the last.
+  uint64_t store_spilled_bytes = 0;
 };
 
 struct HeartbeatReply {
@@ -225,6 +236,7 @@ struct NodeInfo {
   uint64_t cpu_used_milli = 0;
   std::string version;
   uint32_t pid = 0;
+  uint64_t store_spilled_bytes = 0;
 };
 
 struct BeginJob {
@@ -259,6 +271,12 @@ struct Argument {
   ProcessAddress owner;
 };
 
+// Methods of an actor that have threads, or unfinished calls, of their own.
+struct ConcurrencyGroup {
+  std::string name;
+  uint32_t limit = 0;
+};
+
 struct ActorSpec {
   ActorId actor;
   JobId job;
@@ -278,7 +296,12 @@ struct ActorSpec {
   NodeId node;           // Set: only there.
   std::string deployment;
   PlacementSpec placement = {};
-  uint32_t concurrency = 0;  // Threads, or unfinished coroutine methods. 0: the class's default.
+  uint32_t concurrency = 0;   // Threads, or unfinished coroutine methods. 0: the class's default.
+  bool shared = false;        // In a process with others of its job and module.
+  bool out_of_order = false;  // A call need not wait for the arguments of those before it.
+  uint32_t mailbox_calls_max = 0;  // 0: the default.
+  std::vector<ConcurrencyGroup> groups = {};
+  uint64_t exit_grace_us = 0;  // How long it may take to end when it is stopped. 0: the default.
 };
 
 struct ActorInfo {
@@ -330,11 +353,43 @@ struct ProcessStarted {
   uint32_t slot = 0;  // Of a lease: the slot's number plus one.
 };
 
+struct ActorSpecs {
+  std::vector<ActorSpec> items;
+};
+struct ActorResult {
+  ActorInfo info;
+  ErrorInfo error;  // Code 0: done.
+};
+struct ActorResults {
+  std::vector<ActorResult> items;
+};
+struct ActorIds {
+  std::vector<ActorId> actors;
+  std::string reason;
+};
+
+struct StartActors {
+  std::vector<StartActor> items;
+};
+struct StartedActor {
+  ActorId actor;
+  uint32_t incarnation = 0;
+  ProcessStarted process;
+  ErrorInfo error;  // Code 0: it runs.
+};
+struct ActorsStarted {
+  std::vector<StartedActor> items;
+};
+
 struct StopActor {
   uint64_t epoch = 0;
   ActorId actor;
   uint32_t incarnation = 0;
   uint64_t grace_us = 0;
+};
+
+struct StopActors {
+  std::vector<StopActor> items;
 };
 
 struct RequestLease {
@@ -415,14 +470,26 @@ struct Invoke {
   std::vector<Argument> arguments;
   TaskId task;
   JobId job;
-  ObjectId result;  // The id under which a large result is sealed.
+  ObjectId result;       // The id under which a large result is sealed; those of several follow it.
+  uint32_t results = 0;  // How many the caller expects; 0: one.
+  uint64_t time_limit_us = 0;  // Of its run; 0: none.
+  std::string name;            // The caller's, for people.
+};
+
+struct ObjectValue {
+  Bytes inline_value;
+  ProcessAddress node;
+  uint64_t size_bytes = 0;
+  bool in_store = false;
+  std::vector<ProcessAddress> copies = {};  // Workers of other nodes that have it, too.
 };
 
 struct InvokeReply {
   Bytes inline_value;
   ProcessAddress node;  // Set (a worker) when the result was too large to ride inline.
   uint64_t size_bytes = 0;
-  std::vector<ObjectId> borrowed;  // Arguments' nested refs that the callee keeps.
+  std::vector<ObjectId> borrowed;      // Arguments' nested refs that the callee keeps.
+  std::vector<ObjectValue> more = {};  // The results after the first.
 };
 
 struct StopProcess {
@@ -432,6 +499,19 @@ struct StopProcess {
 struct AssignActor {
   uint32_t incarnation = 0;
   ActorSpec spec;
+};
+
+struct AssignActors {
+  std::vector<AssignActor> items;
+};
+
+struct EndActor {
+  ActorId actor;
+  uint32_t incarnation = 0;
+  uint64_t grace_us = 0;
+};
+struct EndActors {
+  std::vector<EndActor> items;
 };
 
 struct AssignSlot {
@@ -445,15 +525,38 @@ struct ResolveObject {
   ObjectId object;
 };
 
-struct ObjectValue {
-  Bytes inline_value;
-  ProcessAddress node;
-  uint64_t size_bytes = 0;
-  bool in_store = false;
+struct BorrowObjects {
+  std::vector<ObjectId> objects;
 };
 
-struct BorrowObject {
+struct ObjectCopied {
   ObjectId object;
+  ProcessAddress node;
+  bool dropped = false;
+};
+
+struct ListObjects {
+  JobId job;
+  uint32_t limit = 0;  // 0: no limit.
+};
+
+struct ObjectEntry {
+  ObjectId object;
+  JobId job;
+  ProcessAddress owner;
+  std::string owner_kind;
+  uint64_t size_bytes = 0;
+  std::string state;  // pending, inline, stored, spilled, failed, building.
+  uint32_t references = 0;
+  std::vector<ProcessId> borrowers;
+  uint32_t pins = 0;  // Of the store: readers that have it mapped.
+  NodeId node;        // Where its bytes lie.
+  std::string why;    // What keeps it.
+};
+
+struct ObjectList {
+  std::vector<ObjectEntry> items;
+  uint64_t total = 0;
 };
 
 struct SegmentAttached {
@@ -496,12 +599,15 @@ struct FetchChunk {
   JobId job;  // Whose it is.
   uint64_t offset_bytes = 0;
   uint64_t length_bytes = 0;
+  bool compress = false;  // If it pays.
 };
 
 struct Chunk {
   uint64_t object_bytes = 0;
-  uint64_t checksum = 0;
+  uint64_t checksum = 0;  // Of the raw bytes.
   Bytes data;
+  std::string codec = {};  // Of data: "" (raw), lz4, zstd.
+  uint64_t raw_bytes = 0;  // With a codec.
 };
 
 struct AttachProcess {

@@ -124,6 +124,7 @@ struct Heartbeat {
   memoryUsedBytes @5 :UInt64;
   cpuUsedMilli @6 :UInt64;
   gauges @7 :List(ActorGauges);
+  storeSpilledBytes @8 :UInt64;
 }
 
 struct Gauge {
@@ -168,6 +169,7 @@ struct NodeInfo {
   cpuUsedMilli @11 :UInt64;
   version @12 :Text;
   pid @13 :UInt32;
+  storeSpilledBytes @14 :UInt64;
 }
 
 # --- Jobs ------------------------------------------------------------------------------------
@@ -225,6 +227,16 @@ struct ActorSpec {
   deployment @16 :Text;
   placement @17 :PlacementSpec;
   concurrency @18 :UInt32;
+  shared @19 :Bool;
+  outOfOrder @20 :Bool;
+  mailboxCallsMax @21 :UInt32;
+  groups @22 :List(ConcurrencyGroup);
+  exitGraceUs @23 :UInt64;
+}
+
+struct ConcurrencyGroup {
+  name @0 :Text;
+  limit @1 :UInt32;
 }
 
 struct ActorInfo {
@@ -280,6 +292,34 @@ struct ProcessStarted {
   slot @2 :UInt32;
 }
 
+struct ActorSpecs {
+  items @0 :List(ActorSpec);
+}
+struct ActorResult {
+  info @0 :ActorInfo;
+  error @1 :ErrorInfo;
+}
+struct ActorResults {
+  items @0 :List(ActorResult);
+}
+struct ActorIds {
+  actors @0 :List(Data);
+  reason @1 :Text;
+}
+
+struct StartActors {
+  items @0 :List(StartActor);
+}
+struct StartedActor {
+  actor @0 :Data;
+  incarnation @1 :UInt32;
+  process @2 :ProcessStarted;
+  error @3 :ErrorInfo;
+}
+struct ActorsStarted {
+  items @0 :List(StartedActor);
+}
+
 struct StopActor {
   epoch @0 :UInt64;
   actor @1 :Data;
@@ -288,6 +328,10 @@ struct StopActor {
 }
 
 # --- Leases on slots -------------------------------------------------------------------------
+
+struct StopActors {
+  items @0 :List(StopActor);
+}
 
 struct RequestLease {
   lease @0 :Data;
@@ -376,6 +420,9 @@ struct Invoke {
   task @5 :Data;
   job @6 :Data;
   result @7 :Data;
+  results @8 :UInt32;
+  timeLimitUs @9 :UInt64;
+  name @10 :Text;
 }
 
 # A result: inline, or sealed in the object store of a node under the id that the caller chose.
@@ -384,6 +431,7 @@ struct InvokeReply {
   node @1 :ProcessAddress;
   sizeBytes @2 :UInt64;
   borrowed @3 :List(Data);
+  more @4 :List(ObjectValue);
 }
 
 struct StopProcess {
@@ -394,6 +442,19 @@ struct StopProcess {
 struct AssignActor {
   incarnation @0 :UInt32;
   spec @1 :ActorSpec;
+}
+
+struct AssignActors {
+  items @0 :List(AssignActor);
+}
+
+struct EndActor {
+  actor @0 :Data;
+  incarnation @1 :UInt32;
+  graceUs @2 :UInt64;
+}
+struct EndActors {
+  items @0 :List(EndActor);
 }
 
 struct AssignSlot {
@@ -415,11 +476,44 @@ struct ObjectValue {
   node @1 :ProcessAddress;
   sizeBytes @2 :UInt64;
   inStore @3 :Bool;
+  copies @4 :List(ProcessAddress);
 }
 
-# To the owner: the sender holds (or no longer holds) the object.
-struct BorrowObject {
+# To the owner: the sender holds (or no longer holds) these objects.
+struct BorrowObjects {
+  objects @0 :List(Data);
+}
+
+# A worker to the owner: its node has a copy to read from, or has one no longer.
+struct ObjectCopied {
   object @0 :Data;
+  node @1 :ProcessAddress;
+  dropped @2 :Bool;
+}
+
+# To a worker, or on to a process of its node: what it knows of objects. `job` nil: of all jobs.
+struct ListObjects {
+  job @0 :Data;
+  limit @1 :UInt32;
+}
+
+struct ObjectEntry {
+  object @0 :Data;
+  job @1 :Data;
+  owner @2 :ProcessAddress;
+  ownerKind @3 :Text;
+  sizeBytes @4 :UInt64;
+  state @5 :Text;
+  references @6 :UInt32;
+  borrowers @7 :List(Data);
+  pins @8 :UInt32;
+  node @9 :Data;
+  why @10 :Text;
+}
+
+struct ObjectList {
+  items @0 :List(ObjectEntry);
+  total @1 :UInt64;
 }
 
 # A process to its worker, whose segment came beside the request as a descriptor.
@@ -467,12 +561,15 @@ struct FetchChunk {
   job @1 :Data;
   offsetBytes @2 :UInt64;
   lengthBytes @3 :UInt64;
+  compress @4 :Bool;
 }
 
 struct Chunk {
   objectBytes @0 :UInt64;
   checksum @1 :UInt64;
   data @2 :Data;
+  codec @3 :Text;
+  rawBytes @4 :UInt64;
 }
 
 # --- A process and its worker ----------------------------------------------------------------

@@ -18,7 +18,7 @@ class ObjectTest : public ClientTest {
     return {ObjectId::random(simulation.random()), process.address};
   }
   Status tell(FakeProcess& process, Method method, ObjectId object) {
-    protocol::BorrowObject notice{object};
+    protocol::BorrowObjects notice{{object}};
     auto told = await(transport::call<Empty>(process.peers.at(0), method, notice, 5s));
     if (!told) return told.error();
     return ok();
@@ -35,12 +35,12 @@ class ObjectTest : public ClientTest {
     value.inline_value = to_bytes("theirs");
     co_return value;
   }
-  Async<Result<Empty>> add_borrow(protocol::BorrowObject notice, CallContext) {
-    borrowed.push_back(notice.object);
+  Async<Result<Empty>> add_borrow(protocol::BorrowObjects notice, CallContext) {
+    borrowed.insert(borrowed.end(), notice.objects.begin(), notice.objects.end());
     co_return Empty{};
   }
-  Async<Result<Empty>> remove_borrow(protocol::BorrowObject notice, CallContext) {
-    let_go.push_back(notice.object);
+  Async<Result<Empty>> remove_borrow(protocol::BorrowObjects notice, CallContext) {
+    let_go.insert(let_go.end(), notice.objects.begin(), notice.objects.end());
     co_return Empty{};
   }
   std::shared_ptr<Peer> peer_;
