@@ -33,6 +33,7 @@ struct RingOrigin {
   uint64_t number = 0;
   ObjectId result;
   uint64_t ordinal = 0;  // Among the caller's calls.
+  ActorId actor = {};    // Who is called; nil: a task.
 };
 
 // Wakes the loop for calls that changed, once a batch. Thread-safe.
@@ -55,7 +56,8 @@ struct CallRequest {
   std::vector<client::ObjectBytes> arguments;
   Instant deadline = Instant::max();
   bool streams = false;
-  Bytes record;  // What the arguments point into, if the call came through a ring.
+  uint32_t lane = 0;  // Of the mailbox; its instance says which.
+  Bytes record;       // What the arguments point into, if the call came through a ring.
 };
 
 // Items of a stream that wait for the receiver: at most so many, and so many bytes unless it is
@@ -73,6 +75,7 @@ class Call : public std::enable_shared_from_this<Call> {
 
   // Fixed once the call is in a mailbox.
   CallRequest& request() { return request_; }
+  const CallRequest& request() const { return request_; }
   const RingOrigin& origin() const { return origin_; }
 
   // Refs inside the outcome, which the reply must keep alive. Set before finish(), read after it.

@@ -16,7 +16,6 @@ troupe_call* CallTable::open(std::shared_ptr<Call> call) {
   }
   handle->call = std::move(call);
   handle->is_open = true;
-  ++open_count_;
   return handle;
 }
 
@@ -41,8 +40,7 @@ bool CallTable::finish(troupe_call* handle, Result<Bytes> outcome) {
   const auto call = close(handle);
   if (!call) return false;
   call->finish(std::move(outcome));
-  --open_count_;
-  if (on_finish_) on_finish_();
+  if (on_finish_) on_finish_(*call);
   return true;
 }
 
@@ -50,8 +48,7 @@ bool CallTable::finish_value(troupe_call* handle, BytesView value) {
   const auto call = close(handle);
   if (!call) return false;
   call->finish_value(value);
-  --open_count_;
-  if (on_finish_) on_finish_();
+  if (on_finish_) on_finish_(*call);
   return true;
 }
 

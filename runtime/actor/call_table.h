@@ -1,7 +1,6 @@
 // The handles by which a module names its unfinished calls.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -29,10 +28,8 @@ namespace troupe::actor {
 class CallTable {
  public:
   troupe_call* open(std::shared_ptr<Call> call);
-  // How many are unfinished.
-  size_t open_count() const { return open_count_.load(); }
   // Called after a call was finished, on the thread that did. Before the first call.
-  void on_finish(std::function<void()> hook) { on_finish_ = std::move(hook); }
+  void on_finish(std::function<void(const Call&)> hook) { on_finish_ = std::move(hook); }
   // The call of a handle; null if it was finished.
   std::shared_ptr<Call> find(const troupe_call* handle) const;
   // Closes the handle. False: it was finished before (logged).
@@ -48,8 +45,7 @@ class CallTable {
   static constexpr size_t rest_count =
       1024;  // Finished handles that rest before the first is reused.
 
-  std::atomic<size_t> open_count_ = 0;
-  std::function<void()> on_finish_;
+  std::function<void(const Call&)> on_finish_;
   mutable transport::AdaptiveMutex mutex_;
   std::deque<std::unique_ptr<troupe_call>> handles_;
   std::deque<troupe_call*> resting_;

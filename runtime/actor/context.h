@@ -10,6 +10,7 @@
 
 #include "actor/services.h"
 #include "sdk/include/troupe/plugin.h"
+#include "transport/adaptive_mutex.h"
 
 namespace troupe::actor {
 
@@ -25,36 +26,64 @@ struct Identity {
 // Gauges that the module set. Thread-safe; bounded, for a module may compute names.
 class Gauges {
  public:
+  // Called at the first change after a read, on the thread that makes it. Before any.
+  void on_change(std::function<void()> hook) { on_change_ = std::move(hook); }
   static constexpr size_t gauges_max = 256;
   static constexpr size_t name_bytes_max = 64;
   // False: the name is too long, or new to a table that is full.
   bool set(std::string_view given, double value) {
-    const std::lock_guard lock{mutex_};
     if (given.size() > name_bytes_max) return false;
     const std::string name{given};
-    if (values_.size() >= gauges_max && !values_.contains(name)) return false;
-    values_[name] = value;
+    bool first = false;
+    {
+      const std::lock_guard lock{mutex_};
+      const auto known = values_.find(name);
+      if (known != values_.end() && known->second == value) return true;
+      if (known == values_.end() && values_.size() >= gauges_max) return false;
+      values_[name] = value;
+      first = !std::exchange(changed_, true);
+    }
+    if (first && on_change_) on_change_();
     return true;
   }
-  std::map<std::string, double> read() const {
+  std::map<std::string, double> read() {
     const std::lock_guard lock{mutex_};
+    changed_ = false;
     return values_;
   }
 
  private:
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   std::map<std::string, double> values_;
+  bool changed_ = false;  // Since the last read.
+  std::function<void()> on_change_;
 };
 
 }  // namespace troupe::actor
 
+// Its instance holds it, and who retained it: see `release`.
 struct troupe_context {
   troupe_context(troupe::actor::Identity who, troupe::actor::Services& cluster);
+
+  void retain() { holders_.fetch_add(1); }
+  // The last one deletes it.
+  void release() {
+    if (holders_.fetch_sub(1) == 1) delete this;
+  }
+  // Runs `work` on an actor thread, before the calls that wait. False: the instance stops.
+  bool defer(std::function<void()> work) {
+    const std::lock_guard lock{defer_mutex_};
+    return defer_ && defer_(std::move(work));
+  }
+  // Instance::defer; empty: there is no instance any more.
+  void set_defer(std::function<bool(std::function<void()>)> defer) {
+    const std::lock_guard lock{defer_mutex_};
+    defer_ = std::move(defer);
+  }
 
   const troupe::actor::Identity identity;
   troupe::actor::Services& services;
   std::stop_source stopping;
-  std::function<bool(std::function<void()>)> defer;  // Instance::defer.
   troupe::actor::Gauges gauges;
   // The texts of `info`.
   const std::string actor_text;
@@ -68,6 +97,12 @@ struct troupe_context {
   };
   std::map<troupe::ObjectId, View> views;  // What object_get gave and was not released.
   troupe::client::ObjectBytes last_reply;  // Of actor_call.
+
+ private:
+  ~troupe_context() = default;
+  std::atomic<uint32_t> holders_ = 1;
+  troupe::transport::AdaptiveMutex defer_mutex_;
+  std::function<bool(std::function<void()>)> defer_;
 };
 
 namespace troupe::actor {

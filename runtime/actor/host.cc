@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/post.hpp>
 
 #include "actor/host_table.h"
 #include "base/log.h"
@@ -26,12 +27,18 @@ Host::Host(client::Client& client, HostOptions options)
       options_(std::move(options)),
       groups_(client),
       services_(client, groups_),
+      crew_(client.environment(), client.scope()),
       ring_calls_(client, *this),
       done_(client.environment().loop) {
   auto& router = client.router();
   router.on(Method::assign_actor, *this, &Host::assign_actor);
   router.on(Method::assign_slot, *this, &Host::assign_slot);
   router.on(Method::stop_process, *this, &Host::stop_process);
+  router.on(Method::end_actors, *this, &Host::end_actors);
+  router.on_stream(Method::assign_actors, [this](transport::Message message, CallContext context,
+                                                 transport::OutgoingStream& out) {
+    return assign_actors(std::move(message), std::move(context), out);
+  });
   router.on_message(Method::collective, [this](transport::Message message, CallContext context) {
     return groups_.receive(std::move(message), std::move(context));
   });
@@ -39,15 +46,13 @@ Host::Host(client::Client& client, HostOptions options)
   if (auto* rings = client.environment().rings) rings->set_handler(&ring_calls_);
 }
 
-Error Host::placed(Error failure) const {
-  const std::string who = identity_ && !identity_->actor.is_nil()
-                              ? "actor " + identity_->actor.short_string()
-                              : "a task";
+Error Host::placed(Error failure, ActorId actor) const {
+  const std::string who = actor.is_nil() ? "a task" : "actor " + actor.short_string();
   return std::move(failure).at(fmt::format("{} on node {}", who, client_.attached().node_name));
 }
 
-Error Host::refusal(Error failure) const {
-  return failure.code() == Code::unavailable ? failure : placed(std::move(failure));
+Error Host::refusal(Error failure, ActorId actor) const {
+  return failure.code() == Code::unavailable ? failure : placed(std::move(failure), actor);
 }
 
 Status Host::check_worker(const CallContext& context) const {
@@ -59,27 +64,33 @@ Status Host::check_worker(const CallContext& context) const {
   return error(Code::denied, "only the worker may ask this of its process");
 }
 
+ProcessStarted Host::started() const {
+  return {client_.address(), static_cast<uint32_t>(::getpid())};
+}
+
+Identity Host::identity_of(const protocol::ActorSpec& spec, uint32_t incarnation) const {
+  return {spec.actor, spec.job, spec.name, client_.attached().node_name, incarnation};
+}
+
+Host::HostedPointer Host::find(ActorId actor) const {
+  const auto found = hosted_.find(actor);
+  return found != hosted_.end() && found->second->ready ? found->second : nullptr;
+}
+
+// --- One actor, or one slot
+
 Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request,
                                                  CallContext context) {
   TROUPE_CO_CHECK(check_worker(context));
   // The worker assigns as soon as it was greeted, which may be before this process listens.
   co_await client_.started().wait();
   const protocol::ActorSpec& spec = request.spec;
-  if (identity_ && identity_->actor == spec.actor &&
-      identity_->incarnation == request.incarnation && !assigning_ && instance_) {
-    co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
-  }
-  Identity identity;
-  identity.actor = spec.actor;
-  identity.job = spec.job;
-  identity.name = spec.name;
-  identity.node_name = client_.attached().node_name;
-  identity.incarnation = request.incarnation;
+  const auto same = find(spec.actor);
+  if (same && same->identity.incarnation == request.incarnation) co_return started();
   client_.set_placement(spec.placement);
   auto arguments = co_await client_.resolve(spec.arguments, client::default_budget);
   if (!arguments) co_return std::move(arguments).error();
-  co_return co_await host(spec.module, spec.class_name, std::move(identity), spec.signature,
-                          std::move(*arguments), spec.concurrency);
+  co_return co_await host_only(std::move(request.spec), request.incarnation, std::move(*arguments));
 }
 
 Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, CallContext context) {
@@ -88,97 +99,272 @@ Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, Ca
   client_.set_lease(request.lease);
   client_.set_placement(request.placement);
   // A slot process serves one lease after the other of the same job and module.
-  if (identity_ && identity_->actor.is_nil() && instance_ && !assigning_) {
-    co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
-  }
-  Identity identity;
-  identity.job = request.job;
-  identity.node_name = client_.attached().node_name;
+  if (find({})) co_return started();
+  protocol::ActorSpec spec;
+  spec.job = request.job;
+  spec.module = std::move(request.module);
+  spec.class_name = TROUPE_TASKS_CLASS;
+  spec.concurrency = 1;
   std::vector<client::ObjectBytes> none;
-  co_return co_await host(request.module, TROUPE_TASKS_CLASS, std::move(identity), 0,
-                          std::move(none), 1);
+  co_return co_await host_only(std::move(spec), 0, std::move(none));
 }
 
-Async<Result<ProcessStarted>> Host::host(std::string module, std::string class_name,
-                                         Identity identity, uint64_t signature,
-                                         std::vector<client::ObjectBytes> arguments,
-                                         uint32_t concurrency) {
-  if (assigning_ || instance_)
+Async<Result<ProcessStarted>> Host::host_only(protocol::ActorSpec spec, uint32_t incarnation,
+                                              std::vector<client::ObjectBytes> arguments) {
+  if (assigning_ || !hosted_.empty() || is_shared_)
     co_return error(Code::conflict, "this process hosts something already");
   assigning_ = true;
   struct Guard {
     bool& assigning;
     ~Guard() { assigning = false; }
   } guard{assigning_};
+  TROUPE_CO_CHECK(co_await load(spec.module));
+  const auto hosted = std::make_shared<Hosted>();
+  hosted->identity = identity_of(spec, incarnation);
+  hosted_[spec.actor] = hosted;
+  const std::string what = fmt::format("{} of {}", spec.class_name, spec.module);
+  auto created = co_await create(hosted, std::move(spec), std::move(arguments), nullptr);
+  if (!created) co_return std::move(created).error().context(what);
+  spawn(client_.scope(), watch_only());
+  co_return started();
+}
+
+Async<Status> Host::load(std::string module) {
+  if (module_ && module_name_ == module) co_return ok();
+  if (module_) {
+    co_return error(Code::conflict,
+                    fmt::format("this process is for {}, not {}", module_name_, module));
+  }
   auto load = [module, folders = options_.plugin_folders] {
     return Module::load(module, folders, host_table());
   };
   auto loaded = co_await transport::run_blocking(client_.environment(), load);
   if (!loaded) co_return std::move(loaded).error();
-  auto type = loaded->find_class(class_name);
-  if (!type) co_return std::move(type).error();
-  identity_ = identity;
-  InstanceSpec spec;
-  spec.type = *type;
-  spec.identity = std::move(identity);
-  spec.signature = signature;
-  spec.arguments = std::move(arguments);
-  spec.concurrency = concurrency;
-  instance_ = std::make_unique<Instance>(client_.environment(), services_, std::move(spec),
-                                         options_.instance);
-  auto started = co_await instance_->start();
-  if (!started) {
-    identity_.reset();  // A repeated request must not find that it is hosted.
-    co_return std::move(started).error().context(fmt::format("{} of {}", class_name, module));
-  }
-  ring_calls_.deliver_to(*instance_, *identity_);
-  spawn(client_.scope(), watch_instance());
-  if (!identity_->actor.is_nil()) spawn(client_.scope(), report_gauges());
-  co_return ProcessStarted{client_.address(), static_cast<uint32_t>(::getpid())};
+  module_ = std::move(*loaded);
+  module_name_ = std::move(module);
+  co_return ok();
 }
 
-Async<void> Host::watch_instance() {
-  co_await instance_->ended().wait();
-  if (const auto& death = instance_->death()) {
+Async<Status> Host::create(HostedPointer hosted, protocol::ActorSpec spec,
+                           std::vector<client::ObjectBytes> arguments, Crew* crew) {
+  const auto type = module_->find_class(spec.class_name);
+  if (!type) co_return type.error();
+  InstanceSpec made;
+  made.type = *type;
+  made.identity = hosted->identity;
+  made.signature = spec.signature;
+  made.arguments = std::move(arguments);
+  made.concurrency = spec.concurrency;
+  made.mailbox_calls_max = spec.mailbox_calls_max;
+  made.crew = crew;
+  for (auto& group : spec.groups) made.groups.push_back({std::move(group.name), group.limit});
+  hosted->out_of_order = spec.out_of_order;
+  hosted->instance = std::make_unique<Instance>(client_.environment(), services_, std::move(made),
+                                                options_.instance);
+  const ActorId actor = hosted->identity.actor;
+  if (!actor.is_nil()) {
+    hosted->instance->gauges().on_change([this, actor] {
+      boost::asio::post(client_.environment().loop, [this, actor] { gauges_changed(actor); });
+    });
+  }
+  TROUPE_CO_CHECK(co_await hosted->instance->start());
+  if (hosted->ending) co_return error(Code::cancelled, "it was stopped while it started");
+  hosted->ready = true;
+  ring_calls_.deliver_to(
+      {hosted->instance.get(), actor, hosted->identity.incarnation, hosted->out_of_order},
+      crew == nullptr);
+  co_return ok();
+}
+
+Async<void> Host::watch_only() {
+  Instance& instance = *hosted_.begin()->second->instance;
+  co_await instance.ended().wait();
+  if (const auto& death = instance.death()) {
     log::error("instance_died", {{"why", *death}});
     exit_status_ = 1;
   }
   done_.set();
 }
 
-Async<void> Host::report_gauges() {
-  std::map<std::string, double> told;
-  while (!instance_->ended().is_set()) {
-    co_await sleep_for(client_.environment().clock, gauge_period);
-    const auto now = instance_->gauges();
-    if (now == told) continue;
-    protocol::ActorGauges report{identity_->actor, identity_->incarnation, {}};
-    for (const auto& [name, value] : now) report.gauges.push_back({name, value});
-    const auto worker = client_.worker();
-    auto taken = co_await transport::call<Empty>(worker, Method::report_gauges, std::move(report),
-                                                 gauge_period);
-    if (taken) told = now;
+// --- Light actors
+
+Async<Status> Host::assign_actors(transport::Message message, CallContext context,
+                                  transport::OutgoingStream& out) {
+  TROUPE_CO_CHECK(check_worker(context));
+  co_await client_.started().wait();
+  auto request = protocol::decode<protocol::AssignActors>(message.body);
+  if (!request) co_return std::move(request).error();
+  if (request->items.empty()) co_return ok();
+  if (assigning_ || (!hosted_.empty() && !is_shared_))
+    co_return error(Code::conflict, "this process hosts something already");
+  is_shared_ = true;
+  client_.set_placement(request->items.front().spec.placement);
+  const std::string module = request->items.front().spec.module;
+  TROUPE_CO_CHECK(co_await load(module));
+  const auto outcomes = std::make_shared<Outcomes>(client_.environment().loop);
+  outcomes->left = request->items.size();
+  for (auto& item : request->items) {
+    spawn(client_.scope(), start_light(std::move(item), outcomes));
   }
+  while (outcomes->left > 0 || !outcomes->told_next.empty()) {
+    if (outcomes->told_next.empty()) {
+      co_await outcomes->changed.wait();
+      continue;
+    }
+    protocol::ActorsStarted report{std::exchange(outcomes->told_next, {})};
+    TROUPE_CO_CHECK(co_await out.send(protocol::encode(report)));
+  }
+  co_return ok();
+}
+
+Async<void> Host::start_light(protocol::AssignActor request, std::shared_ptr<Outcomes> outcomes) {
+  protocol::StartedActor outcome;
+  outcome.actor = request.spec.actor;
+  outcome.incarnation = request.incarnation;
+  auto created = co_await create_light(std::move(request));
+  if (created) {
+    outcome.process = started();
+  } else {
+    outcome.error = protocol::to_info(created.error());
+  }
+  outcomes->told_next.push_back(std::move(outcome));
+  --outcomes->left;
+  outcomes->changed.pulse();
+}
+
+Async<Status> Host::create_light(protocol::AssignActor request) {
+  protocol::ActorSpec& spec = request.spec;
+  const ActorId actor = spec.actor;
+  TROUPE_CO_CHECK(co_await load(spec.module));
+  if (const auto same = hosted_.find(actor); same != hosted_.end()) {
+    const bool runs =
+        same->second->ready && same->second->identity.incarnation == request.incarnation;
+    if (runs) co_return ok();
+    co_return error(Code::conflict, "this process hosts the actor already");
+  }
+  const auto hosted = std::make_shared<Hosted>();
+  hosted->identity = identity_of(spec, request.incarnation);
+  hosted_[actor] = hosted;
+  auto arguments = co_await client_.resolve(std::move(spec.arguments), client::default_budget);
+  Status created;
+  if (hosted->ending) {
+    created = error(Code::cancelled, "it was stopped before it started");
+  } else if (arguments) {
+    created = co_await create(hosted, std::move(spec), std::move(*arguments), &crew_);
+  } else {
+    created = std::move(arguments).error();
+  }
+  if (!created && hosted->instance && hosted->instance->has_started()) {
+    co_await hosted->instance->ended().wait();
+  }
+  if (!created) forget(hosted);
+  co_return created;
+}
+
+Async<Result<Empty>> Host::end_actors(protocol::EndActors request, CallContext context) {
+  TROUPE_CO_CHECK(check_worker(context));
+  const auto failed = std::make_shared<Status>(ok());
+  const auto all_ended = std::make_shared<Event>(client_.environment().loop);
+  std::shared_ptr<void> until_ended{nullptr, [all_ended](void*) { all_ended->set(); }};
+  for (const auto& item : request.items) {
+    spawn(client_.scope(), end_one(item, failed, until_ended));
+  }
+  until_ended.reset();
+  co_await all_ended->wait();
+  if (!*failed) co_return failed->error();
+  co_return Empty{};
+}
+
+Async<void> Host::end_one(protocol::EndActor request, std::shared_ptr<Status> failed,
+                          std::shared_ptr<void> until_ended) {
+  auto ended = co_await end_light(std::move(request));
+  if (!ended) *failed = std::move(ended);
+  until_ended.reset();
+}
+
+Async<Status> Host::end_light(protocol::EndActor request) {
+  const auto found = hosted_.find(request.actor);
+  if (found == hosted_.end()) co_return ok();
+  const HostedPointer hosted = found->second;
+  if (request.incarnation != 0 && hosted->identity.incarnation != request.incarnation) {
+    co_return ok();
+  }
+  const Duration grace =
+      std::chrono::microseconds(std::min<uint64_t>(request.grace_us, 3'600'000'000));
+  hosted->ending = true;
+  hosted->ready = false;
+  ring_calls_.remove(request.actor);
+  bool ended = !hosted->instance || !hosted->instance->has_started();
+  if (!ended) {
+    hosted->instance->request_stop();
+    ended = co_await hosted->instance->wait_ended(client_.environment().clock.now() + grace);
+  }
+  if (!ended) {
+    co_return error(Code::deadline_exceeded, fmt::format("actor {} did not end within its grace",
+                                                         request.actor.short_string()));
+  }
+  forget(hosted);
+  co_return ok();
+}
+
+void Host::forget(const HostedPointer& hosted) {
+  const auto found = hosted_.find(hosted->identity.actor);
+  if (found != hosted_.end() && found->second == hosted) hosted_.erase(found);
+}
+
+// --- Gauges and the end
+
+void Host::gauges_changed(ActorId actor) {
+  gauges_changed_.insert(actor);
+  if (!std::exchange(reporting_, true)) spawn(client_.scope(), report_gauges());
+}
+
+Async<void> Host::report_gauges() {
+  while (!gauges_changed_.empty()) {
+    co_await sleep_for(client_.environment().clock, gauge_period);
+    for (const ActorId actor : std::exchange(gauges_changed_, {})) {
+      const auto hosted = hosted_.find(actor);
+      if (hosted == hosted_.end() || !hosted->second->instance) continue;
+      protocol::ActorGauges report{actor, hosted->second->identity.incarnation, {}};
+      for (const auto& [name, value] : hosted->second->instance->gauges().read()) {
+        report.gauges.push_back({name, value});
+      }
+      const auto worker = client_.worker();
+      auto taken = co_await transport::call<Empty>(worker, Method::report_gauges, std::move(report),
+                                                   gauge_period);
+      if (!taken) gauges_changed_.insert(actor);
+    }
+  }
+  reporting_ = false;
 }
 
 Async<Result<Empty>> Host::stop_process(protocol::StopProcess request, CallContext context) {
   TROUPE_CO_CHECK(check_worker(context));
-  if (instance_) {
-    instance_->request_stop();
-    const Duration grace =
-        std::chrono::microseconds(std::min<uint64_t>(request.grace_us, 3'600'000'000));
-    const bool ended = co_await instance_->wait_ended(client_.environment().clock.now() + grace);
-    if (!ended) co_return error(Code::deadline_exceeded, "the actor did not end within its grace");
+  const Duration grace =
+      std::chrono::microseconds(std::min<uint64_t>(request.grace_us, 3'600'000'000));
+  if (!co_await end_all(grace)) {
+    co_return error(Code::deadline_exceeded, "the actor did not end within its grace");
   }
   done_.set();
   co_return Empty{};
 }
 
+Async<bool> Host::end_all(Duration grace) {
+  const Instant deadline = client_.environment().clock.now() + grace;
+  std::vector<HostedPointer> ending;
+  for (const auto& [actor, hosted] : hosted_) {
+    if (!hosted->instance || !hosted->instance->has_started()) continue;
+    hosted->instance->request_stop();
+    ending.push_back(hosted);
+  }
+  for (const HostedPointer& hosted : ending) {
+    if (!co_await hosted->instance->wait_ended(deadline)) co_return false;
+  }
+  co_return true;
+}
+
 Async<void> Host::stop() {
-  if (!instance_ || instance_->ended().is_set()) co_return;
-  instance_->request_stop();
-  const bool ended = co_await instance_->wait_ended(client_.environment().clock.now() + last_grace);
-  if (!ended) {
+  if (!co_await end_all(last_grace)) {
     // User code that does not return cannot be joined; the system takes the process back whole.
     log::warning("instance_abandoned");
     ::_exit(exit_status_);
@@ -194,20 +380,22 @@ Async<Result<std::vector<client::ObjectBytes>>> Host::resolve(
 
 Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin origin,
                                                    bool streams) {
-  if (!instance_ || !identity_ || assigning_)
+  if (hosted_.empty() || assigning_)
     co_return error(Code::unavailable, "this process hosts nothing yet");
-  if (call.actor != identity_->actor ||
-      (!call.actor.is_nil() && call.incarnation != identity_->incarnation)) {
+  const ActorId actor = call.actor;
+  const HostedPointer hosted = find(actor);
+  if (!hosted || (!actor.is_nil() && call.incarnation != hosted->identity.incarnation)) {
     co_return error(Code::conflict, "this process hosts another actor, or another incarnation");
   }
-  const ProcessId caller = origin.caller;
+  const CallerAndActor caller{origin.caller, actor};
   const auto mine = std::make_shared<Event>(client_.environment().loop);
-  const bool ordered = !call.actor.is_nil();  // Tasks are not: one may wait for the next.
+  // Tasks are not: one may wait for the next.
+  const bool ordered = !actor.is_nil() && !hosted->out_of_order;
   const auto earlier = std::exchange(last_arrival_[caller], mine);
   // Whatever happens, the calls behind this one go on.
   struct Guard {
     Host& host;
-    ProcessId caller;
+    CallerAndActor caller;
     std::shared_ptr<Event> mine;
     ~Guard() {
       mine->set();
@@ -220,16 +408,16 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin
                               : origin.deadline - client_.environment().clock.now();
   auto arguments = co_await resolve(std::move(call.arguments), budget);
   if (ordered && earlier && !earlier->is_set()) co_await earlier->wait();
-  if (!arguments) co_return placed(std::move(arguments).error());
+  if (!arguments) co_return placed(std::move(arguments).error(), actor);
   CallRequest request;
   request.method = std::move(call.method);
   request.signature = call.signature;
   request.arguments = std::move(*arguments);
   request.deadline = origin.deadline;
   request.streams = streams;
-  auto made = instance_->make_call(std::move(request), origin.cancelled);
-  if (auto taken = instance_->submit(made); !taken) {
-    co_return refusal(std::move(taken).error());
+  auto made = hosted->instance->make_call(std::move(request), origin.cancelled);
+  if (auto taken = hosted->instance->submit(made); !taken) {
+    co_return refusal(std::move(taken).error(), actor);
   }
   co_return made;
 }
@@ -253,7 +441,8 @@ Async<Result<protocol::InvokeReply>> Host::run(protocol::Invoke call, Origin ori
   using namespace boost::asio::experimental::awaitable_operators;
   const ObjectId result = call.result;
   const ProcessId caller = origin.caller;
-  const bool is_task = call.actor.is_nil();
+  const ActorId actor = call.actor;
+  const bool is_task = actor.is_nil();
   const auto cancelled = origin.cancelled;
   auto enqueued = co_await enqueue(std::move(call), std::move(origin), false);
   if (!enqueued) co_return std::move(enqueued).error();
@@ -270,18 +459,19 @@ Async<Result<protocol::InvokeReply>> Host::run(protocol::Invoke call, Origin ori
   } else {
     outcome = co_await (*enqueued)->outcome();
   }
-  if (!outcome) co_return placed(std::move(outcome).error());
+  if (!outcome) co_return placed(std::move(outcome).error(), actor);
   // Nobody would take back what a reply keeps for its caller.
   if (cancelled->is_set()) co_return error(Code::cancelled, "the caller gave up");
   std::vector<client::ObjectName> held;
   for (const client::HeldRef& ref : (*enqueued)->held) held.push_back(ref.name);
   auto reply = co_await client_.make_reply(std::move(*outcome), result, caller, std::move(held));
-  if (!reply) co_return placed(std::move(reply).error());
+  if (!reply) co_return placed(std::move(reply).error(), actor);
   co_return reply;
 }
 
 Async<Status> Host::invoke_stream(protocol::Invoke call, CallContext context,
                                   transport::OutgoingStream& out) {
+  const ActorId actor = call.actor;
   auto enqueued = co_await enqueue(std::move(call), origin_of(context), true);
   if (!enqueued) co_return std::move(enqueued).error();
   const auto running = *enqueued;
@@ -295,7 +485,7 @@ Async<Status> Host::invoke_stream(protocol::Invoke call, CallContext context,
     }
   }
   auto outcome = co_await running->outcome();
-  if (!outcome) co_return placed(std::move(outcome).error());
+  if (!outcome) co_return placed(std::move(outcome).error(), actor);
   co_return ok();
 }
 

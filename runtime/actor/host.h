@@ -1,4 +1,5 @@
-// What a troupe-actor process hosts: one instance of one module's class, an actor or a task slot.
+// What a troupe-actor process hosts: a task slot, an actor, or any number of light actors of one
+// module.
 #pragma once
 
 #include <filesystem>
@@ -6,9 +7,11 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "actor/cluster_services.h"
+#include "actor/crew.h"
 #include "actor/instance.h"
 #include "actor/module.h"
 #include "actor/ring_calls.h"
@@ -43,9 +46,9 @@ class Host final : public client::InvocationHandler {
   Async<Result<protocol::InvokeReply>> run(protocol::Invoke call, Origin origin);
   // Says where it failed. Only a call that was refused before it ran has no place: so its caller
   // knows that it may be sent again. Thread-safe once something is hosted.
-  Error placed(Error failure) const;
+  Error placed(Error failure, ActorId actor) const;
   // What a call is told that the mailbox did not take.
-  Error refusal(Error failure) const;
+  Error refusal(Error failure, ActorId actor) const;
   // A task that was cancelled has a moment to notice by itself.
   static constexpr Duration cancel_grace = std::chrono::milliseconds(200);
 
@@ -55,6 +58,23 @@ class Host final : public client::InvocationHandler {
                               transport::OutgoingStream& out) override;
 
  private:
+  struct Hosted {
+    Identity identity;
+    std::unique_ptr<Instance> instance;
+    bool out_of_order = false;
+    bool ready = false;  // It was created, and takes calls.
+    bool ending = false;
+  };
+  using HostedPointer = std::shared_ptr<Hosted>;
+  using CallerAndActor = std::pair<ProcessId, ActorId>;
+  // What came of light actors, until it was told.
+  struct Outcomes {
+    explicit Outcomes(const Executor& loop) : changed(loop) {}
+    std::vector<protocol::StartedActor> told_next;
+    size_t left = 0;
+    Event changed;
+  };
+
   // Only the worker that started this process says what it hosts and when it ends.
   Status check_worker(const transport::CallContext& context) const;
   Async<Result<protocol::ProcessStarted>> assign_actor(protocol::AssignActor request,
@@ -63,12 +83,33 @@ class Host final : public client::InvocationHandler {
                                                       transport::CallContext context);
   Async<Result<protocol::Empty>> stop_process(protocol::StopProcess request,
                                               transport::CallContext context);
-  Async<Result<protocol::ProcessStarted>> host(std::string module, std::string class_name,
-                                               Identity identity, uint64_t signature,
-                                               std::vector<client::ObjectBytes> arguments,
-                                               uint32_t concurrency);
+  // A stream of ActorsStarted.
+  Async<Status> assign_actors(transport::Message message, transport::CallContext context,
+                              transport::OutgoingStream& out);
+  Async<Result<protocol::Empty>> end_actors(protocol::EndActors request,
+                                            transport::CallContext context);
+  // The one actor or slot that this process is for.
+  Async<Result<protocol::ProcessStarted>> host_only(protocol::ActorSpec spec, uint32_t incarnation,
+                                                    std::vector<client::ObjectBytes> arguments);
+  Async<Status> load(std::string module);
+  // Makes the instance and waits until it was created.
+  Async<Status> create(HostedPointer hosted, protocol::ActorSpec spec,
+                       std::vector<client::ObjectBytes> arguments, Crew* crew);
+  Async<void> start_light(protocol::AssignActor request, std::shared_ptr<Outcomes> outcomes);
+  Async<Status> create_light(protocol::AssignActor request);
+  Async<Status> end_light(protocol::EndActor request);
+  void forget(const HostedPointer& hosted);
+  // Asks all to end; false if one does not within the grace.
+  Async<bool> end_all(Duration grace);
+  Async<void> end_one(protocol::EndActor request, std::shared_ptr<Status> failed,
+                      std::shared_ptr<void> until_ended);
+  protocol::ProcessStarted started() const;
+  Identity identity_of(const protocol::ActorSpec& spec, uint32_t incarnation) const;
+  // Null: this process does not host it, or not yet.
+  HostedPointer find(ActorId actor) const;
   static Origin origin_of(const transport::CallContext& context);
-  Async<void> watch_instance();
+  Async<void> watch_only();
+  void gauges_changed(ActorId actor);
   Async<void> report_gauges();
   Async<void> outlives_cancel(std::shared_ptr<Event> cancelled);
   // Resolves the arguments and puts the call into the mailbox, in the order of arrival of each
@@ -81,11 +122,17 @@ class Host final : public client::InvocationHandler {
   const HostOptions options_;
   Groups groups_;
   ClusterServices services_;
-  std::optional<Identity> identity_;
-  std::unique_ptr<Instance> instance_;
+  Crew crew_;
+  std::map<ActorId, HostedPointer> hosted_;
+  bool is_shared_ = false;  // By light actors.
+  std::optional<Module> module_;
+  std::string module_name_;
   RingCalls ring_calls_;
   bool assigning_ = false;
-  std::map<ProcessId, std::shared_ptr<Event>> last_arrival_;  // Of each caller: set once enqueued.
+  // Of each caller of an actor: set once its latest call was enqueued.
+  std::map<CallerAndActor, std::shared_ptr<Event>> last_arrival_;
+  std::set<ActorId> gauges_changed_;
+  bool reporting_ = false;
   Event done_;
   int exit_status_ = 0;
 };

@@ -228,6 +228,14 @@ int32_t host_defer(troupe_context* context, void (*run)(void*), void* argument) 
   return context->defer([run, argument] { run(argument); }) ? TROUPE_OK : TROUPE_UNAVAILABLE;
 }
 
+void host_context_retain(troupe_context* context) {
+  context->retain();
+}
+
+void host_context_release(troupe_context* context) {
+  context->release();
+}
+
 }  // namespace
 
 namespace troupe::actor {
@@ -257,6 +265,8 @@ const troupe_host& host_table() {
       .stopping = host_stopping,
       .current = host_current,
       .defer = host_defer,
+      .context_retain = host_context_retain,
+      .context_release = host_context_release,
   };
   return table;
 }

@@ -4,6 +4,7 @@
 
 #include <boost/asio/post.hpp>
 #include <boost/container/small_vector.hpp>
+#include <cstddef>
 
 #include "actor/host_table.h"
 #include "base/log.h"
@@ -13,6 +14,8 @@ namespace troupe::actor {
 namespace {
 
 constexpr uint32_t coroutines_default = 1000;
+constexpr uint32_t threads_max = 1024;  // Of one actor.
+constexpr size_t calls_a_turn = 64;
 
 using Views = boost::container::small_vector<troupe_bytes, 8>;
 
@@ -34,17 +37,71 @@ Instance::Instance(transport::Environment environment, Services& services, Insta
       type_(spec.type),
       signature_(spec.signature),
       arguments_(std::move(spec.arguments)),
-      context_(std::move(spec.identity), services),
+      context_(new troupe_context{std::move(spec.identity), services}),
       doorbell_(std::make_shared<Doorbell>(environment.loop)),
-      mailbox_(options.mailbox_calls_max, environment.rings,
-               [this] { return !defers() || calls_.open_count() < concurrency_; }),
-      concurrency_(spec.concurrency != 0 ? spec.concurrency
-                   : defers()            ? coroutines_default
-                                         : 1),
+      lanes_found_(find_lanes(spec)),
+      mailbox_(spec.mailbox_calls_max != 0 ? spec.mailbox_calls_max : options.mailbox_calls_max,
+               environment.rings, mailbox_lanes(),
+               crew_ != nullptr ? std::function<void()>{[this] { crew_->ready(*this); }}
+                                : std::function<void()>{}),
       created_(environment.loop),
       ended_(environment.loop) {
-  context_.defer = [this](std::function<void()> work) { return defer(std::move(work)); };
-  if (defers()) calls_.on_finish([this] { mailbox_.admit(); });
+  context_->set_defer([this](std::function<void()> work) { return defer(std::move(work)); });
+  if (defers()) {
+    calls_.on_finish([this](const Call& call) {
+      --lanes_[call.request().lane].open;
+      mailbox_.admit();
+    });
+  }
+}
+
+Status Instance::find_lanes(const InstanceSpec& spec) {
+  Status found_all;
+  Lane& first = lanes_.emplace_back();
+  first.limit = spec.concurrency != 0 ? spec.concurrency : defers() ? coroutines_default : 1;
+  size_t count = 0;
+  const bool has_groups = has(offsetof(troupe_actor_class, groups)) && type_->groups != nullptr;
+  const troupe_method_group* groups = has_groups ? type_->groups(&count) : nullptr;
+  for (size_t i = 0; i < count; ++i) {
+    const auto number = static_cast<uint32_t>(lanes_.size());
+    Lane& lane = lanes_.emplace_back();
+    lane.name = groups[i].name;
+    lane.limit = std::max<uint32_t>(groups[i].limit, 1);
+    for (size_t m = 0; m < groups[i].method_count; ++m) lane_of_[groups[i].methods[m]] = number;
+  }
+  for (const ConcurrencyGroup& wanted : spec.groups) {
+    const auto found = std::ranges::find(lanes_, wanted.name, &Lane::name);
+    if (wanted.name.empty() || found == lanes_.end() || wanted.limit == 0) {
+      found_all = error(Code::invalid,
+                        fmt::format("the class {} has no concurrency group \"{}\" that could have "
+                                    "a limit of {}",
+                                    type_->name, wanted.name, wanted.limit));
+    } else {
+      found->limit = wanted.limit;
+    }
+  }
+  uint64_t threads = 0;
+  for (const Lane& lane : lanes_) threads += lane.limit;
+  if (!defers() && threads > threads_max) {
+    found_all = error(Code::invalid, fmt::format("{} threads for one actor, at most {} are "
+                                                 "allowed: lower its max_concurrency",
+                                                 threads, threads_max));
+  }
+  const bool one_thread = defers() || threads == 1;
+  if (one_thread && type_->step == nullptr) crew_ = spec.crew;
+  return found_all;
+}
+
+std::vector<Mailbox::Lane> Instance::mailbox_lanes() {
+  std::vector<Mailbox::Lane> lanes;
+  for (Lane& lane : lanes_) {
+    if (defers()) {
+      lanes.push_back({[&lane] { return lane.open.load() < lane.limit; }, 0});
+    } else {
+      lanes.push_back({{}, lanes.size()});
+    }
+  }
+  return lanes;
 }
 
 uint32_t Instance::type_flags() const {
@@ -54,12 +111,20 @@ uint32_t Instance::type_flags() const {
 }
 
 Instance::~Instance() {
-  TROUPE_ASSERT(!thread_.joinable() || ended_.is_set(), "an instance is destroyed before its end");
+  TROUPE_ASSERT((!thread_.joinable() && crew_ == nullptr) || ended_.is_set() || !started_,
+                "an instance is destroyed before its end");
+  context_->set_defer({});
   if (thread_.joinable()) thread_.join();
 }
 
 Async<Status> Instance::start() {
-  thread_ = std::thread([this] { run(); });
+  if (!lanes_found_) co_return lanes_found_;
+  started_ = true;
+  if (crew_ != nullptr) {
+    crew_->ready(*this);
+  } else {
+    thread_ = std::thread([this] { run(); });
+  }
   co_await created_.wait();
   co_return create_outcome_;
 }
@@ -76,8 +141,19 @@ std::vector<std::shared_ptr<Call>> Instance::withdraw(const transport::RingChann
   return withdrawn;
 }
 
+Status Instance::submit(std::shared_ptr<Call> call) {
+  uint32_t lane = 0;
+  if (!lane_of_.empty()) {
+    if (const auto found = lane_of_.find(call->request().method); found != lane_of_.end()) {
+      lane = found->second;
+    }
+  }
+  call->request().lane = lane;
+  return mailbox_.put(std::move(call), lane);
+}
+
 void Instance::request_stop() {
-  context_.stopping.request_stop();
+  context_->stopping.request_stop();
   mailbox_.close();
 }
 
@@ -85,12 +161,12 @@ Async<bool> Instance::wait_ended(Instant deadline) {
   co_return co_await wait_until(environment_.clock, deadline, ended_);
 }
 
-bool Instance::take_some() noexcept {
+bool Instance::take_some(size_t calls, size_t lane) noexcept {
   bool worked = false;
-  for (size_t i = 0; i < options_.calls_a_step && !stop_requested(); ++i) {
-    if (const auto work = mailbox_.take_deferred()) {
+  for (size_t i = 0; i < calls && !stop_requested(); ++i) {
+    if (const auto work = lane == 0 ? mailbox_.take_deferred() : nullptr) {
       work();
-    } else if (auto call = mailbox_.take()) {
+    } else if (auto call = mailbox_.take(lane)) {
       deliver(std::move(call));
     } else {
       break;
@@ -100,11 +176,11 @@ bool Instance::take_some() noexcept {
   return worked;
 }
 
-void Instance::help() noexcept {
-  const CurrentContext current{&context_};
+void Instance::help(size_t lane) noexcept {
+  const CurrentContext current{context_.get()};
   while (!stop_requested()) {
-    mailbox_.wait();
-    take_some();
+    mailbox_.wait(lane);
+    take_some(options_.calls_a_step, lane);
   }
 }
 
@@ -112,21 +188,30 @@ bool Instance::defer(std::function<void()> work) {
   return mailbox_.defer(std::move(work));
 }
 
-void Instance::run() noexcept {
-  const CurrentContext current{&context_};
-  Status created = create();
-  const bool alive = created.has_value();
+void Instance::tell_created(Status created) {
   boost::asio::post(environment_.loop, [this, outcome = std::move(created)]() mutable {
     create_outcome_ = std::move(outcome);
     created_.set();
   });
+}
+
+void Instance::run() noexcept {
+  const CurrentContext current{context_.get()};
+  Status created = create();
+  const bool alive = created.has_value();
+  tell_created(std::move(created));
   std::optional<Error> death;
   bool more = false;  // A step said so.
-  const uint32_t threads = alive && !defers() && type_->step == nullptr ? concurrency_ : 1;
-  for (uint32_t i = 1; i < threads; ++i) helpers_.emplace_back([this] { help(); });
+  if (alive && !defers() && type_->step == nullptr) {
+    for (size_t lane = 0; lane < lanes_.size(); ++lane) {
+      for (uint32_t i = lane == 0 ? 1 : 0; i < lanes_[lane].limit; ++i) {
+        helpers_.emplace_back([this, lane] { help(lane); });
+      }
+    }
+  }
   while (alive && !stop_requested() && !death) {
     if (!more) mailbox_.wait();
-    const bool worked = take_some();
+    const bool worked = take_some(options_.calls_a_step);
     if (type_->step == nullptr || !(worked || more) || stop_requested()) continue;
     auto outcome = step();
     if (outcome) {
@@ -136,15 +221,42 @@ void Instance::run() noexcept {
     }
   }
   for (std::thread& helper : helpers_) helper.join();
-  if (alive) type_->destroy(instance_);
+  if (alive) destroy();
   finish(death);
+}
+
+Crew::Member::After Instance::turn() noexcept {
+  {
+    const CurrentContext current{context_.get()};
+    if (std::exchange(fresh_, false)) {
+      Status created = create();
+      const bool alive = created.has_value();
+      tell_created(std::move(created));
+      if (!alive) {
+        finish(std::nullopt);
+        return After::gone;
+      }
+    }
+    take_some(calls_a_turn);
+    if (!stop_requested()) return mailbox_.has_something() ? After::again : After::idle;
+    destroy();
+  }
+  finish(std::nullopt);
+  return After::gone;
+}
+
+void Instance::destroy() noexcept {
+  if (has(offsetof(troupe_actor_class, exiting)) && type_->exiting != nullptr) {
+    type_->exiting(instance_);
+  }
+  type_->destroy(instance_);
 }
 
 Status Instance::create() noexcept {
   const auto views = views_of(arguments_);
   TextRoom room;
-  const int32_t code =
-      type_->create(&context_, signature_, views.data(), views.size(), &instance_, room.text());
+  const int32_t code = type_->create(context_.get(), signature_, views.data(), views.size(),
+                                     &instance_, room.text());
   arguments_.clear();
   if (code == TROUPE_OK) return ok();
   return error(code_from_number(static_cast<uint32_t>(code)), room.read("create failed"));
@@ -164,6 +276,7 @@ void Instance::deliver(std::shared_ptr<Call> call) noexcept {
   }
   if (!call->begin(now)) return;
   const CallRequest& request = call->request();
+  if (defers()) ++lanes_[request.lane].open;
   const auto views = views_of(request.arguments);
   troupe_call* const handle = calls_.open(call);
   type_->call(instance_, handle, request.method.c_str(), request.signature, views.data(),
@@ -184,7 +297,7 @@ Result<bool> Instance::step() noexcept {
 }
 
 void Instance::finish(const std::optional<Error>& death) noexcept {
-  context_.stopping.request_stop();
+  context_->stopping.request_stop();
   mailbox_.close();
   // Those that the instance kept may have had their effect; those in the mailbox never ran.
   const Error unfinished =
@@ -198,9 +311,11 @@ void Instance::finish(const std::optional<Error>& death) noexcept {
   }
   if (kept + waiting > 0) {
     log::info("calls_failed_at_end",
-              {{"actor", context_.info.actor_id}, {"unfinished", kept}, {"not_run", waiting}});
+              {{"actor", context_->info.actor_id}, {"unfinished", kept}, {"not_run", waiting}});
   }
-  boost::asio::post(environment_.loop, [this, death] {
+  // The loop may destroy this instance before post() returns.
+  const Executor loop = environment_.loop;
+  boost::asio::post(loop, [this, death] {
     death_ = death;
     ended_.set();
   });

@@ -1,12 +1,16 @@
 // One instance of an actor class and the thread that owns it.
 #pragma once
 
+#include <atomic>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <thread>
+#include <unordered_map>
 
 #include "actor/call_table.h"
 #include "actor/context.h"
+#include "actor/crew.h"
 #include "actor/mailbox.h"
 #include "transport/environment.h"
 
@@ -18,18 +22,27 @@ struct InstanceOptions {
   Duration step_budget = std::chrono::milliseconds(10);
 };
 
+// Methods with threads, or unfinished calls, of their own.
+struct ConcurrencyGroup {
+  std::string name;
+  uint32_t limit = 0;
+};
+
 struct InstanceSpec {
   const troupe_actor_class* type = nullptr;  // From a Module.
   Identity identity;
   uint64_t signature = 0;
   std::vector<client::ObjectBytes> arguments;
-  uint32_t concurrency = 0;  // 0: the class's default.
+  uint32_t concurrency = 0;                   // 0: the class's default.
+  std::vector<ConcurrencyGroup> groups = {};  // Other limits than the class's own.
+  size_t mailbox_calls_max = 0;               // 0: the options'.
+  Crew* crew = nullptr;  // A light actor's threads; null, or several threads: its own ones.
 };
 
-// Belongs to the loop; the module's code runs on the instance's own thread alone: create, then
-// calls in the order of the mailbox and steps between them, then destroy. A plugin that lets an
-// exception out ends the process.
-class Instance {
+// Belongs to the loop; the module's code runs on the instance's threads, or on one of the crew's at
+// a time, alone: create, then calls in the order of the mailbox and steps between them, then
+// destroy. A plugin that lets an exception out ends the process.
+class Instance final : private Crew::Member {
  public:
   // `services` outlives the instance.
   Instance(transport::Environment environment, Services& services, InstanceSpec spec,
@@ -39,6 +52,7 @@ class Instance {
 
   // Starts the thread and waits for create. Once. Errors: what create answered.
   Async<Status> start();
+  bool has_started() const { return started_; }
   // A call as submit takes it; its context's event tells that the caller gave up.
   std::shared_ptr<Call> make_call(CallRequest request, std::shared_ptr<Event> abandoned);
   // The same of a call that came through a ring. Thread-safe, as submit.
@@ -46,7 +60,7 @@ class Instance {
     return std::make_shared<Call>(std::move(request), std::move(origin));
   }
   // To the end of the mailbox. Errors: exhausted (full), unavailable (stopping: it will not run).
-  Status submit(std::shared_ptr<Call> call) { return mailbox_.put(std::move(call)); }
+  Status submit(std::shared_ptr<Call> call);
 
   // Those in the mailbox that came through this channel: they will not run, and the caller of this
   // answers them. Thread-safe.
@@ -63,39 +77,61 @@ class Instance {
   Event& ended() { return ended_; }
   // Why it ended by itself: what a step failed with.
   const std::optional<Error>& death() const { return death_; }
-  std::map<std::string, double> gauges() const { return context_.gauges.read(); }
+  Gauges& gauges() { return context_->gauges; }
+  bool is_light() const { return crew_ != nullptr; }
 
  private:
+  // The mailbox's, one a concurrency group; the first is for methods of none.
+  struct Lane {
+    std::string name;
+    uint32_t limit = 1;            // Threads, or unfinished calls.
+    std::atomic<size_t> open = 0;  // Unfinished calls.
+  };
   bool defers() const { return (type_flags() & TROUPE_CLASS_COROUTINES) != 0; }
   uint32_t type_flags() const;
+  // Whether the module's table is long enough to have the field.
+  bool has(size_t offset) const { return type_->size >= offset + sizeof(void*); }
+  Status find_lanes(const InstanceSpec& spec);
+  std::vector<Mailbox::Lane> mailbox_lanes();
   // On the actor's threads.
   void run() noexcept;
-  // Another thread's part in a threaded actor: calls alone.
-  void help() noexcept;
-  // Runs what waits; false: there was nothing.
-  bool take_some() noexcept;
+  // Another thread's part in a threaded actor: calls of a lane alone.
+  void help(size_t lane) noexcept;
+  After turn() noexcept override;
+  // Runs what waits, at most `calls`; false: there was nothing.
+  bool take_some(size_t calls, size_t lane = 0) noexcept;
+  void tell_created(Status created);
+  void destroy() noexcept;
   Status create() noexcept;
   void deliver(std::shared_ptr<Call> call) noexcept;
   // Whether there is more to do. Errors: the actor dies of it.
   Result<bool> step() noexcept;
   void finish(const std::optional<Error>& death) noexcept;
-  bool stop_requested() const { return context_.stopping.stop_requested(); }
+  bool stop_requested() const { return context_->stopping.stop_requested(); }
 
   const transport::Environment environment_;
   const InstanceOptions options_;
   const troupe_actor_class* const type_;
   const uint64_t signature_;
   std::vector<client::ObjectBytes> arguments_;  // Until create has returned.
-  troupe_context context_;
+  struct Release {
+    void operator()(troupe_context* context) const { context->release(); }
+  };
+  const std::unique_ptr<troupe_context, Release> context_;
   std::shared_ptr<Doorbell> doorbell_;
+  std::deque<Lane> lanes_;
+  std::unordered_map<std::string, uint32_t> lane_of_;  // By method, but for those of the first.
+  Crew* crew_ = nullptr;
+  const Status lanes_found_;  // From what the three above are filled.
   Mailbox mailbox_;
   CallTable calls_;
-  const uint32_t concurrency_;  // Threads, or unfinished calls.
   void* instance_ = nullptr;
+  bool fresh_ = true;  // Of a light one: create has not run. Its turn's own.
 
   Event created_;
   Status create_outcome_ = error(Code::internal, "not created yet");
   Event ended_;
+  bool started_ = false;
   std::optional<Error> death_;
   std::vector<std::thread> helpers_;
   std::thread thread_;  // Last: it uses all of the above.

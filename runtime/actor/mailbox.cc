@@ -6,38 +6,50 @@
 
 namespace troupe::actor {
 
-Mailbox::Mailbox(size_t calls_max, transport::RingPort* rings, std::function<bool()> admits)
-    : calls_max_(calls_max), rings_(rings), admits_(std::move(admits)) {}
-
-bool Mailbox::has_something() const {
-  return deferred_count_.load() > 0 || closed_.load() || (calls_count_.load() > 0 && admits_());
+Mailbox::Mailbox(size_t calls_max, transport::RingPort* rings, std::vector<Lane> lanes,
+                 std::function<void()> on_work)
+    : calls_max_(calls_max), on_work_(std::move(on_work)) {
+  for (Lane& lane : lanes) {
+    while (lookouts_.size() <= lane.threads) lookouts_.emplace_back(rings);
+    queues_.emplace_back(std::move(lane));
+  }
 }
 
-void Mailbox::notify() {
-  if (rings_ == nullptr) {
-    changed_.notify_one();
+bool Mailbox::has_something(size_t threads) const {
+  if (closed_.load()) return true;
+  if (threads == 0 && deferred_count_.load() > 0) return true;
+  return std::ranges::any_of(queues_, [threads](const Queue& queue) {
+    return queue.lane.threads == threads && queue.admits();
+  });
+}
+
+void Mailbox::notify(size_t threads) {
+  if (on_work_) {
+    on_work_();
     return;
   }
-  if (asleep_.empty() || calls_.size() + deferred_.size() <= looking_) return;
-  Waiter* const waiter = asleep_.back();
-  asleep_.pop_back();
-  ++looking_;
-  waiter->signal();
+  size_t work = threads == 0 ? deferred_.size() : 0;
+  for (const Queue& queue : queues_) {
+    if (queue.lane.threads == threads) work += queue.calls.size();
+  }
+  lookouts_[threads].notify(work);
 }
 
-Status Mailbox::put(std::shared_ptr<Call> call) {
+Status Mailbox::put(std::shared_ptr<Call> call, size_t lane) {
   const std::lock_guard lock{mutex_};
   if (closed_) return error(Code::unavailable, "the actor is stopping; the call was not run");
-  if (calls_.size() >= calls_max_) {
+  if (calls_count_ >= calls_max_) {
     return error(Code::exhausted,
                  fmt::format("the actor's mailbox is full ({} calls wait): retry later, or call "
                              "less",
                              calls_max_))
         .after(std::chrono::milliseconds(10));
   }
-  calls_.push_back(std::move(call));
-  calls_count_.store(calls_.size());
-  notify();
+  Queue& queue = queues_[lane];
+  queue.calls.push_back(std::move(call));
+  queue.count.store(queue.calls.size());
+  ++calls_count_;
+  notify(queue.lane.threads);
   return ok();
 }
 
@@ -46,34 +58,47 @@ bool Mailbox::defer(std::function<void()> work) {
   if (closed_) return false;
   deferred_.push_back(std::move(work));
   deferred_count_.store(deferred_.size());
-  notify();
+  notify(0);
   return true;
 }
 
 void Mailbox::admit() {
-  if (calls_count_.load() == 0) return;
+  const bool waits =
+      std::ranges::any_of(queues_, [](const Queue& queue) { return queue.count.load() > 0; });
+  if (!waits) return;
   const std::lock_guard lock{mutex_};
-  notify();
+  for (size_t threads = 0; threads < lookouts_.size(); ++threads) notify(threads);
 }
 
-std::shared_ptr<Call> Mailbox::pop() {
-  if (calls_.empty()) return nullptr;
-  auto call = std::move(calls_.front());
-  calls_.pop_front();
-  calls_count_.store(calls_.size());
-  if (!calls_.empty()) notify();  // For this thread is busy now.
+std::shared_ptr<Call> Mailbox::pop(Queue& queue) {
+  if (queue.calls.empty()) return nullptr;
+  auto call = std::move(queue.calls.front());
+  queue.calls.pop_front();
+  queue.count.store(queue.calls.size());
+  --calls_count_;
+  // For this thread is busy now.
+  if (!queue.calls.empty() && !on_work_) notify(queue.lane.threads);
   return call;
 }
 
-std::shared_ptr<Call> Mailbox::take() {
-  if (calls_count_.load() == 0 || !admits_()) return nullptr;
-  const std::lock_guard lock{mutex_};
-  return pop();
+std::shared_ptr<Call> Mailbox::take(size_t threads) {
+  const size_t lanes = queues_.size();
+  const size_t first = lanes == 1 ? 0 : turn_.fetch_add(1, std::memory_order_relaxed);
+  for (size_t i = 0; i < lanes; ++i) {
+    Queue& queue = queues_[(first + i) % lanes];
+    if (queue.lane.threads != threads || !queue.admits()) continue;
+    const std::lock_guard lock{mutex_};
+    if (auto call = pop(queue)) return call;
+  }
+  return nullptr;
 }
 
 std::shared_ptr<Call> Mailbox::take_any() {
   const std::lock_guard lock{mutex_};
-  return pop();
+  for (Queue& queue : queues_) {
+    if (auto call = pop(queue)) return call;
+  }
+  return nullptr;
 }
 
 std::function<void()> Mailbox::take_deferred() {
@@ -86,42 +111,15 @@ std::function<void()> Mailbox::take_deferred() {
   return work;
 }
 
-void Mailbox::wait() {
-  if (rings_ == nullptr) {
-    std::unique_lock lock{mutex_};
-    changed_.wait(lock, [this] { return has_something(); });
-    return;
-  }
-  if (has_something()) return;
-  Waiter waiter{*rings_, Waiter::Kind::patient};
-  {
-    const std::lock_guard lock{mutex_};
-    ++looking_;
-  }
-  const auto arm = [&] {
-    const std::lock_guard lock{mutex_};
-    if (std::find(asleep_.begin(), asleep_.end(), &waiter) != asleep_.end()) return;
-    asleep_.push_back(&waiter);
-    --looking_;
-  };
-  rings_->wait(
-      waiter, Instant::max(), [this] { return has_something(); }, arm);
-  const std::lock_guard lock{mutex_};
-  const auto found = std::find(asleep_.begin(), asleep_.end(), &waiter);
-  if (found != asleep_.end()) {
-    asleep_.erase(found);
-  } else {
-    --looking_;
-  }
+void Mailbox::wait(size_t threads) {
+  lookouts_[threads].wait(mutex_, [this, threads] { return has_something(threads); });
 }
 
 void Mailbox::close() {
   const std::lock_guard lock{mutex_};
   closed_ = true;
-  changed_.notify_all();
-  for (Waiter* waiter : asleep_) waiter->signal();
-  looking_ += asleep_.size();
-  asleep_.clear();
+  for (Lookout& lookout : lookouts_) lookout.notify_all();
+  if (on_work_) on_work_();
 }
 
 }  // namespace troupe::actor

@@ -1,5 +1,6 @@
 #include "actor/ring_calls.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 
 #include "actor/host.h"
@@ -65,23 +66,31 @@ RingCalls::Caller& RingCalls::caller_of(const Channel& channel) {
   return *static_cast<Caller*>(channel->attachment.get());
 }
 
-void RingCalls::deliver_to(Instance& instance, const Identity& identity) {
-  hosted_ = std::make_unique<const Hosted>(Hosted{instance, identity.actor, identity.incarnation});
-  ready_.store(hosted_.get(), std::memory_order_release);
+void RingCalls::deliver_to(const Hosted& hosted, bool is_only) {
+  if (is_only) {
+    only_ = std::make_unique<const Hosted>(hosted);
+    ready_.store(only_.get(), std::memory_order_release);
+    return;
+  }
+  const std::lock_guard lock{many_mutex_};
+  many_[hosted.actor] = hosted;
 }
 
-const RingCalls::Hosted* RingCalls::direct(const Caller& caller,
-                                           const protocol::CallView& call) const {
-  const Hosted* hosted = ready_.load(std::memory_order_acquire);
-  if (hosted == nullptr || call.head.actor != hosted->actor) return nullptr;
+void RingCalls::remove(ActorId actor) {
+  const std::lock_guard lock{many_mutex_};
+  many_.erase(actor);
+}
+
+bool RingCalls::is_direct(const Hosted* hosted, const Caller& caller,
+                          const protocol::CallView& call) {
+  if (hosted == nullptr || call.head.actor != hosted->actor) return false;
   // Tasks have no order; and one that waits for its arguments must not hold up another, which may
   // be what makes them.
-  if (!call.head.actor.is_nil() && caller.on_loop.load() > 0) return nullptr;
-  if (!call.head.actor.is_nil() && call.head.incarnation != hosted->incarnation) return nullptr;
-  for (const auto& argument : call.arguments) {
-    if (!argument.ref.empty()) return nullptr;
-  }
-  return hosted;
+  const bool ordered = !call.head.actor.is_nil() && !hosted->out_of_order;
+  if (ordered && caller.on_loop.load() > 0) return false;
+  if (!call.head.actor.is_nil() && call.head.incarnation != hosted->incarnation) return false;
+  return std::ranges::all_of(call.arguments,
+                             [](const auto& argument) { return argument.ref.empty(); });
 }
 
 void RingCalls::ring_call(const Channel& channel, uint64_t number, BytesView payload) {
@@ -93,8 +102,15 @@ void RingCalls::ring_call(const Channel& channel, uint64_t number, BytesView pay
     refuse(*channel, number, view.error());
     return;
   }
-  const Hosted* hosted = direct(caller, *view);
+  const Hosted* hosted = ready_.load(std::memory_order_acquire);
+  std::unique_lock many{many_mutex_, std::defer_lock};
   if (hosted == nullptr) {
+    many.lock();
+    const auto found = many_.find(view->head.actor);
+    if (found != many_.end()) hosted = &found->second;
+  }
+  if (!is_direct(hosted, caller, *view)) {
+    if (many.owns_lock()) many.unlock();
     run_on_loop(channel, number, *view);
     return;
   }
@@ -109,11 +125,11 @@ void RingCalls::ring_call(const Channel& channel, uint64_t number, BytesView pay
     request.arguments.push_back({argument.inline_value, nullptr});
   }
   request.record = std::move(record);  // The views stay: its memory does not move.
-  RingOrigin origin{this, channel, number, view->head.result, ordinal};
+  RingOrigin origin{this, channel, number, view->head.result, ordinal, view->head.actor};
   auto call = Instance::make_call(std::move(request), std::move(origin));
   caller.track(number, call, nullptr);
-  if (auto taken = hosted->instance.submit(call); !taken) {
-    refuse(*channel, number, host_.refusal(std::move(taken).error()));
+  if (auto taken = hosted->instance->submit(call); !taken) {
+    refuse(*channel, number, host_.refusal(std::move(taken).error(), view->head.actor));
   }
 }
 
@@ -160,7 +176,8 @@ void RingCalls::finished(const std::shared_ptr<Call>& call, Result<BytesView> ou
   const RingOrigin& origin = call->origin();
   const uint32_t ran_ns = call->ran_ns(client_.environment().clock.now());
   if (!outcome) {
-    refuse(*origin.channel, origin.number, host_.placed(std::move(outcome).error()), ran_ns);
+    refuse(*origin.channel, origin.number, host_.placed(std::move(outcome).error(), origin.actor),
+           ran_ns);
   } else if (call->is_cancelled()) {
     // Nobody would take back what a reply keeps for its caller.
     refuse(*origin.channel, origin.number, error(Code::cancelled, "the caller gave up"));
@@ -182,7 +199,7 @@ Async<void> RingCalls::reply_from_loop(std::shared_ptr<Call> call, Bytes value) 
   auto reply = co_await client_.make_reply(std::move(value), origin.result,
                                            origin.channel->process(), std::move(held));
   if (!reply) {
-    refuse(*origin.channel, origin.number, host_.placed(std::move(reply).error()));
+    refuse(*origin.channel, origin.number, host_.placed(std::move(reply).error(), origin.actor));
   } else {
     reply_with(*origin.channel, origin.number, ReplyForm::reply, protocol::encode(*reply));
   }
@@ -195,8 +212,7 @@ void RingCalls::give_up(const std::shared_ptr<Call>& call) {
            error(Code::cancelled, "the caller gave up before the call was run"));
     return;
   }
-  const Hosted* hosted = ready_.load(std::memory_order_acquire);
-  if (hosted == nullptr || !hosted->actor.is_nil()) return;
+  if (!call->origin().actor.is_nil()) return;
   boost::asio::post(client_.environment().loop,
                     [this, call] { spawn(client_.scope(), end_after_grace(call)); });
 }
@@ -226,7 +242,7 @@ void RingCalls::ring_cancel(const Channel& channel, uint64_t number) {
 void RingCalls::ring_recall(const Channel& channel) {
   const Hosted* hosted = ready_.load(std::memory_order_acquire);
   if (hosted == nullptr) return;
-  for (const auto& call : hosted->instance.withdraw(*channel)) {
+  for (const auto& call : hosted->instance->withdraw(*channel)) {
     refuse(*channel, call->origin().number, not_begun());
   }
 }

@@ -6,10 +6,12 @@
 
 #include <atomic>
 #include <memory>
+#include <unordered_map>
 
 #include "actor/instance.h"
 #include "client/client.h"
 #include "protocol/call_record.h"
+#include "transport/adaptive_mutex.h"
 #include "transport/ring_port.h"
 
 namespace troupe::actor {
@@ -20,8 +22,16 @@ class RingCalls final : public transport::RingHandler, public CallSink {
  public:
   RingCalls(client::Client& client, Host& host) : client_(client), host_(host) {}
 
-  // From now on calls of this identity go to the instance, which outlives the process's rings.
-  void deliver_to(Instance& instance, const Identity& identity);
+  struct Hosted {
+    Instance* instance = nullptr;
+    ActorId actor;
+    uint32_t incarnation = 0;
+    bool out_of_order = false;
+  };
+  // From now on calls of this identity go to the instance. The only one of the process outlives its
+  // rings; one of many lives until it is removed.
+  void deliver_to(const Hosted& hosted, bool is_only);
+  void remove(ActorId actor);
 
   void ring_call(const std::shared_ptr<transport::RingChannel>& channel, uint64_t number,
                  BytesView payload) override;
@@ -33,17 +43,12 @@ class RingCalls final : public transport::RingHandler, public CallSink {
 
  private:
   using Channel = std::shared_ptr<transport::RingChannel>;
-  struct Hosted {
-    Instance& instance;
-    ActorId actor;
-    uint32_t incarnation;
-  };
   // One caller's unfinished calls. Only threads that read the rings touch it, but for `on_loop`.
   struct Caller;
 
   static Caller& caller_of(const Channel& channel);
-  // Whether the call can go straight into the mailbox.
-  const Hosted* direct(const Caller& caller, const protocol::CallView& call) const;
+  // Whether the call can go straight into the mailbox of `hosted`, which may be null.
+  static bool is_direct(const Hosted* hosted, const Caller& caller, const protocol::CallView& call);
   void run_on_loop(const Channel& channel, uint64_t number, const protocol::CallView& view);
   Async<void> run(Channel channel, uint64_t number, protocol::Invoke call, Instant deadline,
                   std::shared_ptr<Event> cancelled, std::shared_ptr<void> on_loop);
@@ -53,8 +58,10 @@ class RingCalls final : public transport::RingHandler, public CallSink {
 
   client::Client& client_;
   Host& host_;
-  std::unique_ptr<const Hosted> hosted_;
-  std::atomic<const Hosted*> ready_ = nullptr;
+  std::unique_ptr<const Hosted> only_;
+  std::atomic<const Hosted*> ready_ = nullptr;  // The only one.
+  transport::AdaptiveMutex many_mutex_;         // Held while a call is put into a mailbox of them.
+  std::unordered_map<ActorId, Hosted> many_;
 };
 
 }  // namespace troupe::actor

@@ -303,6 +303,11 @@ void ActorCaller::forget_incarnation(const Target& target, uint32_t incarnation)
   target->channel_ = nullptr;
 }
 
+void ActorCaller::learn(protocol::ActorInfo info) {
+  const Target known = target(info.actor);
+  if (!known->info_) known->info_ = std::move(info);
+}
+
 void ActorCaller::process_gone(ProcessId process) {
   std::vector<Target> all;
   {
@@ -329,9 +334,15 @@ Async<Result<std::shared_ptr<Peer>>> ActorCaller::reach(Target target, Instant d
   Duration delay = retry_first;
   for (;;) {
     if (target->info_ && target->peer_ && target->peer_->is_open()) co_return target->peer_;
-    const Duration left = deadline == Instant::max() ? default_budget : deadline - clock.now();
-    auto info = co_await client_.locate_actor(target->actor_, 0, left);
-    if (!info) co_return std::move(info).error();
+    std::optional<protocol::ActorInfo> info;
+    if (!target->peer_) info = std::exchange(target->info_, std::nullopt);  // Learnt.
+    target->peer_ = nullptr;
+    if (!info) {
+      const Duration left = deadline == Instant::max() ? default_budget : deadline - clock.now();
+      auto located = co_await client_.locate_actor(target->actor_, 0, left);
+      if (!located) co_return std::move(located).error();
+      info = std::move(*located);
+    }
     const Instant until = std::min(deadline, clock.now() + default_budget);
     auto peer = co_await client_.connections_->peer_of(info->address, until);
     if (peer) {

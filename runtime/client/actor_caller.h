@@ -60,6 +60,8 @@ class ActorCaller {
 
   // --- On the loop.
   Async<Result<std::shared_ptr<transport::IncomingStream>>> stream(ActorCallSpec spec);
+  // Where an actor lives, for the first call to it.
+  void learn(protocol::ActorInfo info);
   // Forgets that its actors live there; the head knows where they are now.
   void process_gone(ProcessId process);
 

@@ -165,11 +165,19 @@ Async<Result<Message>> Client::ask_head_raw(Method method, Bytes body, Duration 
   }
 }
 
+namespace {
+
+Error dead_actor(const protocol::ActorInfo& info) {
+  return error(Code::unavailable,
+               fmt::format("actor {}{} is dead: {}", info.actor.short_string(),
+                           info.name.empty() ? "" : " (" + info.name + ")", info.reason));
+}
+
+}  // namespace
+
 Async<Result<protocol::ActorInfo>> Client::create_actor(protocol::ActorSpec spec, Duration budget,
                                                         std::vector<ObjectName> held) {
-  if (spec.actor.is_nil()) spec.actor = ActorId::random(environment_.random);
-  spec.job = options_.job;
-  if (spec.node.is_nil()) capture(spec.placement, captured_in());
+  complete(spec);
   const ActorId actor = spec.actor;
   for (const ObjectName& ref : held) objects_->add_reference(ref);
   auto info = co_await ask_head<protocol::ActorInfo>(Method::create_actor, std::move(spec), budget);
@@ -180,6 +188,53 @@ Async<Result<protocol::ActorInfo>> Client::create_actor(protocol::ActorSpec spec
     drop_references(held);
   }
   co_return info;
+}
+
+void Client::complete(protocol::ActorSpec& spec) {
+  if (spec.actor.is_nil()) spec.actor = ActorId::random(environment_.random);
+  spec.job = options_.job;
+  if (spec.node.is_nil()) capture(spec.placement, captured_in());
+}
+
+Async<Result<protocol::ActorResults>> Client::create_actors(
+    std::vector<protocol::ActorSpec> specs, Duration budget,
+    std::vector<std::vector<ObjectName>> held) {
+  std::vector<ActorId> actors;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    complete(specs[i]);
+    actors.push_back(specs[i].actor);
+    for (const ObjectName& ref : held[i]) objects_->add_reference(ref);
+  }
+  protocol::ActorSpecs request{std::move(specs)};
+  auto results =
+      co_await ask_head<protocol::ActorResults>(Method::create_actors, std::move(request), budget);
+  if (results && results->items.size() != actors.size()) {
+    results = error(Code::internal, "the head answered for another number of actors");
+  }
+  for (size_t i = 0; i < actors.size(); ++i) {
+    if (held[i].empty()) continue;
+    const bool made =
+        results && results->items[i].error.code == 0 && results->items[i].info.actor == actors[i];
+    if (made) {
+      spawn(scope_, hold_until_dead(actors[i], std::move(held[i])));
+    } else {
+      drop_references(held[i]);
+    }
+  }
+  co_return results;
+}
+
+Async<Status> Client::locate_actors(std::vector<ActorId> actors, Duration budget) {
+  protocol::ActorIds request{std::move(actors), {}};
+  auto results =
+      co_await ask_head<protocol::ActorResults>(Method::get_actors, std::move(request), budget);
+  if (!results) co_return std::move(results).error();
+  for (protocol::ActorResult& result : results->items) {
+    if (result.error.code != 0) co_return protocol::from_info(result.error);
+    if (result.info.state == "dead") co_return dead_actor(result.info);
+    actors_->learn(std::move(result.info));
+  }
+  co_return ok();
 }
 
 Async<void> Client::hold_until_dead(ActorId actor, std::vector<ObjectName> held) {
@@ -204,11 +259,7 @@ Async<Result<protocol::ActorInfo>> Client::locate_actor(ActorId actor, uint32_t 
   request.after = after;
   auto info = co_await ask_head<protocol::ActorInfo>(Method::get_actor, request, budget);
   if (!info) co_return std::move(info).error();
-  if (info->state == "dead") {
-    co_return error(Code::unavailable,
-                    fmt::format("actor {}{} is dead: {}", actor.short_string(),
-                                info->name.empty() ? "" : " (" + info->name + ")", info->reason));
-  }
+  if (info->state == "dead") co_return dead_actor(*info);
   co_return info;
 }
 

@@ -131,6 +131,12 @@ class Client {
   // constructor's arguments, kept alive until the actor is dead, for each restart reads them anew.
   Async<Result<protocol::ActorInfo>> create_actor(protocol::ActorSpec spec, Duration budget,
                                                   std::vector<ObjectName> held = {});
+  // The same of many in one request; an outcome each, in their order.
+  Async<Result<protocol::ActorResults>> create_actors(std::vector<protocol::ActorSpec> specs,
+                                                      Duration budget,
+                                                      std::vector<std::vector<ObjectName>> held);
+  // Waits until all are alive. Errors: those of locate_actor, of the first that is not.
+  Async<Status> locate_actors(std::vector<ActorId> actors, Duration budget);
   // Waits until it is alive in an incarnation above `after`.
   // Errors: not_found, unavailable (dead: why), deadline_exceeded.
   Async<Result<protocol::ActorInfo>> locate_actor(ActorId actor, uint32_t after, Duration budget);
@@ -192,6 +198,8 @@ class Client {
                                                   transport::CallContext context);
   Async<Status> answer_stream(transport::Message message, transport::CallContext context,
                               transport::OutgoingStream& out);
+  // Completes what the program left open.
+  void complete(protocol::ActorSpec& spec);
   Async<void> hold_until_dead(ActorId actor, std::vector<ObjectName> held);
   void drop_references(const std::vector<ObjectName>& held);
 

@@ -15,6 +15,10 @@ constexpr size_t name_bytes_max = 256;
 constexpr size_t path_bytes_max = 4096;
 constexpr size_t arguments_bytes_max = size_t{1} << 20;
 constexpr size_t entries_max = 256;
+constexpr size_t batch_max = 100'000;     // Actors in one request.
+constexpr size_t start_batch_max = 1000;  // Light actors in one request to a worker.
+constexpr uint64_t exit_grace_max_us = 3'600'000'000;
+constexpr Duration restart_stream_after = std::chrono::milliseconds(50);
 constexpr Duration stop_budget = std::chrono::hours(1);  // Or until the node is dead.
 
 constexpr const char* names[] = {"pending", "starting", "alive", "restarting", "dead"};
@@ -87,6 +91,23 @@ void Actors::restore(std::vector<StoredActor> stored_actors) {
   }
 }
 
+namespace {
+
+Status check_shared(const protocol::ActorSpec& spec) {
+  const auto wants_gpu = [](const protocol::ResourceAmount& amount) {
+    return amount.name == "gpu" && amount.milli > 0;
+  };
+  if (std::ranges::any_of(spec.demand, wants_gpu)) {
+    return error(Code::invalid, "an actor with a GPU needs a process of its own");
+  }
+  if (spec.module.find('/') == std::string::npos && !spec.module.ends_with(".so")) {
+    return error(Code::invalid, "an actor of a plugin needs a process of its own");
+  }
+  return ok();
+}
+
+}  // namespace
+
 Status Actors::check(const protocol::ActorSpec& spec) const {
   if (spec.actor.is_nil()) return error(Code::invalid, "an actor needs an id");
   if (spec.module.empty()) return error(Code::invalid, "an actor needs a module");
@@ -112,6 +133,10 @@ Status Actors::check(const protocol::ActorSpec& spec) const {
                                             "allowed: put large ones in the object store",
                                             bytes, arguments_bytes_max));
   }
+  if (spec.shared) TROUPE_CHECK(check_shared(spec));
+  if (spec.exit_grace_us > exit_grace_max_us) {
+    return error(Code::invalid, "an actor's exit grace is at most an hour");
+  }
   if (spec.max_restarts < -1) return error(Code::invalid, "max_restarts is -1 or more");
   if (!spec.strategy.empty() && spec.strategy != "pack" && spec.strategy != "spread") {
     return error(Code::invalid, "strategy is pack or spread, not " + spec.strategy);
@@ -126,32 +151,30 @@ Status Actors::check(const protocol::ActorSpec& spec) const {
   return ok();
 }
 
-Async<Result<protocol::ActorInfo>> Actors::create(protocol::ActorSpec spec) {
+Result<Actors::Promised> Actors::promise(protocol::ActorSpec spec) {
   const ActorId id = spec.actor;
   if (const Actor* same = find(id)) {  // A retry.
     if (same->spec().module != spec.module || same->spec().class_name != spec.class_name) {
-      co_return error(Code::conflict, fmt::format("actor {} is another one", id.to_string()));
+      return error(Code::conflict, fmt::format("actor {} is another one", id.to_string()));
     }
     protocol::ActorInfo info = describe(*same);
-    TROUPE_CO_CHECK(co_await journal_.settled(same->written));
-    co_return info;
+    return Promised{std::move(info), same->written};
   }
   if (const Actor* namesake = spec.name.empty() ? nullptr : find(spec.name_space, spec.name)) {
     if (!spec.get_if_exists) {
-      co_return error(Code::conflict,
-                      fmt::format("the name {} in namespace \"{}\" is taken by "
-                                  "actor {}",
-                                  spec.name, spec.name_space, namesake->info().actor.to_string()));
+      return error(Code::conflict,
+                   fmt::format("the name {} in namespace \"{}\" is taken by "
+                               "actor {}",
+                               spec.name, spec.name_space, namesake->info().actor.to_string()));
     }
     protocol::ActorInfo info = describe(*namesake);
-    TROUPE_CO_CHECK(co_await journal_.settled(namesake->written));
-    co_return info;
+    return Promised{std::move(info), namesake->written};
   }
-  TROUPE_CO_CHECK(check(spec));
+  TROUPE_CHECK(check(spec));
   if (living() >= options_.actors_max) {
-    co_return error(Code::exhausted, fmt::format("the cluster has {} actors", living()));
+    return error(Code::exhausted, fmt::format("the cluster has {} actors", living()));
   }
-  TROUPE_CO_CHECK(journal_.admits());
+  TROUPE_CHECK(journal_.admits());
 
   Actor& actor = actors_[id];
   actor.changed = std::make_shared<Event>(environment_.loop);
@@ -173,8 +196,70 @@ Async<Result<protocol::ActorInfo>> Actors::create(protocol::ActorSpec spec) {
   set_state(actor, ActorState::pending);
   request_placement(actor, false);  // Often places it at once, and the write then says so.
   protocol::ActorInfo reply = describe(actor);
-  TROUPE_CO_CHECK(co_await journal_.settled(actor.written));
-  co_return reply;
+  return Promised{std::move(reply), actor.written};
+}
+
+Async<Result<protocol::ActorInfo>> Actors::create(protocol::ActorSpec spec) {
+  TROUPE_CO_TRY(auto promised, promise(std::move(spec)));
+  TROUPE_CO_CHECK(co_await journal_.settled(promised.written));
+  co_return std::move(promised.info);
+}
+
+Async<Result<protocol::ActorResults>> Actors::create_many(protocol::ActorSpecs specs) {
+  if (specs.items.size() > batch_max) {
+    co_return error(Code::invalid, fmt::format("at most {} actors in one request", batch_max));
+  }
+  protocol::ActorResults results;
+  Journal::Ticket last = 0;
+  for (protocol::ActorSpec& spec : specs.items) {
+    protocol::ActorResult& result = results.items.emplace_back();
+    auto promised = promise(std::move(spec));
+    if (promised) {
+      last = std::max(last, promised->written);
+      result.info = std::move(promised->info);
+    } else {
+      result.error = protocol::to_info(promised.error());
+    }
+  }
+  TROUPE_CO_CHECK(co_await journal_.settled(last));
+  co_return results;
+}
+
+Async<Result<protocol::ActorResults>> Actors::get_many(protocol::ActorIds request,
+                                                       transport::CallContext context) {
+  if (request.actors.size() > batch_max) {
+    co_return error(Code::invalid, fmt::format("at most {} actors in one request", batch_max));
+  }
+  protocol::ActorResults results;
+  for (const ActorId id : request.actors) {
+    protocol::GetActor one;
+    one.actor = id;
+    auto info = co_await get(std::move(one), context);
+    // Whoever asked asks again; an outcome in time is worth nothing without the others.
+    const bool late = !info && info.error().code() != Code::not_found;
+    if (late) co_return std::move(info).error();
+    protocol::ActorResult& result = results.items.emplace_back();
+    if (info) {
+      result.info = std::move(*info);
+    } else {
+      result.error = protocol::to_info(info.error());
+    }
+  }
+  co_return results;
+}
+
+Async<Status> Actors::kill_many(protocol::ActorIds request) {
+  TROUPE_CO_CHECK(journal_.admits());
+  Journal::Ticket last = 0;
+  for (const ActorId id : request.actors) {
+    Actor* actor = look_up(id);
+    if (actor == nullptr) continue;
+    if (actor->state != ActorState::dead) {
+      die(*actor, request.reason.empty() ? "it was killed" : request.reason);
+    }
+    if (const Actor* dead = find(id)) last = std::max(last, dead->written);
+  }
+  co_return co_await journal_.settled(last);
 }
 
 Async<Result<protocol::ActorInfo>> Actors::get(protocol::GetActor request,
@@ -361,7 +446,32 @@ void Actors::actor_placed(const scheduler::ActorPlaced& placed) {
   actor->stored.grant = groups_.grant_of(actor->spec().placement.group);
   set_state(*actor, ActorState::starting);
   actor->start_runs = true;
-  spawn(scope_, start(placed.actor, actor->info().incarnation));
+  begin_start(*actor);
+}
+
+void Actors::begin_start(const Actor& actor) {
+  const protocol::ActorInfo& info = actor.info();
+  if (actor.spec().shared) {
+    start_light_soon(info.address.node, info.actor, info.incarnation);
+  } else {
+    spawn(scope_, start(info.actor, info.incarnation));
+  }
+}
+
+bool Actors::still_starts(ActorId id, uint32_t incarnation) const {
+  const Actor* actor = find(id);
+  return actor != nullptr && actor->state == ActorState::starting &&
+         actor->info().incarnation == incarnation;
+}
+
+protocol::StartActor Actors::start_request(const Actor& actor) const {
+  protocol::StartActor request;
+  request.epoch = membership_.epoch();
+  request.incarnation = actor.info().incarnation;
+  request.spec = actor.spec();
+  request.devices = actor.stored.devices;
+  request.spec.placement = groups_.for_worker(request.spec.placement, actor.stored.bundle);
+  return request;
 }
 
 Async<void> Actors::start(ActorId id, uint32_t incarnation) {
@@ -369,35 +479,102 @@ Async<void> Actors::start(ActorId id, uint32_t incarnation) {
   const Actor* begun = find(id);
   if (begun == nullptr) co_return;
   const Status durable = co_await journal_.settled(begun->written);
-  if (!durable) co_return;
-  const auto still_starting = [this, id, incarnation] {
-    const Actor* actor = find(id);
-    return actor != nullptr && actor->state == ActorState::starting &&
-           actor->info().incarnation == incarnation;
-  };
-  if (!still_starting()) co_return;
-  const Actor* actor = find(id);
-  const NodeId node = actor->info().address.node;
-  protocol::StartActor request;
-  request.epoch = membership_.epoch();
-  request.incarnation = incarnation;
-  request.spec = actor->spec();
-  request.devices = actor->stored.devices;
-  request.spec.placement = groups_.for_worker(request.spec.placement, actor->stored.bundle);
-  auto started = co_await membership_.call<protocol::ProcessStarted>(
-      node, transport::Method::start_actor, request, options_.actor_start_budget, still_starting);
-  if (!still_starting()) co_return;
+  if (!durable || !still_starts(id, incarnation)) co_return;
+  const NodeId node = find(id)->info().address.node;
+  const auto request = start_request(*find(id));
+  auto outcome = co_await membership_.call<protocol::ProcessStarted>(
+      node, transport::Method::start_actor, request, options_.actor_start_budget,
+      [this, id, incarnation] { return still_starts(id, incarnation); });
+  if (still_starts(id, incarnation)) started(id, node, outcome);
+}
+
+// What the worker said of an actor that still starts.
+void Actors::started(ActorId id, NodeId node, const Result<protocol::ProcessStarted>& outcome) {
   Actor& current = *look_up(id);
   current.start_runs = false;
-  if (started) {
-    set_alive(current, started->address, started->pid);
+  if (outcome) {
+    set_alive(current, outcome->address, outcome->pid);
   } else if (membership_.is_dead(node)) {
-    fail(current, {.reason = started.error().message(), .blameless = true});
+    fail(current, {.reason = outcome.error().message(), .blameless = true});
   } else {
-    const bool permanent = is_permanent(started.error().code());
-    fail(current, {.reason = "it did not start: " + started.error().message(),
+    const bool permanent = is_permanent(outcome.error().code());
+    fail(current, {.reason = "it did not start: " + outcome.error().message(),
                    .permanent = permanent,
                    .may_still_run = true});
+  }
+}
+
+void Actors::start_light_soon(NodeId node, ActorId id, uint32_t incarnation) {
+  auto& waiting = to_start_[node];
+  waiting[id] = incarnation;
+  if (waiting.size() == 1) spawn(scope_, start_light(node));
+}
+
+Async<void> Actors::start_light(NodeId node) {
+  std::map<ActorId, uint32_t> batch;
+  for (const auto& [id, incarnation] : std::exchange(to_start_[node], {})) {
+    batch[id] = incarnation;
+    if (batch.size() == start_batch_max) {
+      spawn(scope_, start_batch(node, std::exchange(batch, {})));
+    }
+  }
+  if (!batch.empty()) spawn(scope_, start_batch(node, std::move(batch)));
+  co_return;
+}
+
+Async<void> Actors::start_batch(NodeId node, std::map<ActorId, uint32_t> batch) {
+  const auto wanted = [&] {
+    std::erase_if(batch, [&](const auto& one) { return !still_starts(one.first, one.second); });
+    return !batch.empty();
+  };
+  while (wanted()) {
+    auto streamed = co_await stream_batch(node, batch);
+    if (!wanted()) co_return;
+    const Code code = streamed ? Code::ok : streamed.error().code();
+    const bool broken = code == Code::outcome_unknown ||
+                        (code == Code::unavailable && !membership_.is_dead(node));
+    if (streamed || broken) {
+      // The connection broke: what it did not tell is asked again.
+      co_await sleep_for(environment_.clock, restart_stream_after);
+      continue;
+    }
+    for (const auto& [id, incarnation] : batch) {
+      if (still_starts(id, incarnation)) started(id, node, streamed.error());
+    }
+    co_return;
+  }
+}
+
+Async<Status> Actors::stream_batch(NodeId node, std::map<ActorId, uint32_t>& unsettled) {
+  Journal::Ticket last = 0;
+  for (const auto& [id, incarnation] : unsettled) last = std::max(last, find(id)->written);
+  TROUPE_CO_CHECK(co_await journal_.settled(last));
+  protocol::StartActors request;
+  for (const auto& [id, incarnation] : unsettled) {
+    if (still_starts(id, incarnation)) request.items.push_back(start_request(*find(id)));
+  }
+  const auto wanted = [&unsettled] { return !unsettled.empty(); };
+  auto stream = co_await membership_.open_stream(node, transport::Method::start_actors,
+                                                 protocol::encode(request),
+                                                 options_.actor_start_budget, wanted);
+  if (!stream) co_return std::move(stream).error();
+  for (;;) {
+    auto next = co_await (*stream)->next();
+    if (!next) co_return std::move(next).error();
+    if (!*next) co_return ok();
+    auto report = protocol::decode<protocol::ActorsStarted>(**next);
+    if (!report) co_return std::move(report).error();
+    for (const protocol::StartedActor& outcome : report->items) {
+      const auto found = unsettled.find(outcome.actor);
+      if (found == unsettled.end() || found->second != outcome.incarnation) continue;
+      unsettled.erase(found);
+      if (!still_starts(outcome.actor, outcome.incarnation)) continue;
+      if (outcome.error.code == 0) {
+        started(outcome.actor, node, outcome.process);
+      } else {
+        started(outcome.actor, node, protocol::from_info(outcome.error));
+      }
+    }
   }
 }
 
@@ -507,7 +684,9 @@ void Actors::die(Actor& actor, std::string reason) {
   set_state(actor, ActorState::dead);
   log::info("actor_dead", {{"actor", id}, {"name", info.name}, {"why", info.reason}});
   dead_.push_back(id);
-  if (had_process && !node.is_nil()) {
+  if (had_process && !node.is_nil() && actor.spec().shared) {
+    stop_light_soon(node, id, info.incarnation, actor.written);
+  } else if (had_process && !node.is_nil()) {
     spawn(scope_, stop(id, info.incarnation, node, actor.written));
   } else if (!actor.stopping) {  // Else it is released once that has ended.
     release(id);
@@ -526,20 +705,50 @@ void Actors::forget_oldest() {
   }
 }
 
+protocol::StopActor Actors::stop_request(ActorId id, uint32_t incarnation) const {
+  const Actor* actor = find(id);
+  const uint64_t own_grace = actor != nullptr ? actor->spec().exit_grace_us : 0;
+  const auto usual = static_cast<uint64_t>(options_.stop_grace / std::chrono::microseconds(1));
+  return {membership_.epoch(), id, incarnation, own_grace != 0 ? own_grace : usual};
+}
+
 Async<void> Actors::stop(ActorId id, uint32_t incarnation, NodeId node, Journal::Ticket after) {
   if (!co_await journal_.settled(after)) co_return;
-  protocol::StopActor request;
-  request.epoch = membership_.epoch();
-  request.actor = id;
-  request.incarnation = incarnation;
-  request.grace_us = static_cast<uint64_t>(options_.stop_grace / std::chrono::microseconds(1));
+  const auto request = stop_request(id, incarnation);
   auto stopped = co_await membership_.call<protocol::Empty>(
       node, transport::Method::stop_actor, request, stop_budget, [] { return true; });
   if (!stopped && !membership_.is_dead(node)) {
     log::warning("actor_stop_failed", {{"actor", id}, {"why", stopped.error()}});
   }
+  released_once_stopped(id);
+}
+
+void Actors::released_once_stopped(ActorId id) {
   const Actor* actor = find(id);
   if (actor == nullptr || actor->state == ActorState::dead) release(id);
+}
+
+void Actors::stop_light_soon(NodeId node, ActorId id, uint32_t incarnation, Journal::Ticket after) {
+  Stopping& stopping = to_stop_[node];
+  stopping.actors[id] = incarnation;
+  stopping.after = std::max(stopping.after, after);
+  if (stopping.actors.size() == 1) spawn(scope_, stop_light(node));
+}
+
+Async<void> Actors::stop_light(NodeId node) {
+  const Stopping stopping = std::exchange(to_stop_[node], {});
+  if (!co_await journal_.settled(stopping.after)) co_return;
+  protocol::StopActors request;
+  for (const auto& [id, incarnation] : stopping.actors) {
+    request.items.push_back(stop_request(id, incarnation));
+  }
+  auto stopped = co_await membership_.call<protocol::Empty>(
+      node, transport::Method::stop_actors, request, stop_budget, [] { return true; });
+  if (!stopped && !membership_.is_dead(node)) {
+    log::warning("actors_stop_failed",
+                 {{"count", stopping.actors.size()}, {"why", stopped.error()}});
+  }
+  for (const auto& [id, incarnation] : stopping.actors) released_once_stopped(id);
 }
 
 void Actors::node_registered(const protocol::RegisterNode& node) {
@@ -568,7 +777,7 @@ void Actors::node_registered(const protocol::RegisterNode& node) {
            {.reason = "its process was gone when its node came back", .may_still_run = true});
     } else if (!actor.start_runs) {
       actor.start_runs = true;
-      spawn(scope_, start(id, actor.info().incarnation));
+      begin_start(actor);
     }
   }
   for (const auto& [id, running] : listed) {

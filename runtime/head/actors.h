@@ -51,12 +51,19 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
   // Durable on return; does not wait until it runs. Idempotent by id. Errors: invalid, conflict
   // (the name is taken, or the id by another actor), exhausted.
   Async<Result<protocol::ActorInfo>> create(protocol::ActorSpec spec);
+  // The same of many, in one write; an outcome each, in their order.
+  Async<Result<protocol::ActorResults>> create_many(protocol::ActorSpecs specs);
   // Waits until it is alive in an incarnation above `after`, or dead. Errors: not_found,
   // deadline_exceeded (says what it waits for), cancelled.
   Async<Result<protocol::ActorInfo>> get(protocol::GetActor request,
                                          transport::CallContext context);
+  // Waits until each is alive or dead; an outcome each, in their order.
+  Async<Result<protocol::ActorResults>> get_many(protocol::ActorIds request,
+                                                 transport::CallContext context);
   // Durable on return. Its process may end a little later. Errors: not_found.
   Async<Status> kill(ActorId actor, std::string reason);
+  // The same of many; those that are not known count as dead.
+  Async<Status> kill_many(protocol::ActorIds request);
   // Kills those that do not outlive the job.
   void end_job(JobId job);
   // Kills all of its replicas, in one write with what else this turn writes.
@@ -92,6 +99,12 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
   };
   using Name = std::pair<std::string, std::string>;
 
+  // What was promised, once the ticket is settled.
+  struct Promised {
+    protocol::ActorInfo info;
+    Journal::Ticket written = 0;
+  };
+  Result<Promised> promise(protocol::ActorSpec spec);
   Actor* look_up(ActorId actor);
   Status check(const protocol::ActorSpec& spec) const;
   scheduler::ActorRequested request_of(const protocol::ActorSpec& spec, bool restart) const;
@@ -105,11 +118,25 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
   void die(Actor& actor, std::string reason);
   void forget_oldest();
   Duration backoff(const Actor& actor) const;
+  void begin_start(const Actor& actor);
   Async<void> start(ActorId id, uint32_t incarnation);
+  protocol::StartActor start_request(const Actor& actor) const;
+  bool still_starts(ActorId id, uint32_t incarnation) const;
+  void started(ActorId id, NodeId node, const Result<protocol::ProcessStarted>& outcome);
+  // Of light actors: those that are placed on a node within a turn are started together.
+  void start_light_soon(NodeId node, ActorId id, uint32_t incarnation);
+  Async<void> start_light(NodeId node);
+  Async<void> start_batch(NodeId node, std::map<ActorId, uint32_t> batch);
+  Async<Status> stream_batch(NodeId node, std::map<ActorId, uint32_t>& unsettled);
   Async<void> restart_once_stopped(ActorId id, uint32_t failed, NodeId node);
   Async<void> restart_later(ActorId id, uint32_t incarnation, Duration delay);
   // Asks until the process is gone or its node is; then frees what a dead actor held.
   Async<void> stop(ActorId id, uint32_t incarnation, NodeId node, Journal::Ticket after);
+  protocol::StopActor stop_request(ActorId id, uint32_t incarnation) const;
+  // Of dead light actors: those of a node that die within a turn are stopped together.
+  void stop_light_soon(NodeId node, ActorId id, uint32_t incarnation, Journal::Ticket after);
+  Async<void> stop_light(NodeId node);
+  void released_once_stopped(ActorId id);
 
   transport::Environment environment_;
   const HeadOptions& options_;
@@ -123,6 +150,12 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
   std::map<Name, ActorId> names_;                            // Of those that are not dead.
   std::map<PlacementGroupId, std::set<ActorId>> in_groups_;  // The same.
   std::deque<ActorId> dead_;  // The latest; older ones are forgotten.
+  struct Stopping {
+    std::map<ActorId, uint32_t> actors;
+    Journal::Ticket after = 0;
+  };
+  std::map<NodeId, std::map<ActorId, uint32_t>> to_start_;  // Light actors' incarnations.
+  std::map<NodeId, Stopping> to_stop_;
 };
 
 }  // namespace troupe::head

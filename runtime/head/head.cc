@@ -152,6 +152,20 @@ struct Head::Parts : JobListener {
     TROUPE_CO_CHECK(jobs.admits(spec.job));
     co_return co_await actors.create(std::move(spec));
   }
+  Async<Result<protocol::ActorResults>> create_actors(protocol::ActorSpecs request, CallContext) {
+    for (const protocol::ActorSpec& spec : request.items) {
+      TROUPE_CO_CHECK(jobs.admits(spec.job));
+    }
+    co_return co_await actors.create_many(std::move(request));
+  }
+  Async<Result<protocol::ActorResults>> get_actors(protocol::ActorIds request, CallContext call) {
+    return actors.get_many(std::move(request), std::move(call));
+  }
+  Async<Result<Empty>> kill_actors(protocol::ActorIds request, CallContext) {
+    auto killed = co_await actors.kill_many(std::move(request));
+    if (!killed) co_return std::move(killed).error();
+    co_return Empty{};
+  }
   Async<Result<protocol::ActorInfo>> get_actor(protocol::GetActor request, CallContext call) {
     return actors.get(std::move(request), std::move(call));
   }
@@ -288,7 +302,10 @@ class Head::Door final : public transport::Router {
     on(Method::begin_job, parts, &Parts::begin_job);
     on(Method::end_job, parts, &Parts::end_job);
     on(Method::create_actor, parts, &Parts::create_actor);
+    on(Method::create_actors, parts, &Parts::create_actors);
     on(Method::get_actor, parts, &Parts::get_actor);
+    on(Method::get_actors, parts, &Parts::get_actors);
+    on(Method::kill_actors, parts, &Parts::kill_actors);
     on(Method::kill_actor, parts, &Parts::kill_actor);
     on(Method::request_lease, parts, &Parts::request_lease);
     on(Method::renew_lease, parts, &Parts::renew_lease);

@@ -193,6 +193,26 @@ Async<Result<Bytes>> Membership::call_raw(NodeId id, transport::Method method, B
   }
 }
 
+Async<Result<std::shared_ptr<transport::IncomingStream>>> Membership::open_stream(
+    NodeId id, transport::Method method, Bytes request, Duration budget,
+    std::function<bool()> wanted) {
+  for (;;) {
+    if (!wanted()) co_return error(Code::cancelled, "not wanted any more");
+    const auto found = nodes_.find(id);
+    if (found == nodes_.end()) {
+      co_return error(Code::unavailable, fmt::format("node {} is dead", id.to_string()));
+    }
+    const std::shared_ptr<transport::Peer> peer = found->second.peer;
+    if (peer && peer->is_open()) {
+      transport::Message message{request, {}};
+      auto stream = peer->open_stream(method, std::move(message), budget);
+      if (stream) co_return stream;
+      if (stream.error().code() != Code::unavailable) co_return std::move(stream).error();
+    }
+    co_await wait_until(environment_.clock, environment_.clock.now() + retry_max, changed_);
+  }
+}
+
 Async<void> Membership::watch() {
   for (;;) {
     co_await sleep_for(environment_.clock, options_.heartbeat);

@@ -61,6 +61,11 @@ class Membership {
     if (!answer) co_return std::move(answer).error();
     co_return protocol::decode<Reply>(*answer);
   }
+  // A stream from a worker, once one can be opened. Errors: unavailable (the node is dead),
+  // cancelled (not wanted any more).
+  Async<Result<std::shared_ptr<transport::IncomingStream>>> open_stream(
+      NodeId node, transport::Method method, Bytes request, Duration budget,
+      std::function<bool()> wanted);
 
  private:
   struct Node {

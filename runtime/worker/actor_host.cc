@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/asio/experimental/awaitable_operators.hpp>
 
 #include "base/log.h"
 
@@ -18,12 +19,15 @@ constexpr size_t gauges_max = 256;
 constexpr size_t gauge_name_bytes_max = 64;
 constexpr Duration superseded_grace = std::chrono::seconds(2);
 constexpr Duration failed_grace = Duration::zero();
-constexpr Duration start_budget = std::chrono::minutes(10);  // A large model loads meanwhile.
+constexpr Duration answer_grace = std::chrono::seconds(1);
+constexpr Duration unused_process_life = std::chrono::seconds(1);  // Of light actors, without any.
+constexpr Duration start_budget = std::chrono::minutes(10);        // A large model loads meanwhile.
 
 }  // namespace
 
-ActorHost::ActorHost(transport::Environment environment, ProcessTable& processes, Logs& logs)
-    : environment_(environment), processes_(processes), logs_(logs) {}
+ActorHost::ActorHost(transport::Environment environment, Scope& scope, ProcessTable& processes,
+                     Logs& logs)
+    : environment_(environment), scope_(scope), processes_(processes), logs_(logs) {}
 
 ActorHost::Pointer ActorHost::find(ActorId id) const {
   const auto found = actors_.find(id);
@@ -58,13 +62,28 @@ Async<Result<ProcessStarted>> ActorHost::start(protocol::StartActor request, Ins
     const Pointer present = find(id);
     if (!present) co_return co_await begin(std::move(request));
     if (present->incarnation == request.incarnation) co_return co_await join(present, deadline);
-    auto older = present->process;
-    log::info("actor_superseded", {{"actor", id}, {"incarnation", present->incarnation}});
-    co_await HostedProcess::end(older, superseded_grace);
-    // A start that fails now settles and leaves the map by itself.
-    if (!present->settled.is_set()) co_await present->settled.wait();
-    if (find(id) == present) actors_.erase(id);
+    co_await supersede(id);
   }
+}
+
+Async<void> ActorHost::supersede(ActorId id) {
+  const Pointer older = find(id);
+  if (!older) co_return;
+  log::info("actor_superseded", {{"actor", id}, {"incarnation", older->incarnation}});
+  auto process = older->process;
+  if (older->light) {
+    protocol::StopActor stop;
+    stop.actor = id;
+    stop.incarnation = older->incarnation;
+    stop.grace_us = static_cast<uint64_t>(superseded_grace / std::chrono::microseconds(1));
+    std::vector<protocol::StopActor> items{stop};
+    (void)co_await stop_light(process, std::move(items), Instant::max());
+  } else {
+    co_await HostedProcess::end(process, superseded_grace);
+  }
+  // A start that fails now settles and leaves the map by itself.
+  if (!older->settled.is_set()) co_await older->settled.wait();
+  if (find(id) == older) actors_.erase(id);
 }
 
 Async<Result<ProcessStarted>> ActorHost::join(Pointer actor, Instant deadline) {
@@ -119,6 +138,288 @@ Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request) {
   co_return started;
 }
 
+// --- Light actors
+
+Async<Status> ActorHost::start_light(protocol::StartActors request,
+                                     transport::OutgoingStream& out) {
+  const auto outcomes = std::make_shared<Outcomes>(environment_.loop);
+  outcomes->left = request.items.size();
+  std::map<ProcessId, std::vector<protocol::StartActor>> groups;
+  for (protocol::StartActor& item : request.items) {
+    const ActorId id = item.spec.actor;
+    const uint32_t incarnation = item.incarnation;
+    const auto fail = [&](const Error& why) {
+      outcomes->add({id, incarnation, {}, protocol::to_info(why)});
+    };
+    if (id.is_nil()) {
+      fail(error(Code::invalid, "start_actors needs actors"));
+      continue;
+    }
+    if (const auto refused = refusal(item)) {
+      fail(*refused);
+      continue;
+    }
+    if (const Pointer present = find(id)) {
+      if (present->incarnation == incarnation) {
+        spawn(scope_, join_light(id, incarnation, present, outcomes));
+      } else {
+        spawn(scope_, start_light_later(std::move(item), outcomes));
+      }
+      continue;
+    }
+    auto light = light_process(item);
+    if (!light) {
+      fail(light.error());
+      continue;
+    }
+    const auto actor = std::make_shared<Actor>(environment_.loop);
+    actor->incarnation = incarnation;
+    actor->process = (*light)->process;
+    actor->light = *light;
+    actors_[id] = actor;
+    (*light)->actors.insert(id);
+    groups[(*light)->process->id()].push_back(std::move(item));
+  }
+  for (auto& [process, items] : groups) {
+    spawn(scope_, assign_light(light_processes_.at(process), std::move(items), outcomes));
+  }
+  groups.clear();
+  while (outcomes->left > 0 || !outcomes->told_next.empty()) {
+    if (outcomes->told_next.empty()) {
+      co_await outcomes->changed.wait();
+      continue;
+    }
+    protocol::ActorsStarted report{std::exchange(outcomes->told_next, {})};
+    TROUPE_CO_CHECK(co_await out.send(protocol::encode(report)));
+  }
+  co_return ok();
+}
+
+// An older incarnation is still here.
+Async<void> ActorHost::start_light_later(protocol::StartActor request, OutcomesPointer outcomes) {
+  const ActorId id = request.spec.actor;
+  co_await supersede(id);
+  std::optional<Error> refused = refusal(request);
+  Result<LightPointer> light = error(Code::conflict, "another incarnation starts");
+  if (!refused && !find(id)) light = light_process(request);
+  if (!refused && !light) refused = light.error();
+  if (refused) {
+    protocol::StartedActor outcome{id, request.incarnation, {}, protocol::to_info(*refused)};
+    outcomes->add(std::move(outcome));
+    co_return;
+  }
+  const auto actor = std::make_shared<Actor>(environment_.loop);
+  actor->incarnation = request.incarnation;
+  actor->process = (*light)->process;
+  actor->light = *light;
+  actors_[id] = actor;
+  (*light)->actors.insert(id);
+  std::vector<protocol::StartActor> items;
+  items.push_back(std::move(request));
+  co_await assign_light(*light, std::move(items), outcomes);
+}
+
+Async<void> ActorHost::join_light(ActorId id, uint32_t incarnation, Pointer actor,
+                                  OutcomesPointer outcomes) {
+  if (!actor->settled.is_set()) co_await actor->settled.wait();
+  protocol::StartedActor outcome{id, incarnation, {}, {}};
+  if (*actor->outcome) {
+    outcome.process = **actor->outcome;
+  } else {
+    outcome.error = protocol::to_info(actor->outcome->error());
+  }
+  outcomes->add(std::move(outcome));
+}
+
+Result<ActorHost::LightPointer> ActorHost::light_process(const protocol::StartActor& request) {
+  protocol::ActorSpec kind;
+  kind.job = request.spec.job;
+  kind.module = request.spec.module;
+  kind.environment = request.spec.environment;
+  kind.placement = request.spec.placement;
+  const Bytes encoded = protocol::encode(kind);
+  const std::string key{encoded.begin(), encoded.end()};
+  if (const auto found = light_.find(key); found != light_.end()) {
+    const LightPointer light = found->second;
+    if (!light->greeted.is_set() || light->process->is_usable()) {
+      ++light->uses;
+      return light;
+    }
+  }
+  TROUPE_TRY(auto process, processes_.launch({kind.job, {}, kind.environment}));
+  const auto light = std::make_shared<LightProcess>(environment_.loop);
+  light->key = key;
+  light->process = process;
+  light_[key] = light;
+  light_processes_[process->id()] = light;
+  logs_.process_started(process->id(), {}, process->log_path());
+  spawn(scope_, greet(light));
+  return light;
+}
+
+Async<void> ActorHost::greet(LightPointer light) {
+  const Instant deadline = environment_.clock.now() + start_budget;
+  auto process = light->process;
+  light->outcome =
+      co_await HostedProcess::greet(process, processes_.service(), processes_.hello, deadline);
+  if (light->outcome) {
+    log::info("light_process_started", {{"process", process->id()}, {"pid", process->pid()}});
+  } else {
+    retire(light);
+    if (!process->exited().is_set()) spawn(scope_, HostedProcess::end(process, failed_grace));
+  }
+  light->greeted.set();
+}
+
+void ActorHost::retire(const LightPointer& light) {
+  const auto newest = light_.find(light->key);
+  if (newest != light_.end() && newest->second == light) light_.erase(newest);
+}
+
+Async<void> ActorHost::assign_light(LightPointer light, std::vector<protocol::StartActor> items,
+                                    OutcomesPointer outcomes) {
+  protocol::AssignActors request;
+  std::map<ActorId, Pointer> unsettled;
+  for (protocol::StartActor& item : items) {
+    unsettled[item.spec.actor] = find(item.spec.actor);
+    request.items.push_back({item.incarnation, std::move(item.spec)});
+  }
+  auto streamed = co_await stream_light(light, std::move(request), outcomes, unsettled);
+  if (unsettled.empty()) co_return;
+  Error why = streamed ? error(Code::internal, "the process did not say what came of the actor")
+                       : streamed.error();
+  auto process = light->process;
+  if (!process->is_usable()) why = co_await HostedProcess::explain(process, std::move(why));
+  log::warning("light_actors_not_started", {{"count", unsettled.size()}, {"why", why}});
+  for (const auto& [id, actor] : unsettled) {
+    settle(id, actor, why);
+    outcomes->add({id, actor->incarnation, {}, protocol::to_info(why)});
+  }
+}
+
+Async<Status> ActorHost::stream_light(LightPointer light, protocol::AssignActors request,
+                                      OutcomesPointer outcomes,
+                                      std::map<ActorId, Pointer>& unsettled) {
+  if (!light->greeted.is_set()) co_await light->greeted.wait();
+  TROUPE_CO_CHECK(light->outcome);
+  const auto peer = light->process->peer();
+  transport::Message message{protocol::encode(request), {}};
+  if (!peer) co_return error(Code::unavailable, "the process of light actors has ended");
+  auto stream = peer->open_stream(Method::assign_actors, std::move(message), start_budget);
+  if (!stream) co_return std::move(stream).error();
+  for (;;) {
+    auto next = co_await (*stream)->next();
+    if (!next) co_return std::move(next).error();
+    if (!*next) co_return ok();
+    auto report = protocol::decode<protocol::ActorsStarted>(**next);
+    if (!report) co_return std::move(report).error();
+    for (protocol::StartedActor& outcome : report->items) {
+      const auto found = unsettled.find(outcome.actor);
+      if (found == unsettled.end()) continue;
+      const auto actor = found->second;
+      unsettled.erase(found);
+      if (outcome.error.code == 0) {
+        outcome.process.pid = light->process->pid();
+        settle(outcome.actor, actor, outcome.process);
+        logs_.hosts(light->process->id(), outcome.actor);
+      } else {
+        settle(outcome.actor, actor, protocol::from_info(outcome.error));
+      }
+      outcomes->add(std::move(outcome));
+    }
+  }
+}
+
+void ActorHost::settle(ActorId id, const Pointer& actor, Result<ProcessStarted> outcome) {
+  if (!outcome) {
+    remember_end(id, actor->incarnation, outcome.error());
+    leave_light(id, actor);
+  }
+  actor->outcome = std::move(outcome);
+  actor->settled.set();
+}
+
+// The last to leave lets the process go, unless others come soon.
+void ActorHost::leave_light(ActorId id, const Pointer& actor) {
+  if (find(id) == actor) actors_.erase(id);
+  const LightPointer light = actor->light;
+  light->actors.erase(id);
+  if (light->actors.empty()) spawn(scope_, end_unused(light, light->uses));
+}
+
+Async<void> ActorHost::end_unused(LightPointer light, uint64_t uses) {
+  co_await sleep_for(environment_.clock, unused_process_life);
+  if (!light->actors.empty() || light->uses != uses) co_return;
+  retire(light);
+  auto process = light->process;
+  co_await HostedProcess::end(process, superseded_grace);
+}
+
+Async<Status> ActorHost::stop_light(HostedProcess::Pointer process,
+                                    std::vector<protocol::StopActor> items, Instant deadline) {
+  using namespace boost::asio::experimental::awaitable_operators;
+  protocol::EndActors request;
+  Duration grace{};
+  std::map<ActorId, Pointer> ending;
+  for (const protocol::StopActor& item : items) {
+    const Pointer actor = find(item.actor);
+    if (!actor || actor->process != process) continue;
+    ending[item.actor] = actor;
+    request.items.push_back({item.actor, actor->incarnation, item.grace_us});
+    grace = std::max<Duration>(grace, std::chrono::microseconds(item.grace_us));
+  }
+  if (ending.empty()) co_return ok();
+  auto peer = process->peer();
+  Status ended = error(Code::unavailable, "its process has ended");
+  if (peer && peer->is_open()) {
+    // The process keeps the grace; this is for one that does not.
+    auto told = co_await transport::call<protocol::Empty>(peer, Method::end_actors,
+                                                          std::move(request), grace + answer_grace);
+    ended = told ? ok() : Status{told.error()};
+  }
+  if (ended) {
+    for (const auto& [id, actor] : ending) {
+      remember_end(id, actor->incarnation,
+                   error(Code::conflict, fmt::format("actor {} incarnation {} was stopped",
+                                                     id.to_string(), actor->incarnation)));
+      leave_light(id, actor);
+    }
+    co_return ok();
+  }
+  // User code that does not return cannot be unwound: its process goes, with all that live in it.
+  log::warning("light_process_killed", {{"process", process->id()}, {"why", ended.error()}});
+  const auto raced = co_await (HostedProcess::end(process, Duration::zero()) ||
+                               sleep_until(environment_.clock, deadline));
+  if (raced.index() == 0) co_return ok();
+  co_return error(Code::deadline_exceeded, "the actor's process still ends");
+}
+
+Async<Result<protocol::Empty>> ActorHost::stop_many(protocol::StopActors request,
+                                                    Instant deadline) {
+  std::map<ProcessId, std::pair<HostedProcess::Pointer, std::vector<protocol::StopActor>>> light;
+  std::vector<protocol::StopActor> others;
+  for (const protocol::StopActor& item : request.items) {
+    const Pointer actor = find(item.actor);
+    const bool is_light =
+        actor && actor->light && (item.incarnation == 0 || item.incarnation == actor->incarnation);
+    if (is_light) {
+      auto& [process, items] = light[actor->process->id()];
+      process = actor->process;
+      items.push_back(item);
+    } else {
+      others.push_back(item);
+    }
+  }
+  for (auto& [id, of] : light) {
+    TROUPE_CO_CHECK(co_await stop_light(of.first, std::move(of.second), deadline));
+  }
+  for (const protocol::StopActor& item : others) {
+    auto stopped = co_await stop(item, deadline);
+    if (!stopped) co_return std::move(stopped).error();
+  }
+  co_return protocol::Empty{};
+}
+
 Async<Result<protocol::Empty>> ActorHost::stop(protocol::StopActor request, Instant deadline) {
   const Pointer actor = find(request.actor);
   if (!actor) {
@@ -132,6 +433,11 @@ Async<Result<protocol::Empty>> ActorHost::stop(protocol::StopActor request, Inst
   }
   const Duration grace = std::chrono::microseconds(request.grace_us);
   auto process = actor->process;
+  if (actor->light) {
+    std::vector<protocol::StopActor> items{request};
+    TROUPE_CO_CHECK(co_await stop_light(process, std::move(items), deadline));
+    co_return protocol::Empty{};
+  }
   log::info("actor_stopping", {{"actor", request.actor}, {"incarnation", actor->incarnation}});
   using namespace boost::asio::experimental::awaitable_operators;
   // The escalation is owned by the process: it goes on when this wait ends early.
@@ -141,15 +447,31 @@ Async<Result<protocol::Empty>> ActorHost::stop(protocol::StopActor request, Inst
   co_return error(Code::deadline_exceeded, "the actor's process still ends");
 }
 
-void ActorHost::process_exited(HostedProcess& process) {
-  if (process.work.actor.is_nil()) return;  // It never started: begin() has told.
-  const ActorId id = process.work.actor;
-  remember_end(
-      id, process.work.incarnation,
-      error(Code::conflict, fmt::format("actor {} incarnation {} ended: {}", id.to_string(),
-                                        process.work.incarnation, process.exit_reason())));
-  const Pointer actor = find(id);
-  if (actor && actor->process.get() == &process) actors_.erase(id);
+std::vector<Work> ActorHost::process_exited(HostedProcess& process) {
+  std::vector<Work> ended;
+  const auto end = [&](ActorId id, uint32_t incarnation) {
+    ended.push_back({id, incarnation, {}});
+    remember_end(
+        id, incarnation,
+        error(Code::conflict, fmt::format("actor {} incarnation {} ended: {}", id.to_string(),
+                                          incarnation, process.exit_reason())));
+    const Pointer actor = find(id);
+    if (actor && actor->process.get() == &process) actors_.erase(id);
+  };
+  // One that never started: begin() has told.
+  if (!process.work.actor.is_nil()) end(process.work.actor, process.work.incarnation);
+  const auto found = light_processes_.find(process.id());
+  if (found == light_processes_.end()) return ended;
+  const LightPointer light = found->second;
+  light_processes_.erase(found);
+  retire(light);
+  const auto actors = std::exchange(light->actors, {});
+  for (const ActorId id : actors) {
+    const Pointer actor = find(id);
+    // Those that still start are told by assign_light().
+    if (actor && actor->settled.is_set()) end(id, actor->incarnation);
+  }
+  return ended;
 }
 
 void ActorHost::remember_end(ActorId id, uint32_t incarnation, Error why) {

@@ -17,6 +17,7 @@ namespace {
 
 constexpr Duration connect_budget = std::chrono::seconds(5);
 constexpr Duration register_budget = std::chrono::seconds(5);
+constexpr size_t reports_at_once = 512;
 constexpr Duration report_budget = std::chrono::seconds(5);
 constexpr Duration beat_budget_least = std::chrono::seconds(1);
 constexpr int beats_missed_max = 3;
@@ -157,7 +158,8 @@ Async<Status> HeadLink::beat(std::shared_ptr<Peer> peer) {
 }
 
 void HeadLink::report_exit(protocol::ProcessExited exit) {
-  exits_[exit.process] = std::move(exit);
+  const ExitKey key{exit.process, exit.actor};
+  exits_[key] = std::move(exit);
   changed_.pulse();
 }
 
@@ -174,21 +176,37 @@ Async<void> HeadLink::report_exits() {
       co_await changed_.wait();
       continue;
     }
-    protocol::ProcessExited exit = exits_.begin()->second;
-    const ProcessId process = exit.process;
-    exit.node = options_.node;
-    exit.epoch = epoch_;
-    auto peer = peer_;
-    auto heard = co_await transport::call<protocol::Empty>(peer, Method::process_exited,
-                                                           std::move(exit), report_budget);
-    // not_found and conflict say that the head has moved on: it needs this report no more.
-    if (heard || heard.error().code() == Code::not_found ||
-        heard.error().code() == Code::conflict) {
-      exits_.erase(process);
+    // Those of one process that hosted many light actors go together.
+    std::vector<std::pair<ExitKey, transport::OutgoingCall>> calls;
+    std::optional<Error> unheard;
+    for (const auto& [key, exit] : exits_) {
+      if (calls.size() == reports_at_once) break;
+      protocol::ProcessExited report = exit;
+      report.node = options_.node;
+      report.epoch = epoch_;
+      transport::Message message{protocol::encode(report), {}};
+      auto call = peer_->begin_call(Method::process_exited, std::move(message), report_budget);
+      if (!call) {
+        unheard = call.error();
+        break;
+      }
+      calls.emplace_back(key, std::move(*call));
+    }
+    for (auto& [key, call] : calls) {
+      auto heard = co_await call.reply();
+      // not_found and conflict say that the head has moved on: it needs this report no more.
+      if (heard || heard.error().code() == Code::not_found ||
+          heard.error().code() == Code::conflict) {
+        exits_.erase(key);
+      } else {
+        unheard = heard.error();
+      }
+    }
+    if (!unheard) {
       delay = options_.reconnect_first;
       continue;
     }
-    log::warning("exit_not_reported", {{"process", process}, {"why", heard.error()}});
+    log::warning("exit_not_reported", {{"exits", exits_.size()}, {"why", *unheard}});
     co_await sleep_for(environment_.clock, with_jitter(delay));
     delay = std::min(delay * 2, options_.reconnect_longest);
   }

@@ -62,8 +62,9 @@ class HeadLink {
   uint64_t epoch_ = 0;  // The highest ever seen.
   uint64_t sequence_ = 0;
   Duration heartbeat_period_ = std::chrono::seconds(1);
-  std::map<ProcessId, protocol::ProcessExited> exits_;  // Not acknowledged.
-  Event changed_;                                       // Registered, or an exit to report.
+  using ExitKey = std::pair<ProcessId, ActorId>;
+  std::map<ExitKey, protocol::ProcessExited> exits_;  // Not acknowledged.
+  Event changed_;                                     // Registered, or an exit to report.
 };
 
 }  // namespace troupe::worker

@@ -30,9 +30,8 @@ HostedProcess::HostedProcess(transport::Environment environment, Scope& scope, P
       log_path_(std::move(log_path)),
       launched_(std::move(launched)) {}
 
-Async<Result<protocol::ProcessStarted>> HostedProcess::greet_and_assign(
-    Pointer self, transport::Service& service, protocol::Hello worker, Method method,
-    Bytes assignment, Instant deadline) {
+Async<Status> HostedProcess::greet(Pointer self, transport::Service& service,
+                                   protocol::Hello worker, Instant deadline) {
   auto peer =
       co_await Peer::start(self->scope_, self->environment_, self->launched_->take_connection(),
                            service, std::move(worker), deadline);
@@ -43,6 +42,13 @@ Async<Result<protocol::ProcessStarted>> HostedProcess::greet_and_assign(
   }
   self->peer_ = *peer;
   spawn(self->scope_, end_when_disconnected(self));
+  co_return ok();
+}
+
+Async<Result<protocol::ProcessStarted>> HostedProcess::greet_and_assign(
+    Pointer self, transport::Service& service, protocol::Hello worker, Method method,
+    Bytes assignment, Instant deadline) {
+  TROUPE_CO_CHECK(co_await greet(self, service, std::move(worker), deadline));
   co_return co_await assign(self, method, std::move(assignment), deadline);
 }
 

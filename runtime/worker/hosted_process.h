@@ -42,12 +42,17 @@ class HostedProcess {
 
   Work work;  // Written by the host that uses the process.
 
-  // Exchanges hellos and gives the process its work: assign_actor or assign_slot.
-  // Errors: what the process answered; unavailable (it ended; the message says how and quotes the
-  // end of its log), deadline_exceeded.
+  // Exchanges hellos. Errors: unavailable (it ended; the message says how and quotes the end of its
+  // log), deadline_exceeded.
+  static Async<Status> greet(Pointer self, transport::Service& service, protocol::Hello worker,
+                             Instant deadline);
+  // And gives the process its work: assign_actor or assign_slot. Errors: the same, and what the
+  // process answered.
   static Async<Result<protocol::ProcessStarted>> greet_and_assign(
       Pointer self, transport::Service& service, protocol::Hello worker, transport::Method method,
       Bytes assignment, Instant deadline);
+  // What a failed exchange means, once it is known whether the process has ended.
+  static Async<Error> explain(Pointer self, Error failed);
   // Gives a process that was greeted new work.
   static Async<Result<protocol::ProcessStarted>> assign(Pointer self, transport::Method method,
                                                         Bytes assignment, Instant deadline);
@@ -58,7 +63,6 @@ class HostedProcess {
  private:
   static Async<void> escalate(Pointer self, Duration grace);
   static Async<void> end_when_disconnected(Pointer self);
-  static Async<Error> explain(Pointer self, Error failed);
 
   transport::Environment environment_;
   Scope& scope_;

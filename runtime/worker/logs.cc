@@ -58,8 +58,7 @@ void Logs::process_ended(ProcessId process) {
   if (ended_.size() <= ended_logs_max) return;
   const auto oldest = entries_.find(ended_.front());
   ended_.pop_front();
-  const auto newest = newest_.find(oldest->second.actor);
-  if (newest != newest_.end() && newest->second == oldest->first) newest_.erase(newest);
+  std::erase_if(newest_, [&](const auto& entry) { return entry.second == oldest->first; });
   entries_.erase(oldest);
 }
 

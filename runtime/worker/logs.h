@@ -20,6 +20,8 @@ class Logs {
   Logs(transport::Environment environment, const WorkerOptions& options);
 
   void process_started(ProcessId process, ActorId actor, const std::string& path);
+  // A process that started hosts this light actor, too.
+  void hosts(ProcessId process, ActorId actor) { newest_[actor] = process; }
   // Its log stays readable; the logs of the oldest ended processes are forgotten, not deleted.
   void process_ended(ProcessId process);
 

@@ -38,7 +38,7 @@ Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, Wo
       logs_(environment, options_),
       processes_(environment, scope_, launcher, options_, door_,
                  [this](HostedProcess& process) { process_exited(process); }),
-      actors_(environment, processes_, logs_),
+      actors_(environment, scope_, processes_, logs_),
       slots_(environment, scope_, processes_, logs_, options_),
       objects_(environment, scope_, options_, door_),
       rings_(environment),
@@ -152,16 +152,17 @@ std::string Worker::socket_of(ProcessId process) const {
 
 void Worker::process_exited(HostedProcess& process) {
   logs_.process_ended(process.id());
-  if (!process.work.is_none()) {
+  std::vector<Work> ended = actors_.process_exited(process);
+  if (!process.work.lease.is_nil()) ended.push_back(process.work);
+  for (const Work& work : ended) {
     protocol::ProcessExited exit;
     exit.process = process.id();
-    exit.actor = process.work.actor;
-    exit.incarnation = process.work.incarnation;
-    exit.lease = process.work.lease;
+    exit.actor = work.actor;
+    exit.incarnation = work.incarnation;
+    exit.lease = work.lease;
     exit.reason = process.exit_reason();
     head_.report_exit(std::move(exit));
   }
-  actors_.process_exited(process);
   slots_.process_exited(process);
   rings_.process_gone(process.id());
   objects_.process_died(process.id());
@@ -205,6 +206,11 @@ Async<void> Worker::end_finished_jobs() {
 void Worker::answer_methods() {
   door_.on(Method::start_actor, *this, &Worker::start_actor);
   door_.on(Method::stop_actor, *this, &Worker::stop_actor);
+  door_.on(Method::stop_actors, *this, &Worker::stop_actors);
+  door_.on_stream(Method::start_actors,
+                  [this](Message message, CallContext call, transport::OutgoingStream& out) {
+                    return start_actors(std::move(message), std::move(call), out);
+                  });
   door_.on(Method::start_slots, *this, &Worker::start_slots);
   door_.on(Method::stop_slots, *this, &Worker::stop_slots);
   door_.on(Method::report_gauges, *this, &Worker::report_gauges);
@@ -246,6 +252,25 @@ Async<Result<Empty>> Worker::stop_actor(protocol::StopActor request, CallContext
   TROUPE_CO_CHECK(head_.check(call, request.epoch));
   const Instant deadline = answer_by(call.deadline, environment_.clock.now());
   co_return co_await actors_.stop(std::move(request), deadline);
+}
+
+Async<Status> Worker::start_actors(Message message, CallContext call,
+                                   transport::OutgoingStream& out) {
+  auto request = protocol::decode<protocol::StartActors>(message.body);
+  if (!request) co_return std::move(request).error();
+  for (const protocol::StartActor& item : request->items) {
+    TROUPE_CO_CHECK(head_.check(call, item.epoch));
+    head_.forget_exits(item.spec.actor, item.incarnation);
+  }
+  co_return co_await actors_.start_light(std::move(*request), out);
+}
+
+Async<Result<Empty>> Worker::stop_actors(protocol::StopActors request, CallContext call) {
+  for (const protocol::StopActor& item : request.items) {
+    TROUPE_CO_CHECK(head_.check(call, item.epoch));
+  }
+  const Instant deadline = answer_by(call.deadline, environment_.clock.now());
+  co_return co_await actors_.stop_many(std::move(request), deadline);
 }
 
 Async<Result<protocol::SlotsStarted>> Worker::start_slots(protocol::StartSlots request,

@@ -65,6 +65,8 @@ class Worker {
   // The head's.
   Async<Result<protocol::ProcessStarted>> start_actor(protocol::StartActor, CallContext);
   Async<Result<protocol::Empty>> stop_actor(protocol::StopActor, CallContext);
+  Async<Status> start_actors(Message, CallContext, transport::OutgoingStream&);
+  Async<Result<protocol::Empty>> stop_actors(protocol::StopActors, CallContext);
   Async<Result<protocol::SlotsStarted>> start_slots(protocol::StartSlots, CallContext);
   Async<Result<protocol::Empty>> stop_slots(protocol::StopSlots, CallContext);
   Async<Result<protocol::Empty>> report_gauges(protocol::ActorGauges, CallContext);

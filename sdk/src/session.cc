@@ -349,14 +349,14 @@ Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& sessi
   return own(session, std::move(object));
 }
 
-Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::string module,
-                             std::string_view class_name, uint64_t signature,
-                             std::vector<ArgumentValue> arguments, const ActorOptions& options) {
-  // A detached actor outlives what this process holds: its arguments stay with the head.
-  if (!options.detached) TROUPE_CHECK(store_large_arguments(session, arguments));
+namespace {
+
+protocol::ActorSpec actor_spec(const SessionImpl& session, std::string module,
+                            std::string_view class_name, uint64_t signature,
+                            const ActorOptions& options) {
   protocol::ActorSpec spec;
   spec.name = options.name;
-  spec.name_space = session->name_space();
+  spec.name_space = session.name_space();
   spec.module = std::move(module);
   spec.class_name = class_name;
   spec.signature = signature;
@@ -369,12 +369,87 @@ Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::s
   spec.strategy = options.spread ? "spread" : "";
   spec.placement = to_spec(options.placement);
   for (const auto& [name, value] : options.environment) spec.environment.push_back({name, value});
+  spec.shared = options.process == ActorProcess::shared;
+  spec.out_of_order = options.out_of_order;
+  spec.mailbox_calls_max = options.mailbox_calls_max;
+  for (const auto& [name, limit] : options.concurrency_groups) spec.groups.push_back({name, limit});
+  spec.exit_grace_us = static_cast<uint64_t>(std::max<int64_t>(options.exit_grace.count(), 0));
+  return spec;
+}
+
+}  // namespace
+
+Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::string module,
+                             std::string_view class_name, uint64_t signature,
+                             std::vector<ArgumentValue> arguments, const ActorOptions& options) {
+  // A detached actor outlives what this process holds: its arguments stay with the head.
+  if (!options.detached) TROUPE_CHECK(store_large_arguments(session, arguments));
+  auto spec = actor_spec(*session, std::move(module), class_name, signature, options);
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
   TROUPE_TRY(const auto info, session->run<protocol::ActorInfo>([&] {
     return session->client().create_actor(std::move(spec), control_budget, std::move(lowered.held));
   }));
   return info.actor;
+}
+
+namespace {
+
+Async<Result<protocol::Empty>> located(client::Client& client, std::vector<ActorId> actors,
+                                       Duration budget) {
+  TROUPE_CO_CHECK(co_await client.locate_actors(std::move(actors), budget));
+  co_return protocol::Empty{};
+}
+
+}  // namespace
+
+Result<std::vector<ActorId>> create_actors(const std::shared_ptr<SessionImpl>& session,
+                                           std::string module, std::string_view class_name,
+                                           uint64_t signature,
+                                           std::vector<std::vector<ArgumentValue>> arguments,
+                                           const ActorOptions& options) {
+  std::vector<protocol::ActorSpec> specs;
+  std::vector<std::vector<ObjectName>> held;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (!options.detached) TROUPE_CHECK(store_large_arguments(session, arguments[i]));
+    auto& spec = specs.emplace_back(actor_spec(*session, module, class_name, signature, options));
+    if (!spec.name.empty()) spec.name += "-" + std::to_string(i);
+    auto lowered = lower(arguments[i]);
+    spec.arguments = std::move(lowered.arguments);
+    held.push_back(std::move(lowered.held));
+  }
+  TROUPE_TRY(const auto results, session->run<protocol::ActorResults>([&] {
+    return session->client().create_actors(std::move(specs), control_budget, std::move(held));
+  }));
+  std::vector<ActorId> made;
+  std::optional<Error> failure;
+  for (const auto& result : results.items) {
+    if (result.error.code == 0) {
+      made.push_back(result.info.actor);
+    } else if (!failure) {
+      failure = protocol::from_info(result.error);
+    }
+  }
+  if (!failure) return made;
+  // All or none.
+  if (!options.get_if_exists) (void)kill_actors(session, std::move(made));
+  return std::move(*failure);
+}
+
+Status kill_actors(const std::shared_ptr<SessionImpl>& session, std::vector<ActorId> actors) {
+  protocol::ActorIds request{std::move(actors), "killed by its user"};
+  TROUPE_CHECK(session->run<protocol::Empty>([&] {
+    return session->client().ask_head<protocol::Empty>(Method::kill_actors, std::move(request),
+                                                       control_budget);
+  }));
+  return ok();
+}
+
+Status wait_all_alive(const std::shared_ptr<SessionImpl>& session, std::vector<ActorId> actors,
+                      std::chrono::nanoseconds timeout) {
+  TROUPE_CHECK(session->run_waiting<protocol::Empty>(
+      [&] { return located(session->client(), std::move(actors), timeout); }));
+  return ok();
 }
 
 Result<ActorId> find_actor(const std::shared_ptr<SessionImpl>& session, std::string_view name,
@@ -431,7 +506,15 @@ CoroutineMethod::~CoroutineMethod() {
   coroutine_actor = nullptr;
 }
 
-Continuation::Continuation() : actor_(coroutine_actor) {}
+Continuation::Continuation() : actor_(coroutine_actor) {
+  if (actor_ != nullptr) host().context_retain(static_cast<troupe_context*>(actor_));
+}
+Continuation::Continuation(const Continuation& other) : actor_(other.actor_) {
+  if (actor_ != nullptr) host().context_retain(static_cast<troupe_context*>(actor_));
+}
+Continuation::~Continuation() {
+  if (actor_ != nullptr) host().context_release(static_cast<troupe_context*>(actor_));
+}
 
 void Continuation::resume(std::coroutine_handle<> waiting) const {
   if (actor_ == nullptr) {
@@ -442,7 +525,7 @@ void Continuation::resume(std::coroutine_handle<> waiting) const {
     const CoroutineMethod runs;
     std::coroutine_handle<>::from_address(address).resume();
   };
-  // An actor that stops leaves the coroutine where it is: its process ends.
+  // An actor that has ended leaves the coroutine where it is: what it uses is gone.
   host().defer(static_cast<troupe_context*>(actor_), run, waiting.address());
 }
 
@@ -720,6 +803,16 @@ Result<Bytes> Session::ask_plugin_actor(ActorId actor, std::string_view method,
   TROUPE_TRY(const auto reply, impl_->run_waiting<client::ObjectBytes>(
                                    [&] { return impl_->client().call_actor(std::move(spec)); }));
   return Bytes(reply.bytes.begin(), reply.bytes.end());
+}
+
+std::optional<ThisActor> this_actor() {
+  if (!detail::process_session()) return std::nullopt;
+  troupe_context* const context = detail::host().current();
+  if (context == nullptr) return std::nullopt;
+  const troupe_actor_info* const info = detail::host().actor_info(context);
+  const auto id = ActorId::parse(info->actor_id);
+  if (!id) return std::nullopt;
+  return ThisActor{*id, info->name, info->node_name, info->incarnation};
 }
 
 Result<Session> connect(const ConnectOptions& options) {

@@ -108,7 +108,7 @@ TEST_F(InstanceTest, EchoesAndKnowsWhoItIs) {
     auto asked = submit(instance, "name");
     const auto name = co_await asked->outcome();
     EXPECT_EQ(name.value(), to_bytes("the echo"));
-    EXPECT_EQ(instance.gauges().at("queue_depth"), 3.5);
+    EXPECT_EQ(instance.gauges().read().at("queue_depth"), 3.5);
     auto stored = submit(instance, "put_get", to_bytes("object"));
     const auto got = co_await stored->outcome();
     EXPECT_EQ(got.value(), to_bytes("object"));

@@ -29,8 +29,10 @@ class MailboxTest : public testing::TestWithParam<bool> {
     ASSERT_TRUE(enabled);
   }
   std::unique_ptr<Mailbox> make(size_t calls_max = 100) {
-    return std::make_unique<Mailbox>(calls_max, real_.environment().rings,
-                                     [this] { return admits_.load(); });
+    return make(calls_max, {{[this] { return admits_.load(); }, 0}});
+  }
+  std::unique_ptr<Mailbox> make(size_t calls_max, std::vector<Mailbox::Lane> lanes) {
+    return std::make_unique<Mailbox>(calls_max, real_.environment().rings, std::move(lanes));
   }
   // On a thread that has waited.
   template <class Take>
@@ -133,6 +135,51 @@ TEST_P(MailboxTest, GivesWhatIsInsideToTakeAnyAloneOnceItIsClosed) {
   EXPECT_EQ(mailbox->take_any()->request().method, "a");
   EXPECT_EQ(mailbox->take_any()->request().method, "b");
   EXPECT_EQ(mailbox->take_any(), nullptr);
+}
+
+TEST_P(MailboxTest, GivesCallsOfALaneToItsThreadsAlone) {
+  const auto mailbox = make(100, {{{}, 0}, {{}, 1}});
+  auto first = std::async(std::launch::async, [&] {
+    mailbox->wait(0);
+    return mailbox->take(0);
+  });
+  auto second = std::async(std::launch::async, [&] {
+    mailbox->wait(1);
+    return mailbox->take(1);
+  });
+  ASSERT_TRUE(mailbox->put(make_call("b"), 1));
+  EXPECT_EQ(second.get()->request().method, "b");
+  EXPECT_FALSE(mailbox->has_something(0));
+  ASSERT_TRUE(mailbox->put(make_call("a"), 0));
+  EXPECT_EQ(first.get()->request().method, "a");
+}
+
+TEST_P(MailboxTest, LetsNoLaneOfOneThreadStarveAnother) {
+  const auto mailbox = make(100, {{{}, 0}, {{}, 0}});
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(mailbox->put(make_call("a"), 0));
+  ASSERT_TRUE(mailbox->put(make_call("b"), 1));
+  std::vector<std::string> taken;
+  for (int i = 0; i < 3; ++i) taken.push_back(mailbox->take()->request().method);
+  EXPECT_THAT(taken, testing::Contains("b"));
+}
+
+TEST_P(MailboxTest, TakesFromALaneThatAdmitsPastOneThatDoesNot) {
+  const auto mailbox = make(100, {{[] { return false; }, 0}, {{}, 0}});
+  ASSERT_TRUE(mailbox->put(make_call("held"), 0));
+  EXPECT_FALSE(mailbox->has_something());
+  ASSERT_TRUE(mailbox->put(make_call("free"), 1));
+  EXPECT_TRUE(mailbox->has_something());
+  EXPECT_EQ(mailbox->take()->request().method, "free");
+  EXPECT_EQ(mailbox->take(), nullptr);
+}
+
+TEST_P(MailboxTest, CountsTheCallsOfAllLanes) {
+  const auto mailbox = make(2, {{{}, 0}, {{}, 1}});
+  ASSERT_TRUE(mailbox->put(make_call(), 0));
+  ASSERT_TRUE(mailbox->put(make_call(), 1));
+  EXPECT_EQ(mailbox->put(make_call(), 0).error().code(), Code::exhausted);
+  ASSERT_NE(mailbox->take(1), nullptr);
+  EXPECT_TRUE(mailbox->put(make_call(), 0));
 }
 
 TEST_P(MailboxTest, WakesEveryThreadWhenItIsClosed) {

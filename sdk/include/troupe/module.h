@@ -9,11 +9,21 @@
 // A method that returns Coroutine<T> gives a T in the end. While it awaits, others of its actor
 // run, on the same thread, up to ActorOptions::max_concurrency unfinished ones.
 //
+//   TROUPE_CONCURRENCY_GROUP(Counter, "io", 4, read, write);
+//
+// Calls of these methods run on 4 threads of their own (of coroutine methods: up to 4 are
+// unfinished), so that they neither wait for the others nor hold them up.
+//
+// When an actor is stopped, its method on_exit(), if it has one without parameters, runs after its
+// last call; after ActorOptions::exit_grace its process is killed.
+//
 // At namespace scope, in the namespace of the function or class. Tasks go by the name that stands
 // in TROUPE_TASK, so two functions of a program need two names there: TROUPE_TASK(a::step) outside
 // of `a` is another than TROUPE_TASK(step). Build the program with troupe_add_program (CMake), so
 // that workers can load it.
 #pragma once
+
+#include <deque>
 
 #include "troupe/invoke.h"
 
@@ -68,6 +78,25 @@ void call_method(void* instance, troupe_call* call, uint64_t signature,
                         });
 }
 
+// The concurrency groups of a class: static initialisers fill them.
+template <class Class>
+struct MethodGroups {
+  static inline std::vector<troupe_method_group> groups;
+  static const troupe_method_group* table(size_t* count) {
+    *count = groups.size();
+    return groups.data();
+  }
+};
+
+template <class Class>
+struct GroupRegistration {
+  GroupRegistration(const char* name, uint32_t limit, std::vector<const char*> methods) {
+    static std::deque<std::vector<const char*>> kept;
+    const auto& names = kept.emplace_back(std::move(methods));
+    MethodGroups<Class>::groups.push_back({name, limit, names.data(), names.size()});
+  }
+};
+
 // The C ABI's functions for one class. `Signature` is Class(Parameters...).
 template <class Signature>
 struct ClassTable {
@@ -117,6 +146,16 @@ struct ClassTable {
                      ("the class has no method named " + std::string(method)).c_str());
   }
 
+  static void exiting(void* instance) {
+    if constexpr (requires(Class& actor) { actor.on_exit(); }) {
+      try {
+        static_cast<Class*>(instance)->on_exit();
+      } catch (...) {
+        // It ends all the same.
+        host().log(host().current(), TROUPE_LOG_ERROR, "on_exit_threw", nullptr);
+      }
+    }
+  }
   static void destroy(void* instance) { delete static_cast<Class*>(instance); }
 };
 
@@ -131,6 +170,8 @@ struct ClassRegistration {
     table.create = &Table::create;
     table.call = &Table::call;
     table.destroy = &Table::destroy;
+    table.groups = &MethodGroups<typename Table::Class>::table;
+    table.exiting = &Table::exiting;
     for (const MethodEntry& entry : Table::methods) {
       if (entry.is_coroutine) table.flags = TROUPE_CLASS_COROUTINES;
     }
@@ -203,4 +244,17 @@ struct ClassRegistration {
     ::troupe::detail::class_name(#Signature), {                                           \
       TROUPE_EACH(TROUPE_METHOD_ENTRY_, Signature, __VA_ARGS__)                           \
     }                                                                                     \
+  }
+
+#define TROUPE_GROUP_METHOD_(Class, method) \
+  (static_cast<void>(::troupe::detail::MethodTag<&Class::method>{}), #method),
+
+// TROUPE_CONCURRENCY_GROUP(Class, "name", limit, method, ...): see above. A method is in at most
+// one group.
+#define TROUPE_CONCURRENCY_GROUP(Class, name, limit, ...)                            \
+  static const ::troupe::detail::GroupRegistration<Class> TROUPE_JOIN(troupe_group_, \
+                                                                      __COUNTER__) { \
+    name, limit, {                                                                   \
+      TROUPE_EACH(TROUPE_GROUP_METHOD_, Class, __VA_ARGS__)                          \
+    }                                                                                \
   }

@@ -68,10 +68,13 @@ class CoroutineMethod {
 class Continuation {
  public:
   Continuation();
+  Continuation(const Continuation& other);
+  Continuation& operator=(const Continuation&) = delete;
+  ~Continuation();
   void resume(std::coroutine_handle<> waiting) const;
 
  private:
-  void* actor_;  // Null: none.
+  void* const actor_;  // Its context, retained; null: none.
 };
 
 // While it lives this thread waits for other tasks; if it belongs to a task, they may have its cpu.

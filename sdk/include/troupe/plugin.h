@@ -23,7 +23,7 @@ extern "C" {
 #endif
 
 #define TROUPE_ABI_MAJOR 1u
-#define TROUPE_ABI_MINOR 1u
+#define TROUPE_ABI_MINOR 2u
 #define TROUPE_QUERY_SYMBOL "troupe_plugin_query"
 
 /* Bytes that the giver keeps; valid only as long as the function that passes them says. */
@@ -150,6 +150,11 @@ typedef struct troupe_host {
   /* Has an actor thread call run(argument), once, between its calls and before those that wait. Any
    * thread. TROUPE_UNAVAILABLE: the actor stops, and run will not be called. */
   int32_t (*defer)(troupe_context* context, void (*run)(void* argument), void* argument);
+
+  /* --- Since 1.2. Any thread. */
+  /* Keeps `context` valid for defer beyond the end of its actor, until as many releases. */
+  void (*context_retain)(troupe_context* context);
+  void (*context_release)(troupe_context* context);
 } troupe_host;
 
 enum {
@@ -162,6 +167,14 @@ typedef struct troupe_step_budget {
   size_t size;
   uint64_t time_us;
 } troupe_step_budget;
+
+/* A concurrency group: at most `limit` calls of these methods at once, beside those of others. */
+typedef struct troupe_method_group {
+  const char* name;
+  uint32_t limit;
+  const char* const* methods;
+  size_t method_count;
+} troupe_method_group;
 
 typedef struct troupe_actor_class {
   size_t size;
@@ -194,6 +207,13 @@ typedef struct troupe_actor_class {
 
   /* --- Since 1.1. */
   uint32_t flags; /* TROUPE_CLASS_... */
+
+  /* --- Since 1.2. Both may be null. */
+  /* Methods with threads, or unfinished calls, of their own. Valid as long as the process. */
+  const troupe_method_group* (*groups)(size_t* count);
+  /* The actor was asked to stop: runs once, after its last call and before destroy. If it takes
+   * longer than the actor's exit grace its process is killed. */
+  void (*exiting)(void* instance);
 } troupe_actor_class;
 
 enum {

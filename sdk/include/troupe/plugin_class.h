@@ -246,6 +246,12 @@ struct ClassThunks {
   static int32_t restore(void* instance, const char* path, troupe_text* message) {
     return detail::guarded(message, [&] { return static_cast<A*>(instance)->restore(path); });
   }
+  static void exiting(void* instance) {
+    (void)detail::guarded(nullptr, [&]() -> Status {
+      static_cast<A*>(instance)->on_exit();
+      return ok();
+    });
+  }
   static void destroy(void* instance) { delete static_cast<A*>(instance); }
 };
 
@@ -270,6 +276,7 @@ const troupe_actor_class* class_table(const char* name) {
       made.checkpoint = &Thunks::checkpoint;
     }
     if constexpr (requires(A& a) { a.restore(std::string{}); }) made.restore = &Thunks::restore;
+    if constexpr (requires(A& a) { a.on_exit(); }) made.exiting = &Thunks::exiting;
     return made;
   }();
   return &table;

@@ -1,6 +1,7 @@
 // A program's connection to a cluster.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,15 @@ struct TaskOptions {
   Placement placement;
 };
 
+enum class ActorProcess : uint8_t {
+  own,
+  // In one process with others of its job, module, environment and placement group: a light actor,
+  // of which one machine holds many thousands. It shares their global variables, memory and fate:
+  // when one ends the process, the others restart or die with it. Not for actors with a GPU and not
+  // for plugins.
+  shared,
+};
+
 struct ActorOptions {
   Resources resources{.cpu = 0};
   std::string name;            // Unique in the namespace; empty: none.
@@ -29,6 +39,17 @@ struct ActorOptions {
   bool spread = false;  // Prefer nodes with few actors.
   std::vector<std::pair<std::string, std::string>> environment;
   Placement placement;
+  ActorProcess process = ActorProcess::own;
+  // A call may run before an earlier one of the same caller that still waits for its arguments.
+  bool out_of_order = false;
+  // Calls that wait beyond so many are refused with exhausted (0: 1,048,576). See also
+  // ActorRef::limited, which holds the caller back.
+  uint32_t mailbox_calls_max = 0;
+  // Other limits than TROUPE_CONCURRENCY_GROUP gives: the group's name, the limit.
+  std::vector<std::pair<std::string, uint32_t>> concurrency_groups;
+  // How long its last call and its on_exit() may take when it is stopped, before its process is
+  // killed; 0: the cluster's default.
+  std::chrono::microseconds exit_grace{0};
 };
 
 struct WaitOptions {
@@ -73,6 +94,15 @@ Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& sessi
 Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::string module,
                              std::string_view class_name, uint64_t signature,
                              std::vector<ArgumentValue> arguments, const ActorOptions& options);
+// One an entry of `arguments`, all or none.
+Result<std::vector<ActorId>> create_actors(const std::shared_ptr<SessionImpl>& session,
+                                           std::string module, std::string_view class_name,
+                                           uint64_t signature,
+                                           std::vector<std::vector<ArgumentValue>> arguments,
+                                           const ActorOptions& options);
+Status kill_actors(const std::shared_ptr<SessionImpl>& session, std::vector<ActorId> actors);
+Status wait_all_alive(const std::shared_ptr<SessionImpl>& session, std::vector<ActorId> actors,
+                      std::chrono::nanoseconds timeout);
 Result<ActorId> find_actor(const std::shared_ptr<SessionImpl>& session, std::string_view name,
                            std::string_view name_space);
 Status kill_actor(const std::shared_ptr<SessionImpl>& session, ActorId actor);
@@ -139,6 +169,16 @@ class ActorRef {
   ActorId id_;
   std::shared_ptr<client::ActorTarget> target_;
 };
+
+namespace detail {
+template <class A>
+std::vector<ActorId> ids_of(const std::vector<ActorRef<A>>& actors) {
+  std::vector<ActorId> ids;
+  ids.reserve(actors.size());
+  for (const auto& actor : actors) ids.push_back(actor.id());
+  return ids;
+}
+}  // namespace detail
 
 // A connection to a cluster and the owner of every ref made through it. Thread-safe. When the last
 // Session and ref of a driver is gone, its job ends: unfinished tasks are cancelled, its actors
@@ -226,6 +266,51 @@ class Session {
                                     std::move(values), options));
     return ActorRef<A>{impl_, id};
   }
+  // Many actors in one request to the head, all or none; with a name, each is called NAME-0, NAME-1
+  // and so on. create_many<Cell>({.process = ActorProcess::shared}, 10'000, 5). Errors: as create.
+  template <class A, class... Args>
+  Result<std::vector<ActorRef<A>>> create_many(const ActorOptions& options, size_t count,
+                                               const Args&... arguments) const {
+    return create_each<A>(options, count, [&](size_t) { return std::tie(arguments...); });
+  }
+  // The same with arguments of each: make(i) gives the i-th one's as a tuple.
+  template <class A, class Make>
+  Result<std::vector<ActorRef<A>>> create_each(const ActorOptions& options, size_t count,
+                                               Make make) const {
+    using Traits = decltype(troupe_constructor(static_cast<A*>(nullptr)));
+    std::vector<std::vector<detail::ArgumentValue>> values;
+    values.reserve(count);
+    for (size_t i = 0; i < count; ++i) {
+      values.push_back(std::apply(
+          [](const auto&... parts) {
+            static_assert(sizeof...(parts) == Traits::arity,
+                          "the constructor takes another number of arguments");
+            return detail::encode_arguments<typename Traits::Arguments>(
+                std::index_sequence_for<decltype(parts)...>{}, parts...);
+          },
+          make(i)));
+    }
+    const void* anchor = troupe_class_anchor(static_cast<A*>(nullptr));
+    TROUPE_TRY(const auto ids,
+               detail::create_actors(impl_, detail::module_of(anchor),
+                                     troupe_class_name(static_cast<A*>(nullptr)),
+                                     Traits::signature(), std::move(values), options));
+    std::vector<ActorRef<A>> refs;
+    refs.reserve(ids.size());
+    for (const ActorId id : ids) refs.emplace_back(impl_, id);
+    return refs;
+  }
+  // Blocks until all are ready to be called. Errors: unavailable (one died: why),
+  // deadline_exceeded.
+  template <class A>
+  Status wait_alive(const std::vector<ActorRef<A>>& actors,
+                    std::chrono::nanoseconds timeout = no_timeout) const {
+    return detail::wait_all_alive(impl_, detail::ids_of(actors), timeout);
+  }
+  template <class A>
+  Status kill(const std::vector<ActorRef<A>>& actors) const {
+    return detail::kill_actors(impl_, detail::ids_of(actors));
+  }
   // A named actor. Errors: not_found.
   template <class A>
   Result<ActorRef<A>> find(std::string_view name, std::string_view name_space = {}) const {
@@ -287,6 +372,17 @@ class Session {
  private:
   std::shared_ptr<detail::SessionImpl> impl_;
 };
+
+// What code that an actor runs may know of it.
+struct ThisActor {
+  ActorId id;
+  std::string name;
+  std::string node_name;
+  uint32_t incarnation = 0;  // 1, and one more by each restart.
+};
+// The actor whose method, constructor or destructor this thread runs; nothing on other threads, and
+// in tasks.
+std::optional<ThisActor> this_actor();
 
 // Joins the cluster of a state folder as a new job. Inside a task or actor it gives the session of
 // this process instead. Errors: unavailable (no cluster runs there), denied (another user's).
