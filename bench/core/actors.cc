@@ -161,6 +161,50 @@ void created(Harness& harness, const troupe::Session& session) {
       });
 }
 
+troupe::ActorOptions light_options() {
+  return {.process = troupe::ActorProcess::shared};
+}
+
+void light_created(Harness& harness, const troupe::Session& session) {
+  constexpr size_t batch = 10'000;
+  // Keeps the process, which a program of light actors has before it makes the next ones.
+  Actors<Server> first;
+  first.refs.push_back(session.create<Server>(light_options()).value());
+  Servers servers;
+  harness.measure(
+      {.name = "actors_created_shared_process", .unit = "actors/s", .multiplier = batch},
+      [&] {
+        servers = session.create_many<Server>(light_options(), batch).value();
+        session.wait_alive(servers, patience).value();
+      },
+      [&] {
+        session.kill(servers).value();
+        servers.clear();
+      });
+}
+
+void idle_light(Harness& harness, const troupe::Session& session) {
+  constexpr size_t count = 10'000;
+  Actors<Server> servers;
+  // A process that no other row has used.
+  auto options = light_options();
+  options.environment = {{"ROW", "idle"}};
+  servers.refs.push_back(session.create<Server>(options).value());
+  servers.wait_alive();
+  const auto pid = static_cast<pid_t>(servers.refs[0].status().value().pid);
+  const uint64_t before = resident_bytes(pid);
+  auto more = session.create_many<Server>(options, count).value();
+  session.wait_alive(more, patience).value();
+  const uint64_t created = resident_bytes(pid);
+  servers.refs.insert(servers.refs.end(), more.begin(), more.end());
+  // Each has answered a call.
+  call_in_turn(servers.refs, count + 1);
+  harness.print("idle_light_actor_bytes", static_cast<double>(resident_bytes(pid) - before) / count,
+                "bytes", {{"before_a_call", static_cast<double>(created - before) / count}});
+  session.kill(servers.refs).value();
+  servers.refs.clear();
+}
+
 }  // namespace
 
 void actor_rows(Harness& harness, const troupe::Session& session) {
@@ -169,6 +213,8 @@ void actor_rows(Harness& harness, const troupe::Session& session) {
   harness.row("n_n_actor_calls_async", [&] { n_to_n(harness, session); });
   harness.row("n_n_actor_calls_with_arg_async", [&] { n_to_n_with_ref(harness, session); });
   harness.row("actors_created_own_process", [&] { created(harness, session); });
+  harness.row("actors_created_shared_process", [&] { light_created(harness, session); });
+  harness.row("idle_light_actor_bytes", [&] { idle_light(harness, session); });
   harness.row("machine_processes_started", [&] {
     const Measured measured = harness.windows({.is_one_call = true}, start_process);
     harness.print(

@@ -93,8 +93,9 @@ Activity activity_of(pid_t pid) {
   return total;
 }
 
-uint64_t resident_bytes() {
-  return number_after(read_proc("/proc/self/status"), "VmRSS") * 1024;
+uint64_t resident_bytes(pid_t pid) {
+  const std::string process = pid == 0 ? "self" : std::to_string(pid);
+  return number_after(read_proc("/proc/" + process + "/status"), "VmRSS") * 1024;
 }
 
 }  // namespace bench

@@ -34,6 +34,6 @@ struct Activity {
 };
 Activity activity_of(pid_t pid);
 
-uint64_t resident_bytes();  // Of this process.
+uint64_t resident_bytes(pid_t pid = 0);  // 0: of this process.
 
 }  // namespace bench

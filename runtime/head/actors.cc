@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
 
 #include "base/log.h"
 #include "head/waiting.h"
@@ -16,6 +18,7 @@ constexpr size_t path_bytes_max = 4096;
 constexpr size_t arguments_bytes_max = size_t{1} << 20;
 constexpr size_t entries_max = 256;
 constexpr size_t batch_max = 100'000;     // Actors in one request.
+constexpr size_t slice = 500;             // So many of them in a turn of the loop.
 constexpr size_t start_batch_max = 1000;  // Light actors in one request to a worker.
 constexpr uint64_t exit_grace_max_us = 3'600'000'000;
 constexpr Duration restart_stream_after = std::chrono::milliseconds(50);
@@ -193,8 +196,10 @@ Result<Actors::Promised> Actors::promise(protocol::ActorSpec spec) {
   if (!spec.placement.group.is_nil()) in_groups_[spec.placement.group].insert(id);
   actor.stored.record.spec = std::move(spec);
   log::info("actor_created", {{"actor", id}, {"job", info.job}, {"name", info.name}});
-  set_state(actor, ActorState::pending);
-  request_placement(actor, false);  // Often places it at once, and the write then says so.
+  info.state = name_of(ActorState::pending);
+  request_placement(actor, false);
+  // Often it was placed at once, and the write says so already.
+  if (actor.written == 0) set_state(actor, ActorState::pending);
   protocol::ActorInfo reply = describe(actor);
   return Promised{std::move(reply), actor.written};
 }
@@ -212,6 +217,9 @@ Async<Result<protocol::ActorResults>> Actors::create_many(protocol::ActorSpecs s
   protocol::ActorResults results;
   Journal::Ticket last = 0;
   for (protocol::ActorSpec& spec : specs.items) {
+    // The first are on their way while the last are taken in.
+    if (results.items.size() % slice == slice - 1)
+      co_await boost::asio::post(environment_.loop, boost::asio::use_awaitable);
     protocol::ActorResult& result = results.items.emplace_back();
     auto promised = promise(std::move(spec));
     if (promised) {
@@ -531,8 +539,8 @@ Async<void> Actors::start_batch(NodeId node, std::map<ActorId, uint32_t> batch) 
     auto streamed = co_await stream_batch(node, batch);
     if (!wanted()) co_return;
     const Code code = streamed ? Code::ok : streamed.error().code();
-    const bool broken = code == Code::outcome_unknown ||
-                        (code == Code::unavailable && !membership_.is_dead(node));
+    const bool broken =
+        code == Code::outcome_unknown || (code == Code::unavailable && !membership_.is_dead(node));
     if (streamed || broken) {
       // The connection broke: what it did not tell is asked again.
       co_await sleep_for(environment_.clock, restart_stream_after);

@@ -51,7 +51,7 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
   // Durable on return; does not wait until it runs. Idempotent by id. Errors: invalid, conflict
   // (the name is taken, or the id by another actor), exhausted.
   Async<Result<protocol::ActorInfo>> create(protocol::ActorSpec spec);
-  // The same of many, in one write; an outcome each, in their order.
+  // The same of many; an outcome each, in their order.
   Async<Result<protocol::ActorResults>> create_many(protocol::ActorSpecs specs);
   // Waits until it is alive in an incarnation above `after`, or dead. Errors: not_found,
   // deadline_exceeded (says what it waits for), cancelled.
