@@ -60,13 +60,18 @@ class FailingStore final : public Store {
 // The head's counterpart on a node. Starts and stops what it is asked to, or holds the answer.
 class FakeWorker : public transport::Router {
  public:
-  FakeWorker(sim::Simulation& simulation, NodeId id) : changed(simulation.executor()), node(id) {
-    random_ = &simulation.random();
+  FakeWorker(sim::Simulation& simulation, NodeId id)
+      : changed(simulation.executor()), node(id), random_(&simulation.random()) {
     on(Method::start_actor, *this, &FakeWorker::start_actor);
     on(Method::stop_actor, *this, &FakeWorker::stop_actor);
     on(Method::start_slots, *this, &FakeWorker::start_slots);
     on(Method::stop_slots, *this, &FakeWorker::stop_slots);
     on(Method::job_ended, *this, &FakeWorker::job_ended);
+    on(Method::stop_actors, *this, &FakeWorker::stop_actors);
+    on_stream(Method::start_actors,
+              [this](transport::Message message, CallContext, transport::OutgoingStream& out) {
+                return start_actors(std::move(message), out);
+              });
   }
 
   protocol::ProcessAddress new_process() {
@@ -83,6 +88,10 @@ class FakeWorker : public transport::Router {
 
   std::vector<protocol::StartActor> started;
   std::vector<protocol::StopActor> stopped;
+  std::vector<protocol::StartActors> batches_started;
+  std::vector<protocol::StopActors> batches_stopped;
+  std::map<ActorId, Error> batch_failures;  // Of those in batches that do not start.
+  size_t batch_outcomes_max = SIZE_MAX;     // So many are told; then the stream ends early.
   std::vector<protocol::StartSlots> slots_started;
   std::vector<protocol::StopSlots> slots_stopped;
   std::vector<protocol::EndJob> jobs_ended;
@@ -109,6 +118,28 @@ class FakeWorker : public transport::Router {
     while (hold_stops) co_await changed.wait();
     co_return Empty{};
   }
+  Async<Status> start_actors(transport::Message message, transport::OutgoingStream& out) {
+    auto request = protocol::decode<protocol::StartActors>(message.body);
+    if (!request) co_return std::move(request).error();
+    batches_started.push_back(*request);
+    while (hold_starts) co_await changed.wait();
+    size_t told = 0;
+    for (const auto& item : request->items) {
+      if (told++ == batch_outcomes_max) co_return ok();
+      protocol::StartedActor outcome{item.spec.actor, item.incarnation, {light_process_, 1}, {}};
+      const auto failure = batch_failures.find(item.spec.actor);
+      if (failure != batch_failures.end()) outcome.error = protocol::to_info(failure->second);
+      protocol::ActorsStarted report;
+      report.items.push_back(std::move(outcome));
+      TROUPE_CO_CHECK(co_await out.send(protocol::encode(report)));
+    }
+    co_return ok();
+  }
+  Async<Result<Empty>> stop_actors(protocol::StopActors request, CallContext) {
+    batches_stopped.push_back(std::move(request));
+    while (hold_stops) co_await changed.wait();
+    co_return Empty{};
+  }
   // As a worker does: the lease's processes that run already are among the answer.
   Async<Result<protocol::SlotsStarted>> start_slots(protocol::StartSlots request, CallContext) {
     slots_started.push_back(request);
@@ -128,7 +159,8 @@ class FakeWorker : public transport::Router {
     co_return Empty{};
   }
 
-  Random* random_ = nullptr;
+  Random* random_;
+  protocol::ProcessAddress light_process_ = new_process();
   std::map<LeaseId, std::vector<protocol::ProcessStarted>> slots_;
 };
 

@@ -21,6 +21,11 @@ class TestActor {
     router_.on(Method::assign_actor, *this, &TestActor::assign_actor);
     router_.on(Method::assign_slot, *this, &TestActor::assign_slot);
     router_.on(Method::stop_process, *this, &TestActor::stop_process);
+    router_.on(Method::end_actors, *this, &TestActor::end_actors);
+    router_.on_stream(Method::assign_actors,
+                      [this](Message message, CallContext, OutgoingStream& out) {
+                        return assign_actors(std::move(message), out);
+                      });
   }
 
   void run() {
@@ -76,6 +81,26 @@ class TestActor {
       std::signal(SIGTERM, SIG_IGN);
     }
     co_return protocol::ProcessStarted{address_, 0};
+  }
+  // An outcome at a time.
+  Async<Status> assign_actors(Message message, OutgoingStream& out) {
+    auto request = protocol::decode<protocol::AssignActors>(message.body);
+    for (const auto& item : request->items) {
+      const std::string& what = item.spec.class_name;
+      if (what == "exit") std::_Exit(3);
+      if (what == "silent") continue;
+      if (what == "stubborn") stubborn_ = true;
+      protocol::StartedActor outcome{item.spec.actor, item.incarnation, {address_, 0}, {}};
+      if (what == "fail") outcome.error = protocol::to_info(error(Code::not_found, "no class"));
+      protocol::ActorsStarted report;
+      report.items.push_back(std::move(outcome));
+      TROUPE_CO_CHECK(co_await out.send(protocol::encode(report)));
+    }
+    co_return ok();
+  }
+  Async<Result<protocol::Empty>> end_actors(protocol::EndActors, CallContext) {
+    if (stubborn_) co_return error(Code::deadline_exceeded, "it does not end");
+    co_return protocol::Empty{};
   }
   Async<Result<protocol::Empty>> stop_process(protocol::StopProcess, CallContext) {
     if (!stubborn_) std::_Exit(0);
