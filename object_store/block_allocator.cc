@@ -117,12 +117,13 @@ uint32_t BlockAllocator::grow(uint64_t size_bytes) {
   return index;
 }
 
-void BlockAllocator::split(uint32_t index, uint64_t size_bytes) {
+uint32_t BlockAllocator::cut(uint32_t index, uint64_t size_bytes) {
   const Range whole = ranges_[index];
   const uint32_t rest = new_range({.offset_bytes = whole.offset_bytes + size_bytes,
                                    .size_bytes = whole.size_bytes - size_bytes,
                                    .below = index,
-                                   .above = whole.above});
+                                   .above = whole.above,
+                                   .live = whole.live});
   ranges_[index].size_bytes = size_bytes;
   ranges_[index].above = rest;
   if (whole.above == none) {
@@ -130,7 +131,35 @@ void BlockAllocator::split(uint32_t index, uint64_t size_bytes) {
   } else {
     ranges_[whole.above].below = rest;
   }
-  push_free(rest);
+  return rest;
+}
+
+void BlockAllocator::split(uint32_t index, uint64_t size_bytes) {
+  push_free(cut(index, size_bytes));
+}
+
+BlockAllocator::Pieces BlockAllocator::carve(uint32_t handle, uint64_t offset_bytes,
+                                             uint64_t size_bytes) {
+  const auto piece = [this](uint32_t index) {
+    return Block{index, ranges_[index].offset_bytes, ranges_[index].size_bytes};
+  };
+  const Range whole = ranges_[handle];
+  TROUPE_ASSERT(whole.live && size_bytes > 0 && offset_bytes >= whole.offset_bytes &&
+                    offset_bytes + size_bytes <= whole.offset_bytes + whole.size_bytes,
+                "a range to carve lies outside its block");
+  Pieces pieces;
+  uint32_t index = handle;
+  if (offset_bytes > whole.offset_bytes) {
+    index = cut(handle, offset_bytes - whole.offset_bytes);
+    pieces.before = piece(handle);
+    ++blocks_;
+  }
+  if (ranges_[index].size_bytes > size_bytes) {
+    pieces.behind = piece(cut(index, size_bytes));
+    ++blocks_;
+  }
+  pieces.range = piece(index);
+  return pieces;
 }
 
 void BlockAllocator::absorb_above(uint32_t index) {

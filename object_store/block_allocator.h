@@ -37,6 +37,13 @@ class BlockAllocator {
   // Whether allocate() would succeed.
   bool can_fit(uint64_t size_bytes, uint64_t touched_bytes_max = UINT64_MAX) const;
   void free(uint32_t handle);
+  // Cuts a live block into live ones: the range, which lies in it and is given in whole alignments,
+  // and what is before and behind it, if anything.
+  struct Pieces {
+    std::optional<Block> before, behind;
+    Block range;
+  };
+  Pieces carve(uint32_t handle, uint64_t offset_bytes, uint64_t size_bytes);
 
   uint64_t size_bytes() const { return size_bytes_; }
   // Exactly the sum of the live blocks.
@@ -71,6 +78,8 @@ class BlockAllocator {
   uint64_t growth(uint64_t size_bytes) const;
   bool may_grow(uint64_t size_bytes, uint64_t touched_bytes_max) const;
   uint32_t grow(uint64_t size_bytes);
+  // What is above `size_bytes` becomes a range of its own, as live as the first, in no list.
+  uint32_t cut(uint32_t index, uint64_t size_bytes);
   void split(uint32_t index, uint64_t size_bytes);
   void absorb_above(uint32_t index);
   uint32_t new_range(Range range);

@@ -316,7 +316,8 @@ Stats ObjectTable::stats() const {
     entry.process = segment.producer.process;
     entry.used_bytes += segment.allocator.used_bytes();
     entry.committed_bytes += segment.committed_bytes();
-    entry.objects += segment.allocator.blocks();
+    entry.objects += segment.allocator.blocks() - segment.reserved.size();
+    entry.reserved_bytes += segment.reserved_bytes();
   }
   for (const auto& [id, entry] : by_process) stats.processes.push_back(entry);
   return stats;
@@ -393,9 +394,11 @@ Error ObjectTable::does_not_fit(const CreateRequest& request) const {
   const uint64_t need = block_bytes(request.size_bytes);
   const uint64_t unused = capacity_bytes_ - used_bytes_;
   const char* why = need <= unused ? "in pieces, or held by segments of other processes" : "unused";
-  return error(Code::exhausted,
-               fmt::format("object {} needs {} bytes; {} of {} are free ({})",
-                           request.object.to_string(), need, unused, capacity_bytes_, why));
+  return error(
+      Code::exhausted,
+      fmt::format("{} needs {} bytes; {} of {} are free ({})",
+                  request.object.is_nil() ? "an object" : "object " + request.object.to_string(),
+                  need, unused, capacity_bytes_, why));
 }
 
 void ObjectTable::free_if_unheld(Objects::iterator found) {
@@ -441,7 +444,9 @@ void ObjectTable::drop_owner_hold(ObjectId id, Object& object) {
 }
 
 void ObjectTable::orphan(SegmentId id) {
-  segments_.at(id).state = SegmentState::orphaned;
+  Segment& segment = segments_.at(id);
+  free_reserved(segment, 0, segment.allocator.size_bytes());
+  segment.state = SegmentState::orphaned;
   drop_if_done(id);
 }
 

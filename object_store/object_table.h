@@ -53,6 +53,15 @@ struct CreateRequest {
   uint64_t size_bytes = 0;
 };
 
+// An object that its producer finished in an extent of its own.
+struct SealedObject {
+  ObjectId object;
+  ProcessId owner;  // As in CreateRequest.
+  uint64_t offset_bytes = 0;
+  uint64_t size_bytes = 0;
+  bool pinned = false;  // Once, by its producer.
+};
+
 struct ObjectInfo {
   ObjectId object;
   JobId job;
@@ -71,6 +80,7 @@ struct ProcessStats {
   uint64_t used_bytes = 0;       // Live blocks in its segments.
   uint64_t committed_bytes = 0;  // Memory behind its segments.
   uint64_t objects = 0;          // Live blocks, in number.
+  uint64_t reserved_bytes = 0;   // Of used_bytes: extents in which it builds objects by itself.
   uint64_t pins = 0;
 };
 
@@ -105,6 +115,8 @@ class ObjectTable {
   // conflict (it has one).
   Result<SegmentId> add_segment(Caller caller, uint64_t size_bytes);
   std::optional<SegmentId> segment_of(Caller caller) const;
+  // Of the caller's segment, if it has one.
+  uint64_t segment_used_bytes(Caller caller) const;
   // The process is gone and reaped, here or on another node: it writes no more. Drops its pins and
   // its holds as an owner, frees its unsealed objects; its sealed ones stay for those who hold
   // them. Idempotent. Work is in proportion to what the process held.
@@ -130,6 +142,18 @@ class ObjectTable {
   // larger than the store or the segment), conflict (the id exists and this is no retry; or the
   // caller has no segment), denied (not attached).
   Result<Block> create(Caller caller, const CreateRequest& request, Instant now);
+  // --- Extents: ranges of its segment in which a process places and fills blocks by itself. They
+  // count as used until they are given back or the process dies.
+  // Errors: as create().
+  Result<Block> reserve(Caller caller, uint64_t size_bytes);
+  // What lies there is this object from now on, known and sealed; the rest of the extent stays the
+  // caller's. Errors: denied (not in an extent of the caller's segment), conflict (the id exists),
+  // invalid (nil id, no alignment).
+  Status seal_reserved(Caller caller, SegmentId segment, const SealedObject& sealed, Instant now);
+  // What is still reserved in this range of the caller's segment goes back.
+  // Errors: denied (not the caller's segment).
+  Status give_back(Caller caller, SegmentId segment, uint64_t offset_bytes, uint64_t size_bytes);
+
   // Whether a create of this size by this caller would find room now.
   bool can_fit(Caller caller, uint64_t size_bytes) const;
   // Publishes. Idempotent. An object that nobody holds any more is freed by it.
@@ -202,7 +226,9 @@ class ObjectTable {
     Caller producer;
     SegmentState state = SegmentState::open;
     BlockAllocator allocator;
+    std::map<uint64_t, BlockAllocator::Block> reserved = {};  // By offset.
     uint64_t committed_bytes() const;
+    uint64_t reserved_bytes() const;
   };
   struct Workplace {
     JobId job;
@@ -233,6 +259,9 @@ class ObjectTable {
   // How far the segment's blocks may reach before the node's memory is all committed.
   uint64_t touched_bytes_max(const Segment& segment) const;
   Error does_not_fit(const CreateRequest& request) const;
+  Result<Segment*> own_segment(Caller caller, SegmentId id);
+  // Frees what is reserved in [first, end).
+  void free_reserved(Segment& segment, uint64_t first, uint64_t end);
   void free_if_unheld(Objects::iterator object);
   void erase(Objects::iterator object);
   void drop_pins(ObjectId id, Object& object, ProcessId process);

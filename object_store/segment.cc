@@ -138,11 +138,16 @@ Result<ProducerSegment> ProducerSegment::create(uint64_t size_bytes) {
   return ProducerSegment{std::move(fd), std::move(mapping), size_bytes};
 }
 
-Result<std::span<uint8_t>> ProducerSegment::prepare(uint64_t offset_bytes, uint64_t size_bytes) {
+Result<std::span<uint8_t>> ProducerSegment::bytes(uint64_t offset_bytes,
+                                                  uint64_t size_bytes) const {
   if (!inside(offset_bytes, size_bytes, size_bytes_)) {
     return outside(offset_bytes, size_bytes, size_bytes_);
   }
-  const std::span<uint8_t> bytes{mapping_.data() + offset_bytes, size_bytes};
+  return std::span<uint8_t>{mapping_.data() + offset_bytes, size_bytes};
+}
+
+Result<std::span<uint8_t>> ProducerSegment::prepare(uint64_t offset_bytes, uint64_t size_bytes) {
+  TROUPE_TRY(const auto bytes, this->bytes(offset_bytes, size_bytes));
   const uint64_t end = offset_bytes + size_bytes;
   if (end <= populated_bytes_) return bytes;
   const uint64_t begin = std::max(offset_bytes, populated_bytes_);

@@ -55,6 +55,9 @@ class ProducerSegment {
   // Valid while the segment lives. First use of a page is slow (the kernel clears it), later ones
   // are free. Errors: invalid (outside the segment), exhausted (the machine has no memory left).
   Result<std::span<uint8_t>> prepare(uint64_t offset_bytes, uint64_t size_bytes);
+  // The same bytes as they are, perhaps without memory: see populate_for_writing. Thread-safe.
+  // Errors: invalid (outside the segment).
+  Result<std::span<uint8_t>> bytes(uint64_t offset_bytes, uint64_t size_bytes) const;
 
  private:
   ProducerSegment(FileDescriptor fd, Mapping mapping, uint64_t size_bytes);
@@ -100,7 +103,7 @@ class ReaderSegment {
 };
 
 // Puts memory behind the whole pages that hold `bytes`, a part of a shared mapping of `fd` at
-// `offset_bytes`. Public for tests. Errors: exhausted.
+// `offset_bytes`. Thread-safe. Errors: exhausted.
 Status populate_for_writing(int fd, uint64_t offset_bytes, std::span<uint8_t> bytes);
 
 }  // namespace troupe::object_store

@@ -1,4 +1,5 @@
 // Puts and gets, small and large.
+#include <atomic>
 #include <cstring>
 
 #include "rows.h"
@@ -118,11 +119,30 @@ void large_rows(Harness& harness, const troupe::Session& session) {
   harness.row("get_large_object_us", [&] {
     const auto ref = session.put(Numbers(large_length, 1)).value();
     const Measured measured =
-        harness.windows({.is_one_call = true}, [&] { (void)ref.get(patience).value(); });
+        harness.windows({.is_one_call = true}, [&] { (void)ref.view(patience).value(); });
     harness.print("get_large_object_us", measured.p50_us, "us",
                   {{"p99_us", measured.p99_us},
                    {"megabytes", large_gigabytes * 1e3},
                    {"cpu_s_per_million", measured.cpu_s_per_million}});
+  });
+  // One element is written, so that only the store's part is measured.
+  harness.row("seal_in_place", [&] {
+    harness.measure({.name = "seal_in_place", .unit = "objects/s", .is_one_call = true}, [&] {
+      auto building = session.create<int64_t>(large_length).value();
+      building.span()[0] = 1;
+      (void)building.seal().value();
+    });
+  });
+  harness.row("callback_out_of_scope", [&] {
+    std::atomic<int64_t> called = 0;
+    harness.measure({.name = "callback_out_of_scope", .multiplier = 1000}, [&] {
+      called = 0;
+      for (int i = 0; i < 1000; ++i) {
+        const auto ref = session.put(int64_t{i}).value();
+        ref.on_out_of_scope([&] { ++called; }).value();
+      }
+      while (called < 1000) std::this_thread::yield();
+    });
   });
   harness.row("single_client_get_object_containing_10k_refs", [&] {
     const auto ref = session.submit(make_refs, 10'000);

@@ -182,7 +182,7 @@ void RingCalls::finished(const std::shared_ptr<Call>& call, Result<BytesView> ou
     // Nobody would take back what a reply keeps for its caller.
     refuse(*origin.channel, origin.number, error(Code::cancelled, "the caller gave up"));
   } else if (call->held.empty() && outcome->size() <= client::inline_bytes_max &&
-             client_.objects().borrows_settled()) {
+             client_.objects().borrows().settled()) {
     reply_with(*origin.channel, origin.number, ReplyForm::value, *outcome, ran_ns);
   } else {
     boost::asio::post(client_.environment().loop,

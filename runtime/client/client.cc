@@ -31,7 +31,6 @@ constexpr Duration attempt_least = std::chrono::milliseconds(100);
 constexpr Duration retry_first = std::chrono::milliseconds(10);
 constexpr Duration retry_most = std::chrono::seconds(1);
 constexpr Duration hold_budget = std::chrono::hours(1);  // Of one question whether it is dead.
-constexpr Duration store_budget = std::chrono::seconds(60);
 
 }  // namespace
 
@@ -47,7 +46,12 @@ Client::Client(transport::Environment environment, ClientOptions options)
   actors_ = std::make_unique<ActorCaller>(*this);
   leases_ = std::make_unique<LeasePool>(*this);
   lent_cpu_ = std::make_unique<LentCpu>(*this);
-  router_.on(Method::resolve_object, *objects_, &ObjectDirectory::resolve_object);
+  router_.on(Method::resolve_objects, *objects_, &ObjectDirectory::resolve_objects);
+  router_.on(Method::free_objects, *objects_, &ObjectDirectory::free_objects);
+  router_.on_stream(Method::wait_objects,
+                    [this](Message message, CallContext context, OutgoingStream& out) {
+                      return objects_->wait_objects(std::move(message), std::move(context), out);
+                    });
   router_.on(Method::add_borrow, *objects_, &ObjectDirectory::add_borrow);
   router_.on(Method::remove_borrow, *objects_, &ObjectDirectory::remove_borrow);
   router_.on(Method::yield_slots, *leases_, &LeasePool::yield_slots);
@@ -78,6 +82,7 @@ Async<Status> Client::start() {
   request.kind = options_.kind;
   request.pid = self.pid;
   request.address = self.address;
+  store_->set_node(connections_->worker()->remote().address);
   auto attached = co_await transport::call<protocol::Attached>(
       connections_->worker(), Method::attach_process, request, attach_budget);
   if (!attached) co_return std::move(attached).error().context("attach to the worker");
@@ -344,10 +349,6 @@ Async<Result<ObjectBytes>> Client::get(ObjectName object, Duration budget) {
   return objects_->get(std::move(object), environment_.clock.now() + budget);
 }
 
-Async<bool> Client::wait_ready(ObjectName object, Instant deadline) {
-  return objects_->wait_ready(std::move(object), deadline);
-}
-
 void Client::set_lease(LeaseId lease) {
   lent_cpu_->set_lease(lease);
 }
@@ -360,19 +361,24 @@ void Client::end_wait() {
 
 Async<Result<std::vector<ObjectBytes>>> Client::resolve(std::vector<protocol::Argument> arguments,
                                                         Duration budget) {
-  const Instant deadline = environment_.clock.now() + budget;
-  std::vector<ObjectBytes> values;
-  values.reserve(arguments.size());
-  for (protocol::Argument& argument : arguments) {
+  std::vector<ObjectBytes> values(arguments.size());
+  std::vector<ObjectName> refs;
+  std::vector<size_t> places;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    protocol::Argument& argument = arguments[i];
     if (argument.object.is_nil()) {
       auto bytes = std::make_shared<const Bytes>(std::move(argument.inline_value));
-      values.push_back({*bytes, bytes});
-      continue;
+      values[i] = {*bytes, bytes};
+    } else {
+      refs.push_back({argument.object, std::move(argument.owner)});
+      places.push_back(i);
     }
-    ObjectName object{argument.object, std::move(argument.owner)};
-    auto value = co_await objects_->get(std::move(object), deadline);
-    if (!value) co_return std::move(value).error().context("fetch an argument");
-    values.push_back(std::move(*value));
+  }
+  if (refs.empty()) co_return values;
+  auto got = co_await objects_->get_many(std::move(refs), environment_.clock.now() + budget);
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (!got[i]) co_return std::move(got[i]).error().context("fetch an argument");
+    values[places[i]] = std::move(*got[i]);
   }
   co_return values;
 }
@@ -384,7 +390,7 @@ Async<Result<protocol::InvokeReply>> Client::make_reply(Bytes value, ObjectId re
   for (const ObjectName& ref : held) reply.borrowed.push_back(ref.id);
   if (!held.empty()) objects_->hold_for_result(result, caller, std::move(held));
   // The caller lets go of the arguments when it has the reply: their owners must know by then.
-  co_await objects_->flush_borrows();
+  co_await objects_->borrows().settle();
   if (value.size() <= inline_bytes_max || result.is_nil()) {
     reply.inline_value = std::move(value);
     co_return reply;

@@ -152,6 +152,7 @@ class Client {
                                      ActorCallSpec spec);
   std::shared_ptr<Object> start_task(TaskSpec spec);
   ObjectDirectory& objects() { return *objects_; }
+  StoreClient& store() { return *store_; }
   // The same with a name for others, and on the loop.
   ObjectName submit_task(TaskSpec spec);
   ObjectName submit_call(ActorCallSpec spec);
@@ -163,8 +164,6 @@ class Client {
   // Waits for the value. Errors: what the task or call failed with, data_loss (owner gone),
   // deadline_exceeded.
   Async<Result<ObjectBytes>> get(ObjectName object, Duration budget);
-  // Waits until it is ready (value or error) without fetching it; false at the deadline.
-  Async<bool> wait_ready(ObjectName object, Instant deadline);
   // Cancels the task or call that makes an object of this process; its get gives cancelled.
   void cancel(ObjectId object);
 
@@ -232,6 +231,9 @@ class TaskWait {
  private:
   Client& client_;
 };
+
+// How long whoever stores something waits while the store is full.
+inline constexpr Duration store_budget = std::chrono::seconds(60);
 
 // Values up to this size ride in messages; larger ones go through the object store.
 inline constexpr size_t inline_bytes_max = 64 << 10;

@@ -5,12 +5,18 @@
 
 namespace troupe::client {
 
+Object::~Object() {
+  if (!on_freed_) return;
+  for (const auto& hook : *on_freed_) hook();
+}
+
 void Object::publish() {
   channel_ = nullptr;
   if (rare_) rare_->cancel = nullptr;
   ready_.store(true);
   if (!rare_) return;
   for (auto* waiter : rare_->waiters) waiter->signal();
+  for (const auto& [hook, index] : std::exchange(rare_->hooks, {})) hook->ready(index);
   if (rare_->event) boost::asio::post(loop_, [event = rare_->event] { event->set(); });
 }
 
@@ -22,7 +28,7 @@ bool Object::set_value(BytesView value) {
   return true;
 }
 
-bool Object::set_stored(protocol::ProcessAddress node, uint64_t size_bytes) {
+bool Object::set_stored(std::shared_ptr<const protocol::ProcessAddress> node, uint64_t size_bytes) {
   const std::lock_guard lock{mutex_};
   if (ready_) return false;
   in_store_ = true;
@@ -96,6 +102,25 @@ void Object::remove_waiter(transport::RingPort::Waiter& waiter) {
   auto& waiters = rare_->waiters;
   const auto found = std::find(waiters.begin(), waiters.end(), &waiter);
   if (found != waiters.end()) waiters.erase(found);
+}
+
+bool Object::add_hook(std::shared_ptr<ReadyHook> hook, uint32_t index) {
+  const std::lock_guard lock{mutex_};
+  if (ready_) return false;
+  rare().hooks.emplace_back(std::move(hook), index);
+  return true;
+}
+
+void Object::remove_hook(const ReadyHook& hook) {
+  const std::lock_guard lock{mutex_};
+  if (!rare_) return;
+  std::erase_if(rare_->hooks, [&](const auto& entry) { return entry.first.get() == &hook; });
+}
+
+void Object::on_freed(std::function<void()> hook) {
+  const std::lock_guard lock{mutex_};
+  if (!on_freed_) on_freed_ = std::make_unique<std::vector<std::function<void()>>>();
+  on_freed_->push_back(std::move(hook));
 }
 
 Async<bool> Object::wait_ready(TimerClock& clock, Instant deadline) {

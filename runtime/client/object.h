@@ -15,12 +15,21 @@
 
 namespace troupe::client {
 
+// Told that an object became ready, once, on whichever thread made it so: it must neither block nor
+// touch the object.
+class ReadyHook {
+ public:
+  virtual ~ReadyHook() = default;
+  virtual void ready(uint32_t index) = 0;
+};
+
 class Object : public std::enable_shared_from_this<Object> {
  public:
   // `loop` outlives the object.
   Object(ObjectId id, const Executor& loop) : id_(id), loop_(loop) {}
   Object(const Object&) = delete;
   Object& operator=(const Object&) = delete;
+  ~Object();
 
   ObjectId id() const { return id_; }
 
@@ -28,7 +37,7 @@ class Object : public std::enable_shared_from_this<Object> {
   bool is_ready() const { return ready_.load(std::memory_order_acquire); }
   // The first outcome counts; false: there was one already.
   bool set_value(BytesView value);
-  bool set_stored(protocol::ProcessAddress node, uint64_t size_bytes);
+  bool set_stored(std::shared_ptr<const protocol::ProcessAddress> node, uint64_t size_bytes);
   bool set_error(Error failure);
   // Called by cancel(), once, unless an outcome came first.
   void on_cancel(std::function<void()> hook);
@@ -38,6 +47,14 @@ class Object : public std::enable_shared_from_this<Object> {
   // From now on until remove_waiter the waiter is signalled when it becomes ready.
   void add_waiter(transport::RingPort::Waiter& waiter);
   void remove_waiter(transport::RingPort::Waiter& waiter);
+  // False: it is ready, and the hook is not called.
+  bool add_hook(std::shared_ptr<ReadyHook> hook, uint32_t index);
+  void remove_hook(const ReadyHook& hook);
+  // Called when nobody holds the object any more, by whoever let go of it last.
+  void on_freed(std::function<void()> hook);
+  // Its value is given up, though there are refs. False: it was before.
+  bool discard() { return !discarded_.exchange(true); }
+  bool is_discarded() const { return discarded_.load(std::memory_order_relaxed); }
   void add_reference() { references_.fetch_add(1); }
   // True: that was the last.
   bool drop_reference() { return references_.fetch_sub(1) == 1; }
@@ -47,10 +64,11 @@ class Object : public std::enable_shared_from_this<Object> {
   const Error* failure() const { return rare_ && rare_->failure ? &*rare_->failure : nullptr; }
   bool in_store() const { return in_store_; }
   BytesView value() const { return {value_.data(), value_.size()}; }
-  const protocol::ProcessAddress& node() const { return rare_->node; }
+  const protocol::ProcessAddress& node() const { return *rare_->node; }
   uint64_t size_bytes() const { return rare_->size_bytes; }
   // Nothing has to be given back when it goes: it is its own memory.
-  bool is_plain() const { return !in_store_ && !entangled_.load(std::memory_order_acquire); }
+  bool is_plain() const { return !in_store_ && !is_entangled(); }
+  bool is_entangled() const { return entangled_.load(std::memory_order_acquire); }
 
   // --- On the loop.
   // Waits until it is ready; false at the deadline.
@@ -75,8 +93,9 @@ class Object : public std::enable_shared_from_this<Object> {
   // What few objects need: most are a small result that is read once.
   struct Rare {
     std::optional<Error> failure;
-    protocol::ProcessAddress node;
+    std::shared_ptr<const protocol::ProcessAddress> node;
     uint64_t size_bytes = 0;
+    std::vector<std::pair<std::shared_ptr<ReadyHook>, uint32_t>> hooks;
     boost::container::small_vector<transport::RingPort::Waiter*, 2> waiters;
     std::shared_ptr<Event> event;  // Of the loop; made by the first coroutine that waits.
     std::function<void()> cancel;
@@ -94,6 +113,7 @@ class Object : public std::enable_shared_from_this<Object> {
   std::atomic<uint32_t> references_ = 1;
   std::atomic<bool> ready_ = false;
   std::atomic<bool> entangled_ = false;
+  std::atomic<bool> discarded_ = false;
   bool in_store_ = false;
   Value value_;
   std::unique_ptr<Rare> rare_;
@@ -101,6 +121,7 @@ class Object : public std::enable_shared_from_this<Object> {
   std::mutex mutex_;
   std::shared_ptr<transport::RingChannel> channel_;  // Of the call that makes it.
   uint64_t call_ = 0;
+  std::unique_ptr<std::vector<std::function<void()>>> on_freed_;
 };
 
 }  // namespace troupe::client

@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <boost/asio/dispatch.hpp>
+#include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/post.hpp>
+#include <mutex>
 
 #include "base/log.h"
 #include "client/connections.h"
@@ -17,7 +18,54 @@ using transport::CallContext;
 
 namespace {
 constexpr Duration notice_budget = std::chrono::seconds(30);
+// So many objects are asked for at a time, and so much of their values comes in one answer.
+constexpr size_t asked_max = 1024;
+constexpr size_t answer_bytes_max = 1 << 20;
+
+Error was_discarded(ObjectId id) {
+  return error(Code::not_found,
+               fmt::format("object {} was freed by an explicit free: make it again, or free it "
+                           "later",
+                           id.to_string()));
 }
+Error was_freed(ObjectId id) {
+  return error(Code::not_found, fmt::format("object {} was freed by its owner", id.to_string()));
+}
+Error owner_is_gone(ObjectId id, const Error& why) {
+  const Code code = why.code();
+  if (code != Code::outcome_unknown && code != Code::unavailable) return why;
+  return error(Code::data_loss,
+               fmt::format("the owner of object {} is gone: {}", id.to_string(), why.message()));
+}
+
+// What became ready, for a stream of it.
+class ReadyList final : public ReadyHook, public std::enable_shared_from_this<ReadyList> {
+ public:
+  ReadyList(const Executor& loop, std::vector<ObjectId> objects)
+      : changed(loop), loop_(loop), objects_(std::move(objects)) {}
+
+  void ready(uint32_t index) override {
+    const std::lock_guard lock{mutex_};
+    ready_.push_back(objects_[index]);
+    if (ready_.size() > 1) return;  // The loop knows already.
+    boost::asio::post(loop_, [self = shared_from_this()] { self->changed.pulse(); });
+  }
+  std::vector<ObjectId> take() {
+    const std::lock_guard lock{mutex_};
+    return std::exchange(ready_, {});
+  }
+  const std::vector<ObjectId>& objects() const { return objects_; }
+
+  Event changed;
+
+ private:
+  const Executor& loop_;
+  const std::vector<ObjectId> objects_;
+  std::mutex mutex_;
+  std::vector<ObjectId> ready_;
+};
+
+}  // namespace
 
 ObjectDirectory::ObjectDirectory(transport::Environment environment, Scope& scope,
                                  Connections& connections, StoreClient& store)
@@ -26,7 +74,7 @@ ObjectDirectory::ObjectDirectory(transport::Environment environment, Scope& scop
       connections_(connections),
       store_(store),
       id_base_(environment.random.next()),
-      borrows_settled_(environment.loop) {}
+      borrows_(environment, scope, connections, [this](ObjectId gone) { store_.forget(gone); }) {}
 
 std::shared_ptr<Object> ObjectDirectory::make() {
   // Unique among all processes by the base, and never nil. The count goes through an odd factor, so
@@ -79,7 +127,7 @@ void ObjectDirectory::set_reply(const std::shared_ptr<Object>& object, protocol:
                         if (!reply.node.process.is_nil())
                           store_.release_owned(object->id(), reply.node);
                         if (!reply.borrowed.empty()) {
-                          spawn(scope_, tell_owner(Method::remove_borrow, object->id(), producer));
+                          spawn(scope_, release_result(object->id(), producer));
                         }
                         return;
                       }
@@ -100,8 +148,12 @@ void ObjectDirectory::set_reply(const std::shared_ptr<Object>& object, protocol:
 
 void ObjectDirectory::set_stored(const std::shared_ptr<Object>& object,
                                  protocol::ProcessAddress node, uint64_t size_bytes) {
-  if (object->freed || !object->set_stored(node, size_bytes)) {
-    store_.release_owned(object->id(), std::move(node));
+  // Most lie with this node's worker, whose address is there once.
+  auto shared = node.process == store_.node()->process
+                    ? store_.node()
+                    : std::make_shared<const protocol::ProcessAddress>(node);
+  if (object->freed || !object->set_stored(std::move(shared), size_bytes)) {
+    store_.release_owned(object->id(), node);
     return;
   }
   free_when_unused(object);
@@ -126,45 +178,21 @@ bool ObjectDirectory::owns(const ObjectName& object) const {
 void ObjectDirectory::add_reference(const ObjectName& object) {
   if (owns(object)) {
     find_and_hold(object.id);
-    return;
+  } else {
+    borrows_.add(object);
   }
-  Borrowed& borrowed = borrowed_[object.id];
-  if (borrowed.references++ > 0) return;
-  borrowed.owner = object.owner;
-  borrows_in_flight_.insert(++borrows_told_);
-  announce_borrow();
-  spawn(scope_, borrow(borrows_told_, object.id, object.owner));
 }
 
 void ObjectDirectory::hold(const std::vector<ObjectName>& refs) {
-  std::vector<ObjectName> foreign;
-  for (const ObjectName& ref : refs) {
-    if (owns(ref)) {
-      add_reference(ref);
-    } else {
-      foreign.push_back(ref);
-    }
-  }
-  if (foreign.empty()) return;
-  boost::asio::dispatch(environment_.loop, [this, foreign = std::move(foreign)] {
-    for (const ObjectName& ref : foreign) add_reference(ref);
-  });
-}
-
-void ObjectDirectory::add_announced(const ObjectName& object) {
-  add_reference(object);
-  unsettled_.fetch_sub(1);
+  for (const ObjectName& ref : refs) add_reference(ref);
 }
 
 void ObjectDirectory::drop_reference(const ObjectName& object) {
-  if (owns(object)) {
-    if (const auto owned = find(object.id)) drop_reference(owned);
-    return;
+  if (!owns(object)) {
+    borrows_.drop(object.id);
+  } else if (const auto owned = find(object.id)) {
+    drop_reference(owned);
   }
-  const auto found = borrowed_.find(object.id);
-  if (found == borrowed_.end() || --found->second.references > 0) return;
-  spawn(scope_, tell_owner(Method::remove_borrow, object.id, found->second.owner));
-  borrowed_.erase(found);
 }
 
 void ObjectDirectory::drop_reference(const std::shared_ptr<Object>& object) {
@@ -175,7 +203,11 @@ void ObjectDirectory::free_when_unused(const std::shared_ptr<Object>& object) {
   // Whichever comes last, the outcome or the end of the last reference, sees the other. What nobody
   // will read runs on: its effects may be wanted.
   if (object->references() > 0) return;
-  if (object->is_ready() ? object->is_plain() : find(object->id()) == nullptr) return;
+  if (object->is_ready() && !object->is_entangled()) {
+    if (object->is_plain() || store_.drop_private(object->id())) return;
+  } else if (!object->is_ready() && find(object->id()) == nullptr) {
+    return;
+  }
   // Not at once, even on the loop: a thread that read refs in the value before it dropped it has
   // posted that it borrows them, and their owners must hear of that first.
   boost::asio::post(environment_.loop, [this, object] { free_if_unused(object); });
@@ -195,47 +227,28 @@ void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {
       owned_.erase(object->id());
       object->freed = true;
     }
-    if (object->is_ready() && object->in_store()) {
+    if (object->is_ready() && object->in_store() && !object->is_discarded()) {
       store_.release_owned(object->id(), object->node());
     }
     if (!object->has_ties()) continue;
     Object::Ties& ties = object->ties();
     if (ties.producer) {
-      spawn(scope_, tell_owner(Method::remove_borrow, object->id(), *ties.producer));
+      spawn(scope_, release_result(object->id(), *ties.producer));
     }
     for (const ObjectName& ref : std::exchange(ties.held, {})) drop_reference(ref);
   }
   freeing_ = false;
 }
 
-Async<void> ObjectDirectory::tell_owner(Method method, ObjectId id,
-                                        protocol::ProcessAddress owner) {
+Async<void> ObjectDirectory::release_result(ObjectId object, protocol::ProcessAddress producer) {
+  // Refs in it that were read meanwhile are known to their owners first.
+  co_await borrows_.settle();
   auto peer =
-      co_await connections_.peer_of(std::move(owner), environment_.clock.now() + notice_budget);
-  if (!peer) co_return;  // A ref to an object whose owner is gone fails when it is read.
-  protocol::BorrowObjects notice{{id}};
-  auto told = co_await transport::call<Empty>(*peer, method, notice, notice_budget);
-  if (!told) log::debug("owner_not_told", {{"object", id}, {"why", told.error().message()}});
-}
-
-Async<void> ObjectDirectory::borrow(uint64_t number, ObjectId id, protocol::ProcessAddress owner) {
-  struct Settle {
-    ObjectDirectory& directory;
-    uint64_t number;
-    ~Settle() {
-      directory.borrows_in_flight_.erase(number);
-      directory.unsettled_.fetch_sub(1);
-      directory.borrows_settled_.pulse();
-    }
-  } settle{*this, number};
-  co_await tell_owner(Method::add_borrow, id, std::move(owner));
-}
-
-Async<void> ObjectDirectory::flush_borrows() {
-  const uint64_t last = borrows_told_;
-  while (!borrows_in_flight_.empty() && *borrows_in_flight_.begin() <= last) {
-    co_await borrows_settled_.wait();
-  }
+      co_await connections_.peer_of(std::move(producer), environment_.clock.now() + notice_budget);
+  if (!peer) co_return;
+  protocol::ObjectIds notice{{object}};
+  auto told = co_await transport::call<Empty>(*peer, Method::remove_borrow, notice, notice_budget);
+  if (!told) log::debug("producer_not_told", {{"object", object}, {"why", told.error().message()}});
 }
 
 void ObjectDirectory::hold_for_result(ObjectId result, ProcessId caller,
@@ -283,13 +296,29 @@ void ObjectDirectory::cancel(const std::shared_ptr<Object>& object, Error why) {
   free_when_unused(object);
 }
 
+// --- Reading
+
+std::optional<Result<ObjectBytes>> ObjectDirectory::read(
+    const std::shared_ptr<Object>& object) const {
+  if (!object->is_ready()) return std::nullopt;
+  if (object->is_discarded()) return was_discarded(object->id());
+  if (object->failure()) return *object->failure();
+  if (!object->in_store()) return ObjectBytes{object->value(), object};
+  if (auto view = store_.find(object->id())) return std::move(*view);
+  return std::nullopt;
+}
+
 Async<Result<ObjectBytes>> ObjectDirectory::get(ObjectName object, Instant deadline) {
-  if (!owns(object)) co_return co_await get_borrowed(std::move(object), deadline);
-  const auto owned = find(object.id);
-  if (!owned) {
-    co_return error(Code::not_found, fmt::format("object {} was freed", object.id.to_string()));
+  if (owns(object)) {
+    const auto owned = find(object.id);
+    if (!owned) {
+      co_return error(Code::not_found, fmt::format("object {} was freed", object.id.to_string()));
+    }
+    co_return co_await get_owned(owned, deadline);
   }
-  co_return co_await get_owned(owned, deadline);
+  std::vector<ObjectName> one{std::move(object)};
+  auto values = co_await get_many(std::move(one), deadline);
+  co_return std::move(values[0]);
 }
 
 Async<Result<ObjectBytes>> ObjectDirectory::get_owned(std::shared_ptr<Object> object,
@@ -299,78 +328,333 @@ Async<Result<ObjectBytes>> ObjectDirectory::get_owned(std::shared_ptr<Object> ob
     co_return error(Code::deadline_exceeded,
                     fmt::format("object {} is not ready", object->id().to_string()));
   }
-  if (object->failure()) co_return *object->failure();
-  if (!object->in_store()) {
-    ObjectBytes bytes{object->value(), object};
-    co_return bytes;
-  }
-  co_return co_await store_.get(object->id(), object->node(), deadline);
-}
-
-Async<Result<ObjectBytes>> ObjectDirectory::get_borrowed(ObjectName object, Instant deadline) {
-  auto peer = co_await connections_.peer_of(object.owner, deadline);
-  if (!peer) {
-    co_return error(Code::data_loss, fmt::format("the owner of object {} is gone: {}",
-                                                 object.id.to_string(), peer.error().message()));
-  }
-  const Duration budget = deadline - environment_.clock.now();
-  protocol::ResolveObject request{object.id};
-  auto value = co_await transport::call<protocol::ObjectValue>(*peer, Method::resolve_object,
-                                                               request, budget);
-  if (!value) {
-    const Code code = value.error().code();
-    if (code == Code::outcome_unknown || code == Code::unavailable) {
-      co_return error(Code::data_loss, fmt::format("the owner of object {} is gone: {}",
-                                                   object.id.to_string(), value.error().message()));
-    }
-    co_return std::move(value).error();
-  }
-  if (value->in_store) {
-    co_return co_await store_.get(object.id, value->node, deadline);
-  }
-  auto bytes = std::make_shared<const Bytes>(std::move(value->inline_value));
-  ObjectBytes view{*bytes, bytes};
+  if (auto there = read(object)) co_return std::move(*there);
+  auto view = co_await store_.get(object->id(), object->node(), deadline);
+  // Once more: the world has moved.
+  if (object->is_discarded()) co_return was_discarded(object->id());
+  if (view && !object->freed) store_.keep(object->id(), *view);
   co_return view;
 }
 
-Async<bool> ObjectDirectory::wait_ready(ObjectName object, Instant deadline) {
-  if (owns(object)) {
-    const auto kept = find(object.id);
-    if (!kept) co_return true;  // get will say that it was freed.
-    co_return co_await kept->wait_ready(environment_.clock, deadline);
-  }
-  auto peer = co_await connections_.peer_of(object.owner, deadline);
-  if (!peer) co_return peer.error().code() != Code::deadline_exceeded;
-  protocol::ResolveObject request{object.id};
-  const Duration budget = deadline - environment_.clock.now();
-  auto value = co_await transport::call<protocol::ObjectValue>(*peer, Method::resolve_object,
-                                                               request, budget);
-  co_return value || value.error().code() != Code::deadline_exceeded;
+Async<Result<ObjectBytes>> ObjectDirectory::get_stored(ObjectName object,
+                                                       protocol::ProcessAddress node,
+                                                       Instant deadline) {
+  auto view = co_await store_.get(object.id, std::move(node), deadline);
+  if (view && borrows_.holds(object.id)) store_.keep(object.id, *view);
+  co_return view;
 }
 
-Async<Result<protocol::ObjectValue>> ObjectDirectory::resolve_object(
-    protocol::ResolveObject request, CallContext context) {
-  const auto object = find(request.object);
-  if (!object) {
-    co_return error(Code::not_found,
-                    fmt::format("object {} was freed by its owner", request.object.to_string()));
+// Shared by the coroutines that fetch many objects, and by whoever waits for them.
+struct ObjectDirectory::Gathered {
+  Gathered(const Executor& loop, std::vector<ObjectName> given)
+      : names(std::move(given)), results(names.size()), done(loop) {}
+  // One of them, while it runs.
+  struct Share {
+    explicit Share(std::shared_ptr<Gathered> of) : gathered(std::move(of)) {}
+    ~Share() {
+      if (--gathered->running == 0) gathered->done.set();
+    }
+    std::shared_ptr<Gathered> gathered;
+  };
+
+  const std::vector<ObjectName> names;
+  std::vector<std::optional<Result<ObjectBytes>>> results;
+  size_t running = 0;
+  Event done;
+};
+
+Async<void> ObjectDirectory::get_into(std::shared_ptr<Gathered> gathered, size_t position,
+                                      Instant deadline) {
+  const Gathered::Share share{gathered};
+  auto value = co_await get(gathered->names[position], deadline);
+  gathered->results[position].emplace(std::move(value));
+}
+
+Async<void> ObjectDirectory::get_stored_into(std::shared_ptr<Gathered> gathered, size_t position,
+                                             protocol::ProcessAddress node, Instant deadline) {
+  const Gathered::Share share{gathered};
+  auto value = co_await get_stored(gathered->names[position], std::move(node), deadline);
+  gathered->results[position].emplace(std::move(value));
+}
+
+Async<void> ObjectDirectory::get_from_owner(std::shared_ptr<Gathered> gathered,
+                                            std::vector<size_t> positions, Instant deadline) {
+  const Gathered::Share share{gathered};
+  const protocol::ProcessAddress owner = gathered->names[positions[0]].owner;
+  for (size_t next = 0; next < positions.size();) {
+    auto& clock = environment_.clock;
+    const ObjectId first = gathered->names[positions[next]].id;
+    auto& outcome = gathered->results[positions[next]];
+    auto peer = co_await connections_.peer_of(owner, deadline);
+    if (!peer) {
+      outcome.emplace(
+          error(Code::data_loss, fmt::format("the owner of object {} is gone: {}",
+                                             first.to_string(), peer.error().message())));
+      co_return;
+    }
+    protocol::ObjectIds request;
+    const size_t end = std::min(positions.size(), next + asked_max);
+    for (size_t i = next; i < end; ++i) {
+      request.objects.push_back(gathered->names[positions[i]].id);
+    }
+    auto values = co_await transport::call<protocol::ObjectValues>(
+        *peer, Method::resolve_objects, std::move(request), deadline - clock.now());
+    if (!values) {
+      outcome.emplace(owner_is_gone(first, values.error()));
+      co_return;
+    }
+    if (values->items.empty() || values->items.size() > end - next) {
+      outcome.emplace(error(Code::internal, "an owner answered for other objects than asked for"));
+      co_return;
+    }
+    for (protocol::ObjectValue& value : values->items) {
+      const size_t position = positions[next++];
+      if (value.error.code != 0) {
+        gathered->results[position].emplace(protocol::from_info(value.error));
+        co_return;  // What is behind it is not wanted.
+      }
+      if (value.in_store) {
+        ++gathered->running;
+        spawn(scope_, get_stored_into(gathered, position, std::move(value.node), deadline));
+      } else {
+        auto bytes = std::make_shared<const Bytes>(std::move(value.inline_value));
+        gathered->results[position].emplace(ObjectBytes{*bytes, bytes});
+      }
+    }
   }
-  const bool ready = co_await object->wait_ready(environment_.clock, context.deadline);
-  if (!ready) co_return error(Code::deadline_exceeded, "the object is not ready");
-  if (object->failure()) co_return *object->failure();
+}
+
+Async<std::vector<Result<ObjectBytes>>> ObjectDirectory::get_many(std::vector<ObjectName> objects,
+                                                                  Instant deadline) {
+  const auto gathered = std::make_shared<Gathered>(environment_.loop, std::move(objects));
+  ++gathered->running;  // For this one.
+  std::map<ProcessId, std::vector<size_t>> by_owner;
+  for (size_t i = 0; i < gathered->names.size(); ++i) {
+    const ObjectName& name = gathered->names[i];
+    if (owns(name)) {
+      const auto object = find(name.id);
+      if (object) gathered->results[i] = read(object);
+      if (!gathered->results[i]) {
+        ++gathered->running;
+        spawn(scope_, get_into(gathered, i, deadline));
+      }
+    } else if (auto view = store_.find(name.id)) {
+      gathered->results[i].emplace(std::move(*view));
+    } else {
+      by_owner[name.owner.process].push_back(i);
+    }
+  }
+  for (auto& [owner, positions] : by_owner) {
+    ++gathered->running;
+    spawn(scope_, get_from_owner(gathered, std::move(positions), deadline));
+  }
+  if (--gathered->running > 0) co_await gathered->done.wait();
+  std::vector<Result<ObjectBytes>> results;
+  results.reserve(gathered->results.size());
+  for (auto& result : gathered->results) {
+    if (result) {
+      results.push_back(std::move(*result));
+    } else {
+      results.emplace_back(error(Code::cancelled, "not fetched: one before it failed"));
+    }
+  }
+  co_return results;
+}
+
+protocol::ObjectValue ObjectDirectory::value_of(const std::shared_ptr<Object>& object) {
   protocol::ObjectValue value;
-  if (object->in_store()) {
+  if (object->is_discarded()) {
+    value.error = protocol::to_info(was_discarded(object->id()));
+  } else if (object->failure()) {
+    value.error = protocol::to_info(*object->failure());
+  } else if (!object->in_store()) {
+    value.inline_value.assign(object->value().begin(), object->value().end());
+  } else if (const auto view = store_.find(object->id());
+             view && view->bytes.size() <= inline_bytes_max) {
+    value.inline_value.assign(view->bytes.begin(), view->bytes.end());
+  } else {
     value.in_store = true;
     value.node = object->node();
     value.size_bytes = object->size_bytes();
-  } else {
-    value.inline_value.assign(object->value().begin(), object->value().end());
   }
-  co_return value;
+  return value;
 }
 
-Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::BorrowObjects request,
-                                                 CallContext context) {
+Async<Result<protocol::ObjectValues>> ObjectDirectory::resolve_objects(protocol::ObjectIds request,
+                                                                       CallContext context) {
+  protocol::ObjectValues values;
+  std::vector<ObjectId> stored;
+  size_t bytes = 0;
+  for (const ObjectId id : request.objects) {
+    if (bytes > answer_bytes_max) break;
+    const auto object = find(id);
+    if (!object) {
+      values.items.emplace_back().error = protocol::to_info(was_freed(id));
+      break;
+    }
+    if (!object->is_ready()) {
+      if (!values.items.empty()) break;
+      const bool ready = co_await object->wait_ready(environment_.clock, context.deadline);
+      if (!ready) co_return error(Code::deadline_exceeded, "the object is not ready");
+    }
+    protocol::ObjectValue value = value_of(object);
+    bytes += value.inline_value.size();
+    if (value.in_store) stored.push_back(id);
+    const bool failed = value.error.code != 0;
+    values.items.push_back(std::move(value));
+    if (failed) break;
+  }
+  if (!stored.empty()) TROUPE_CO_CHECK(co_await store_.expose(std::move(stored)));
+  co_return values;
+}
+
+// --- Waiting
+
+Async<Status> ObjectDirectory::wait_objects(transport::Message message, CallContext context,
+                                            transport::OutgoingStream& out) {
+  using namespace boost::asio::experimental::awaitable_operators;
+  TROUPE_CO_TRY(auto request, protocol::decode<protocol::ObjectIds>(message.body));
+  const auto list = std::make_shared<ReadyList>(environment_.loop, std::move(request.objects));
+  struct Hooks {
+    const std::shared_ptr<ReadyList>& list;
+    std::vector<std::shared_ptr<Object>> objects;
+    ~Hooks() {
+      for (const auto& object : objects) object->remove_hook(*list);
+    }
+  } hooks{list, {}};
+  const auto& objects = list->objects();
+  for (uint32_t i = 0; i < objects.size(); ++i) {
+    auto object = find(objects[i]);
+    // What was freed is ready: reading it says so.
+    if (object && object->add_hook(list, i)) {
+      hooks.objects.push_back(std::move(object));
+    } else {
+      list->ready(i);
+    }
+  }
+  for (size_t told = 0; told < objects.size();) {
+    protocol::ObjectIds ready{list->take()};
+    if (ready.objects.empty()) {
+      co_await (list->changed.wait() || context.cancelled->wait());
+      if (context.cancelled->is_set()) co_return error(Code::cancelled, "the caller gave up");
+      continue;
+    }
+    told += ready.objects.size();
+    TROUPE_CO_CHECK(co_await out.send(protocol::encode(ready)));
+  }
+  co_return ok();
+}
+
+void ObjectDirectory::watch(std::vector<ObjectName> objects, std::vector<uint32_t> numbers,
+                            std::shared_ptr<ReadyHook> hook, std::shared_ptr<Event> enough) {
+  struct OfOwner {
+    protocol::ProcessAddress owner;
+    std::vector<ObjectId> objects;
+    std::vector<uint32_t> numbers;
+  };
+  std::map<ProcessId, OfOwner> by_owner;
+  for (size_t i = 0; i < objects.size(); ++i) {
+    OfOwner& of = by_owner[objects[i].owner.process];
+    if (of.objects.empty()) of.owner = std::move(objects[i].owner);
+    of.objects.push_back(objects[i].id);
+    of.numbers.push_back(numbers[i]);
+  }
+  for (auto& [process, of] : by_owner) {
+    spawn(scope_, watch_owner(std::move(of.owner), std::move(of.objects), std::move(of.numbers),
+                              hook, enough));
+  }
+}
+
+Async<void> ObjectDirectory::watch_owner(protocol::ProcessAddress owner,
+                                         std::vector<ObjectId> objects,
+                                         std::vector<uint32_t> numbers,
+                                         std::shared_ptr<ReadyHook> hook,
+                                         std::shared_ptr<Event> enough) {
+  using namespace boost::asio::experimental::awaitable_operators;
+  std::unordered_multimap<ObjectId, uint32_t> waiting;
+  for (size_t i = 0; i < objects.size(); ++i) waiting.emplace(objects[i], numbers[i]);
+  // Whatever ends it: reading the rest says why.
+  struct Rest {
+    std::unordered_multimap<ObjectId, uint32_t>& waiting;
+    ReadyHook& hook;
+    ~Rest() {
+      for (const auto& [object, number] : waiting) hook.ready(number);
+    }
+  } rest{waiting, *hook};
+  auto peer = co_await connections_.peer_of(std::move(owner), Instant::max());
+  if (!peer) co_return;
+  protocol::ObjectIds request{std::move(objects)};
+  transport::Message message{protocol::encode(request), {}};
+  auto stream = (*peer)->open_stream(Method::wait_objects, std::move(message), Duration::zero());
+  if (!stream) co_return;
+  while (!waiting.empty()) {
+    auto raced = co_await ((*stream)->next() || enough->wait());
+    if (raced.index() == 1) {
+      waiting.clear();
+      co_return;
+    }
+    auto& item = std::get<0>(raced);
+    if (!item || !*item) co_return;
+    auto ready = protocol::decode<protocol::ObjectIds>(**item);
+    if (!ready) co_return;
+    for (const ObjectId id : ready->objects) {
+      const auto [first, last] = waiting.equal_range(id);
+      for (auto it = first; it != last; ++it) hook->ready(it->second);
+      waiting.erase(first, last);
+    }
+  }
+}
+
+// --- Freeing
+
+void ObjectDirectory::discard(const std::shared_ptr<Object>& object) {
+  if (!object->discard()) return;
+  if (!object->is_ready()) {
+    set_error(object, was_discarded(object->id()));
+  } else if (object->in_store() && !object->freed) {
+    store_.release_owned(object->id(), object->node());
+  }
+}
+
+Async<Status> ObjectDirectory::free(std::vector<ObjectName> objects) {
+  std::map<ProcessId, std::pair<protocol::ProcessAddress, protocol::ObjectIds>> by_owner;
+  for (ObjectName& name : objects) {
+    if (owns(name)) {
+      if (const auto object = find(name.id)) discard(object);
+      continue;
+    }
+    store_.forget(name.id);
+    auto& [owner, ids] = by_owner[name.owner.process];
+    if (ids.objects.empty()) owner = std::move(name.owner);
+    ids.objects.push_back(name.id);
+  }
+  Status outcome = ok();
+  for (auto& [process, of] : by_owner) {
+    const ObjectId first = of.second.objects[0];
+    auto peer = co_await connections_.peer_of(std::move(of.first),
+                                              environment_.clock.now() + notice_budget);
+    Result<Empty> freed = error(Code::internal, "not asked");
+    if (peer) {
+      freed = co_await transport::call<Empty>(*peer, Method::free_objects, std::move(of.second),
+                                              notice_budget);
+    } else {
+      freed = std::move(peer).error();
+    }
+    if (!freed && outcome) outcome = owner_is_gone(first, freed.error());
+  }
+  co_return outcome;
+}
+
+Async<Result<Empty>> ObjectDirectory::free_objects(protocol::ObjectIds request, CallContext) {
+  for (const ObjectId id : request.objects) {
+    if (const auto object = find(id)) discard(object);
+  }
+  co_return Empty{};
+}
+
+// --- Borrowers
+
+Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::ObjectIds request, CallContext context) {
   const ProcessId borrower = context.peer->remote().address.process;
   Status known;
   for (const ObjectId id : request.objects) {
@@ -385,7 +669,7 @@ Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::BorrowObjects request
   co_return Empty{};
 }
 
-Async<Result<Empty>> ObjectDirectory::remove_borrow(protocol::BorrowObjects request,
+Async<Result<Empty>> ObjectDirectory::remove_borrow(protocol::ObjectIds request,
                                                     CallContext context) {
   const ProcessId borrower = context.peer->remote().address.process;
   for (const ObjectId id : request.objects) forget_borrower(id, borrower);

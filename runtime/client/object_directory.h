@@ -5,9 +5,9 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <unordered_map>
 
+#include "client/borrows.h"
 #include "client/object.h"
 
 namespace troupe::client {
@@ -36,30 +36,41 @@ class ObjectDirectory {
   void set_error(const std::shared_ptr<Object>& object, Error failure);
   // Ends it with `why` unless it is ready, and tells what makes it to stop.
   void cancel(const std::shared_ptr<Object>& object, Error why);
-  // A ref was read that add_reference will be told of on the loop. The count of those that the
-  // owners do not know of yet.
-  void announce_borrow() { unsettled_.fetch_add(1); }
-  bool borrows_settled() const { return unsettled_.load() == 0; }
+  // It has a value no more, though there are refs: reading it fails from now on. What makes it, if
+  // it is not there yet, goes on, and its value is given back. On the loop.
+  void discard(const std::shared_ptr<Object>& object);
+  // What a reader of the object gets now; nothing: it is not ready, or has to be fetched.
+  std::optional<Result<ObjectBytes>> read(const std::shared_ptr<Object>& object) const;
 
+  // --- Thread-safe: refs of this process to objects of others.
+  Borrows& borrows() { return borrows_; }
+
+  // --- On the loop but for what says otherwise.
   void set_stored(const std::shared_ptr<Object>& object, protocol::ProcessAddress node,
                   uint64_t size_bytes);
   // Refs inside the value, kept for as long as the object.
   void set_held(const std::shared_ptr<Object>& object, std::vector<ObjectName> held);
 
-  // Thread-safe: a reference more to each, before this returns or before the loop does anything
-  // that is posted later.
+  // Thread-safe: a reference more to each, or one less.
   void hold(const std::vector<ObjectName>& refs);
   void add_reference(const ObjectName& object);
-  // As add_reference, of what announce_borrow announced.
-  void add_announced(const ObjectName& object);
   void drop_reference(const ObjectName& object);
 
   Async<Result<ObjectBytes>> get(ObjectName object, Instant deadline);
   Async<Result<ObjectBytes>> get_owned(std::shared_ptr<Object> object, Instant deadline);
-  Async<bool> wait_ready(ObjectName object, Instant deadline);
+  // One result each, in the same order; those after the first that failed may be missing: then they
+  // are cancelled. Each owner is asked for many at a time.
+  Async<std::vector<Result<ObjectBytes>>> get_many(std::vector<ObjectName> objects,
+                                                   Instant deadline);
+  // hook->ready(n) for the n-th, once its owner says that it is ready or cannot say any more; until
+  // `enough` is set.
+  void watch(std::vector<ObjectName> objects, std::vector<uint32_t> numbers,
+             std::shared_ptr<ReadyHook> hook, std::shared_ptr<Event> enough);
+  // Frees them, wherever they are owned, whoever has refs. Errors: data_loss (an owner is gone).
+  Async<Status> free(std::vector<ObjectName> objects);
+  // What this process owns and others know of, or lies in the store.
+  protocol::ObjectList list(const protocol::ListObjects& request) const;
 
-  // Waits until the owners know of every ref that this process has taken so far.
-  Async<void> flush_borrows();
   // Keeps `held` alive until the caller lets go of its result (see InvokeReply.borrowed).
   void hold_for_result(ObjectId result, ProcessId caller, std::vector<ObjectName> held);
   void process_gone(ProcessId process);
@@ -67,18 +78,19 @@ class ObjectDirectory {
   void stop();
 
   // Methods that other processes call.
-  Async<Result<protocol::ObjectValue>> resolve_object(protocol::ResolveObject request,
-                                                      transport::CallContext context);
-  Async<Result<protocol::Empty>> add_borrow(protocol::BorrowObjects request,
+  Async<Result<protocol::ObjectValues>> resolve_objects(protocol::ObjectIds request,
+                                                        transport::CallContext context);
+  Async<Status> wait_objects(transport::Message message, transport::CallContext context,
+                             transport::OutgoingStream& out);
+  Async<Result<protocol::Empty>> free_objects(protocol::ObjectIds request,
+                                              transport::CallContext context);
+  Async<Result<protocol::Empty>> add_borrow(protocol::ObjectIds request,
                                             transport::CallContext context);
-  Async<Result<protocol::Empty>> remove_borrow(protocol::BorrowObjects request,
+  Async<Result<protocol::Empty>> remove_borrow(protocol::ObjectIds request,
                                                transport::CallContext context);
 
  private:
-  struct Borrowed {
-    protocol::ProcessAddress owner;
-    uint32_t references = 0;
-  };
+  struct Gathered;
   struct Held {
     ProcessId caller;
     std::vector<ObjectName> refs;
@@ -89,9 +101,19 @@ class ObjectDirectory {
   // From any thread: frees it if it is unused and has become ready, or was ready before.
   void free_when_unused(const std::shared_ptr<Object>& object);
   bool owns(const ObjectName& object) const;
-  Async<void> tell_owner(Method method, ObjectId id, protocol::ProcessAddress owner);
-  Async<void> borrow(uint64_t number, ObjectId id, protocol::ProcessAddress owner);
-  Async<Result<ObjectBytes>> get_borrowed(ObjectName object, Instant deadline);
+  // The producer of its value holds refs inside it no longer.
+  Async<void> release_result(ObjectId object, protocol::ProcessAddress producer);
+  protocol::ObjectValue value_of(const std::shared_ptr<Object>& object);
+  Async<void> get_into(std::shared_ptr<Gathered> gathered, size_t position, Instant deadline);
+  Async<void> get_stored_into(std::shared_ptr<Gathered> gathered, size_t position,
+                              protocol::ProcessAddress node, Instant deadline);
+  Async<void> get_from_owner(std::shared_ptr<Gathered> gathered, std::vector<size_t> positions,
+                             Instant deadline);
+  Async<Result<ObjectBytes>> get_stored(ObjectName object, protocol::ProcessAddress node,
+                                        Instant deadline);
+  Async<void> watch_owner(protocol::ProcessAddress owner, std::vector<ObjectId> objects,
+                          std::vector<uint32_t> numbers, std::shared_ptr<ReadyHook> hook,
+                          std::shared_ptr<Event> enough);
 
   transport::Environment environment_;
   Scope& scope_;
@@ -101,14 +123,10 @@ class ObjectDirectory {
   std::atomic<uint64_t> made_ = 0;
   mutable std::mutex mutex_;
   std::unordered_map<ObjectId, std::shared_ptr<Object>> owned_;  // Those with a name. Guarded.
-  std::map<ObjectId, Borrowed> borrowed_;
   std::map<ObjectId, Held> held_;
   std::vector<std::shared_ptr<Object>> unused_;  // To be freed, while that goes on.
   bool freeing_ = false;
-  uint64_t borrows_told_ = 0;             // Numbers them.
-  std::set<uint64_t> borrows_in_flight_;  // Ascending: the first is the oldest.
-  std::atomic<uint64_t> unsettled_ = 0;   // Announced or in flight.
-  Event borrows_settled_;
+  Borrows borrows_;
 };
 
 }  // namespace troupe::client

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <boost/asio/post.hpp>
 #include <cstring>
-#include <mutex>
 
 #include "base/log.h"
 #include "client/connections.h"
@@ -13,12 +12,17 @@
 namespace troupe::client {
 
 using transport::Message;
+using transport::Method;
 
 namespace {
 
 // Address space, not memory: pages cost only once they are written.
 constexpr uint64_t segment_bytes = uint64_t{64} << 30;
 constexpr Duration release_budget = std::chrono::seconds(30);
+// How long room that holds nothing is kept for what comes next, at least.
+constexpr Duration sweep_period = std::chrono::seconds(1);
+// Copying more would hold up the loop.
+constexpr uint64_t copied_on_loop_max = 1 << 20;
 
 Duration left(const Clock& clock, Instant deadline) {
   return std::max<Duration>(deadline - clock.now(), std::chrono::milliseconds(1));
@@ -26,7 +30,7 @@ Duration left(const Clock& clock, Instant deadline) {
 
 // One handle for a pin and the mapping that it keeps valid.
 template <class Segment>
-std::shared_ptr<const void> keep(std::shared_ptr<void> pin, std::shared_ptr<Segment> segment) {
+std::shared_ptr<const void> keep_both(std::shared_ptr<void> pin, std::shared_ptr<Segment> segment) {
   struct Both {
     std::shared_ptr<Segment> segment;
     std::shared_ptr<void> pin;
@@ -36,51 +40,46 @@ std::shared_ptr<const void> keep(std::shared_ptr<void> pin, std::shared_ptr<Segm
 
 }  // namespace
 
-// Shared with every view. `client` is null once the client is gone.
-struct StoreClient::Returns {
-  std::mutex mutex;
-  StoreClient* client = nullptr;
-  Executor loop;
-  std::vector<ObjectId> pins;
-};
-
 StoreClient::StoreClient(transport::Environment environment, Scope& scope, Connections& connections)
     : environment_(environment),
       scope_(scope),
       connections_(connections),
       attached_(environment.loop),
-      returns_(std::make_shared<Returns>()) {
-  returns_->client = this;
-  returns_->loop = environment.loop;
-}
+      pins_(std::make_shared<PinReturns>(environment.loop, [this](std::vector<ObjectId> objects) {
+        protocol::ReleaseBlocks request{std::move(objects), {}};
+        spawn(scope_, release(std::move(request), *node_));
+      })) {}
 
 StoreClient::~StoreClient() {
-  const std::lock_guard lock{returns_->mutex};
-  returns_->client = nullptr;
+  drop_own();
+  pins_->close();
 }
 
-void StoreClient::return_pins() {
-  std::vector<ObjectId> pins;
+void StoreClient::set_node(protocol::ProcessAddress worker) {
+  node_ = std::make_shared<const protocol::ProcessAddress>(std::move(worker));
+}
+
+std::shared_ptr<LocalSegment> StoreClient::own() const {
+  const std::lock_guard lock{mutex_};
+  return own_;
+}
+
+void StoreClient::drop_own() {
+  std::shared_ptr<LocalSegment> dropped;
   {
-    const std::lock_guard lock{returns_->mutex};
-    pins.swap(returns_->pins);
+    const std::lock_guard lock{mutex_};
+    dropped = std::move(own_);
+    own_ = nullptr;
   }
-  for (const ObjectId object : pins) {
-    protocol::ReleaseBlock request;
-    request.object = object;
-    spawn(scope_, release(request, connections_.worker()->remote().address));
-  }
+  if (dropped) dropped->close();
 }
 
-Async<void> StoreClient::release(protocol::ReleaseBlock request, protocol::ProcessAddress node) {
-  auto peer =
-      co_await connections_.peer_of(std::move(node), environment_.clock.now() + release_budget);
-  if (!peer) co_return;  // A worker that is gone took the object along.
-  auto released = co_await transport::call<protocol::Empty>(*peer, Method::release_block, request,
-                                                            release_budget);
-  if (!released) {
-    log::debug("release_failed", {{"object", request.object}, {"why", released.error().message()}});
-  }
+// --- Room
+
+Result<std::shared_ptr<LocalBlock>> StoreClient::allocate(uint64_t size_bytes) {
+  const auto segment = own();
+  if (!segment) return std::shared_ptr<LocalBlock>{};
+  return segment->allocate(size_bytes);
 }
 
 Async<Status> StoreClient::ensure_segment(Instant deadline) {
@@ -92,8 +91,7 @@ Async<Status> StoreClient::ensure_segment(Instant deadline) {
   if (own_) co_return ok();
   auto made = object_store::ProducerSegment::create(segment_bytes);
   if (!made) co_return std::move(made).error();
-  auto segment = std::make_shared<object_store::ProducerSegment>(std::move(*made));
-  FileDescriptor copy{::fcntl(segment->fd(), F_DUPFD_CLOEXEC, 0)};
+  FileDescriptor copy{::fcntl(made->fd(), F_DUPFD_CLOEXEC, 0)};
   if (!copy.is_open()) co_return error(Code::exhausted, "no file descriptors left");
   Message message;
   message.descriptors.push_back(std::move(copy));
@@ -108,12 +106,71 @@ Async<Status> StoreClient::ensure_segment(Instant deadline) {
     attached = std::move(answer).error();
   }
   if (attached) {
+    auto segment =
+        std::make_shared<LocalSegment>(std::move(*made), attached->segment, pins_, [this] {
+          boost::asio::post(environment_.loop, [this, alive = std::weak_ptr{alive_}] {
+            if (alive.lock()) spawn(scope_, sweep());
+          });
+        });
+    const std::lock_guard lock{mutex_};
     own_ = std::move(segment);
-    own_number_ = attached->segment;
   }
   attached_.pulse();
   if (!attached) co_return std::move(attached).error().context("attach to the object store");
   co_return ok();
+}
+
+Async<Status> StoreClient::reserve(uint64_t size_bytes, Instant deadline) {
+  for (;;) {
+    TROUPE_CO_CHECK(co_await ensure_segment(deadline));
+    const auto segment = own_;
+    protocol::ReserveExtent request{size_bytes};
+    auto extent = co_await transport::call<protocol::Block>(
+        connections_.worker(), Method::reserve_extent, request, left(environment_.clock, deadline));
+    if (extent) {
+      segment->add_extent(extent->offset_bytes, extent->size_bytes);
+      co_return ok();
+    }
+    if (extent.error().code() != Code::not_found) co_return std::move(extent).error();
+    // The worker drops empty segments when memory is short, and its word of it may still be on its
+    // way: a new one is made.
+    if (own_ == segment) drop_own();
+  }
+}
+
+Async<Result<std::shared_ptr<LocalBlock>>> StoreClient::room_for(uint64_t size_bytes,
+                                                                 Instant deadline) {
+  for (;;) {
+    Result<std::shared_ptr<LocalBlock>> block = std::shared_ptr<LocalBlock>{};
+    if (size_bytes > copied_on_loop_max) {
+      auto take = [this, size_bytes] { return allocate(size_bytes); };
+      block = co_await transport::run_blocking(environment_, std::move(take));
+    } else {
+      block = allocate(size_bytes);
+    }
+    if (!block || *block) co_return block;
+    TROUPE_CO_CHECK(co_await reserve(size_bytes, deadline));
+  }
+}
+
+// Room that nothing was placed in for a while goes back.
+Async<void> StoreClient::sweep() {
+  for (;;) {
+    co_await sleep_for(environment_.clock, sweep_period);
+    const auto segment = own_;
+    if (!segment) co_return;
+    auto idle = segment->take_empty(LocalSegment::Which::idle);
+    if (!idle.empty()) co_await return_extents(segment, std::move(idle));
+    if (!segment->has_empty()) co_return;
+  }
+}
+
+Async<void> StoreClient::return_extents(std::shared_ptr<LocalSegment> segment,
+                                        std::vector<protocol::Extent> extents) {
+  protocol::ReturnExtents request{segment->number(), std::move(extents)};
+  auto returned = co_await transport::call<protocol::Empty>(
+      connections_.worker(), Method::return_extents, std::move(request), release_budget);
+  if (!returned) log::debug("extents_not_returned", {{"why", returned.error().message()}});
 }
 
 Async<Result<protocol::Empty>> StoreClient::drop_segments(protocol::DropSegments request,
@@ -121,54 +178,136 @@ Async<Result<protocol::Empty>> StoreClient::drop_segments(protocol::DropSegments
   if (context.peer != connections_.worker()) {
     co_return error(Code::denied, "only the node's worker may ask this");
   }
+  // What nobody views goes: its pin at once, and what is private becomes the worker's to move.
+  std::vector<View> dropped;
+  std::vector<ObjectId> unviewed;
+  {
+    const std::lock_guard lock{mutex_};
+    for (auto it = views_.begin(); it != views_.end();) {
+      const View& view = it->second;
+      if (view.block && view.block->is_private()) {
+        // One in the table, one in its view.
+        if (view.block.use_count() == 2) unviewed.push_back(it->first);
+        ++it;
+      } else if (view.block ? view.block.use_count() == 2
+                            : view.bytes.keep_alive.use_count() == 1) {
+        dropped.push_back(std::move(it->second));
+        it = views_.erase(it);
+      } else {
+        ++it;
+      }
+    }
+  }
+  dropped.clear();
+  if (!unviewed.empty()) {
+    auto exposed = co_await expose(unviewed);
+    if (exposed) {
+      for (const ObjectId object : unviewed) forget(object);
+    }
+  }
   for (const uint64_t number : request.segments) {
-    if (number == own_number_) own_.reset();
+    if (own_ && own_->number() == number) drop_own();
     segments_.erase(number);
+  }
+  if (const auto segment = own_) {
+    auto empty = segment->take_empty(LocalSegment::Which::all);
+    if (!empty.empty()) co_await return_extents(segment, std::move(empty));
   }
   co_return protocol::Empty{};
 }
 
+// --- What this process built
+
+void StoreClient::keep_private(ObjectId object, std::shared_ptr<LocalBlock> block) {
+  View view{{BytesView{block->bytes()}, block}, block};
+  const std::lock_guard lock{mutex_};
+  views_.insert_or_assign(object, std::move(view));
+}
+
+bool StoreClient::drop_private(ObjectId object) {
+  View dropped;  // Goes after the lock.
+  const std::lock_guard lock{mutex_};
+  const auto found = views_.find(object);
+  if (found == views_.end() || !found->second.block || !found->second.block->is_private()) {
+    return false;
+  }
+  dropped = std::move(found->second);
+  views_.erase(found);
+  return true;
+}
+
+Async<Status> StoreClient::seal(uint64_t segment, std::vector<protocol::SealedBlock> items) {
+  protocol::SealBlocks request{segment, std::move(items)};
+  auto sealed = co_await transport::call<protocol::Empty>(
+      connections_.worker(), Method::seal_blocks, std::move(request), release_budget);
+  if (!sealed) co_return std::move(sealed).error().context("seal objects");
+  co_return ok();
+}
+
+Async<Status> StoreClient::expose(std::vector<ObjectId> objects) {
+  // A process has one segment but for the moment after one was dropped.
+  std::map<uint64_t, std::vector<protocol::SealedBlock>> by_segment;
+  {
+    const std::lock_guard lock{mutex_};
+    for (const ObjectId object : objects) {
+      const auto found = views_.find(object);
+      if (found == views_.end() || !found->second.block) continue;
+      LocalBlock& block = *found->second.block;
+      if (!block.is_private()) continue;
+      block.give_away(object, true);
+      by_segment[block.home()->number()].push_back(
+          {object, {}, block.offset_bytes(), block.bytes().size(), true});
+    }
+  }
+  for (auto& [segment, items] : by_segment)
+    TROUPE_CO_CHECK(co_await seal(segment, std::move(items)));
+  co_return ok();
+}
+
 Async<Status> StoreClient::put(ObjectId object, ProcessId owner, std::shared_ptr<const Bytes> value,
                                Instant deadline) {
-  const auto worker = connections_.worker();
-  protocol::CreateBlock create{object, value->size(), owner};
-  Result<protocol::Block> block = error(Code::internal, "no block");
-  std::shared_ptr<object_store::ProducerSegment> segment;
-  while (!block) {
-    TROUPE_CO_CHECK(co_await ensure_segment(deadline));
-    segment = own_;
-    const uint64_t number = own_number_;
-    block = co_await transport::call<protocol::Block>(worker, Method::create_block, create,
-                                                      left(environment_.clock, deadline));
-    if (block) break;
-    if (block.error().code() != Code::not_found) co_return std::move(block).error();
-    // The worker drops empty segments when memory is short, and its word of it may still be on its
-    // way: a new one is made.
-    if (own_number_ == number) own_.reset();
-  }
-  const uint64_t offset = block->offset_bytes;
-  auto fill = [segment, value, offset]() -> Status {
-    TROUPE_TRY(auto room, segment->prepare(offset, value->size()));
-    std::memcpy(room.data(), value->data(), value->size());
-    return ok();
+  TROUPE_CO_TRY(auto block, co_await room_for(value->size(), deadline));
+  auto fill = [block, value] {
+    if (!value->empty()) std::memcpy(block->bytes().data(), value->data(), value->size());
+    return true;
   };
-  Status filled = ok();
-  if (value->size() > (1 << 20)) {
-    filled = co_await transport::run_blocking(environment_, fill);
+  if (value->size() > copied_on_loop_max) {
+    (void)co_await transport::run_blocking(environment_, fill);
   } else {
-    filled = fill();
+    fill();
   }
-  protocol::SealBlock seal{object};
-  if (!filled) {
-    auto aborted = co_await transport::call<protocol::Empty>(worker, Method::abort_block, seal,
-                                                             release_budget);
-    if (!aborted) log::warning("abort_failed", {{"object", object}});
-    co_return filled;
+  if (owner == connections_.address().process) {
+    keep_private(object, std::move(block));
+    co_return ok();
   }
-  auto sealed = co_await transport::call<protocol::Empty>(worker, Method::seal_block, seal,
-                                                          left(environment_.clock, deadline));
-  if (!sealed) co_return std::move(sealed).error();
-  co_return ok();
+  block->give_away(object, false);
+  std::vector<protocol::SealedBlock> items{
+      {object, owner, block->offset_bytes(), value->size(), false}};
+  co_return co_await seal(block->home()->number(), std::move(items));
+}
+
+// --- Reading
+
+std::optional<ObjectBytes> StoreClient::find(ObjectId object) const {
+  const std::lock_guard lock{mutex_};
+  const auto found = views_.find(object);
+  if (found == views_.end()) return std::nullopt;
+  return found->second.bytes;
+}
+
+void StoreClient::keep(ObjectId object, const ObjectBytes& view) {
+  View kept{view, nullptr};
+  const std::lock_guard lock{mutex_};
+  views_.try_emplace(object, std::move(kept));
+}
+
+void StoreClient::forget(ObjectId object) {
+  View dropped;  // Goes after the lock.
+  const std::lock_guard lock{mutex_};
+  const auto found = views_.find(object);
+  if (found == views_.end()) return;
+  dropped = std::move(found->second);
+  views_.erase(found);
 }
 
 Async<Result<ObjectBytes>> StoreClient::get(ObjectId object, protocol::ProcessAddress source,
@@ -178,32 +317,18 @@ Async<Result<ObjectBytes>> StoreClient::get(ObjectId object, protocol::ProcessAd
   const auto worker = connections_.worker();
   if (source.process != worker->remote().address.process) request.source = std::move(source);
   for (const auto& [number, segment] : segments_) request.segments_held.push_back(number);
-  if (own_) request.segments_held.push_back(own_number_);
+  if (own_) request.segments_held.push_back(own_->number());
   Message message{protocol::encode(request), {}};
   auto answer = co_await worker->call(Method::get_block, std::move(message),
                                       left(environment_.clock, deadline));
   if (!answer) co_return std::move(answer).error();
   TROUPE_CO_TRY(const auto block, protocol::decode<protocol::Block>(answer->body));
   // From here on this process has a pin; the last copy of `pin` gives it back.
-  auto give_back = [returns = returns_, object](void*) {
-    const std::lock_guard lock{returns->mutex};
-    if (returns->client == nullptr) return;
-    returns->pins.push_back(object);
-    if (returns->pins.size() > 1) return;  // The loop knows already.
-    boost::asio::post(returns->loop, [returns] {
-      // The client is destroyed on the loop's thread, so it cannot go between here and the call.
-      StoreClient* client = nullptr;
-      {
-        const std::lock_guard inner{returns->mutex};
-        client = returns->client;
-      }
-      if (client != nullptr) client->return_pins();
-    });
-  };
-  std::shared_ptr<void> pin{static_cast<void*>(this), give_back};
-  if (own_ && block.segment == own_number_) {
-    TROUPE_CO_TRY(const auto bytes, own_->prepare(block.offset_bytes, block.size_bytes));
-    ObjectBytes view{bytes, keep(pin, own_)};
+  std::shared_ptr<void> pin{static_cast<void*>(this),
+                            [pins = pins_, object](void*) { pins->add(object); }};
+  if (own_ && block.segment == own_->number()) {
+    TROUPE_CO_TRY(const auto bytes, own_->view(block.offset_bytes, block.size_bytes));
+    ObjectBytes view{bytes, keep_both(pin, own_)};
     co_return view;
   }
   auto found = segments_.find(block.segment);
@@ -217,15 +342,39 @@ Async<Result<ObjectBytes>> StoreClient::get(ObjectId object, protocol::ProcessAd
     found = segments_.emplace(block.segment, std::move(segment)).first;
   }
   TROUPE_CO_TRY(const auto bytes, found->second->view(block.offset_bytes, block.size_bytes));
-  ObjectBytes view{bytes, keep(pin, found->second)};
+  ObjectBytes view{bytes, keep_both(pin, found->second)};
   co_return view;
 }
 
-void StoreClient::release_owned(ObjectId object, protocol::ProcessAddress node) {
-  protocol::ReleaseBlock request;
-  request.object = object;
-  request.owner = connections_.address().process;
-  spawn(scope_, release(request, std::move(node)));
+// --- Letting go
+
+void StoreClient::release_owned(ObjectId object, const protocol::ProcessAddress& node) {
+  if (drop_private(object)) return;
+  forget(object);
+  Release& release = releases_[node.process];
+  if (release.objects.empty()) release.node = node;
+  release.objects.push_back(object);
+  if (release.objects.size() == 1) {
+    boost::asio::post(environment_.loop, [this, alive = std::weak_ptr{alive_}] {
+      if (alive.lock()) flush_releases();
+    });
+  }
+}
+
+void StoreClient::flush_releases() {
+  for (auto& [process, release_to] : std::exchange(releases_, {})) {
+    protocol::ReleaseBlocks request{std::move(release_to.objects), connections_.address().process};
+    spawn(scope_, release(std::move(request), std::move(release_to.node)));
+  }
+}
+
+Async<void> StoreClient::release(protocol::ReleaseBlocks request, protocol::ProcessAddress node) {
+  auto peer =
+      co_await connections_.peer_of(std::move(node), environment_.clock.now() + release_budget);
+  if (!peer) co_return;  // A worker that is gone took the objects along.
+  auto released = co_await transport::call<protocol::Empty>(*peer, Method::release_blocks,
+                                                            std::move(request), release_budget);
+  if (!released) log::debug("release_failed", {{"why", released.error().message()}});
 }
 
 }  // namespace troupe::client

@@ -42,13 +42,13 @@ std::string method_name(Method method) {
       TROUPE_NAME(stop_slots);
       TROUPE_NAME(attach_process);
       TROUPE_NAME(attach_segment);
-      TROUPE_NAME(create_block);
-      TROUPE_NAME(seal_block);
+      TROUPE_NAME(reserve_extent);
+      TROUPE_NAME(seal_blocks);
       TROUPE_NAME(get_block);
-      TROUPE_NAME(release_block);
+      TROUPE_NAME(release_blocks);
       TROUPE_NAME(fetch_chunk);
       TROUPE_NAME(read_log);
-      TROUPE_NAME(abort_block);
+      TROUPE_NAME(return_extents);
       TROUPE_NAME(job_ended);
       TROUPE_NAME(report_gauges);
       TROUPE_NAME(attach_rings);
@@ -59,7 +59,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(invoke_stream);
       TROUPE_NAME(stop_process);
       TROUPE_NAME(collective);
-      TROUPE_NAME(resolve_object);
+      TROUPE_NAME(resolve_objects);
       TROUPE_NAME(create_actors);
       TROUPE_NAME(kill_actors);
       TROUPE_NAME(get_actors);
@@ -70,6 +70,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(end_actors);
       TROUPE_NAME(object_copied);
       TROUPE_NAME(free_objects);
+      TROUPE_NAME(wait_objects);
       TROUPE_NAME(add_borrow);
       TROUPE_NAME(remove_borrow);
       TROUPE_NAME(drop_segments);

@@ -52,13 +52,13 @@ enum class Method : uint32_t {
   stop_slots = 43,
   attach_process = 44,
   attach_segment = 45,
-  create_block = 46,
-  seal_block = 47,
+  reserve_extent = 46,  // Answered by a Block.
+  seal_blocks = 47,
   get_block = 48,
-  release_block = 49,
+  release_blocks = 49,
   fetch_chunk = 50,
   read_log = 51,  // A stream of LogChunk.
-  abort_block = 52,
+  return_extents = 52,
   job_ended = 53,  // EndJob, from the head: what the job's processes left behind goes.
   report_gauges = 54,
   attach_rings = 55,  // With the process's doorbell; answered by the node's page.
@@ -75,14 +75,15 @@ enum class Method : uint32_t {
   assign_actors = 66,  // A stream of ActorsStarted, as they start.
   end_actors = 67,
   collective = 65,
-  resolve_object = 70,
+  resolve_objects = 70,
   add_borrow = 71,
   remove_borrow = 72,
   drop_segments = 73,
   object_copied = 76,
   free_objects = 77,
-  yield_slots = 75,  // YieldSlots, from the head: somebody else waits for what its slots hold.
-  accept_ring = 74,  // RingOffer, from the worker, with the same descriptors.
+  wait_objects = 78,  // A stream of ObjectIds: those that became ready.
+  yield_slots = 75,   // YieldSlots, from the head: somebody else waits for what its slots hold.
+  accept_ring = 74,   // RingOffer, from the worker, with the same descriptors.
 };
 // "create_actor"; "method 99" for a number that this build does not know.
 std::string method_name(Method method);
@@ -482,6 +483,7 @@ struct ObjectValue {
   uint64_t size_bytes = 0;
   bool in_store = false;
   std::vector<ProcessAddress> copies = {};  // Workers of other nodes that have it, too.
+  ErrorInfo error = {};                     // Code 0: it has a value.
 };
 
 struct InvokeReply {
@@ -521,12 +523,15 @@ struct AssignSlot {
   PlacementSpec placement = {};
 };
 
-struct ResolveObject {
-  ObjectId object;
+// To their owner: what is asked or told of them says the method.
+struct ObjectIds {
+  std::vector<ObjectId> objects;
 };
 
-struct BorrowObjects {
-  std::vector<ObjectId> objects;
+// Of the first objects asked for, in their order, as many as were ready and as fit; at least one.
+// One that failed is the last.
+struct ObjectValues {
+  std::vector<ObjectValue> items;
 };
 
 struct ObjectCopied {
@@ -567,10 +572,9 @@ struct DropSegments {
   std::vector<uint64_t> segments;
 };
 
-struct CreateBlock {
-  ObjectId object;
+// A range of the sender's segment for it to build objects in.
+struct ReserveExtent {
   uint64_t size_bytes = 0;
-  ProcessId owner;  // Who holds the object until it releases it as its owner; nil: the sender.
 };
 
 struct Block {
@@ -579,8 +583,26 @@ struct Block {
   uint64_t size_bytes = 0;
 };
 
-struct SealBlock {
+// A finished object in an extent of the sender's.
+struct SealedBlock {
   ObjectId object;
+  ProcessId owner;  // Who holds the object until it releases it as its owner; nil: the sender.
+  uint64_t offset_bytes = 0;
+  uint64_t size_bytes = 0;
+  bool pinned = false;  // The sender has a pin on it.
+};
+struct SealBlocks {
+  uint64_t segment = 0;
+  std::vector<SealedBlock> items;
+};
+
+struct Extent {
+  uint64_t offset_bytes = 0;
+  uint64_t size_bytes = 0;
+};
+struct ReturnExtents {
+  uint64_t segment = 0;
+  std::vector<Extent> items;
 };
 
 struct GetBlock {
@@ -589,9 +611,9 @@ struct GetBlock {
   std::vector<uint64_t> segments_held;
 };
 
-struct ReleaseBlock {
-  ObjectId object;
-  ProcessId owner;  // Set: the sender is this owner and has no more refs. Else: one pin goes.
+struct ReleaseBlocks {
+  std::vector<ObjectId> objects;
+  ProcessId owner;  // Set: the sender is this owner and has no more refs. Else: one pin each goes.
 };
 
 struct FetchChunk {

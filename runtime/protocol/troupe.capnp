@@ -466,21 +466,22 @@ struct AssignSlot {
 
 # --- Objects ---------------------------------------------------------------------------------
 
-# To the owner. Answered once the object is ready.
-struct ResolveObject {
-  object @0 :Data;
-}
-
 struct ObjectValue {
   inline @0 :Data;
   node @1 :ProcessAddress;
   sizeBytes @2 :UInt64;
   inStore @3 :Bool;
   copies @4 :List(ProcessAddress);
+  error @5 :ErrorInfo;
 }
 
-# To the owner: the sender holds (or no longer holds) these objects.
-struct BorrowObjects {
+# Answered once the first is ready: as many as are, in order, and as fit. One that failed is the last.
+struct ObjectValues {
+  items @0 :List(ObjectValue);
+}
+
+# To the owner: the sender holds, no longer holds, waits for, reads or frees these objects.
+struct ObjectIds {
   objects @0 :List(Data);
 }
 
@@ -526,10 +527,9 @@ struct DropSegments {
   segments @0 :List(UInt64);
 }
 
-struct CreateBlock {
-  object @0 :Data;
-  sizeBytes @1 :UInt64;
-  owner @2 :Data;
+# Answered with a Block of the sender's segment, which is the sender's until it returns or seals it.
+struct ReserveExtent {
+  sizeBytes @0 :UInt64;
 }
 
 struct Block {
@@ -538,8 +538,25 @@ struct Block {
   sizeBytes @2 :UInt64;
 }
 
-struct SealBlock {
+struct SealedBlock {
   object @0 :Data;
+  owner @1 :Data;
+  offsetBytes @2 :UInt64;
+  sizeBytes @3 :UInt64;
+  pinned @4 :Bool;
+}
+struct SealBlocks {
+  segment @0 :UInt64;
+  items @1 :List(SealedBlock);
+}
+
+struct Extent {
+  offsetBytes @0 :UInt64;
+  sizeBytes @1 :UInt64;
+}
+struct ReturnExtents {
+  segment @0 :UInt64;
+  items @1 :List(Extent);
 }
 
 # Answered with a Block once it is sealed here; pulled from `source` first if it is elsewhere.
@@ -550,8 +567,8 @@ struct GetBlock {
   segmentsHeld @2 :List(UInt64);
 }
 
-struct ReleaseBlock {
-  object @0 :Data;
+struct ReleaseBlocks {
+  objects @0 :List(Data);
   owner @1 :Data;
 }
 

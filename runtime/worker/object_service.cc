@@ -16,6 +16,10 @@ using protocol::Empty;
 namespace {
 
 constexpr Duration drop_budget = std::chrono::seconds(5);
+constexpr Duration ask_again_after = std::chrono::seconds(1);
+// What a process gets beyond what it needs, for its next blocks.
+constexpr uint64_t extent_bytes_min = 1 << 20;
+constexpr uint64_t extent_bytes_max = 64 << 20;
 constexpr const char* no_segment = "the process has no segment: attach one";
 
 // Answers must arrive before the caller's own timer fires.
@@ -124,59 +128,113 @@ Async<Result<object_store::Block>> ObjectService::allocate(Caller caller, Create
                                                            std::shared_ptr<Event> cancelled) {
   using namespace boost::asio::experimental::awaitable_operators;
   for (;;) {
-    auto block = table_.create(caller, request, environment_.clock.now());
+    auto block = place(caller, request);
     if (block || block.error().code() != Code::exhausted) co_return block;
     // Segments that are empty now still have the memory that was written once.
     if (table_.drop_empty_segments(request.size_bytes) > 0) {
       close_dropped_segments();
       if (!table_.segment_of(caller)) co_return error(Code::not_found, no_segment);
-      block = table_.create(caller, request, environment_.clock.now());
+      block = place(caller, request);
       if (block || block.error().code() != Code::exhausted) co_return block;
     }
+    ask_for_memory();
     // Waiters wake in the order of their arrival, and each tries at once.
+    const Instant now = environment_.clock.now();
+    const Instant until = std::min(deadline, now + ask_again_after);
     const auto raced =
-        co_await (freed_.wait() || cancelled->wait() || sleep_until(environment_.clock, deadline));
+        co_await (freed_.wait() || cancelled->wait() || sleep_until(environment_.clock, until));
     if (raced.index() == 1) co_return error(Code::cancelled, "the caller gave up");
-    if (raced.index() == 2) {
+    if (raced.index() == 2 && until == deadline) {
       co_return std::move(block).error().after(std::chrono::milliseconds(100));
     }
   }
 }
 
-Async<Result<protocol::Block>> ObjectService::create_block(protocol::CreateBlock request,
-                                                           Caller caller, CallContext call) {
+Result<object_store::Block> ObjectService::place(Caller caller, const CreateRequest& request) {
+  if (!request.object.is_nil()) return table_.create(caller, request, environment_.clock.now());
+  return table_.reserve(caller, request.size_bytes);
+}
+
+void ObjectService::ask_for_memory() {
+  if (std::exchange(asks_for_memory_, true)) return;
+  std::map<ProcessId, std::shared_ptr<transport::Peer>> processes;
+  for (const auto& [id, segment] : segments_) {
+    for (const auto& [process, weak] : segment.holders) {
+      if (auto peer = weak.lock(); peer && peer->is_open()) processes[process] = std::move(peer);
+    }
+  }
+  std::vector<std::shared_ptr<transport::Peer>> peers;
+  for (auto& [process, peer] : processes) peers.push_back(std::move(peer));
+  spawn(scope_, collect_memory(std::move(peers)));
+}
+
+Async<void> ObjectService::collect_memory(std::vector<std::shared_ptr<transport::Peer>> processes) {
+  struct Done {
+    bool& asks;
+    ~Done() { asks = false; }
+  } done{asks_for_memory_};
+  for (const auto& process : processes) {
+    protocol::DropSegments nothing_dropped;
+    auto given = co_await transport::call<Empty>(process, transport::Method::drop_segments,
+                                                 std::move(nothing_dropped), drop_budget);
+    if (!given) {
+      log::debug("memory_not_given",
+                 {{"process", process->remote().address.process}, {"why", given.error()}});
+    }
+  }
+}
+
+Async<Result<protocol::Block>> ObjectService::reserve_extent(protocol::ReserveExtent request,
+                                                             Caller caller, CallContext call) {
   TROUPE_CO_CHECK(attach(caller));
   if (!table_.segment_of(caller)) co_return error(Code::not_found, no_segment);
-  const ProcessId owner = request.owner.is_nil() ? caller.process : request.owner;
-  const CreateRequest create{request.object, owner, request.size_bytes};
+  const uint64_t generous = std::min(
+      std::clamp(table_.segment_used_bytes(caller) / 4, extent_bytes_min, extent_bytes_max),
+      table_.capacity_bytes() / 64);
+  CreateRequest extent;  // Of no object.
+  extent.size_bytes = std::max(request.size_bytes, generous);
+  if (!table_.can_fit(caller, extent.size_bytes)) extent.size_bytes = request.size_bytes;
   const Instant deadline = answer_by(call.deadline, environment_.clock.now());
-  TROUPE_CO_TRY(const auto block, co_await allocate(caller, create, deadline, call.cancelled));
+  TROUPE_CO_TRY(const auto block, co_await allocate(caller, extent, deadline, call.cancelled));
   if (!call.peer->is_open() || call.cancelled->is_set()) {
-    (void)table_.abort(caller, request.object);  // Nobody will write it.
+    // Nobody will use it.
+    (void)table_.give_back(caller, block.segment, block.offset_bytes, block.size_bytes);
     co_return error(Code::cancelled, "the caller gave up");
   }
   co_return protocol::Block{block.segment.number, block.offset_bytes, block.size_bytes};
 }
 
-Result<Empty> ObjectService::seal_block(const protocol::SealBlock& request, Caller caller) {
-  TROUPE_CHECK(table_.seal(caller, request.object));
-  wake(request.object);
+Result<Empty> ObjectService::seal_blocks(const protocol::SealBlocks& request, Caller caller) {
+  const object_store::SegmentId segment{request.segment};
+  for (const protocol::SealedBlock& item : request.items) {
+    const ProcessId owner = item.owner.is_nil() ? caller.process : item.owner;
+    const object_store::SealedObject sealed{item.object, owner, item.offset_bytes, item.size_bytes,
+                                            item.pinned};
+    TROUPE_CHECK(table_.seal_reserved(caller, segment, sealed, environment_.clock.now()));
+    wake(item.object);
+  }
   return Empty{};
 }
 
-Result<Empty> ObjectService::abort_block(const protocol::SealBlock& request, Caller caller) {
-  TROUPE_CHECK(table_.abort(caller, request.object));
-  return Empty{};
-}
-
-Result<Empty> ObjectService::release_block(const protocol::ReleaseBlock& request, Caller caller) {
-  if (!request.owner.is_nil()) {
-    TROUPE_CHECK(table_.release_owner(request.owner, request.object));
-  } else {
-    TROUPE_CHECK(attach(caller));
-    TROUPE_CHECK(table_.release(caller, request.object, 1));
+Result<Empty> ObjectService::return_extents(const protocol::ReturnExtents& request, Caller caller) {
+  const object_store::SegmentId segment{request.segment};
+  for (const protocol::Extent& extent : request.items) {
+    TROUPE_CHECK(table_.give_back(caller, segment, extent.offset_bytes, extent.size_bytes));
   }
   close_dropped_segments();
+  return Empty{};
+}
+
+Result<Empty> ObjectService::release_blocks(const protocol::ReleaseBlocks& request, Caller caller) {
+  Status outcome = ok();
+  if (request.owner.is_nil()) TROUPE_CHECK(attach(caller));
+  for (const ObjectId object : request.objects) {
+    auto released = request.owner.is_nil() ? table_.release(caller, object, 1)
+                                           : table_.release_owner(request.owner, object);
+    if (!released && outcome) outcome = std::move(released);
+  }
+  close_dropped_segments();
+  TROUPE_CHECK(outcome);
   return Empty{};
 }
 

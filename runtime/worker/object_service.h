@@ -35,22 +35,25 @@ class ObjectService {
   // denied (not sealed as it must be), conflict (it has one).
   Async<Result<protocol::SegmentAttached>> attach_segment(Message message, Caller caller,
                                                           CallContext call);
-  // Waits while the store is full, in order of arrival, until shortly before the call's deadline.
-  // Idempotent while the object is unsealed. Errors: exhausted (still full), invalid (larger than
-  // the store), not_found (the caller has no segment, or no more: attach one), conflict.
-  Async<Result<protocol::Block>> create_block(protocol::CreateBlock request, Caller caller,
-                                              CallContext call);
-  Result<protocol::Empty> seal_block(const protocol::SealBlock& request, Caller caller);
-  Result<protocol::Empty> abort_block(const protocol::SealBlock& request, Caller caller);
+  // An extent of the caller's segment, of that size or, while the store has room, of more for what
+  // comes next. Waits while the store is full, in order of arrival, until shortly before the call's
+  // deadline. Errors: exhausted (still full), invalid (larger than the store), not_found (the
+  // caller has no segment, or no more: attach one).
+  Async<Result<protocol::Block>> reserve_extent(protocol::ReserveExtent request, Caller caller,
+                                                CallContext call);
+  // Those before the first that fails are sealed. Errors: denied (not in an extent of the caller),
+  // conflict (an object of that id is here), invalid.
+  Result<protocol::Empty> seal_blocks(const protocol::SealBlocks& request, Caller caller);
+  Result<protocol::Empty> return_extents(const protocol::ReturnExtents& request, Caller caller);
   // Answers with a Block, pinned for the caller, and beside it the segment's descriptor unless the
   // caller holds that segment. Waits until the object is sealed here, or pulls it from the worker
   // that `source` names. Errors: not_found (freed), data_loss (it lay with an earlier worker of
   // this node), deadline_exceeded, denied (another job's), and those of a pull.
   Async<Result<Message>> get_block(protocol::GetBlock request, Caller caller, CallContext call);
-  // Takes back one pin of the caller or, when it names an owner, that owner's hold; an owner on
-  // another node (who can hold no pins here) says so with a caller of its own.
-  // Errors: not_found (it has none), denied (not the owner).
-  Result<protocol::Empty> release_block(const protocol::ReleaseBlock& request, Caller caller);
+  // Takes back one pin of the caller on each or, when it names an owner, that owner's holds; an
+  // owner on another node (who can hold no pins here) says so with a caller of its own. The first
+  // error of any, once all were looked at: not_found (it has none), denied (not the owner).
+  Result<protocol::Empty> release_blocks(const protocol::ReleaseBlocks& request, Caller caller);
   // For workers of other nodes. Errors: not_found (not sealed here), denied (another job's),
   // invalid (beyond its end).
   Result<protocol::Chunk> fetch_chunk(const protocol::FetchChunk& request);
@@ -70,6 +73,11 @@ class ObjectService {
 
   Status attach(Caller caller);
   Result<object_store::SegmentId> add_segment(Caller caller, FileDescriptor descriptor);
+  // A block to be sealed or, of a nil object, an extent.
+  Result<object_store::Block> place(Caller caller, const object_store::CreateRequest& request);
+  // Asks the node's processes to give back what they can do without.
+  void ask_for_memory();
+  Async<void> collect_memory(std::vector<std::shared_ptr<transport::Peer>> processes);
   Async<Result<object_store::Block>> allocate(Caller caller, object_store::CreateRequest request,
                                               Instant deadline, std::shared_ptr<Event> cancelled);
   Async<Status> wait_for_seal(ObjectId object, Instant deadline, std::shared_ptr<Event> cancelled);
@@ -97,6 +105,7 @@ class ObjectService {
   std::map<JobId, std::set<ProcessId>> jobs_;  // Those that have used the store, and who is alive.
   std::unordered_map<ObjectId, std::shared_ptr<Event>> waiting_;  // For a seal.
   Event freed_;
+  bool asks_for_memory_ = false;
   ObjectPuller puller_;
 };
 

@@ -216,10 +216,10 @@ void Worker::answer_methods() {
   door_.on(Method::report_gauges, *this, &Worker::report_gauges);
   door_.on(Method::job_ended, *this, &Worker::job_ended);
   door_.on(Method::attach_process, *this, &Worker::attach_process);
-  door_.on(Method::create_block, *this, &Worker::create_block);
-  door_.on(Method::seal_block, *this, &Worker::seal_block);
-  door_.on(Method::abort_block, *this, &Worker::abort_block);
-  door_.on(Method::release_block, *this, &Worker::release_block);
+  door_.on(Method::reserve_extent, *this, &Worker::reserve_extent);
+  door_.on(Method::seal_blocks, *this, &Worker::seal_blocks);
+  door_.on(Method::return_extents, *this, &Worker::return_extents);
+  door_.on(Method::release_blocks, *this, &Worker::release_blocks);
   door_.on(Method::fetch_chunk, *this, &Worker::fetch_chunk);
   // These carry descriptors beside the message.
   door_.on_message(Method::attach_segment, [this](Message message, CallContext call) {
@@ -342,20 +342,20 @@ Async<Result<transport::Message>> Worker::attach_segment(Message message, CallCo
   co_return reply;
 }
 
-Async<Result<protocol::Block>> Worker::create_block(protocol::CreateBlock request,
-                                                    CallContext call) {
+Async<Result<protocol::Block>> Worker::reserve_extent(protocol::ReserveExtent request,
+                                                      CallContext call) {
   TROUPE_CO_TRY(const auto caller, caller_of(call));
-  co_return co_await objects_.create_block(std::move(request), caller, std::move(call));
+  co_return co_await objects_.reserve_extent(std::move(request), caller, std::move(call));
 }
 
-Async<Result<Empty>> Worker::seal_block(protocol::SealBlock request, CallContext call) {
+Async<Result<Empty>> Worker::seal_blocks(protocol::SealBlocks request, CallContext call) {
   TROUPE_CO_TRY(const auto caller, caller_of(call));
-  co_return objects_.seal_block(request, caller);
+  co_return objects_.seal_blocks(request, caller);
 }
 
-Async<Result<Empty>> Worker::abort_block(protocol::SealBlock request, CallContext call) {
+Async<Result<Empty>> Worker::return_extents(protocol::ReturnExtents request, CallContext call) {
   TROUPE_CO_TRY(const auto caller, caller_of(call));
-  co_return objects_.abort_block(request, caller);
+  co_return objects_.return_extents(request, caller);
 }
 
 Async<Result<transport::Message>> Worker::get_block(Message message, CallContext call) {
@@ -364,15 +364,15 @@ Async<Result<transport::Message>> Worker::get_block(Message message, CallContext
   co_return co_await objects_.get_block(std::move(request), caller, std::move(call));
 }
 
-Async<Result<Empty>> Worker::release_block(protocol::ReleaseBlock request, CallContext call) {
+Async<Result<Empty>> Worker::release_blocks(protocol::ReleaseBlocks request, CallContext call) {
   const protocol::Hello& hello = call.peer->remote();
   if (!request.owner.is_nil() && hello.address.process != request.owner) {
     co_return error(Code::denied, "only its owner may release an object");
   }
   const bool from_node = call.peer->identity().role == Role::node;
-  if (from_node && !request.owner.is_nil()) co_return objects_.release_block(request, {});
+  if (from_node && !request.owner.is_nil()) co_return objects_.release_blocks(request, {});
   TROUPE_CO_TRY(const auto caller, caller_of(call));
-  co_return objects_.release_block(request, caller);
+  co_return objects_.release_blocks(request, caller);
 }
 
 Async<Result<protocol::Chunk>> Worker::fetch_chunk(protocol::FetchChunk request, CallContext call) {

@@ -74,11 +74,11 @@ class Worker {
   // The node's processes'.
   Async<Result<protocol::Attached>> attach_process(protocol::AttachProcess, CallContext);
   Async<Result<Message>> attach_segment(Message, CallContext);
-  Async<Result<protocol::Block>> create_block(protocol::CreateBlock, CallContext);
-  Async<Result<protocol::Empty>> seal_block(protocol::SealBlock, CallContext);
-  Async<Result<protocol::Empty>> abort_block(protocol::SealBlock, CallContext);
+  Async<Result<protocol::Block>> reserve_extent(protocol::ReserveExtent, CallContext);
+  Async<Result<protocol::Empty>> seal_blocks(protocol::SealBlocks, CallContext);
+  Async<Result<protocol::Empty>> return_extents(protocol::ReturnExtents, CallContext);
   Async<Result<Message>> get_block(Message, CallContext);
-  Async<Result<protocol::Empty>> release_block(protocol::ReleaseBlock, CallContext);
+  Async<Result<protocol::Empty>> release_blocks(protocol::ReleaseBlocks, CallContext);
   // Other workers'.
   Async<Result<protocol::Chunk>> fetch_chunk(protocol::FetchChunk, CallContext);
 

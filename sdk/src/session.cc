@@ -12,12 +12,14 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <unordered_map>
 
 #include "base/log.h"
 #include "client/actor_caller.h"
 #include "client/object_directory.h"
 #include "client/result_refs.h"
+#include "client/store_client.h"
 #include "placement_lowering.h"
 #include "session_impl.h"
 #include "transport/ring_port.h"
@@ -93,69 +95,96 @@ std::shared_ptr<RefHandle> make_failed(const std::shared_ptr<SessionImpl>& sessi
 }  // namespace
 
 RefHandle::RefHandle(std::shared_ptr<SessionImpl> session, ObjectId id,
-                     protocol::ProcessAddress owner)
-    : session_(std::move(session)),
-      id_(id),
-      owner_(std::make_unique<const protocol::ProcessAddress>(std::move(owner))) {}
+                     std::shared_ptr<const protocol::ProcessAddress> owner)
+    : session_(std::move(session)), id_(id), owner_(std::move(owner)) {}
 
 RefHandle::RefHandle(std::shared_ptr<SessionImpl> session, std::shared_ptr<client::Object> object)
     : session_(std::move(session)), id_(object->id()), object_(std::move(object)) {}
 
 RefHandle::~RefHandle() {
+  auto& objects = session_->client().objects();
   if (object_) {
-    session_->client().objects().drop_reference(object_);
-    return;
+    objects.drop_reference(object_);
+  } else {
+    objects.borrows().drop(id_);
   }
-  client::Client* client = &session_->client();
-  session_->post([client, name = ObjectName{id_, *owner_}] { client->drop_reference(name); });
 }
 
 const protocol::ProcessAddress& RefHandle::owner() const {
   return object_ ? session_->client().address() : *owner_;
 }
 
+bool RefHandle::is_ready() const {
+  return object_ ? object_->is_ready() : known_ready_.load(std::memory_order_relaxed);
+}
+
 std::shared_ptr<RefHandle> borrow(std::shared_ptr<SessionImpl> session, ObjectId id,
-                                  protocol::ProcessAddress owner) {
+                                  std::shared_ptr<const protocol::ProcessAddress> owner) {
   client::Client& client = session->client();
-  if (owner.process == client.address().process) {
+  if (owner->process == client.address().process) {
     // One of our own came back. If it was freed meanwhile, get says so.
     if (auto object = client.objects().find_and_hold(id)) {
       return std::make_shared<RefHandle>(std::move(session), std::move(object));
     }
   }
-  // A reply must not overtake this.
-  client.objects().announce_borrow();
-  session->post([&client, name = ObjectName{id, owner}] { client.objects().add_announced(name); });
+  client.objects().borrows().add(id, owner);
   return std::make_shared<RefHandle>(std::move(session), id, std::move(owner));
 }
 
+// A ref is the number of its owner among those written so far (0: an empty ref; one above the last:
+// a new owner, whose address follows) and its id.
 void write_ref(Writer& out, const std::shared_ptr<RefHandle>& handle) {
-  uint8_t bytes[48] = {};
-  if (handle) {
-    if (handle->object()) handle->session()->client().objects().publish(handle->object());
-    handle->id().to_bytes(bytes);
-    handle->owner().process.to_bytes(bytes + 16);
-    handle->owner().node.to_bytes(bytes + 32);
-    out.refs.push_back(handle);
+  if (out.to == Writer::To::nowhere) {
+    out.holds_refs = true;
+    return;
   }
-  out.raw(bytes, sizeof bytes);
-  write<std::string>(out, handle ? handle->owner().unix_path : "");
-  write<std::string>(out, handle ? handle->owner().host : "");
-  write<uint16_t>(out, handle ? handle->owner().port : uint16_t{0});
+  if (!handle) {
+    write<uint32_t>(out, 0);
+    return;
+  }
+  if (handle->object()) handle->session()->client().objects().publish(handle->object());
+  const protocol::ProcessAddress& owner = handle->owner();
+  const auto known = std::ranges::find(out.owners, owner.process,
+                                       [](const auto& address) { return address->process; });
+  write(out, static_cast<uint32_t>(known - out.owners.begin()) + 1);
+  uint8_t bytes[32];
+  if (known == out.owners.end()) {
+    out.owners.push_back(std::make_shared<const protocol::ProcessAddress>(owner));
+    owner.process.to_bytes(bytes);
+    owner.node.to_bytes(bytes + 16);
+    out.raw(bytes, 32);
+    write(out, owner.unix_path);
+    write(out, owner.host);
+    write(out, owner.port);
+  }
+  handle->id().to_bytes(bytes);
+  out.raw(bytes, 16);
+  out.refs.push_back(handle);
 }
 
 std::shared_ptr<RefHandle> read_ref(Reader& in) {
-  uint8_t bytes[48];
-  in.raw(bytes, sizeof bytes);
-  protocol::ProcessAddress owner;
-  read(in, owner.unix_path);
-  read(in, owner.host);
-  read(in, owner.port);
+  uint32_t number = 0;
+  read(in, number);
+  if (number == 0) return nullptr;
+  if (number > in.owners.size() + 1) {
+    in.failed = true;
+    return nullptr;
+  }
+  uint8_t bytes[32];
+  if (number == in.owners.size() + 1) {
+    protocol::ProcessAddress owner;
+    in.raw(bytes, 32);
+    owner.process = ProcessId::from_bytes({bytes, 16});
+    owner.node = NodeId::from_bytes({bytes + 16, 16});
+    read(in, owner.unix_path);
+    read(in, owner.host);
+    read(in, owner.port);
+    in.owners.push_back(std::make_shared<const protocol::ProcessAddress>(std::move(owner)));
+  }
+  in.raw(bytes, 16);
   const auto id = ObjectId::from_bytes({bytes, 16});
   if (id.is_nil() || in.failed || !in.session) return nullptr;
-  owner.process = ProcessId::from_bytes({bytes + 16, 16});
-  owner.node = NodeId::from_bytes({bytes + 32, 16});
-  return borrow(in.session, id, std::move(owner));
+  return borrow(in.session, id, in.owners[number - 1]);
 }
 
 void keep_result_refs(std::vector<std::shared_ptr<RefHandle>> refs) {
@@ -169,45 +198,106 @@ namespace {
 // Most waits of a task are over before the head could make use of its cpu.
 constexpr Duration lend_cpu_after = std::chrono::milliseconds(10);
 
-// Blocks this thread until the object is ready; false at the deadline. The thread reads the
-// process's rings meanwhile.
+// Blocks this thread until done(), as RingPort::wait; false at the deadline. The thread reads the
+// process's rings meanwhile, and a task lends its cpu.
+template <class Done, class Arm>
+bool wait_in_rings(SessionImpl& session, transport::RingPort::Waiter& waiter, Instant deadline,
+                   Done done, Arm arm) {
+  const auto& environment = session.client().environment();
+  const Instant soon = environment.clock.now() + lend_cpu_after;
+  if (environment.rings->wait(waiter, std::min(soon, deadline), done, arm)) return true;
+  if (soon >= deadline) return false;
+  const ThreadWait lends;
+  return environment.rings->wait(waiter, deadline, done, arm);
+}
+
 bool wait_ready(SessionImpl& session, client::Object& object, Instant deadline) {
   if (object.is_ready()) return true;
-  auto* rings = session.client().environment().rings;
-  transport::RingPort::Waiter waiter{*rings};
-  const auto done = [&] { return object.is_ready(); };
-  const auto arm = [&] { object.add_waiter(waiter); };
-  const Instant soon = session.client().environment().clock.now() + lend_cpu_after;
-  bool ready = rings->wait(waiter, std::min(soon, deadline), done, arm);
-  if (!ready && soon < deadline) {
-    const ThreadWait lends;
-    ready = rings->wait(waiter, deadline, done, arm);
-  }
+  transport::RingPort::Waiter waiter{*session.client().environment().rings};
+  const bool ready = wait_in_rings(
+      session, waiter, deadline, [&] { return object.is_ready(); },
+      [&] { object.add_waiter(waiter); });
   object.remove_waiter(waiter);
   return ready;
+}
+
+Error not_ready(ObjectId object) {
+  return error(Code::deadline_exceeded, fmt::format("object {} is not ready", object.to_string()));
+}
+
+Result<Fetched> to_fetched(Result<client::ObjectBytes> bytes) {
+  if (!bytes) return std::move(bytes).error();
+  return Fetched{bytes->bytes, std::move(bytes->keep_alive)};
 }
 
 }  // namespace
 
 Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout) {
   SessionImpl& session = *ref.session();
+  client::Client& client = session.client();
   const auto& object = ref.object();
   if (object) {
-    const Instant deadline = session.client().environment().clock.now() + timeout;
-    if (!wait_ready(session, *object, deadline)) {
-      return error(Code::deadline_exceeded,
-                   fmt::format("object {} is not ready", object->id().to_string()));
-    }
-    if (object->failure()) return *object->failure();
-    if (!object->in_store()) return Fetched{object->value(), object};
-    TROUPE_TRY(auto stored, session.run<client::ObjectBytes>([&] {
-      return session.client().objects().get_owned(object, deadline);
-    }));
-    return Fetched{stored.bytes, std::move(stored.keep_alive)};
+    const Instant deadline = client.environment().clock.now() + timeout;
+    if (!wait_ready(session, *object, deadline)) return not_ready(object->id());
+    if (auto there = client.objects().read(object)) return to_fetched(std::move(*there));
+    return to_fetched(session.run<client::ObjectBytes>(
+        [&] { return client.objects().get_owned(object, deadline); }));
   }
-  TROUPE_TRY(auto bytes, session.run_waiting<client::ObjectBytes>(
-                             [&] { return session.client().get(name_of(ref), timeout); }));
-  return Fetched{bytes.bytes, std::move(bytes.keep_alive)};
+  if (auto view = client.store().find(ref.id())) return to_fetched(std::move(*view));
+  return to_fetched(
+      session.run_waiting<client::ObjectBytes>([&] { return client.get(name_of(ref), timeout); }));
+}
+
+namespace {
+
+Async<Result<std::vector<Result<client::ObjectBytes>>>> get_many(client::Client& client,
+                                                                 std::vector<ObjectName> names,
+                                                                 Instant deadline) {
+  co_return co_await client.objects().get_many(std::move(names), deadline);
+}
+
+}  // namespace
+
+Result<std::vector<Fetched>> fetch_all(const std::shared_ptr<SessionImpl>& session,
+                                       std::span<const RefHandle* const> refs,
+                                       std::chrono::nanoseconds timeout) {
+  client::Client& client = session->client();
+  const Instant deadline = client.environment().clock.now() + timeout;
+  std::vector<Fetched> values(refs.size());
+  // What makes those behind the first failure may never end.
+  std::optional<Error> failure;
+  std::vector<ObjectName> missing;
+  std::vector<size_t> places;
+  for (size_t i = 0; i < refs.size() && !failure; ++i) {
+    std::optional<Result<client::ObjectBytes>> there;
+    if (const auto& object = refs[i]->object()) {
+      if (!wait_ready(*session, *object, deadline)) {
+        failure = not_ready(object->id());
+        break;
+      }
+      there = client.objects().read(object);
+    } else if (auto view = client.store().find(refs[i]->id())) {
+      there.emplace(std::move(*view));
+    }
+    if (!there) {
+      missing.push_back(name_of(*refs[i]));
+      places.push_back(i);
+    } else if (*there) {
+      values[i] = {(*there)->bytes, std::move((*there)->keep_alive)};
+    } else {
+      failure = there->error();
+    }
+  }
+  if (!missing.empty()) {
+    using Values = std::vector<Result<client::ObjectBytes>>;
+    TROUPE_TRY(auto got, session->run_waiting<Values>(
+                             [&] { return get_many(client, std::move(missing), deadline); }));
+    for (size_t i = 0; i < got.size(); ++i) {
+      TROUPE_TRY(values[places[i]], to_fetched(std::move(got[i])));
+    }
+  }
+  if (failure) return std::move(*failure);
+  return values;
 }
 
 namespace {
@@ -336,10 +426,15 @@ std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& sessi
 
 Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& session, Writer value) {
   auto& objects = session->client().objects();
-  if (value.bytes.size() <= client::inline_bytes_max && value.refs.empty()) {
-    auto object = objects.make();
-    objects.set_value(object, value.bytes);
-    return own(session, std::move(object));
+  if (value.refs.empty()) {
+    if (value.bytes.size() <= client::inline_bytes_max) {
+      auto object = objects.make();
+      objects.set_value(object, value.bytes);
+      return own(session, std::move(object));
+    }
+    TROUPE_TRY(auto room, take_room(session, value.bytes.size()));
+    std::memcpy(room.bytes.data(), value.bytes.data(), value.bytes.size());
+    return seal(session, std::move(room));
   }
   auto bytes = std::make_shared<const Bytes>(std::move(value.bytes));
   std::vector<ObjectName> held;
@@ -351,9 +446,44 @@ Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& sessi
 
 namespace {
 
+Async<Result<protocol::Empty>> reserve(client::Client& client, size_t size_bytes,
+                                       Instant deadline) {
+  TROUPE_CO_CHECK(co_await client.store().reserve(size_bytes, deadline));
+  co_return protocol::Empty{};
+}
+
+}  // namespace
+
+Result<Room> take_room(const std::shared_ptr<SessionImpl>& session, size_t size_bytes) {
+  client::Client& client = session->client();
+  std::optional<Instant> deadline;
+  for (;;) {
+    TROUPE_TRY(auto block, client.store().allocate(size_bytes));
+    if (block) {
+      const auto bytes = block->bytes();
+      return Room{bytes, std::move(block)};
+    }
+    // Others of this process may take what comes; so again.
+    if (!deadline) deadline = client.environment().clock.now() + client::store_budget;
+    TROUPE_CHECK(
+        session->run<protocol::Empty>([&] { return reserve(client, size_bytes, *deadline); }));
+  }
+}
+
+std::shared_ptr<RefHandle> seal(const std::shared_ptr<SessionImpl>& session, Room room) {
+  client::Client& client = session->client();
+  auto object = client.objects().make();
+  const size_t size_bytes = room.bytes.size();
+  client.store().keep_private(object->id(), std::move(room.block));
+  object->set_stored(client.store().node(), size_bytes);
+  return own(session, std::move(object));
+}
+
+namespace {
+
 protocol::ActorSpec actor_spec(const SessionImpl& session, std::string module,
-                            std::string_view class_name, uint64_t signature,
-                            const ActorOptions& options) {
+                               std::string_view class_name, uint64_t signature,
+                               const ActorOptions& options) {
   protocol::ActorSpec spec;
   spec.name = options.name;
   spec.name_space = session.name_space();
@@ -538,59 +668,216 @@ ThreadWait::~ThreadWait() {
 
 namespace {
 
-struct Waiting {
-  explicit Waiting(const Executor& executor) : changed(executor) {}
-  std::vector<bool> ready;
-  size_t ready_count = 0;
-  Event changed;
+// How many of the objects of one wait are ready. Outlives the wait, for their owners may still
+// answer.
+class ReadyCount final : public client::ReadyHook {
+ public:
+  ReadyCount(size_t size, size_t wanted, transport::RingPort::Waiter& waiter)
+      : wanted_(wanted), waiter_(&waiter), ready_(size) {}
+
+  void ready(uint32_t index) override {
+    const std::lock_guard lock{mutex_};
+    if (ready_[index]) return;
+    ready_[index] = true;
+    if (++count_ < wanted_) return;
+    enough_.store(true, std::memory_order_release);
+    if (waiter_ != nullptr) waiter_->signal();
+  }
+  bool is_enough() const { return enough_.load(std::memory_order_acquire); }
+  // The waiter goes.
+  std::vector<bool> close() {
+    const std::lock_guard lock{mutex_};
+    waiter_ = nullptr;
+    return ready_;
+  }
+
+ private:
+  const size_t wanted_;
+  std::mutex mutex_;
+  transport::RingPort::Waiter* waiter_;
+  std::vector<bool> ready_;
+  size_t count_ = 0;
+  std::atomic<bool> enough_ = false;
 };
 
-Async<void> watch(client::Client& client, ObjectName name, Instant deadline, size_t index,
-                  std::shared_ptr<Waiting> waiting) {
-  const bool ready = co_await client.wait_ready(std::move(name), deadline);
-  if (!ready) co_return;
-  waiting->ready[index] = true;
-  ++waiting->ready_count;
-  waiting->changed.pulse();
+// While this thread spins it looks at some of the objects of this process at a time, in turn; they
+// are told to say so themselves once it is about to sleep.
+class OwnObjects {
+ public:
+  OwnObjects(std::shared_ptr<ReadyCount> count) : count_(std::move(count)) {}
+  ~OwnObjects() {
+    if (!armed_) return;
+    for (const auto& [object, index] : objects_) object->remove_hook(*count_);
+  }
+  OwnObjects(const OwnObjects&) = delete;
+  OwnObjects& operator=(const OwnObjects&) = delete;
+
+  void add(client::Object* object, uint32_t index) { objects_.emplace_back(object, index); }
+  void look() {
+    if (armed_) return;
+    constexpr size_t looks = 64;
+    for (size_t n = std::min(looks, objects_.size()); n > 0; --n) {
+      if (next_ == objects_.size()) next_ = 0;
+      const auto& [object, index] = objects_[next_++];
+      if (object->is_ready()) count_->ready(index);
+    }
+  }
+  void arm() {
+    if (std::exchange(armed_, true)) return;
+    for (const auto& [object, index] : objects_) {
+      if (!object->add_hook(count_, index)) count_->ready(index);
+    }
+  }
+
+ private:
+  const std::shared_ptr<ReadyCount> count_;
+  std::vector<std::pair<client::Object*, uint32_t>> objects_;
+  size_t next_ = 0;
+  bool armed_ = false;
+};
+
+// Has the owners say when their objects are ready, until it goes.
+class BorrowedObjects {
+ public:
+  explicit BorrowedObjects(SessionImpl& session) : session_(session) {}
+  ~BorrowedObjects() {
+    if (enough_) session_.post([enough = std::move(enough_)] { enough->set(); });
+  }
+  BorrowedObjects(const BorrowedObjects&) = delete;
+  BorrowedObjects& operator=(const BorrowedObjects&) = delete;
+
+  void add(ObjectName name, uint32_t index) {
+    names_.push_back(std::move(name));
+    indexes_.push_back(index);
+  }
+  void watch(std::shared_ptr<client::ReadyHook> hook) {
+    if (names_.empty()) return;
+    enough_ = std::make_shared<Event>(session_.client().environment().loop);
+    session_.post([client = &session_.client(), names = std::move(names_),
+                   indexes = std::move(indexes_), hook = std::move(hook),
+                   enough = enough_]() mutable {
+      client->objects().watch(std::move(names), std::move(indexes), std::move(hook),
+                              std::move(enough));
+    });
+  }
+
+ private:
+  SessionImpl& session_;
+  std::vector<ObjectName> names_;
+  std::vector<uint32_t> indexes_;
+  std::shared_ptr<Event> enough_;
+};
+
+// The first `count` that `is_ready`, and all others.
+template <class IsReady>
+WaitResult sort_out(size_t size, size_t count, IsReady is_ready) {
+  WaitResult result;
+  size_t next = 0;
+  for (; next < size && result.ready.size() < count; ++next) {
+    (is_ready(next) ? result.ready : result.pending).push_back(next);
+  }
+  const size_t kept = result.pending.size();
+  result.pending.resize(kept + size - next);
+  std::iota(result.pending.begin() + static_cast<std::ptrdiff_t>(kept), result.pending.end(), next);
+  return result;
 }
 
-Async<Result<std::vector<bool>>> wait_for(client::Client& client, std::vector<ObjectName> names,
-                                          size_t count, Duration timeout) {
-  const auto& environment = client.environment();
-  const Instant deadline = environment.clock.now() + timeout;
-  auto waiting = std::make_shared<Waiting>(environment.loop);
-  waiting->ready.resize(names.size());
-  Scope watchers{environment.loop};
-  for (size_t i = 0; i < names.size(); ++i) {
-    spawn(watchers, watch(client, std::move(names[i]), deadline, i, waiting));
+std::vector<bool> block_until_ready(SessionImpl& session, std::span<const RefHandle* const> refs,
+                                    size_t count, Instant deadline) {
+  transport::RingPort::Waiter waiter{*session.client().environment().rings};
+  const auto ready = std::make_shared<ReadyCount>(refs.size(), count, waiter);
+  OwnObjects own_objects{ready};
+  BorrowedObjects borrowed{session};
+  for (uint32_t i = 0; i < refs.size(); ++i) {
+    if (refs[i]->is_ready()) {
+      ready->ready(i);
+    } else if (refs[i]->object()) {
+      own_objects.add(refs[i]->object().get(), i);
+    } else {
+      borrowed.add(name_of(*refs[i]), i);
+    }
   }
-  while (waiting->ready_count < count) {
-    const bool changed = co_await wait_until(environment.clock, deadline, waiting->changed);
-    if (!changed) break;
+  borrowed.watch(ready);
+  const auto done = [&] {
+    own_objects.look();
+    return ready->is_enough();
+  };
+  wait_in_rings(session, waiter, deadline, done, [&] { own_objects.arm(); });
+  auto flags = ready->close();
+  for (size_t i = 0; i < refs.size(); ++i) {
+    if (flags[i] && !refs[i]->object()) refs[i]->note_ready();
   }
-  co_await watchers.stop();
-  co_return waiting->ready;
+  return flags;
 }
 
 }  // namespace
 
 Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session,
-                        const std::vector<std::shared_ptr<RefHandle>>& refs,
-                        const WaitOptions& options) {
-  std::vector<ObjectName> names;
-  for (const auto& ref : refs) {
-    if (!ref) return error(Code::invalid, "an empty ref cannot be waited for");
-    names.push_back(name_of(*ref));
-  }
+                        std::span<const RefHandle* const> refs, const WaitOptions& options) {
   const size_t count = std::min(options.count, refs.size());
-  TROUPE_TRY(const auto ready, session->run_waiting<std::vector<bool>>([&] {
-    return wait_for(session->client(), std::move(names), count, options.timeout);
-  }));
-  WaitResult result;
-  for (size_t i = 0; i < ready.size(); ++i) {
-    (ready[i] ? result.ready : result.pending).push_back(i);
+  auto there = sort_out(refs.size(), count, [&](size_t i) { return refs[i]->is_ready(); });
+  if (there.ready.size() == count) return there;
+  const Instant deadline = session->client().environment().clock.now() + options.timeout;
+  const auto ready = block_until_ready(*session, refs, count, deadline);
+  return sort_out(refs.size(), count, [&](size_t i) { return ready[i]; });
+}
+
+namespace {
+
+// Calls a program's function on a thread where it may block.
+class CallWhenReady final : public client::ReadyHook {
+ public:
+  explicit CallWhenReady(std::function<void()> call) : call_(std::move(call)) {}
+  void ready(uint32_t) override { boost::asio::post(callbacks(), std::move(call_)); }
+
+ private:
+  std::function<void()> call_;
+};
+
+}  // namespace
+
+void call_when_ready(const RefHandle& ref, std::function<void()> done) {
+  auto hook = std::make_shared<CallWhenReady>(std::move(done));
+  if (const auto& object = ref.object()) {
+    if (!object->add_hook(hook, 0)) hook->ready(0);
+    return;
   }
-  return result;
+  ref.session()->post(
+      [client = &ref.session()->client(), name = name_of(ref), hook = std::move(hook)]() mutable {
+        const auto never = std::make_shared<Event>(client->environment().loop);
+        std::vector<ObjectName> names{std::move(name)};
+        client->objects().watch(std::move(names), {0}, std::move(hook), never);
+      });
+}
+
+Status call_when_freed(const RefHandle& ref, std::function<void()> done) {
+  if (!ref.object()) {
+    return error(Code::invalid,
+                 fmt::format("object {} is another process's: only its owner learns when it is "
+                             "freed",
+                             ref.id().to_string()));
+  }
+  ref.object()->on_freed([call = std::move(done)] { boost::asio::post(callbacks(), call); });
+  return ok();
+}
+
+namespace {
+
+Async<Result<protocol::Empty>> free_named(client::Client& client, std::vector<ObjectName> names) {
+  TROUPE_CO_CHECK(co_await client.objects().free(std::move(names)));
+  co_return protocol::Empty{};
+}
+
+}  // namespace
+
+Status free_objects(const std::shared_ptr<SessionImpl>& session,
+                    std::span<const RefHandle* const> refs) {
+  std::vector<ObjectName> names;
+  names.reserve(refs.size());
+  for (const RefHandle* ref : refs) names.push_back(name_of(*ref));
+  TROUPE_CHECK(session->run<protocol::Empty>(
+      [&] { return free_named(session->client(), std::move(names)); }));
+  return ok();
 }
 
 void cancel(const std::shared_ptr<RefHandle>& ref) {

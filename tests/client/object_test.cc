@@ -1,4 +1,6 @@
 // Objects of this process and of others: how long they live, and what a reader hears of a failure.
+#include <algorithm>
+
 #include "tests/client/client_fixture.h"
 
 namespace troupe::client {
@@ -10,7 +12,12 @@ class ObjectTest : public ClientTest {
   void connect_back(FakeProcess& process) {
     peer_ = await(client->peer_of(process.address, in(5s))).value();
     simulation.run_for(10ms);  // The other side learns of it, too.
-    process.on(Method::resolve_object, *this, &ObjectTest::resolve);
+    process.on(Method::resolve_objects, *this, &ObjectTest::resolve);
+    process.on(Method::free_objects, *this, &ObjectTest::free);
+    process.on_stream(Method::wait_objects,
+                      [this](Message message, CallContext context, transport::OutgoingStream& out) {
+                        return wait(std::move(message), std::move(context), out);
+                      });
     process.on(Method::add_borrow, *this, &ObjectTest::add_borrow);
     process.on(Method::remove_borrow, *this, &ObjectTest::remove_borrow);
   }
@@ -18,7 +25,7 @@ class ObjectTest : public ClientTest {
     return {ObjectId::random(simulation.random()), process.address};
   }
   Status tell(FakeProcess& process, Method method, ObjectId object) {
-    protocol::BorrowObjects notice{{object}};
+    protocol::ObjectIds notice{{object}};
     auto told = await(transport::call<Empty>(process.peers.at(0), method, notice, 5s));
     if (!told) return told.error();
     return ok();
@@ -26,20 +33,51 @@ class ObjectTest : public ClientTest {
 
   std::vector<ObjectId> borrowed;
   std::vector<ObjectId> let_go;
+  std::vector<ObjectId> freed;
+  std::vector<size_t> questions;  // How many objects each asked for.
+  ObjectId failed;                // Of theirs: without a value.
+  int notices = 0;
+  int waits_ended = 0;
   bool hold = false;
 
  private:
-  Async<Result<protocol::ObjectValue>> resolve(protocol::ResolveObject, CallContext context) {
+  // Two at most in an answer.
+  Async<Result<protocol::ObjectValues>> resolve(protocol::ObjectIds asked, CallContext context) {
+    questions.push_back(asked.objects.size());
     while (hold) co_await context.cancelled->wait();
-    protocol::ObjectValue value;
-    value.inline_value = to_bytes("theirs");
-    co_return value;
+    protocol::ObjectValues values;
+    for (const ObjectId id : asked.objects) {
+      protocol::ObjectValue& value = values.items.emplace_back();
+      if (id == failed) {
+        value.error = protocol::to_info(error(Code::conflict, "theirs failed"));
+        break;
+      }
+      value.inline_value = to_bytes("theirs");
+      if (values.items.size() == 2) break;
+    }
+    co_return values;
   }
-  Async<Result<Empty>> add_borrow(protocol::BorrowObjects notice, CallContext) {
+  Async<Status> wait(Message message, CallContext context, transport::OutgoingStream& out) {
+    auto asked = protocol::decode<protocol::ObjectIds>(message.body);
+    for (const ObjectId id : asked.value().objects) {
+      if (id == failed) continue;  // Never ready.
+      protocol::ObjectIds ready{{id}};
+      TROUPE_CO_CHECK(co_await out.send(protocol::encode(ready)));
+    }
+    co_await context.cancelled->wait();
+    ++waits_ended;
+    co_return ok();
+  }
+  Async<Result<Empty>> free(protocol::ObjectIds ids, CallContext) {
+    freed = std::move(ids.objects);
+    co_return Empty{};
+  }
+  Async<Result<Empty>> add_borrow(protocol::ObjectIds notice, CallContext) {
+    ++notices;
     borrowed.insert(borrowed.end(), notice.objects.begin(), notice.objects.end());
     co_return Empty{};
   }
-  Async<Result<Empty>> remove_borrow(protocol::BorrowObjects notice, CallContext) {
+  Async<Result<Empty>> remove_borrow(protocol::ObjectIds notice, CallContext) {
     let_go.insert(let_go.end(), notice.objects.begin(), notice.objects.end());
     co_return Empty{};
   }
@@ -136,6 +174,152 @@ TEST_F(ObjectTest, OwnerHearsOfTheFirstRefAndOfTheLast) {
   client->drop_reference(object);
   simulation.run_for(100ms);
   EXPECT_EQ(let_go, std::vector<ObjectId>{object.id});
+}
+
+TEST_F(ObjectTest, OwnerHearsOfManyRefsInOneMessage) {
+  start_client();
+  FakeProcess& owner = add_process();
+  connect_back(owner);
+  std::vector<ObjectName> objects;
+  for (int i = 0; i < 1000; ++i) objects.push_back(object_of(owner));
+  client->objects().hold(objects);
+  EXPECT_FALSE(client->objects().borrows().settled());
+  auto settle = [](Client& of) -> Async<Result<Empty>> {
+    co_await of.objects().borrows().settle();
+    co_return Empty{};
+  };
+  ASSERT_TRUE(await(settle(*client)));
+  EXPECT_TRUE(client->objects().borrows().settled());
+  EXPECT_EQ(borrowed.size(), 1000u);
+  EXPECT_EQ(notices, 1);
+}
+
+TEST_F(ObjectTest, OwnerHearsNothingOfARefThatIsTakenAgainAtOnce) {
+  start_client();
+  FakeProcess& owner = add_process();
+  connect_back(owner);
+  const ObjectName object = object_of(owner);
+  client->add_reference(object);
+  for (int i = 0; i < 20; ++i) {
+    simulation.run_for(5ms);
+    client->drop_reference(object);
+    client->add_reference(object);
+  }
+  simulation.run_for(100ms);
+  EXPECT_EQ(borrowed, std::vector<ObjectId>{object.id});
+  EXPECT_TRUE(let_go.empty());
+}
+
+TEST_F(ObjectTest, BorrowsSettleThoughTheirOwnerIsGone) {
+  start_client();
+  FakeProcess& owner = add_process();
+  owner.die();
+  client->add_reference(object_of(owner));
+  EXPECT_FALSE(client->objects().borrows().settled());
+  simulation.run_for(1min);
+  EXPECT_TRUE(client->objects().borrows().settled());
+}
+
+TEST_F(ObjectTest, ManyObjectsOfAnOwnerAreAskedForTogether) {
+  start_client();
+  FakeProcess& owner = add_process();
+  connect_back(owner);
+  std::vector<ObjectName> objects;
+  for (int i = 0; i < 5; ++i) objects.push_back(object_of(owner));
+  objects.insert(objects.begin() + 2, put("ours"));
+  auto get_many = [](Client& of, std::vector<ObjectName> names,
+                     Instant deadline) -> Async<Result<std::vector<Result<ObjectBytes>>>> {
+    co_return co_await of.objects().get_many(std::move(names), deadline);
+  };
+  const auto values = await(get_many(*client, objects, in(5s))).value();
+  ASSERT_EQ(values.size(), 6u);
+  for (size_t i = 0; i < values.size(); ++i) {
+    EXPECT_EQ(as_text(values[i].value().bytes), i == 2 ? "ours" : "theirs");
+  }
+  EXPECT_EQ(questions, (std::vector<size_t>{5, 3, 1}));
+  // The first that failed says why; what is behind it is not fetched.
+  failed = objects[4].id;
+  const auto again = await(get_many(*client, objects, in(5s))).value();
+  EXPECT_TRUE(again[3]);
+  EXPECT_EQ(code_of(again[4]), Code::conflict);
+  EXPECT_EQ(code_of(again[5]), Code::cancelled);
+}
+
+TEST_F(ObjectTest, OwnersSayWhichOfTheirObjectsAreReady) {
+  start_client();
+  FakeProcess& owner = add_process();
+  connect_back(owner);
+  FakeProcess& dead = add_process();
+  dead.die();
+  struct Noted : ReadyHook {
+    void ready(uint32_t index) override { indexes.push_back(index); }
+    std::vector<uint32_t> indexes;
+  };
+  const std::vector<ObjectName> objects{object_of(owner), object_of(owner), object_of(dead)};
+  failed = objects[0].id;
+  const auto noted = std::make_shared<Noted>();
+  const auto enough = std::make_shared<Event>(simulation.executor());
+  client->objects().watch(objects, {10, 11, 12}, noted, enough);
+  simulation.run_for(1min);
+  std::ranges::sort(noted->indexes);
+  // Reading the object whose owner is gone says so.
+  EXPECT_EQ(noted->indexes, (std::vector<uint32_t>{11, 12}));
+  EXPECT_EQ(waits_ended, 0);
+  enough->set();
+  simulation.run_for(1s);
+  EXPECT_EQ(waits_ended, 1);
+  EXPECT_EQ(noted->indexes.size(), 2u);
+}
+
+TEST_F(ObjectTest, FreedObjectIsNotFoundThoughThereAreRefs) {
+  start_client();
+  FakeProcess& owner = add_process();
+  connect_back(owner);
+  const ObjectName ours = put("value");
+  const ObjectName theirs = object_of(owner);
+  std::vector<ObjectName> both{ours, theirs};
+  auto free = [](Client& of, std::vector<ObjectName> names) -> Async<Result<Empty>> {
+    TROUPE_CO_CHECK(co_await of.objects().free(std::move(names)));
+    co_return Empty{};
+  };
+  ASSERT_TRUE(await(free(*client, both)));
+  const auto gone = get(ours);
+  EXPECT_EQ(code_of(gone), Code::not_found);
+  EXPECT_NE(gone.error().message().find("explicit free"), std::string::npos);
+  EXPECT_EQ(freed, std::vector<ObjectId>{theirs.id});
+  // One that is not there yet: who waits for it hears at once.
+  const ObjectName pending = client->submit_task(task_of("hello"));
+  const auto waits = begin(client->get(pending, 1min));
+  simulation.run_for(10ms);
+  ASSERT_TRUE(await(free(*client, {pending})));
+  simulation.run_for(10ms);
+  ASSERT_TRUE(waits->has_value());
+  EXPECT_EQ(code_of(**waits), Code::not_found);
+  owner.die();
+  EXPECT_EQ(code_of(await(free(*client, {theirs}))), Code::data_loss);
+}
+
+TEST_F(ObjectTest, ObjectSaysWhenItIsFreed) {
+  start_client();
+  int called = 0;
+  auto object = client->objects().make();
+  client->objects().set_value(object, to_bytes("value"));
+  object->on_freed([&called] { ++called; });
+  const std::weak_ptr<Object> left = object;
+  {
+    const ObjectName name = client->objects().publish(object);
+    FakeProcess& borrower = add_process();
+    connect_back(borrower);
+    ASSERT_TRUE(tell(borrower, Method::add_borrow, name.id));
+    client->objects().drop_reference(object);
+    simulation.run_for(1s);
+    ASSERT_TRUE(tell(borrower, Method::remove_borrow, name.id));
+    EXPECT_EQ(code_of(get(name)), Code::not_found);
+  }
+  EXPECT_EQ(called, 0);  // This test still has it.
+  object.reset();
+  EXPECT_TRUE(left.expired());
+  EXPECT_EQ(called, 1);
 }
 
 TEST_F(ObjectTest, ObjectOfAnOwnerThatIsGoneIsLost) {

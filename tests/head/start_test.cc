@@ -68,7 +68,7 @@ TEST_F(Start, StrangersAreToldNothing) {
 
 TEST_F(Start, UnknownMethodIsUnimplemented) {
   start_head();
-  EXPECT_EQ(code_of(ask<Empty>(driver(), Method::seal_block, Empty{})), Code::unimplemented);
+  EXPECT_EQ(code_of(ask<Empty>(driver(), Method::seal_blocks, Empty{})), Code::unimplemented);
 }
 
 TEST_F(Start, StopsThoughCallersWait) {

@@ -27,27 +27,43 @@ class Store {
     number = attached.segment;
     co_return ok();
   }
-  Async<Result<protocol::Block>> create(ObjectId object, uint64_t size, Duration budget = 5s) {
-    protocol::CreateBlock request{object, size, owner};
-    co_return co_await transport::call<protocol::Block>(peer_, Method::create_block, request,
+  Async<Result<protocol::Block>> reserve(uint64_t size, Duration budget = 5s) {
+    protocol::ReserveExtent request{size};
+    co_return co_await transport::call<protocol::Block>(peer_, Method::reserve_extent, request,
                                                         budget);
   }
-  Async<Status> put(ObjectId object, uint8_t fill, uint64_t size) {
-    TROUPE_CO_TRY(const auto block, co_await create(object, size));
-    TROUPE_CO_TRY(const auto bytes, segment_.prepare(block.offset_bytes, block.size_bytes));
-    std::fill(bytes.begin(), bytes.end(), fill);
-    protocol::SealBlock seal{object};
-    auto sealed = co_await transport::call<protocol::Empty>(peer_, Method::seal_block, seal, 5s);
+  // At the extent's beginning, of which the rest stays reserved.
+  Async<Status> seal(ObjectId object, protocol::Block extent, uint64_t size) {
+    protocol::SealBlocks seals;
+    seals.segment = number;
+    seals.items.push_back({object, owner, extent.offset_bytes, size, false});
+    auto sealed = co_await transport::call<protocol::Empty>(peer_, Method::seal_blocks, seals, 5s);
     if (!sealed) co_return std::move(sealed).error();
     co_return ok();
+  }
+  Async<Status> give_back(protocol::Block extent) {
+    protocol::ReturnExtents given;
+    given.segment = number;
+    given.items.push_back({extent.offset_bytes, extent.size_bytes});
+    auto back = co_await transport::call<protocol::Empty>(peer_, Method::return_extents, given, 5s);
+    if (!back) co_return std::move(back).error();
+    co_return ok();
+  }
+  // An object in an extent that is given back but for it.
+  Async<Status> put(ObjectId object, uint8_t fill, uint64_t size) {
+    TROUPE_CO_TRY(const auto extent, co_await reserve(size));
+    TROUPE_CO_TRY(const auto bytes, segment_.prepare(extent.offset_bytes, size));
+    std::fill(bytes.begin(), bytes.end(), fill);
+    TROUPE_CO_CHECK(co_await seal(object, extent, size));
+    co_return co_await give_back(extent);
   }
   Async<Result<Message>> get(protocol::GetBlock request, Duration budget = 5s) {
     Message message{protocol::encode(request), {}};
     co_return co_await peer_->call(Method::get_block, std::move(message), budget);
   }
   Async<Result<protocol::Empty>> release(ObjectId object, ProcessId as_owner = {}) {
-    protocol::ReleaseBlock request{object, as_owner};
-    co_return co_await transport::call<protocol::Empty>(peer_, Method::release_block, request, 5s);
+    protocol::ReleaseBlocks request{{object}, as_owner};
+    co_return co_await transport::call<protocol::Empty>(peer_, Method::release_blocks, request, 5s);
   }
 
   ProcessId owner;      // Of what it creates; nil: itself.
@@ -61,6 +77,12 @@ class Store {
 Async<Result<Message>> note_dropped(Message message, std::vector<uint64_t>& dropped) {
   auto request = protocol::decode<protocol::DropSegments>(message.body);
   for (const uint64_t segment : request.value().segments) dropped.push_back(segment);
+  Message reply{protocol::encode(protocol::Empty{}), {}};
+  co_return reply;
+}
+
+Async<Result<Message>> give_and_answer(Store& store, protocol::Block extent) {
+  (void)co_await store.give_back(extent);
   Message reply{protocol::encode(protocol::Empty{}), {}};
   co_return reply;
 }
@@ -114,18 +136,16 @@ TEST_F(WorkerTest, AFullStoreMakesCreatorsWaitAndThenGivesUp) {
     Store maker{peer, 1 << 20};
     EXPECT_TRUE(co_await maker.attach());
     const ObjectId first = ObjectId::random(random);
-    const ObjectId second = ObjectId::random(random);
     EXPECT_TRUE(co_await maker.put(first, 1, 900'000));
-    auto full = co_await maker.create(second, 900'000, 50ms);
+    auto full = co_await maker.reserve(900'000, 50ms);
     EXPECT_EQ(full.error().code(), Code::exhausted);
     std::optional<bool> created;
-    auto wait = [](Store& store, ObjectId id, std::optional<bool>& out,
-                   Event& changed) -> Async<void> {
-      auto outcome = co_await store.create(id, 900'000, 10s);
+    auto wait = [](Store& store, std::optional<bool>& out, Event& changed) -> Async<void> {
+      auto outcome = co_await store.reserve(900'000, 10s);
       out = outcome.has_value();
       changed.pulse();
     };
-    spawn(scope, wait(maker, second, created, head->changed));
+    spawn(scope, wait(maker, created, head->changed));
     EXPECT_TRUE(co_await maker.release(first, owner));
     co_await head->until([&] { return created.has_value(); });
     EXPECT_TRUE(*created);
@@ -152,7 +172,7 @@ TEST_F(WorkerTest, MemoryBehindEmptySegmentsGoesToWhoeverNeedsIt) {
     EXPECT_TRUE(co_await second.put(wanted, 2, 900'000));
     EXPECT_EQ(dropped, std::vector{first.number});
     // Whoever lost its segment attaches another.
-    auto refused = co_await first.create(object, 1000);
+    auto refused = co_await first.reserve(1000);
     EXPECT_EQ(refused.error().code(), Code::not_found);
     Store again{peer, 1 << 20};
     EXPECT_TRUE(co_await again.attach());
@@ -168,17 +188,74 @@ TEST_F(WorkerTest, ADeadProcessLeavesSealedObjectsUntilItsJobEnds) {
     maker.owner = ProcessId::random(random);  // On another node.
     EXPECT_TRUE(co_await maker.attach());
     EXPECT_TRUE(co_await maker.put(ObjectId::random(random), 1, 1000));
-    EXPECT_TRUE(co_await maker.create(ObjectId::random(random), 1000));
+    EXPECT_TRUE(co_await maker.reserve(1000));
     protocol::JobInfo info;
     info.job = job;
     info.state = "running";
     head->jobs.push_back(info);
     peer->close();
-    co_await head->until([this] { return worker->store().unsealed_objects == 0; });
+    co_await head->until([this] { return worker->store().used_bytes == 1024; });
     EXPECT_EQ(worker->store().objects, 1u);
     head->jobs[0].state = "succeeded";
     co_await head->until([this] { return worker->store().segments == 0; });
     EXPECT_EQ(worker->store().used_bytes, 0u);
+  });
+}
+
+TEST_F(WorkerTest, AnExtentIsItsHoldersUntilItIsSealedOrGivenBack) {
+  with_worker([this]() -> Async<void> {
+    const ProcessId owner = ProcessId::random(random);
+    auto peer = co_await connect(owner, job);
+    Store maker{peer, 1 << 20};
+    EXPECT_TRUE(co_await maker.attach());
+    auto extent = co_await maker.reserve(10'000);
+    const uint64_t reserved = extent.value().size_bytes;
+    EXPECT_GE(reserved, 10'000u);
+    EXPECT_EQ(worker->store().used_bytes, reserved);
+    const ObjectId object = ObjectId::random(random);
+    EXPECT_TRUE(co_await maker.seal(object, extent.value(), 1000));
+    EXPECT_EQ(worker->store().used_bytes, reserved);  // It lies in what was reserved.
+    // Not twice in one place, nor under one name, nor beyond the end, nor in another's segment.
+    auto there = co_await maker.seal(ObjectId::random(random), extent.value(), 1000);
+    EXPECT_EQ(there.error().code(), Code::denied);
+    protocol::Block rest = extent.value();
+    rest.offset_bytes += 1024;
+    auto again = co_await maker.seal(object, rest, 1000);
+    EXPECT_EQ(again.error().code(), Code::conflict);
+    auto beyond = co_await maker.seal(ObjectId::random(random), rest, reserved);
+    EXPECT_EQ(beyond.error().code(), Code::denied);
+    auto other_peer = co_await connect(ProcessId::random(random), job);
+    Store other{other_peer, 1 << 20};
+    EXPECT_TRUE(co_await other.attach());
+    other.number = maker.number;
+    auto foreign = co_await other.seal(ObjectId::random(random), rest, 1000);
+    EXPECT_EQ(foreign.error().code(), Code::denied);
+    auto stolen = co_await other.give_back(rest);
+    EXPECT_EQ(stolen.error().code(), Code::denied);
+    EXPECT_TRUE(co_await maker.give_back(extent.value()));
+    EXPECT_EQ(worker->store().used_bytes, 1024u);
+    EXPECT_TRUE(co_await maker.release(object, owner));
+    EXPECT_EQ(worker->store().used_bytes, 0u);
+  });
+}
+
+TEST_F(WorkerTest, AFullStoreAsksProcessesForWhatTheyCanDoWithout) {
+  with_worker([this]() -> Async<void> {
+    auto peer = co_await connect(ProcessId::random(random), job);
+    Store holder{peer, 1 << 20};
+    EXPECT_TRUE(co_await holder.attach());
+    auto extent = co_await holder.reserve(900'000);
+    EXPECT_TRUE(extent);
+    // It gives its extent back when it is asked.
+    client_service.on_message(
+        Method::drop_segments,
+        [&holder, held = extent.value()](Message, CallContext) -> Async<Result<Message>> {
+          return give_and_answer(holder, held);
+        });
+    auto other_peer = co_await connect(ProcessId::random(random), job);
+    Store other{other_peer, 1 << 20};
+    EXPECT_TRUE(co_await other.attach());
+    EXPECT_TRUE(co_await other.reserve(900'000));
   });
 }
 

@@ -21,6 +21,10 @@
 
 namespace troupe {
 
+namespace protocol {
+struct ProcessAddress;
+}
+
 template <class T>
 class ObjectRef;
 template <class A>
@@ -31,15 +35,41 @@ namespace detail {
 class SessionImpl;
 class RefHandle;
 
-// Appends values. Collects the refs inside them, which must stay alive until the bytes were
-// delivered.
+// Writes values: appends them to `bytes` or, made by counting() or in_place(), only counts them or
+// puts them where they belong. Collects the refs inside them, which must stay alive until the bytes
+// were delivered.
 struct Writer {
   Bytes bytes;
   std::vector<std::shared_ptr<RefHandle>> refs;
+  // Of the refs so far: each is written once.
+  std::vector<std::shared_ptr<const protocol::ProcessAddress>> owners = {};
+
+  enum class To : uint8_t { bytes, nowhere, place };
+  To to = To::bytes;
+  bool holds_refs = false;   // counting() found one; they are not counted.
+  size_t written = 0;        // Unless to `bytes`.
+  uint8_t* place = nullptr;  // Has room for all that is written.
+
+  static Writer counting() {
+    Writer out{};
+    out.to = To::nowhere;
+    return out;
+  }
+  static Writer in_place(uint8_t* place) {
+    Writer out{};
+    out.to = To::place;
+    out.place = place;
+    return out;
+  }
 
   void raw(const void* data, size_t size) {
-    const auto* first = static_cast<const uint8_t*>(data);
-    bytes.insert(bytes.end(), first, first + size);
+    if (to == To::bytes) {
+      const auto* first = static_cast<const uint8_t*>(data);
+      bytes.insert(bytes.end(), first, first + size);
+      return;
+    }
+    if (to == To::place && size > 0) std::memcpy(place + written, data, size);
+    written += size;
   }
 };
 
@@ -48,6 +78,7 @@ struct Reader {
   BytesView bytes;
   std::shared_ptr<SessionImpl> session;  // Whose refs are made.
   bool failed = false;
+  std::vector<std::shared_ptr<const protocol::ProcessAddress>> owners = {};  // As in Writer.
 
   void raw(void* out, size_t size) {
     if (size > bytes.size()) {
@@ -76,6 +107,34 @@ struct Codec;
 
 template <class T>
 concept Scalar = std::is_arithmetic_v<T> || std::is_enum_v<T>;
+
+// Whether a T in memory is the bytes that are written of it: numbers, enums, arrays of these, and
+// plain structs of these without padding. So many of them are copied at once, and can be viewed.
+template <class T>
+struct IsDense {
+  template <size_t... I>
+  static constexpr bool fields_fill(std::index_sequence<I...>) {
+    return ((sizeof(boost::pfr::tuple_element_t<I, T>) + ... + size_t{0}) == sizeof(T)) &&
+           (IsDense<boost::pfr::tuple_element_t<I, T>>::check() && ...);
+  }
+  static constexpr bool check() {
+    if constexpr (Scalar<T>) {
+      return !std::is_same_v<T, bool>;
+    } else if constexpr (std::is_aggregate_v<T> && std::is_class_v<T> &&
+                         std::is_trivially_copyable_v<T> && std::is_default_constructible_v<T>) {
+      return fields_fill(std::make_index_sequence<boost::pfr::tuple_size_v<T>>{});
+    } else {
+      return false;
+    }
+  }
+};
+template <class T, size_t N>
+struct IsDense<std::array<T, N>> {
+  static constexpr bool check() { return N > 0 && IsDense<T>::check(); }
+};
+// No alignment beyond that of the elements of a viewed array (see View).
+template <class T>
+concept Dense = IsDense<T>::check() && alignof(T) <= 8;
 
 constexpr uint64_t hash_start = 0xcbf29ce484222325;
 constexpr uint64_t hash_mix(uint64_t hash, uint64_t value) {
@@ -129,7 +188,7 @@ struct Codec<std::string> {
 
 template <class T>
 struct Codec<std::vector<T>> {
-  static constexpr bool bulk = Scalar<T> && !std::is_same_v<T, bool>;
+  static constexpr bool bulk = Dense<T>;
   static uint64_t hash() { return hash_mix(12, type_hash<T>()); }
   static void write(Writer& out, const std::vector<T>& value) {
     detail::write<uint64_t>(out, value.size());

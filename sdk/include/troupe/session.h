@@ -1,8 +1,13 @@
 // A program's connection to a cluster.
 #pragma once
 
+#include <concepts>
+#include <cstring>
+#include <limits>
 #include <optional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "troupe/module.h"
@@ -53,13 +58,13 @@ struct ActorOptions {
 };
 
 struct WaitOptions {
-  size_t count = 1;  // Return once this many are ready.
+  size_t count = 1;  // Return once this many are ready, and that many.
   std::chrono::nanoseconds timeout = no_timeout;
 };
 
 struct WaitResult {
-  std::vector<size_t> ready;  // Positions in the refs given, ascending.
-  std::vector<size_t> pending;
+  std::vector<size_t> ready;    // Positions in the refs given, ascending; at most options.count.
+  std::vector<size_t> pending;  // All others, ready or not.
 };
 
 struct ConnectOptions {
@@ -109,9 +114,21 @@ Status kill_actor(const std::shared_ptr<SessionImpl>& session, ActorId actor);
 Result<ActorStatus> actor_status(const std::shared_ptr<SessionImpl>& session, ActorId actor);
 Status wait_alive(const std::shared_ptr<SessionImpl>& session, ActorId actor,
                   std::chrono::nanoseconds timeout);
+// `refs` are not null.
 Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session,
-                        const std::vector<std::shared_ptr<RefHandle>>& refs,
-                        const WaitOptions& options);
+                        std::span<const RefHandle* const> refs, const WaitOptions& options);
+Status free_objects(const std::shared_ptr<SessionImpl>& session,
+                    std::span<const RefHandle* const> refs);
+// Room in the store of this node; goes back unless it is sealed.
+struct Room {
+  std::span<uint8_t> bytes;
+  std::shared_ptr<client::LocalBlock> block;
+};
+Result<Room> take_room(const std::shared_ptr<SessionImpl>& session, size_t size_bytes);
+// What was written there becomes an object.
+std::shared_ptr<RefHandle> seal(const std::shared_ptr<SessionImpl>& session, Room room);
+// Values above this are written straight into the store.
+inline constexpr size_t put_inline_bytes_max = 64 << 10;
 void cancel(const std::shared_ptr<RefHandle>& ref);
 // Items of a streaming call. Blocks. nullopt at the end.
 class ItemStream {
@@ -180,6 +197,38 @@ std::vector<ActorId> ids_of(const std::vector<ActorRef<A>>& actors) {
 }
 }  // namespace detail
 
+// An array that is built in place, in the store of this node: nothing is copied when it is sealed.
+// Dropped unsealed it gives its memory back. For one thread at a time.
+template <detail::Dense T>
+class Building {
+ public:
+  Building(std::shared_ptr<detail::SessionImpl> session, detail::Room room, size_t count)
+      : session_(std::move(session)),
+        room_(std::move(room)),
+        elements_(reinterpret_cast<T*>(room_.bytes.data() + sizeof(uint64_t)), count) {
+    const uint64_t written = count;
+    std::memcpy(room_.bytes.data(), &written, sizeof written);
+  }
+  Building(Building&&) noexcept = default;
+  Building& operator=(Building&&) noexcept = default;
+
+  // Writable until seal(). Not cleared: it holds what lay there before, of this process.
+  std::span<T> span() const { return elements_; }
+  T* data() const { return elements_.data(); }
+  size_t size() const { return elements_.size(); }
+  // Publishes what was written; the span must not be used any more. Errors: invalid (sealed).
+  Result<ObjectRef<std::vector<T>>> seal() {
+    if (!room_.block) return error(Code::invalid, "this array was sealed already");
+    elements_ = {};
+    return ObjectRef<std::vector<T>>{detail::seal(session_, std::exchange(room_, {}))};
+  }
+
+ private:
+  std::shared_ptr<detail::SessionImpl> session_;
+  detail::Room room_;
+  std::span<T> elements_;
+};
+
 // A connection to a cluster and the owner of every ref made through it. Thread-safe. When the last
 // Session and ref of a driver is gone, its job ends: unfinished tasks are cancelled, its actors
 // end; detached actors live on. The programs that one `troupe submit` runs are one job, which ends
@@ -206,11 +255,20 @@ class Session {
                             std::move(values), options)};
   }
 
-  // Copies `value` into the local store. Blocks while the store is full, at most a minute.
-  // Errors: exhausted (still full), invalid (larger than the store).
+  // Copies `value`, once: into the local store when it is large. Blocks while the store is full, at
+  // most a minute. Errors: exhausted (still full), invalid (larger than the store).
   template <Serializable T>
   Result<ObjectRef<T>> put(const T& value) const {
+    auto counted = detail::Writer::counting();
+    detail::write<T>(counted, value);
+    if (!counted.holds_refs && counted.written > detail::put_inline_bytes_max) {
+      TROUPE_TRY(auto room, detail::take_room(impl_, counted.written));
+      auto in_place = detail::Writer::in_place(room.bytes.data());
+      detail::write<T>(in_place, value);
+      return ObjectRef<T>{detail::seal(impl_, std::move(room))};
+    }
     detail::Writer writer;
+    writer.bytes.reserve(counted.written);
     detail::write<T>(writer, value);
     TROUPE_TRY(auto handle, detail::put(impl_, std::move(writer)));
     return ObjectRef<T>{std::move(handle)};
@@ -224,23 +282,59 @@ class Session {
   template <class T>
   Result<std::vector<T>> get(const std::vector<ObjectRef<T>>& refs,
                              std::chrono::nanoseconds timeout = no_timeout) const {
-    const auto end = std::chrono::steady_clock::now() + timeout;
+    TROUPE_TRY(const auto handles, handles_of(refs));
+    TROUPE_TRY(const auto fetched, detail::fetch_all(impl_, handles, timeout));
     std::vector<T> values;
     values.reserve(refs.size());
-    for (const auto& ref : refs) {
-      TROUPE_TRY(auto value, ref.get(end - std::chrono::steady_clock::now()));
+    for (const detail::Fetched& one : fetched) {
+      TROUPE_TRY(auto value, detail::decode_value<T>(one, impl_));
       values.push_back(std::move(value));
     }
     return values;
   }
-  // Blocks until options.count of the refs are ready (a value or an error), or the timeout.
+  // The same without copies.
+  template <Viewable T>
+  Result<std::vector<View<T>>> view(const std::vector<ObjectRef<T>>& refs,
+                                    std::chrono::nanoseconds timeout = no_timeout) const {
+    TROUPE_TRY(const auto handles, handles_of(refs));
+    TROUPE_TRY(auto fetched, detail::fetch_all(impl_, handles, timeout));
+    std::vector<View<T>> views;
+    views.reserve(refs.size());
+    for (detail::Fetched& one : fetched) {
+      TROUPE_TRY(auto view, View<T>::of(std::move(one)));
+      views.push_back(std::move(view));
+    }
+    return views;
+  }
+  // Blocks until options.count of the refs are ready (a value or an error), or the timeout. Fetches
+  // nothing. Errors: invalid (an empty ref).
   template <class T>
   Result<WaitResult> wait(const std::vector<ObjectRef<T>>& refs,
                           const WaitOptions& options = {}) const {
-    std::vector<std::shared_ptr<detail::RefHandle>> handles;
-    handles.reserve(refs.size());
-    for (const auto& ref : refs) handles.push_back(ref.handle());
+    TROUPE_TRY(const auto handles, handles_of(refs));
     return detail::wait(impl_, handles, options);
+  }
+  // An array of `count` elements to be written in place: see Building. Blocks as put does, and asks
+  // nobody while this process has room of its own. Errors: as put, and invalid (a negative count).
+  template <class T, std::integral Count>
+    requires detail::Dense<T>
+  Result<Building<T>> create(Count count) const {
+    constexpr auto count_max = (std::numeric_limits<size_t>::max() / 2) / sizeof(T);
+    if (std::cmp_less(count, 0) || std::cmp_greater(count, count_max)) {
+      return error(Code::invalid, "an array cannot have so many elements");
+    }
+    const auto length = static_cast<size_t>(count);
+    TROUPE_TRY(auto room, detail::take_room(impl_, sizeof(uint64_t) + length * sizeof(T)));
+    return Building<T>{impl_, std::move(room), length};
+  }
+  // Frees objects though there are refs: reading one fails from now on with not_found, here and in
+  // processes that have not read it yet. What was viewed stays as long as its views. A task that
+  // is to make one goes on, and its result is dropped.
+  // Errors: invalid (an empty ref), data_loss (the owner of one is gone, and the object with it).
+  template <class T>
+  Status free(const std::vector<ObjectRef<T>>& refs) const {
+    TROUPE_TRY(const auto handles, handles_of(refs));
+    return detail::free_objects(impl_, handles);
   }
   template <class T>
   void cancel(const ObjectRef<T>& ref) const {
@@ -370,6 +464,18 @@ class Session {
   const std::shared_ptr<detail::SessionImpl>& impl() const { return impl_; }
 
  private:
+  template <class T>
+  static Result<std::vector<const detail::RefHandle*>> handles_of(
+      const std::vector<ObjectRef<T>>& refs) {
+    std::vector<const detail::RefHandle*> handles;
+    handles.reserve(refs.size());
+    for (const auto& ref : refs) {
+      if (!ref.is_valid()) return error(Code::invalid, "an empty ref");
+      handles.push_back(ref.handle().get());
+    }
+    return handles;
+  }
+
   std::shared_ptr<detail::SessionImpl> impl_;
 };
 
