@@ -1,5 +1,6 @@
 // Encoding of the plain structs of messages.h as the Cap'n Proto structs of troupe.capnp.
-// One walk over both serves every message: the n-th field of the plain struct is the schema's @n.
+// One walk over both serves every message: the n-th field of the plain struct is the schema's @n,
+// written where the schema says that it lies.
 #pragma once
 
 #include "base/bytes.h"
