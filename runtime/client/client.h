@@ -191,6 +191,8 @@ class Client {
                                                   transport::CallContext context);
   Async<Status> answer_stream(transport::Message message, transport::CallContext context,
                               transport::OutgoingStream& out);
+  Async<Result<protocol::ObjectList>> list_objects(protocol::ListObjects request,
+                                                   transport::CallContext context);
   Async<void> hold_until_dead(ActorId actor, std::vector<ObjectName> held);
   void drop_references(const std::vector<ObjectName>& held);
 
