@@ -418,7 +418,7 @@ TEST(ObjectTable, AgreesWithANaiveModelOverRandomHistories) {
       if (testing::Test::HasFatalFailure()) return;
     }
     history.finish();
-    EXPECT_GT(history.created, 1000U);
+    EXPECT_GT(history.created, 500U);
     EXPECT_GT(history.exhausted, 10U);
     EXPECT_GT(history.sealed_reserved, 50U);
     EXPECT_GT(history.deaths, 10U);
