@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <boost/unordered/unordered_flat_map.hpp>
 #include <functional>
 #include <map>
 #include <memory>
@@ -68,7 +69,8 @@ class Borrows {
   Connections& connections_;
   const std::function<void(ObjectId)> on_gone_;
   mutable std::mutex mutex_;
-  std::unordered_map<ObjectId, Entry> entries_;
+  // Looked into for each ref that comes or goes.
+  boost::unordered_flat_map<ObjectId, Entry, std::hash<ObjectId>> entries_;
   std::unordered_map<ProcessId, std::unique_ptr<Link>> links_;
   uint64_t adds_ = 0;  // Numbers them.
   bool armed_ = false;

@@ -47,6 +47,7 @@ Client::Client(transport::Environment environment, ClientOptions options)
   leases_ = std::make_unique<LeasePool>(*this);
   lent_cpu_ = std::make_unique<LentCpu>(*this);
   router_.on(Method::resolve_objects, *objects_, &ObjectDirectory::resolve_objects);
+  router_.on(Method::list_objects, *this, &Client::list_objects);
   router_.on(Method::free_objects, *objects_, &ObjectDirectory::free_objects);
   router_.on_stream(Method::wait_objects,
                     [this](Message message, CallContext context, OutgoingStream& out) {
@@ -343,6 +344,19 @@ void Client::cancel(ObjectId object) {
   if (found) {
     objects_->cancel(found, error(Code::cancelled, "the task or call was cancelled"));
   }
+}
+
+Async<Result<protocol::ObjectList>> Client::list_objects(protocol::ListObjects request,
+                                                         CallContext context) {
+  if (context.peer != connections_->worker()) {
+    co_return error(Code::denied, "only the node's worker may ask what a process owns");
+  }
+  auto list = objects_->list(request);
+  for (protocol::ObjectEntry& entry : list.items) {
+    entry.job = options_.job;
+    entry.owner_kind = options_.kind;
+  }
+  co_return list;
 }
 
 Async<Result<ObjectBytes>> Client::get(ObjectName object, Duration budget) {

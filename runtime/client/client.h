@@ -199,6 +199,8 @@ class Client {
                               transport::OutgoingStream& out);
   // Completes what the program left open.
   void complete(protocol::ActorSpec& spec);
+  Async<Result<protocol::ObjectList>> list_objects(protocol::ListObjects request,
+                                                   transport::CallContext context);
   Async<void> hold_until_dead(ActorId actor, std::vector<ObjectName> held);
   void drop_references(const std::vector<ObjectName>& held);
 

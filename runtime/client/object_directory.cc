@@ -18,9 +18,11 @@ using transport::CallContext;
 
 namespace {
 constexpr Duration notice_budget = std::chrono::seconds(30);
-// So many objects are asked for at a time, and so much of their values comes in one answer.
+// So many objects are asked for at a time, and so much of their values comes in one answer: what
+// fits the processor's cache, and which malloc does not give back to the system each time.
 constexpr size_t asked_max = 1024;
-constexpr size_t answer_bytes_max = 1 << 20;
+constexpr size_t halved_from = 32;
+constexpr size_t answer_bytes_max = 128 << 10;
 
 Error was_discarded(ObjectId id) {
   return error(Code::not_found,
@@ -32,10 +34,14 @@ Error was_freed(ObjectId id) {
   return error(Code::not_found, fmt::format("object {} was freed by its owner", id.to_string()));
 }
 Error owner_is_gone(ObjectId id, const Error& why) {
-  const Code code = why.code();
-  if (code != Code::outcome_unknown && code != Code::unavailable) return why;
   return error(Code::data_loss,
                fmt::format("the owner of object {} is gone: {}", id.to_string(), why.message()));
+}
+// Of a question that was sent.
+Error unanswered(ObjectId id, Error why) {
+  const Code code = why.code();
+  const bool gone = code == Code::outcome_unknown || code == Code::unavailable;
+  return gone ? owner_is_gone(id, why) : std::move(why);
 }
 
 // What became ready, for a stream of it.
@@ -387,9 +393,7 @@ Async<void> ObjectDirectory::get_from_owner(std::shared_ptr<Gathered> gathered,
     auto& outcome = gathered->results[positions[next]];
     auto peer = co_await connections_.peer_of(owner, deadline);
     if (!peer) {
-      outcome.emplace(
-          error(Code::data_loss, fmt::format("the owner of object {} is gone: {}",
-                                             first.to_string(), peer.error().message())));
+      outcome.emplace(owner_is_gone(first, peer.error()));
       co_return;
     }
     protocol::ObjectIds request;
@@ -400,7 +404,7 @@ Async<void> ObjectDirectory::get_from_owner(std::shared_ptr<Gathered> gathered,
     auto values = co_await transport::call<protocol::ObjectValues>(
         *peer, Method::resolve_objects, std::move(request), deadline - clock.now());
     if (!values) {
-      outcome.emplace(owner_is_gone(first, values.error()));
+      outcome.emplace(unanswered(first, std::move(values).error()));
       co_return;
     }
     if (values->items.empty() || values->items.size() > end - next) {
@@ -445,8 +449,17 @@ Async<std::vector<Result<ObjectBytes>>> ObjectDirectory::get_many(std::vector<Ob
     }
   }
   for (auto& [owner, positions] : by_owner) {
+    // Two questions at a time, so that the owner writes an answer while the other one is read.
+    const auto middle = positions.size() < halved_from
+                            ? positions.end()
+                            : positions.begin() + static_cast<std::ptrdiff_t>(positions.size() / 2);
+    std::vector<size_t> rest(middle, positions.end());
+    positions.erase(middle, positions.end());
     ++gathered->running;
     spawn(scope_, get_from_owner(gathered, std::move(positions), deadline));
+    if (rest.empty()) continue;
+    ++gathered->running;
+    spawn(scope_, get_from_owner(gathered, std::move(rest), deadline));
   }
   if (--gathered->running > 0) co_await gathered->done.wait();
   std::vector<Result<ObjectBytes>> results;
@@ -633,14 +646,13 @@ Async<Status> ObjectDirectory::free(std::vector<ObjectName> objects) {
     const ObjectId first = of.second.objects[0];
     auto peer = co_await connections_.peer_of(std::move(of.first),
                                               environment_.clock.now() + notice_budget);
-    Result<Empty> freed = error(Code::internal, "not asked");
-    if (peer) {
-      freed = co_await transport::call<Empty>(*peer, Method::free_objects, std::move(of.second),
-                                              notice_budget);
-    } else {
-      freed = std::move(peer).error();
+    if (!peer) {
+      if (outcome) outcome = owner_is_gone(first, peer.error());
+      continue;
     }
-    if (!freed && outcome) outcome = owner_is_gone(first, freed.error());
+    auto freed = co_await transport::call<Empty>(*peer, Method::free_objects, std::move(of.second),
+                                                 notice_budget);
+    if (!freed && outcome) outcome = unanswered(first, std::move(freed).error());
   }
   co_return outcome;
 }
@@ -650,6 +662,65 @@ Async<Result<Empty>> ObjectDirectory::free_objects(protocol::ObjectIds request, 
     if (const auto object = find(id)) discard(object);
   }
   co_return Empty{};
+}
+
+// --- Looking in
+
+protocol::ObjectEntry ObjectDirectory::describe(Object& object) const {
+  protocol::ObjectEntry entry;
+  entry.object = object.id();
+  entry.owner = connections_.address();
+  entry.references = object.references();
+  if (object.has_ties()) {
+    for (const ProcessId borrower : object.ties().borrowers) {
+      if (entry.borrowers.empty() || entry.borrowers.back() != borrower) {
+        entry.borrowers.push_back(borrower);
+      }
+    }
+  }
+  if (!object.is_ready()) {
+    entry.state = "pending";
+  } else if (object.is_discarded()) {
+    entry.state = "freed";
+  } else if (object.failure()) {
+    entry.state = "failed";
+  } else if (object.in_store()) {
+    entry.state = "stored";
+    entry.node = object.node().node;
+    entry.size_bytes = object.size_bytes();
+  } else {
+    entry.state = "inline";
+    entry.size_bytes = object.value().size();
+  }
+  if (entry.references > 0) entry.why = fmt::format("{} refs in its owner", entry.references);
+  if (!entry.borrowers.empty()) {
+    if (!entry.why.empty()) entry.why += ", ";
+    entry.why += fmt::format("refs in {} other processes", entry.borrowers.size());
+  }
+  return entry;
+}
+
+protocol::ObjectList ObjectDirectory::list(const protocol::ListObjects& request) const {
+  protocol::ObjectList list;
+  const auto room = [&] { return request.limit == 0 || list.items.size() < request.limit; };
+  for (const auto& [id, size_bytes] : store_.list_private()) {
+    if (find(id)) continue;  // Below, with more to say.
+    ++list.total;
+    if (!room()) continue;
+    protocol::ObjectEntry& entry = list.items.emplace_back();
+    entry.object = id;
+    entry.owner = connections_.address();
+    entry.node = connections_.address().node;
+    entry.state = "stored";
+    entry.size_bytes = size_bytes;
+    entry.why = "refs in its owner";
+  }
+  const std::lock_guard lock{mutex_};
+  for (const auto& [id, object] : owned_) {
+    ++list.total;
+    if (room()) list.items.push_back(describe(*object));
+  }
+  return list;
 }
 
 // --- Borrowers

@@ -68,7 +68,7 @@ class ObjectDirectory {
              std::shared_ptr<ReadyHook> hook, std::shared_ptr<Event> enough);
   // Frees them, wherever they are owned, whoever has refs. Errors: data_loss (an owner is gone).
   Async<Status> free(std::vector<ObjectName> objects);
-  // What this process owns and others know of, or lies in the store.
+  // What this process owns, as far as others may know of it or it lies in the store.
   protocol::ObjectList list(const protocol::ListObjects& request) const;
 
   // Keeps `held` alive until the caller lets go of its result (see InvokeReply.borrowed).
@@ -104,6 +104,7 @@ class ObjectDirectory {
   // The producer of its value holds refs inside it no longer.
   Async<void> release_result(ObjectId object, protocol::ProcessAddress producer);
   protocol::ObjectValue value_of(const std::shared_ptr<Object>& object);
+  protocol::ObjectEntry describe(Object& object) const;
   Async<void> get_into(std::shared_ptr<Gathered> gathered, size_t position, Instant deadline);
   Async<void> get_stored_into(std::shared_ptr<Gathered> gathered, size_t position,
                               protocol::ProcessAddress node, Instant deadline);

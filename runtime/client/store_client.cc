@@ -236,6 +236,15 @@ bool StoreClient::drop_private(ObjectId object) {
   return true;
 }
 
+std::vector<std::pair<ObjectId, uint64_t>> StoreClient::list_private() const {
+  std::vector<std::pair<ObjectId, uint64_t>> list;
+  const std::lock_guard lock{mutex_};
+  for (const auto& [object, view] : views_) {
+    if (view.block && view.block->is_private()) list.emplace_back(object, view.bytes.bytes.size());
+  }
+  return list;
+}
+
 Async<Status> StoreClient::seal(uint64_t segment, std::vector<protocol::SealedBlock> items) {
   protocol::SealBlocks request{segment, std::move(items)};
   auto sealed = co_await transport::call<protocol::Empty>(

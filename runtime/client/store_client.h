@@ -35,6 +35,8 @@ class StoreClient {
   bool drop_private(ObjectId object);
   // What this process can read at once.
   std::optional<ObjectBytes> find(ObjectId object) const;
+  // Objects that only this process knows of, and their sizes.
+  std::vector<std::pair<ObjectId, uint64_t>> list_private() const;
   // The worker's address, from start() on.
   std::shared_ptr<const protocol::ProcessAddress> node() const { return node_; }
   void set_node(protocol::ProcessAddress worker);

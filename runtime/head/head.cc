@@ -10,6 +10,7 @@
 #include "head/journal.h"
 #include "head/leases.h"
 #include "head/membership.h"
+#include "head/object_listing.h"
 #include "head/placement.h"
 #include "head/tables.h"
 #include "security/audit.h"
@@ -30,6 +31,7 @@ namespace {
 constexpr Duration greet_budget = std::chrono::seconds(10);
 constexpr Duration job_end_budget = std::chrono::seconds(30);
 constexpr size_t pending_shown_max = 100;
+constexpr Duration list_budget = std::chrono::seconds(10);  // Of one node.
 
 // Workers speak of themselves; everybody of the cluster may ask for the rest.
 Status admits(Method method, const PeerIdentity& identity) {
@@ -244,6 +246,20 @@ struct Head::Parts : JobListener {
     for (const auto& [id, actor] : actors.all()) list.items.push_back(actors.describe(actor));
     co_return list;
   }
+  // What a node does not say in time is left out.
+  Async<Result<protocol::ObjectList>> list_objects(protocol::ListObjects request, CallContext) {
+    std::vector<protocol::ObjectList> lists;
+    for (const NodeId node : membership.alive_nodes()) {
+      auto list = co_await membership.call<protocol::ObjectList>(
+          node, Method::list_objects, request, list_budget, [] { return true; });
+      if (list) {
+        lists.push_back(std::move(*list));
+      } else {
+        log::warning("objects_not_listed", {{"node", node}, {"why", list.error()}});
+      }
+    }
+    co_return merge_objects(std::move(lists), request.limit);
+  }
   Async<Result<protocol::JobList>> list_jobs(Empty, CallContext) {
     co_return protocol::JobList{jobs.list()};
   }
@@ -320,6 +336,7 @@ class Head::Door final : public transport::Router {
     on(Method::list_nodes, parts, &Parts::list_nodes);
     on(Method::list_actors, parts, &Parts::list_actors);
     on(Method::list_jobs, parts, &Parts::list_jobs);
+    on(Method::list_objects, parts, &Parts::list_objects);
     on(Method::list_deployments, parts, &Parts::list_deployments);
     on(Method::cluster_info, parts, &Parts::cluster_info);
     on_stream(Method::watch_deployments, [&parts](Message, CallContext call, OutgoingStream& out) {

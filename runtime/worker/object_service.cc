@@ -328,6 +328,25 @@ Result<transport::Message> ObjectService::hand_out(Caller caller, const protocol
   return message;
 }
 
+protocol::ObjectList ObjectService::list(const protocol::ListObjects& request) const {
+  protocol::ObjectList list;
+  for (const object_store::ObjectInfo& info : table_.list(SIZE_MAX)) {
+    if (!request.job.is_nil() && info.job != request.job) continue;
+    ++list.total;
+    if (request.limit != 0 && list.items.size() >= request.limit) continue;
+    protocol::ObjectEntry& entry = list.items.emplace_back();
+    entry.object = info.object;
+    entry.job = info.job;
+    entry.owner.process = info.owner;
+    entry.size_bytes = info.block.size_bytes;
+    entry.state = info.sealed ? "stored" : "building";
+    entry.pins = static_cast<uint32_t>(std::min<uint64_t>(info.pins, UINT32_MAX));
+    entry.node = options_.node;
+    if (info.owner_holds) entry.why = "its owner holds it";
+  }
+  return list;
+}
+
 Result<protocol::Chunk> ObjectService::fetch_chunk(const protocol::FetchChunk& request) {
   const Caller self{self_.address.process, request.job};
   if (!jobs_.contains(request.job)) {

@@ -64,6 +64,8 @@ class ObjectService {
   std::vector<JobId> idle_jobs() const;
   void end_job(JobId job);
 
+  // What lies here, and who reads it.
+  protocol::ObjectList list(const protocol::ListObjects& request) const;
   uint64_t used_bytes() const { return table_.used_bytes(); }
   object_store::Stats stats() const { return table_.stats(); }
 

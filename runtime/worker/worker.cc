@@ -19,6 +19,7 @@ namespace {
 constexpr Duration greet_budget = std::chrono::seconds(10);
 constexpr Duration stop_grace = std::chrono::seconds(2);
 constexpr Duration job_query_budget = std::chrono::seconds(5);
+constexpr Duration list_budget = std::chrono::seconds(2);  // Of one process.
 
 // Answers to the head must arrive before its own timer fires.
 Instant answer_by(Instant deadline, Instant now) {
@@ -139,6 +140,7 @@ void Worker::peer_closed(Peer& peer) {
   const auto found = local_connections_.find(process);
   if (found == local_connections_.end() || --found->second > 0) return;
   local_connections_.erase(found);
+  attached_.erase(process);
   rings_.process_gone(process);
   // A process of ours may write until it has been reaped: process_exited follows.
   if (processes_.find(process)) return;
@@ -215,6 +217,7 @@ void Worker::answer_methods() {
   door_.on(Method::stop_slots, *this, &Worker::stop_slots);
   door_.on(Method::report_gauges, *this, &Worker::report_gauges);
   door_.on(Method::job_ended, *this, &Worker::job_ended);
+  door_.on(Method::list_objects, *this, &Worker::list_objects);
   door_.on(Method::attach_process, *this, &Worker::attach_process);
   door_.on(Method::reserve_extent, *this, &Worker::reserve_extent);
   door_.on(Method::seal_blocks, *this, &Worker::seal_blocks);
@@ -292,6 +295,32 @@ Async<Result<Empty>> Worker::job_ended(protocol::EndJob request, CallContext cal
   co_return Empty{};
 }
 
+// What lies in the store and, after it, what the node's processes own; so one object may be in
+// both.
+Async<Result<protocol::ObjectList>> Worker::list_objects(protocol::ListObjects request,
+                                                         CallContext call) {
+  TROUPE_CO_CHECK(head_.check(call, head_.epoch()));
+  protocol::ObjectList list = objects_.list(request);
+  const auto processes = attached_;
+  for (const auto& [process, weak] : processes) {
+    const auto peer = weak.lock();
+    if (!peer || !peer->is_open()) continue;
+    if (!request.job.is_nil() && peer->remote().job != request.job) continue;
+    auto owned = co_await transport::call<protocol::ObjectList>(peer, Method::list_objects, request,
+                                                                list_budget);
+    if (!owned) {
+      log::debug("objects_not_listed", {{"process", process}, {"why", owned.error()}});
+      continue;
+    }
+    list.total += owned->total;
+    for (protocol::ObjectEntry& entry : owned->items) {
+      if (request.limit != 0 && list.items.size() >= 2 * uint64_t{request.limit}) break;
+      list.items.push_back(std::move(entry));
+    }
+  }
+  co_return list;
+}
+
 Async<Result<Empty>> Worker::report_gauges(protocol::ActorGauges report, CallContext call) {
   TROUPE_CO_CHECK(actors_.set_gauges(std::move(report), call.peer->remote().address.process));
   co_return Empty{};
@@ -308,6 +337,7 @@ Async<Result<protocol::Attached>> Worker::attach_process(protocol::AttachProcess
   log::info("process_attached", {{"kind", request.kind},
                                  {"pid", identity.pid != 0 ? identity.pid : request.pid},
                                  {"process", call.peer->remote().address.process}});
+  attached_[call.peer->remote().address.process] = call.peer;
   protocol::Attached attached;
   attached.node = options_.node;
   attached.node_name = options_.name;

@@ -71,6 +71,7 @@ class Worker {
   Async<Result<protocol::Empty>> stop_slots(protocol::StopSlots, CallContext);
   Async<Result<protocol::Empty>> report_gauges(protocol::ActorGauges, CallContext);
   Async<Result<protocol::Empty>> job_ended(protocol::EndJob, CallContext);
+  Async<Result<protocol::ObjectList>> list_objects(protocol::ListObjects, CallContext);
   // The node's processes'.
   Async<Result<protocol::Attached>> attach_process(protocol::AttachProcess, CallContext);
   Async<Result<Message>> attach_segment(Message, CallContext);
@@ -97,6 +98,7 @@ class Worker {
   HeadLink head_;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
   std::map<ProcessId, int> local_connections_;
+  std::map<ProcessId, std::weak_ptr<transport::Peer>> attached_;  // The node's processes.
   bool stopping_ = false;
 };
 

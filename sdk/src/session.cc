@@ -772,23 +772,28 @@ class BorrowedObjects {
 template <class IsReady>
 WaitResult sort_out(size_t size, size_t count, IsReady is_ready) {
   WaitResult result;
+  result.pending.resize(size);
+  size_t kept = 0;
   size_t next = 0;
   for (; next < size && result.ready.size() < count; ++next) {
-    (is_ready(next) ? result.ready : result.pending).push_back(next);
+    if (is_ready(next)) {
+      result.ready.push_back(next);
+    } else {
+      result.pending[kept++] = next;
+    }
   }
-  const size_t kept = result.pending.size();
   result.pending.resize(kept + size - next);
   std::iota(result.pending.begin() + static_cast<std::ptrdiff_t>(kept), result.pending.end(), next);
   return result;
 }
 
-std::vector<bool> block_until_ready(SessionImpl& session, std::span<const RefHandle* const> refs,
-                                    size_t count, Instant deadline) {
+std::vector<bool> block_until_ready(SessionImpl& session, const RefList& refs, size_t count,
+                                    Instant deadline) {
   transport::RingPort::Waiter waiter{*session.client().environment().rings};
-  const auto ready = std::make_shared<ReadyCount>(refs.size(), count, waiter);
+  const auto ready = std::make_shared<ReadyCount>(refs.size, count, waiter);
   OwnObjects own_objects{ready};
   BorrowedObjects borrowed{session};
-  for (uint32_t i = 0; i < refs.size(); ++i) {
+  for (uint32_t i = 0; i < refs.size; ++i) {
     if (refs[i]->is_ready()) {
       ready->ready(i);
     } else if (refs[i]->object()) {
@@ -804,7 +809,7 @@ std::vector<bool> block_until_ready(SessionImpl& session, std::span<const RefHan
   };
   wait_in_rings(session, waiter, deadline, done, [&] { own_objects.arm(); });
   auto flags = ready->close();
-  for (size_t i = 0; i < refs.size(); ++i) {
+  for (size_t i = 0; i < refs.size; ++i) {
     if (flags[i] && !refs[i]->object()) refs[i]->note_ready();
   }
   return flags;
@@ -812,14 +817,19 @@ std::vector<bool> block_until_ready(SessionImpl& session, std::span<const RefHan
 
 }  // namespace
 
-Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session,
-                        std::span<const RefHandle* const> refs, const WaitOptions& options) {
-  const size_t count = std::min(options.count, refs.size());
-  auto there = sort_out(refs.size(), count, [&](size_t i) { return refs[i]->is_ready(); });
+Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session, const RefList& refs,
+                        const WaitOptions& options) {
+  const size_t count = std::min(options.count, refs.size);
+  bool any_empty = false;
+  auto there = sort_out(refs.size, count, [&](size_t i) {
+    any_empty = any_empty || refs[i] == nullptr;
+    return !any_empty && refs[i]->is_ready();
+  });
+  if (any_empty) return error(Code::invalid, "an empty ref cannot be waited for");
   if (there.ready.size() == count) return there;
   const Instant deadline = session->client().environment().clock.now() + options.timeout;
   const auto ready = block_until_ready(*session, refs, count, deadline);
-  return sort_out(refs.size(), count, [&](size_t i) { return ready[i]; });
+  return sort_out(refs.size, count, [&](size_t i) { return ready[i]; });
 }
 
 namespace {

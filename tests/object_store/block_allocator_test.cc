@@ -54,6 +54,32 @@ TEST(BlockAllocator, PrefersMemoryThatWasTouched) {
   EXPECT_EQ(allocator.touched_bytes(), touched);
 }
 
+TEST(BlockAllocator, CarvesALiveBlockIntoLiveOnes) {
+  BlockAllocator allocator{1 << 20};
+  const auto first = allocator.allocate(64);
+  const auto whole = allocator.allocate(640);
+  const auto pieces = allocator.carve(whole->handle, 64 + 128, 256);
+  ASSERT_TRUE(pieces.before && pieces.behind);
+  EXPECT_EQ(pieces.before->offset_bytes, 64U);
+  EXPECT_EQ(pieces.before->size_bytes, 128U);
+  EXPECT_EQ(pieces.range.offset_bytes, 192U);
+  EXPECT_EQ(pieces.range.size_bytes, 256U);
+  EXPECT_EQ(pieces.behind->offset_bytes, 448U);
+  EXPECT_EQ(pieces.behind->size_bytes, 256U);
+  EXPECT_TRUE(allocator.consistent());
+  EXPECT_EQ(allocator.blocks(), 4U);
+  EXPECT_EQ(allocator.used_bytes(), 704U);
+  const auto all = allocator.carve(pieces.range.handle, 192, 256);
+  EXPECT_FALSE(all.before || all.behind);
+  // Each goes by itself, and what is free together is one again.
+  for (const uint32_t handle : {all.range.handle, pieces.behind->handle, pieces.before->handle}) {
+    allocator.free(handle);
+    EXPECT_TRUE(allocator.consistent());
+  }
+  EXPECT_EQ(allocator.allocate(640)->offset_bytes, 64U);
+  allocator.free(first->handle);
+}
+
 TEST(BlockAllocator, GrowsTheFreeRangeBelowTheTop) {
   BlockAllocator allocator{1 << 20};
   (void)allocator.allocate(64);

@@ -28,6 +28,12 @@ struct ModelObject {
   bool held() const { return !sealed || owner_holds || !pins.empty(); }
 };
 
+// A piece of an extent that is still reserved.
+struct ModelExtent {
+  Caller holder;
+  Block block;
+};
+
 class History {
  public:
   explicit History(uint64_t seed) : random_(seed) {
@@ -40,7 +46,7 @@ class History {
   }
 
   void step() {
-    switch (random_.below(16)) {
+    switch (random_.below(19)) {
       case 0:
       case 1:
       case 2:
@@ -62,6 +68,12 @@ class History {
         return release_owner();
       case 14:
         return get();
+      case 15:
+        return reserve();
+      case 16:
+        return seal_reserved();
+      case 17:
+        return give_back();
       default:
         if (random_.chance(0.05)) die();
         if (random_.chance(0.02)) table_.drop_empty_segments(1 + random_.below(capacity));
@@ -85,6 +97,13 @@ class History {
       produced[object.producer.process].second += share;
       for (const auto& [process, count] : object.pins) pins[process] += count;
     }
+    std::map<ProcessId, uint64_t> reserved;
+    for (const ModelExtent& extent : extents_) {
+      used += extent.block.size_bytes;
+      blocks[extent.block.segment].emplace_back(extent.block.offset_bytes, extent.block.size_bytes);
+      produced[extent.holder.process].second += extent.block.size_bytes;
+      reserved[extent.holder.process] += extent.block.size_bytes;
+    }
     const Stats stats = table_.stats();
     ASSERT_EQ(stats.used_bytes, used);
     ASSERT_EQ(stats.objects, objects_.size());
@@ -97,6 +116,7 @@ class History {
       const auto it = produced.find(entry.process);
       ASSERT_EQ(entry.objects, it == produced.end() ? 0 : it->second.first);
       ASSERT_EQ(entry.used_bytes, it == produced.end() ? 0 : it->second.second);
+      ASSERT_EQ(entry.reserved_bytes, reserved[entry.process]);
       ASSERT_EQ(entry.pins, pins.contains(entry.process) ? pins.at(entry.process) : 0);
       ASSERT_LE(entry.used_bytes, entry.committed_bytes);
       committed += entry.committed_bytes;
@@ -115,6 +135,7 @@ class History {
     for (const Caller& caller : callers_) table_.process_died(caller.process);
     for (const ProcessId owner : remote_owners_) table_.process_died(owner);
     objects_.clear();  // Nobody is left to hold them.
+    extents_.clear();
     close_dropped();
     const Stats stats = table_.stats();
     EXPECT_EQ(stats.used_bytes, 0U);
@@ -125,7 +146,7 @@ class History {
   }
 
   // What happened, so that a history which tested nothing shows.
-  uint64_t exhausted = 0, created = 0, deaths = 0, segments_closed = 0;
+  uint64_t exhausted = 0, created = 0, deaths = 0, segments_closed = 0, sealed_reserved = 0;
 
  private:
   void start(size_t i) {
@@ -178,6 +199,77 @@ class History {
     ASSERT_EQ(block->segment, table_.segment_of(caller));
     ASSERT_EQ(block->size_bytes, request.size_bytes);
     objects_[id] = {.producer = caller, .owner = request.owner, .block = *block};
+  }
+
+  void reserve() {
+    const Caller caller = some_caller();
+    if (!table_.segment_of(caller)) {
+      ASSERT_EQ(code_of(table_.reserve(caller, 1)), Code::conflict);
+      return;
+    }
+    const uint64_t size = random_.below(uint64_t{1} << random_.below(15));
+    const bool fits = table_.can_fit(caller, size);
+    const auto block = table_.reserve(caller, size);
+    ASSERT_EQ(code_of(block), fits ? Code::ok : Code::exhausted);
+    if (!fits) return;
+    ASSERT_EQ(block->size_bytes, block_bytes(size));
+    extents_.push_back({caller, *block});
+  }
+
+  void seal_reserved() {
+    if (extents_.empty()) return;
+    const size_t i = random_.below(extents_.size());
+    const ModelExtent extent = extents_[i];
+    const uint64_t units = extent.block.size_bytes / block_alignment_bytes;
+    const uint64_t before = random_.below(units);
+    SealedObject sealed{random_.chance(0.1) ? some_object() : ObjectId::random(random_),
+                        some_owner(), extent.block.offset_bytes + before * block_alignment_bytes,
+                        1 + random_.below(extent.block.size_bytes), random_.chance(0.5)};
+    const uint64_t share = block_bytes(sealed.size_bytes);
+    const uint64_t room = extent.block.size_bytes - before * block_alignment_bytes;
+    const Caller caller = random_.chance(0.9) ? extent.holder : some_caller();
+    const Code code =
+        code_of(table_.seal_reserved(caller, extent.block.segment, sealed, Instant{}));
+    if (caller != extent.holder) {
+      ASSERT_EQ(code, Code::denied);
+      return;
+    }
+    if (objects_.contains(sealed.object)) {
+      ASSERT_EQ(code, Code::conflict);
+      return;
+    }
+    // What lies behind may be reserved, too, but is another extent.
+    ASSERT_EQ(code, share <= room ? Code::ok : Code::denied);
+    if (code != Code::ok) return;
+    ++sealed_reserved;
+    extents_.erase(extents_.begin() + static_cast<std::ptrdiff_t>(i));
+    Block rest = extent.block;
+    rest.size_bytes = before * block_alignment_bytes;
+    if (rest.size_bytes > 0) extents_.push_back({extent.holder, rest});
+    rest.offset_bytes = sealed.offset_bytes + share;
+    rest.size_bytes = room - share;
+    if (rest.size_bytes > 0) extents_.push_back({extent.holder, rest});
+    const Block block{extent.block.segment, sealed.offset_bytes, sealed.size_bytes};
+    ModelObject& made = objects_[sealed.object];
+    made = {.producer = caller, .owner = sealed.owner, .block = block, .sealed = true};
+    if (sealed.pinned) made.pins[caller.process] = 1;
+  }
+
+  void give_back() {
+    if (extents_.empty()) return;
+    const ModelExtent extent = extents_[random_.below(extents_.size())];
+    const Caller caller = random_.chance(0.9) ? extent.holder : some_caller();
+    // Perhaps with what is reserved behind it.
+    const uint64_t size = extent.block.size_bytes * (1 + random_.below(3));
+    const Code code =
+        code_of(table_.give_back(caller, extent.block.segment, extent.block.offset_bytes, size));
+    ASSERT_EQ(code, caller == extent.holder ? Code::ok : Code::denied);
+    if (code != Code::ok) return;
+    std::erase_if(extents_, [&](const ModelExtent& one) {
+      return one.block.segment == extent.block.segment &&
+             one.block.offset_bytes >= extent.block.offset_bytes &&
+             one.block.offset_bytes < extent.block.offset_bytes + size;
+    });
   }
 
   void seal_or_abort() {
@@ -286,7 +378,9 @@ class History {
       const bool reclaimed = !object.sealed && object.producer.process == dead;
       it = reclaimed || !object.held() ? objects_.erase(it) : std::next(it);
     }
-    ASSERT_EQ(freed_calls_ - calls, objects_.size() < before ? 1U : 0U);
+    const size_t extents_gone =
+        std::erase_if(extents_, [&](const ModelExtent& one) { return one.holder.process == dead; });
+    ASSERT_EQ(freed_calls_ - calls, objects_.size() < before || extents_gone > 0 ? 1U : 0U);
     if (remote) {
       remote_owners_[i] = ProcessId::random(random_);
     } else {
@@ -297,6 +391,7 @@ class History {
   void close_dropped() {
     for (const SegmentId id : table_.take_dropped()) {
       for (const auto& [object_id, object] : objects_) ASSERT_NE(object.block.segment, id);
+      for (const ModelExtent& extent : extents_) ASSERT_NE(extent.block.segment, id);
       ASSERT_TRUE(table_.segment_closed(id));
       ++segments_closed;
     }
@@ -309,6 +404,7 @@ class History {
   std::vector<Caller> callers_;
   std::vector<ProcessId> remote_owners_;
   std::map<ObjectId, ModelObject> objects_;
+  std::vector<ModelExtent> extents_;
   uint64_t freed_calls_ = 0;
 };
 
@@ -322,8 +418,9 @@ TEST(ObjectTable, AgreesWithANaiveModelOverRandomHistories) {
       if (testing::Test::HasFatalFailure()) return;
     }
     history.finish();
-    EXPECT_GT(history.created, 1000U);
+    EXPECT_GT(history.created, 500U);
     EXPECT_GT(history.exhausted, 10U);
+    EXPECT_GT(history.sealed_reserved, 50U);
     EXPECT_GT(history.deaths, 10U);
     EXPECT_GT(history.segments_closed, 5U);
   }

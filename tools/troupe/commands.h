@@ -33,6 +33,12 @@ int run_status(const CommonOptions& common);
 int run_list(const CommonOptions& common, const std::string& kind);
 // One node, actor, job, deployment or placement group, by its id (or the start of one) or its name.
 int run_describe(const CommonOptions& common, const std::string& id);
+struct ObjectsOptions {
+  std::string job;       // Its id; empty: of all.
+  uint32_t limit = 100;  // 0: none.
+};
+// Who holds which objects, and why.
+int run_objects(const CommonOptions& common, const ObjectsOptions& options);
 int run_logs(const CommonOptions& common, const std::string& id, bool follow);
 
 struct SubmitOptions {

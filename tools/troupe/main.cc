@@ -80,6 +80,13 @@ int main(int argc, char** argv) {
   describe_command->add_option("id", id)->required();
   describe_command->callback([&] { status = run_describe(common, id); });
 
+  ObjectsOptions objects;
+  auto* objects_command = app.add_subcommand("objects", "Who holds which objects, and why");
+  add_common(*objects_command, common);
+  objects_command->add_option("--job", objects.job, "Only this job's: its id");
+  objects_command->add_option("--limit", objects.limit, "The largest only; 0: all");
+  objects_command->callback([&] { status = run_objects(common, objects); });
+
   bool follow = false;
   auto* logs_command = app.add_subcommand("logs", "The output of an actor, a node or a daemon");
   add_common(*logs_command, common);

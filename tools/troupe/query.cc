@@ -135,6 +135,23 @@ json::object describe_group(const protocol::PlacementGroupInfo& group,
           {"bundles", std::move(bundles)}};
 }
 
+json::object describe_object(const protocol::ObjectEntry& object,
+                             const std::vector<protocol::NodeInfo>& nodes) {
+  json::array borrowers;
+  for (const ProcessId borrower : object.borrowers) borrowers.emplace_back(borrower.to_string());
+  return {{"id", object.object.to_string()},
+          {"job", object.job.is_nil() ? "" : object.job.to_string()},
+          {"size_bytes", object.size_bytes},
+          {"state", object.state},
+          {"node", name_of_node(nodes, object.node)},
+          {"owner", object.owner.process.to_string()},
+          {"owner_kind", object.owner_kind},
+          {"references", object.references},
+          {"borrowers", std::move(borrowers)},
+          {"pins", object.pins},
+          {"why", object.why}};
+}
+
 struct Everything {
   std::vector<protocol::NodeInfo> nodes;
   std::vector<protocol::ActorInfo> actors;
@@ -292,6 +309,36 @@ int run_list(const CommonOptions& common, const std::string& kind) {
     }
   }
   print(rows, common.format);
+  return 0;
+}
+
+int run_objects(const CommonOptions& common, const ObjectsOptions& options) {
+  auto head = connect_head(StateFolder{common.state});
+  if (!head) return fail(head.error());
+  protocol::ListObjects request;
+  request.limit = options.limit;
+  if (!options.job.empty()) {
+    const auto job = JobId::parse(options.job);
+    if (!job) return fail(job.error());
+    request.job = *job;
+  }
+  auto nodes = (*head)->ask<protocol::NodeList>(Method::list_nodes, Empty{});
+  if (!nodes) return fail(nodes.error());
+  auto objects = (*head)->ask<protocol::ObjectList>(Method::list_objects, request);
+  if (!objects) return fail(objects.error());
+  json::array rows;
+  for (const auto& object : objects->items) {
+    auto row = describe_object(object, nodes->items);
+    if (common.format == Format::table) {
+      row = pick(row, {"id", "size_bytes", "state", "node", "owner_kind", "owner", "why"});
+    }
+    rows.push_back(std::move(row));
+  }
+  print(rows, common.format);
+  if (objects->total > objects->items.size()) {
+    fmt::print(stderr, "{} of {} objects: --limit 0 shows all\n", objects->items.size(),
+               objects->total);
+  }
   return 0;
 }
 

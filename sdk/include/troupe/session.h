@@ -114,9 +114,15 @@ Status kill_actor(const std::shared_ptr<SessionImpl>& session, ActorId actor);
 Result<ActorStatus> actor_status(const std::shared_ptr<SessionImpl>& session, ActorId actor);
 Status wait_alive(const std::shared_ptr<SessionImpl>& session, ActorId actor,
                   std::chrono::nanoseconds timeout);
-// `refs` are not null.
-Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session,
-                        std::span<const RefHandle* const> refs, const WaitOptions& options);
+// Refs as they lie in a program's vector: a wait that looks at few of many copies none.
+struct RefList {
+  const void* data = nullptr;
+  size_t size = 0;
+  const RefHandle* (*at)(const void* data, size_t index) = nullptr;
+  const RefHandle* operator[](size_t index) const { return at(data, index); }
+};
+Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session, const RefList& refs,
+                        const WaitOptions& options);
 Status free_objects(const std::shared_ptr<SessionImpl>& session,
                     std::span<const RefHandle* const> refs);
 // Room in the store of this node; goes back unless it is sealed.
@@ -307,12 +313,14 @@ class Session {
     return views;
   }
   // Blocks until options.count of the refs are ready (a value or an error), or the timeout. Fetches
-  // nothing. Errors: invalid (an empty ref).
+  // nothing. Errors: invalid (an empty ref among those that had to be looked at).
   template <class T>
   Result<WaitResult> wait(const std::vector<ObjectRef<T>>& refs,
                           const WaitOptions& options = {}) const {
-    TROUPE_TRY(const auto handles, handles_of(refs));
-    return detail::wait(impl_, handles, options);
+    const auto at = [](const void* data, size_t index) -> const detail::RefHandle* {
+      return static_cast<const ObjectRef<T>*>(data)[index].handle().get();
+    };
+    return detail::wait(impl_, {refs.data(), refs.size(), at}, options);
   }
   // An array of `count` elements to be written in place: see Building. Blocks as put does, and asks
   // nobody while this process has room of its own. Errors: as put, and invalid (a negative count).
