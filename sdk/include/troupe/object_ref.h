@@ -6,6 +6,7 @@
 
 #include "protocol/messages.h"
 #include "troupe/serialize.h"
+#include "troupe/this_call.h"
 
 namespace troupe {
 
@@ -72,6 +73,7 @@ class Continuation {
 
  private:
   void* actor_;  // Null: none.
+  CurrentCall call_;
 };
 
 // While it lives this thread waits for other tasks; if it belongs to a task, they may have its cpu.
