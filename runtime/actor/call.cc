@@ -23,7 +23,7 @@ void Doorbell::answer() {
   for (const auto& call : rung) call->wake();
 }
 
-Call::Call(CallRequest request, std::shared_ptr<Event> abandoned,
+Call::Call(CallRequest request, std::shared_ptr<transport::CancelEvent> abandoned,
            std::shared_ptr<Doorbell> doorbell)
     : request_(std::move(request)),
       abandoned_(std::move(abandoned)),
@@ -34,8 +34,39 @@ Call::Call(CallRequest request, RingOrigin origin)
     : request_(std::move(request)), origin_(std::move(origin)) {}
 
 bool Call::claim() {
+  std::shared_ptr<const StopHook> hook;  // Goes without the lock: the module hears of it.
   const std::lock_guard lock{mutex_};
+  hook = std::move(stop_hook_);
   return !std::exchange(finished_, true);
+}
+
+void Call::on_stop(std::shared_ptr<const StopHook> hook) {
+  {
+    const std::lock_guard lock{mutex_};
+    if (finished_ || stop_hook_) return;
+    stop_hook_ = hook;
+  }
+  // One that comes meanwhile calls it too; twice does no harm.
+  if (const uint32_t why = stop_.load(); why != 0) (*hook)(why);
+}
+
+void Call::stop(uint32_t why) {
+  if ((stop_.fetch_or(why) & why) == why) return;
+  std::shared_ptr<const StopHook> hook;
+  std::function<void()> ready;
+  {
+    const std::lock_guard lock{mutex_};
+    hook = stop_hook_;
+    ready = take_ready();
+  }
+  if (hook) (*hook)(why);
+  if (ready) ready();
+}
+
+void Call::cancel(uint8_t how) {
+  if (is_cancelled()) return;
+  const bool spares = (how & protocol::cancel_spares_children) != 0;
+  stop(TROUPE_STOP_CANCELLED | (spares ? 0 : TROUPE_STOP_CHILDREN));
 }
 
 bool Call::finish_value(BytesView value) {
@@ -52,11 +83,13 @@ bool Call::finish(Result<Bytes> outcome) {
     origin_.sink->finished(shared_from_this(), std::move(outcome).error());
     return true;
   }
+  std::shared_ptr<const StopHook> hook;
   {
     const std::lock_guard lock{mutex_};
     if (finished_) return false;
     finished_ = true;
     outcome_ = std::move(outcome);
+    hook = std::move(stop_hook_);
   }
   doorbell_->ring(shared_from_this());
   return true;
@@ -65,18 +98,46 @@ bool Call::finish(Result<Bytes> outcome) {
 Code Call::emit(BytesView item) {
   if (!request_.streams) return Code::invalid;
   if (is_cancelled()) return Code::cancelled;
+  if (should_stop()) return Code::deadline_exceeded;
   {
     const std::lock_guard lock{mutex_};
     if (finished_) return Code::invalid;
-    const bool full = items_.size() >= stream_items_max ||
-                      (!items_.empty() && items_bytes_ + item.size() > stream_bytes_max);
-    if (full) return Code::exhausted;
+    if (!has_room(item.size())) return Code::exhausted;
     items_.emplace_back(item.begin(), item.end());
     items_bytes_ += item.size();
     if (items_.size() > 1) return Code::ok;  // The loop was told and has not come yet.
   }
   doorbell_->ring(shared_from_this());
   return Code::ok;
+}
+
+bool Call::has_room(size_t item_bytes) const {
+  const size_t most = request_.items_max > 0 ? request_.items_max : stream_items_max;
+  if (items_.size() + items_sent_ >= most) return false;
+  return items_.empty() || items_bytes_ + item_bytes <= stream_bytes_max;
+}
+
+bool Call::on_room(size_t item_bytes, std::function<void()> ready) {
+  const std::lock_guard lock{mutex_};
+  if (finished_ || should_stop() || has_room(item_bytes)) return false;
+  on_room_ = std::move(ready);
+  on_room_bytes_ = item_bytes;
+  return true;
+}
+
+std::function<void()> Call::take_ready() {
+  if (!on_room_ || !(finished_ || should_stop() || has_room(on_room_bytes_))) return nullptr;
+  return std::exchange(on_room_, nullptr);
+}
+
+void Call::items_read(uint32_t count) {
+  std::function<void()> ready;
+  {
+    const std::lock_guard lock{mutex_};
+    items_sent_ -= std::min<size_t>(count, items_sent_);
+    ready = take_ready();
+  }
+  if (ready) ready();
 }
 
 uint32_t Call::ran_ns(Instant now) const {
@@ -90,6 +151,7 @@ bool Call::begin(Instant now) {
   if (begun_.exchange(true)) return false;
   begun_at_ns_.store(now.time_since_epoch().count(), std::memory_order_relaxed);
   if (origin_.channel) origin_.channel->begin(origin_.ordinal);
+  if (request_.begun) request_.begun(shared_from_this());
   return true;
 }
 
@@ -110,10 +172,10 @@ void Call::wake() {
 Async<void> Call::change() {
   // A waiter waits on one event: the context's, which wake() pulses too, and once that is set and
   // would not wait any more, the call's own.
-  if (abandoned_ && abandoned_->is_set()) cancel();
+  if (abandoned_ && abandoned_->is_set()) cancel(abandoned_->how);
   if (abandoned_ && !is_cancelled()) {
     co_await abandoned_->wait();
-    if (abandoned_->is_set()) cancel();
+    if (abandoned_->is_set()) cancel(abandoned_->how);
   } else {
     co_await changed_->wait();
   }
@@ -127,16 +189,22 @@ Async<Result<Bytes>> Call::outcome() {
 
 Async<std::optional<Bytes>> Call::next_item() {
   for (;;) {
+    std::optional<Bytes> item;
+    std::function<void()> ready;
     {
       const std::lock_guard lock{mutex_};
       if (!items_.empty()) {
-        std::optional<Bytes> item{std::move(items_.front())};
+        item = std::move(items_.front());
         items_.pop_front();
         items_bytes_ -= item->size();
-        co_return item;
+        if (request_.items_max > 0) ++items_sent_;
+        ready = take_ready();
+      } else if (finished_) {
+        co_return std::nullopt;
       }
-      if (finished_) co_return std::nullopt;
     }
+    if (ready) ready();
+    if (item) co_return item;
     co_await change();
   }
 }

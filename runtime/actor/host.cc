@@ -20,6 +20,8 @@ using transport::Method;
 namespace {
 constexpr Duration last_grace = std::chrono::seconds(2);
 constexpr Duration gauge_period = std::chrono::seconds(1);
+constexpr Duration flush_time = std::chrono::seconds(1);
+constexpr size_t name_bytes_max = 256;  // Of what a caller calls its task.
 }  // namespace
 
 Host::Host(client::Client& client, HostOptions options)
@@ -46,13 +48,72 @@ Host::Host(client::Client& client, HostOptions options)
   if (auto* rings = client.environment().rings) rings->set_handler(&ring_calls_);
 }
 
-Error Host::placed(Error failure, ActorId actor) const {
-  const std::string who = actor.is_nil() ? "a task" : "actor " + actor.short_string();
+Error Host::placed(Error failure, const std::string& call, ActorId actor) const {
+  const std::string who =
+      actor.is_nil() ? "task " + call : fmt::format("{} of actor {}", call, actor.short_string());
   return std::move(failure).at(fmt::format("{} on node {}", who, client_.attached().node_name));
 }
 
-Error Host::refusal(Error failure, ActorId actor) const {
-  return failure.code() == Code::unavailable ? failure : placed(std::move(failure), actor);
+Error Host::refusal(Error failure, const std::string& call, ActorId actor) const {
+  return failure.code() == Code::unavailable ? failure : placed(std::move(failure), call, actor);
+}
+
+void Host::add_extras(CallRequest& request, const protocol::CallExtras& extras) {
+  constexpr uint64_t longest_us = client::default_budget / std::chrono::microseconds(1);
+  request.name = extras.name.substr(0, name_bytes_max);
+  request.results = extras.results;
+  if (extras.time_limit_us == 0) return;
+  request.time_limit = std::chrono::microseconds(std::min(extras.time_limit_us, longest_us));
+  request.grace = std::chrono::microseconds(std::min(extras.grace_us, longest_us));
+  request.begun = [this](const std::shared_ptr<Call>& call) {
+    boost::asio::post(client_.environment().loop,
+                      [this, call] { spawn(client_.scope(), keep_time_limit(call)); });
+  };
+}
+
+Async<void> Host::keep_time_limit(std::shared_ptr<Call> call) {
+  const CallRequest& request = call->request();
+  co_await sleep_for(client_.environment().clock, request.time_limit);
+  if (call->is_finished()) co_return;
+  const int64_t limit_ms = request.time_limit / std::chrono::milliseconds(1);
+  log::warning("task_over_time_limit", {{"task", call->label()}, {"limit_ms", limit_ms}});
+  call->overrun();
+  co_await sleep_for(client_.environment().clock, request.grace);
+  // A task cannot be unwound from outside: its process goes, and with it the slot.
+  const bool late = call->finish(
+      error(Code::deadline_exceeded,
+            fmt::format("it ran longer than its time limit of {} ms, and did not end within {} ms "
+                        "of the warning: its process was ended",
+                        limit_ms, request.grace / std::chrono::milliseconds(1))));
+  if (!late) co_return;
+  log::warning("task_ended_with_its_process", {{"task", call->label()}});
+  // Once it is answered: a call of a ring is by now.
+  call->ends_process = true;
+  if (call->origin().sink != nullptr) end_soon();
+}
+
+void Host::end_soon() {
+  hurries_ = true;
+  done_.set();
+}
+
+void Host::end_now() {
+  log::info("process_ended_by_force");
+  ::_exit(exit_status_);
+}
+
+Async<Result<protocol::InvokeReply>> Host::make_reply(std::shared_ptr<Call> call, Bytes value,
+                                                      ObjectId result, ProcessId caller) {
+  if (call->more.empty()) {
+    std::vector<client::ObjectName> held;
+    for (const client::HeldRef& ref : call->held) held.push_back(ref.name);
+    co_return co_await client_.make_reply(std::move(value), result, caller, std::move(held));
+  }
+  std::vector<Bytes> values = std::move(call->more);
+  values.insert(values.begin(), std::move(value));
+  std::vector<std::vector<client::ObjectName>> held(values.size());
+  for (const client::HeldRef& ref : call->held) held.at(ref.result).push_back(ref.name);
+  co_return co_await client_.make_reply(std::move(values), result, caller, std::move(held));
 }
 
 Status Host::check_worker(const CallContext& context) const {
@@ -364,9 +425,13 @@ Async<bool> Host::end_all(Duration grace) {
 }
 
 Async<void> Host::stop() {
-  if (!co_await end_all(last_grace)) {
-    // User code that does not return cannot be joined; the system takes the process back whole.
+  auto& clock = client_.environment().clock;
+  if (!co_await end_all(hurries_ ? Duration::zero() : last_grace)) {
+    using namespace boost::asio::experimental::awaitable_operators;
+    // User code that does not return cannot be joined; the system takes the process back whole,
+    // once what was answered is sent.
     log::warning("instance_abandoned");
+    co_await (client_.stop() || sleep_for(clock, flush_time));
     ::_exit(exit_status_);
   }
 }
@@ -408,24 +473,28 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin
                               : origin.deadline - client_.environment().clock.now();
   auto arguments = co_await resolve(std::move(call.arguments), budget);
   if (ordered && earlier && !earlier->is_set()) co_await earlier->wait();
-  if (!arguments) co_return placed(std::move(arguments).error(), actor);
+  const std::string label = call.name.empty() ? call.method : call.name;
+  if (!arguments) co_return placed(std::move(arguments).error(), label, actor);
   CallRequest request;
+  add_extras(request, {call.time_limit_us, call.grace_us, call.results, call.name});
   request.method = std::move(call.method);
   request.signature = call.signature;
   request.arguments = std::move(*arguments);
   request.deadline = origin.deadline;
   request.streams = streams;
+  request.items_max = call.items_max;
   auto made = hosted->instance->make_call(std::move(request), origin.cancelled);
   if (auto taken = hosted->instance->submit(made); !taken) {
-    co_return refusal(std::move(taken).error(), actor);
+    co_return refusal(std::move(taken).error(), label, actor);
   }
   co_return made;
 }
 
 // A task that was cancelled has a moment to notice by itself.
-Async<void> Host::outlives_cancel(std::shared_ptr<Event> cancelled) {
+Async<void> Host::outlives_cancel(std::shared_ptr<transport::CancelEvent> cancelled) {
   // A call's change pulses this event too, so a wake-up alone says nothing.
   while (!cancelled->is_set()) co_await cancelled->wait();
+  if ((cancelled->how & protocol::cancel_by_force) != 0) end_now();
   co_await sleep_for(client_.environment().clock, cancel_grace);
 }
 
@@ -451,41 +520,68 @@ Async<Result<protocol::InvokeReply>> Host::run(protocol::Invoke call, Origin ori
     auto raced = co_await ((*enqueued)->outcome() || outlives_cancel(cancelled));
     if (raced.index() == 1) {
       // A task cannot be unwound from outside: its process goes, and with it the slot.
-      log::info("task_ended_with_its_process");
-      done_.set();
+      log::info("task_ended_with_its_process", {{"task", (*enqueued)->label()}});
+      end_soon();
       co_return error(Code::cancelled, "the task was cancelled");
     }
     outcome = std::get<0>(std::move(raced));
   } else {
     outcome = co_await (*enqueued)->outcome();
   }
-  if (!outcome) co_return placed(std::move(outcome).error(), actor);
+  const std::string label = (*enqueued)->label();
+  if ((*enqueued)->ends_process) end_soon();
+  if (!outcome) co_return placed(std::move(outcome).error(), label, actor);
   // Nobody would take back what a reply keeps for its caller.
   if (cancelled->is_set()) co_return error(Code::cancelled, "the caller gave up");
-  std::vector<client::ObjectName> held;
-  for (const client::HeldRef& ref : (*enqueued)->held) held.push_back(ref.name);
-  auto reply = co_await client_.make_reply(std::move(*outcome), result, caller, std::move(held));
-  if (!reply) co_return placed(std::move(reply).error(), actor);
+  auto reply = co_await make_reply(*enqueued, std::move(*outcome), result, caller);
+  if (!reply) co_return placed(std::move(reply).error(), label, actor);
   co_return reply;
+}
+
+Async<Status> Host::send_items(std::shared_ptr<Call> call, transport::OutgoingStream& out) {
+  for (;;) {
+    auto item = co_await call->next_item();
+    if (!item) co_return ok();
+    auto sent = co_await out.send(std::move(*item));
+    if (!sent) {
+      call->cancel();
+      co_return sent;
+    }
+  }
+}
+
+Async<Result<Bytes>> Host::stream_outcome(std::shared_ptr<Call> call,
+                                          transport::OutgoingStream& out) {
+  (void)co_await send_items(call, out);
+  co_return co_await call->outcome();
 }
 
 Async<Status> Host::invoke_stream(protocol::Invoke call, CallContext context,
                                   transport::OutgoingStream& out) {
+  using namespace boost::asio::experimental::awaitable_operators;
   const ActorId actor = call.actor;
+  const bool is_task = actor.is_nil();
+  const auto cancelled = context.cancelled;
   auto enqueued = co_await enqueue(std::move(call), origin_of(context), true);
   if (!enqueued) co_return std::move(enqueued).error();
   const auto running = *enqueued;
-  for (;;) {
-    auto item = co_await running->next_item();
-    if (!item) break;
-    auto sent = co_await out.send(std::move(*item));
-    if (!sent) {
-      running->cancel();
-      co_return sent;
+  out.on_credit([running](uint32_t count) { running->items_read(count); });
+  Result<Bytes> outcome = error(Code::internal, "no outcome");
+  if (is_task) {
+    // Its slot is free once it has ended, not when its caller gave up.
+    auto raced = co_await (stream_outcome(running, out) || outlives_cancel(cancelled));
+    if (raced.index() == 1) {
+      log::info("task_ended_with_its_process", {{"task", running->label()}});
+      end_soon();
+      co_return error(Code::cancelled, "the task was cancelled");
     }
+    outcome = std::get<0>(std::move(raced));
+  } else {
+    TROUPE_CO_CHECK(co_await send_items(running, out));
+    outcome = co_await running->outcome();
   }
-  auto outcome = co_await running->outcome();
-  if (!outcome) co_return placed(std::move(outcome).error(), actor);
+  if (running->ends_process) end_soon();
+  if (!outcome) co_return placed(std::move(outcome).error(), running->label(), actor);
   co_return ok();
 }
 

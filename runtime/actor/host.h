@@ -40,15 +40,24 @@ class Host final : public client::InvocationHandler {
   struct Origin {
     ProcessId caller;
     Instant deadline = Instant::max();
-    std::shared_ptr<Event> cancelled;      // Set when the caller gives up.
+    std::shared_ptr<transport::CancelEvent> cancelled;  // Set when the caller gives up.
     std::shared_ptr<void> until_enqueued;  // Let go of once the call is in the mailbox, or refused.
   };
   Async<Result<protocol::InvokeReply>> run(protocol::Invoke call, Origin origin);
   // Says where it failed. Only a call that was refused before it ran has no place: so its caller
   // knows that it may be sent again. Thread-safe once something is hosted.
-  Error placed(Error failure, ActorId actor) const;
+  Error placed(Error failure, const std::string& call, ActorId actor) const;
   // What a call is told that the mailbox did not take.
-  Error refusal(Error failure, ActorId actor) const;
+  Error refusal(Error failure, const std::string& call, ActorId actor) const;
+  // What few calls have. Thread-safe.
+  void add_extras(CallRequest& request, const protocol::CallExtras& extras);
+  // The reply of a call that was finished with `value`.
+  Async<Result<protocol::InvokeReply>> make_reply(std::shared_ptr<Call> call, Bytes value,
+                                                  ObjectId result, ProcessId caller);
+  // The process ends: once what was answered is sent, or this instant. What it was sent and has not
+  // begun runs elsewhere.
+  void end_soon();
+  [[noreturn]] void end_now();
   // A task that was cancelled has a moment to notice by itself.
   static constexpr Duration cancel_grace = std::chrono::milliseconds(200);
 
@@ -111,7 +120,13 @@ class Host final : public client::InvocationHandler {
   Async<void> watch_only();
   void gauges_changed(ActorId actor);
   Async<void> report_gauges();
-  Async<void> outlives_cancel(std::shared_ptr<Event> cancelled);
+  Async<void> outlives_cancel(std::shared_ptr<transport::CancelEvent> cancelled);
+  // Until its items are sent, or nobody takes them.
+  static Async<Status> send_items(std::shared_ptr<Call> call, transport::OutgoingStream& out);
+  static Async<Result<Bytes>> stream_outcome(std::shared_ptr<Call> call,
+                                             transport::OutgoingStream& out);
+  // Of a task that has begun: warns it, and ends the process of one that does not heed that.
+  Async<void> keep_time_limit(std::shared_ptr<Call> call);
   // Resolves the arguments and puts the call into the mailbox, in the order of arrival of each
   // caller.
   Async<Result<std::vector<client::ObjectBytes>>> resolve(std::vector<protocol::Argument> arguments,
@@ -134,6 +149,7 @@ class Host final : public client::InvocationHandler {
   std::set<ActorId> gauges_changed_;
   bool reporting_ = false;
   Event done_;
+  bool hurries_ = false;  // Its code was warned and runs on.
   int exit_status_ = 0;
 };
 

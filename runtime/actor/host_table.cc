@@ -94,12 +94,48 @@ int32_t host_call_emit(troupe_call* call, troupe_bytes item) {
 
 int32_t host_call_cancelled(const troupe_call* call) {
   const auto found = call->table->find(call);
-  return !found || found->is_cancelled() ? 1 : 0;
+  return !found || found->should_stop() ? 1 : 0;
 }
 
 int32_t host_call_streams(const troupe_call* call) {
   const auto found = call->table->find(call);
   return found && found->request().streams ? 1 : 0;
+}
+
+void host_call_on_stop(troupe_call* call, StopHook::Run run, void* argument) {
+  const auto hook = std::make_shared<const StopHook>(run, argument);
+  if (const auto found = call->table->find(call)) found->on_stop(hook);
+}
+
+uint32_t host_call_results(const troupe_call* call) {
+  const auto found = call->table->find(call);
+  return found ? found->request().results : 0;
+}
+
+int32_t host_call_reply_many(troupe_call* call, const troupe_bytes* values, size_t count) {
+  auto refs = client::take_result_refs();
+  const auto found = call->table->find(call);
+  if (!found) return TROUPE_INVALID;
+  const size_t wanted = std::max<uint32_t>(found->request().results, 1);
+  if (count != wanted || count == 0) {
+    call->table->finish(call, error(Code::invalid, "it gave " + std::to_string(count) +
+                                                       " results where its caller wants " +
+                                                       std::to_string(wanted)));
+    return TROUPE_INVALID;
+  }
+  found->held = std::move(refs);
+  for (size_t i = 1; i < count; ++i) {
+    found->more.emplace_back(values[i].data, values[i].data + values[i].size);
+  }
+  call->table->finish_value(call, view_of(values[0]));
+  return TROUPE_OK;
+}
+
+int32_t host_call_on_room(troupe_call* call, size_t item_size, void (*run)(void*), void* argument) {
+  const auto found = call->table->find(call);
+  if (!found) return TROUPE_OK;
+  return found->on_room(item_size, [run, argument] { run(argument); }) ? TROUPE_EXHAUSTED
+                                                                       : TROUPE_OK;
 }
 
 int32_t host_object_put(troupe_context* context, troupe_bytes value, uint8_t* id,
@@ -265,6 +301,10 @@ const troupe_host& host_table() {
       .stopping = host_stopping,
       .current = host_current,
       .defer = host_defer,
+      .call_on_stop = host_call_on_stop,
+      .call_results = host_call_results,
+      .call_reply_many = host_call_reply_many,
+      .call_on_room = host_call_on_room,
       .context_retain = host_context_retain,
       .context_release = host_context_release,
   };

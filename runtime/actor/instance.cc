@@ -129,7 +129,8 @@ Async<Status> Instance::start() {
   co_return create_outcome_;
 }
 
-std::shared_ptr<Call> Instance::make_call(CallRequest request, std::shared_ptr<Event> abandoned) {
+std::shared_ptr<Call> Instance::make_call(CallRequest request,
+                                          std::shared_ptr<transport::CancelEvent> abandoned) {
   return std::make_shared<Call>(std::move(request), std::move(abandoned), doorbell_);
 }
 

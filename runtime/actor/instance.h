@@ -54,7 +54,8 @@ class Instance final : private Crew::Member {
   Async<Status> start();
   bool has_started() const { return started_; }
   // A call as submit takes it; its context's event tells that the caller gave up.
-  std::shared_ptr<Call> make_call(CallRequest request, std::shared_ptr<Event> abandoned);
+  std::shared_ptr<Call> make_call(CallRequest request,
+                                  std::shared_ptr<transport::CancelEvent> abandoned);
   // The same of a call that came through a ring. Thread-safe, as submit.
   static std::shared_ptr<Call> make_call(CallRequest request, RingOrigin origin) {
     return std::make_shared<Call>(std::move(request), std::move(origin));

@@ -47,13 +47,14 @@ Instant deadline_of(const protocol::CallView& call, Instant now) {
 struct RingCalls::Caller {
   struct Running {
     uint64_t number = 0;
-    std::weak_ptr<Call> call;          // In the mailbox, or
-    std::shared_ptr<Event> cancelled;  // on the loop.
+    std::weak_ptr<Call> call;                           // In the mailbox, or
+    std::shared_ptr<transport::CancelEvent> cancelled;  // on the loop.
   };
   std::vector<Running> running;  // By the place in the caller's table: the low half of a number.
   std::atomic<size_t> on_loop = 0;
 
-  void track(uint64_t number, std::weak_ptr<Call> call, std::shared_ptr<Event> cancelled) {
+  void track(uint64_t number, std::weak_ptr<Call> call,
+             std::shared_ptr<transport::CancelEvent> cancelled) {
     const auto place = static_cast<uint32_t>(number);
     if (place >= tracked_max) return;
     if (running.size() <= place) running.resize(place + 1);
@@ -124,12 +125,14 @@ void RingCalls::ring_call(const Channel& channel, uint64_t number, BytesView pay
   for (const auto& argument : view->arguments) {
     request.arguments.push_back({argument.inline_value, nullptr});
   }
+  host_.add_extras(request, view->extras);
   request.record = std::move(record);  // The views stay: its memory does not move.
   RingOrigin origin{this, channel, number, view->head.result, ordinal, view->head.actor};
   auto call = Instance::make_call(std::move(request), std::move(origin));
   caller.track(number, call, nullptr);
   if (auto taken = hosted->instance->submit(call); !taken) {
-    refuse(*channel, number, host_.refusal(std::move(taken).error(), view->head.actor));
+    refuse(*channel, number,
+           host_.refusal(std::move(taken).error(), call->label(), view->head.actor));
   }
 }
 
@@ -142,7 +145,7 @@ void RingCalls::run_on_loop(const Channel& channel, uint64_t number,
   }
   Caller& caller = caller_of(channel);
   const auto& loop = client_.environment().loop;
-  const auto cancelled = std::make_shared<Event>(loop);
+  const auto cancelled = std::make_shared<transport::CancelEvent>(loop);
   caller.track(number, {}, cancelled);
   const Instant deadline = deadline_of(view, client_.environment().clock.now());
   ++caller.on_loop;
@@ -157,7 +160,7 @@ void RingCalls::run_on_loop(const Channel& channel, uint64_t number,
 }
 
 Async<void> RingCalls::run(Channel channel, uint64_t number, protocol::Invoke call,
-                           Instant deadline, std::shared_ptr<Event> cancelled,
+                           Instant deadline, std::shared_ptr<transport::CancelEvent> cancelled,
                            std::shared_ptr<void> on_loop) {
   Host::Origin origin;
   origin.caller = channel->process();
@@ -176,13 +179,13 @@ void RingCalls::finished(const std::shared_ptr<Call>& call, Result<BytesView> ou
   const RingOrigin& origin = call->origin();
   const uint32_t ran_ns = call->ran_ns(client_.environment().clock.now());
   if (!outcome) {
-    refuse(*origin.channel, origin.number, host_.placed(std::move(outcome).error(), origin.actor),
-           ran_ns);
+    refuse(*origin.channel, origin.number,
+           host_.placed(std::move(outcome).error(), call->label(), origin.actor), ran_ns);
   } else if (call->is_cancelled()) {
     // Nobody would take back what a reply keeps for its caller.
     refuse(*origin.channel, origin.number, error(Code::cancelled, "the caller gave up"));
-  } else if (call->held.empty() && outcome->size() <= client::inline_bytes_max &&
-             client_.objects().borrows().settled()) {
+  } else if (call->held.empty() && call->more.empty() &&
+             outcome->size() <= client::inline_bytes_max && client_.objects().borrows().settled()) {
     reply_with(*origin.channel, origin.number, ReplyForm::value, *outcome, ran_ns);
   } else {
     boost::asio::post(client_.environment().loop,
@@ -194,27 +197,28 @@ void RingCalls::finished(const std::shared_ptr<Call>& call, Result<BytesView> ou
 
 Async<void> RingCalls::reply_from_loop(std::shared_ptr<Call> call, Bytes value) {
   const RingOrigin& origin = call->origin();
-  std::vector<client::ObjectName> held;
-  for (const client::HeldRef& ref : call->held) held.push_back(ref.name);
-  auto reply = co_await client_.make_reply(std::move(value), origin.result,
-                                           origin.channel->process(), std::move(held));
+  auto reply =
+      co_await host_.make_reply(call, std::move(value), origin.result, origin.channel->process());
   if (!reply) {
-    refuse(*origin.channel, origin.number, host_.placed(std::move(reply).error(), origin.actor));
+    refuse(*origin.channel, origin.number,
+           host_.placed(std::move(reply).error(), call->label(), origin.actor));
   } else {
     reply_with(*origin.channel, origin.number, ReplyForm::reply, protocol::encode(*reply));
   }
 }
 
-void RingCalls::give_up(const std::shared_ptr<Call>& call) {
-  call->cancel();
+void RingCalls::give_up(const std::shared_ptr<Call>& call, uint8_t how) {
+  call->cancel(how);
   if (call->withdraw()) {
     refuse(*call->origin().channel, call->origin().number,
            error(Code::cancelled, "the caller gave up before the call was run"));
     return;
   }
   if (!call->origin().actor.is_nil()) return;
-  boost::asio::post(client_.environment().loop,
-                    [this, call] { spawn(client_.scope(), end_after_grace(call)); });
+  boost::asio::post(client_.environment().loop, [this, call, how] {
+    if ((how & protocol::cancel_by_force) != 0 && !call->is_finished()) host_.end_now();
+    spawn(client_.scope(), end_after_grace(call));
+  });
 }
 
 // A task cannot be unwound from outside: if it does not notice by itself, its process goes, and
@@ -222,20 +226,23 @@ void RingCalls::give_up(const std::shared_ptr<Call>& call) {
 Async<void> RingCalls::end_after_grace(std::shared_ptr<Call> call) {
   co_await sleep_for(client_.environment().clock, Host::cancel_grace);
   if (call->is_finished()) co_return;
-  log::info("task_ended_with_its_process");
+  log::info("task_ended_with_its_process", {{"task", call->label()}});
   call->finish(error(Code::cancelled, "the task was cancelled"));
-  host_.done().set();
+  host_.end_soon();
 }
 
-void RingCalls::ring_cancel(const Channel& channel, uint64_t number) {
+void RingCalls::ring_cancel(const Channel& channel, uint64_t number, uint8_t how) {
   Caller& caller = caller_of(channel);
   const auto place = static_cast<uint32_t>(number);
   if (place >= caller.running.size() || caller.running[place].number != number) return;
   Caller::Running& running = caller.running[place];
   if (const auto call = running.call.lock()) {
-    give_up(call);
+    give_up(call, how);
   } else if (running.cancelled) {
-    boost::asio::post(client_.environment().loop, [event = running.cancelled] { event->set(); });
+    boost::asio::post(client_.environment().loop, [event = running.cancelled, how] {
+      event->how = how;
+      event->set();
+    });
   }
 }
 
@@ -250,7 +257,7 @@ void RingCalls::ring_recall(const Channel& channel) {
 void RingCalls::ring_closed(const Channel& channel) {
   for (const auto& running : caller_of(channel).running) {
     if (const auto call = running.call.lock()) {
-      if (!call->is_finished()) give_up(call);
+      if (!call->is_finished()) give_up(call, 0);
     } else if (running.cancelled) {
       boost::asio::post(client_.environment().loop, [event = running.cancelled] { event->set(); });
     }

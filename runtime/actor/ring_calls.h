@@ -35,8 +35,8 @@ class RingCalls final : public transport::RingHandler, public CallSink {
 
   void ring_call(const std::shared_ptr<transport::RingChannel>& channel, uint64_t number,
                  BytesView payload) override;
-  void ring_cancel(const std::shared_ptr<transport::RingChannel>& channel,
-                   uint64_t number) override;
+  void ring_cancel(const std::shared_ptr<transport::RingChannel>& channel, uint64_t number,
+                   uint8_t how) override;
   void ring_recall(const std::shared_ptr<transport::RingChannel>& channel) override;
   void ring_closed(const std::shared_ptr<transport::RingChannel>& channel) override;
   void finished(const std::shared_ptr<Call>& call, Result<BytesView> outcome) override;
@@ -51,9 +51,9 @@ class RingCalls final : public transport::RingHandler, public CallSink {
   static bool is_direct(const Hosted* hosted, const Caller& caller, const protocol::CallView& call);
   void run_on_loop(const Channel& channel, uint64_t number, const protocol::CallView& view);
   Async<void> run(Channel channel, uint64_t number, protocol::Invoke call, Instant deadline,
-                  std::shared_ptr<Event> cancelled, std::shared_ptr<void> on_loop);
+                  std::shared_ptr<transport::CancelEvent> cancelled, std::shared_ptr<void> on_loop);
   Async<void> reply_from_loop(std::shared_ptr<Call> call, Bytes value);
-  void give_up(const std::shared_ptr<Call>& call);
+  void give_up(const std::shared_ptr<Call>& call, uint8_t how);
   Async<void> end_after_grace(std::shared_ptr<Call> call);
 
   client::Client& client_;

@@ -7,6 +7,7 @@
 #include <boost/asio/post.hpp>
 
 #include "client/connections.h"
+#include "client/item_source.h"
 #include "client/object_directory.h"
 #include "protocol/call_record.h"
 
@@ -24,10 +25,6 @@ constexpr Duration retry_most = std::chrono::milliseconds(500);
 bool surely_not_run(const Error& failure) {
   return failure.where().empty() &&
          (failure.code() == Code::unavailable || failure.code() == Code::conflict);
-}
-
-bool may_have_run(const Error& failure) {
-  return failure.where().empty() && failure.code() == Code::outcome_unknown;
 }
 
 uint64_t to_us(Duration budget) {
@@ -85,22 +82,24 @@ std::shared_ptr<ActorTarget> ActorCaller::target(ActorId actor) {
   return found;
 }
 
-std::shared_ptr<Object> ActorCaller::submit(const Target& target, ActorCallSpec spec) {
+std::shared_ptr<Object> ActorCaller::submit(const Target& target, ActorCallSpec spec,
+                                            std::vector<std::shared_ptr<Object>>* more) {
   const bool unlimited = spec.budget >= default_budget;
   const Instant deadline =
       unlimited ? Instant::max() : client_.environment_.clock.now() + spec.budget;
+  auto made = client_.objects_->make_results(Object::Maker::actor, spec.results, more);
   auto queued = std::make_shared<ActorTarget::Queued>(
-      ActorTarget::Queued{std::move(spec), client_.objects_->make(), deadline, retry_first});
+      ActorTarget::Queued{std::move(spec), std::move(made), deadline, retry_first});
   client_.objects_->hold(queued->spec.held);
   {
     const std::lock_guard lock{target->mutex_};
     if (unlimited && target->on_loop_ == 0 && target->channel_ && queued->spec.held.empty() &&
-        send_in_ring(target, queued)) {
+        !queued->spec.items && send_in_ring(target, queued)) {
       return queued->result;
     }
     ++target->on_loop_;
   }
-  queued->result->on_cancel([] {});  // A call whose object has its outcome is not sent.
+  queued->result->on_cancel([](uint8_t) {});  // A call whose object has its outcome is not sent.
   auto result = queued->result;
   boost::asio::post(client_.environment_.loop, [this, target, queued = std::move(queued)] {
     if (queued->deadline != Instant::max()) {
@@ -108,7 +107,10 @@ std::shared_ptr<Object> ActorCaller::submit(const Target& target, ActorCallSpec 
         queued->timer = 0;
         client_.objects_->cancel(
             queued->result,
-            error(Code::deadline_exceeded, "the actor did not answer within the call's time"));
+            error(Code::deadline_exceeded,
+                  fmt::format("the actor did not answer {} within the call's time of {} ms",
+                              queued->spec.label(),
+                              queued->spec.budget / std::chrono::milliseconds(1))));
       });
     }
     enqueue(target, queued);
@@ -127,10 +129,13 @@ Status ActorCaller::send_in_ring(const Target& target, const Queued& queued) {
   if (queued->deadline != Instant::max()) {
     head.budget_us = to_us(queued->deadline - client_.environment_.clock.now());
   }
-  const size_t bytes = protocol::call_record_bytes(spec.method, spec.arguments);
+  protocol::CallExtras extras;
+  extras.results = spec.results;
+  extras.name = spec.name;
+  const size_t bytes = protocol::call_record_bytes(spec.method, spec.arguments, extras);
   TROUPE_TRY(const uint64_t number,
              channel->call(std::make_unique<RingCall>(target, queued), bytes, [&](uint8_t* out) {
-               protocol::write_call_record(out, head, spec.method, spec.arguments);
+               protocol::write_call_record(out, head, spec.method, spec.arguments, extras);
              }));
   queued->result->on_cancel(channel, number);
   return ok();
@@ -155,9 +160,7 @@ void ActorCaller::enqueue(Target target, Queued queued) {
   if (!std::exchange(target->pumping_, true)) spawn(client_.scope_, pump(target));
 }
 
-Async<void> ActorCaller::enqueue_later(Target target, Queued queued) {
-  const Duration delay = queued->delay;
-  queued->delay = std::min(delay * 2, retry_most);
+Async<void> ActorCaller::enqueue_later(Target target, Queued queued, Duration delay) {
   co_await sleep_for(client_.environment_.clock, delay);
   {
     const std::lock_guard lock{target->mutex_};
@@ -190,6 +193,11 @@ Async<void> ActorCaller::pump(Target target) {
     if (!peer) {
       taken();
       fail(queued, std::move(peer).error());
+      continue;
+    }
+    if (queued->spec.items) {
+      taken();
+      begin_stream(target, queued, *peer);
       continue;
     }
     if (const auto channel = (*peer)->channel()) {
@@ -225,10 +233,7 @@ Async<void> ActorCaller::pump(Target target) {
 
 Async<void> ActorCaller::await_reply(Target target, Queued queued, transport::OutgoingCall call,
                                      uint32_t incarnation, protocol::ProcessAddress callee) {
-  const auto given_up = std::make_shared<Event>(client_.environment_.loop);
-  queued->result->on_cancel([given_up, loop = client_.environment_.loop] {
-    boost::asio::post(loop, [given_up] { given_up->set(); });
-  });
+  const auto given_up = on_cancel(*queued->result);
   std::optional<Result<Message>> outcome;
   {
     using namespace boost::asio::experimental::awaitable_operators;
@@ -236,6 +241,7 @@ Async<void> ActorCaller::await_reply(Target target, Queued queued, transport::Ou
     if (raced.index() == 0) outcome = std::get<0>(std::move(raced));
   }
   if (!outcome) {
+    call.cancel(given_up->how);
     finish(queued);
     co_return;
   }
@@ -248,6 +254,56 @@ Async<void> ActorCaller::await_reply(Target target, Queued queued, transport::Ou
   settle(target, queued, incarnation, std::move(reply), callee);
 }
 
+void ActorCaller::begin_stream(const Target& target, const Queued& queued,
+                               const std::shared_ptr<Peer>& peer) {
+  protocol::Invoke invoke = to_invoke(queued->spec, {});
+  invoke.incarnation = target->info_->incarnation;
+  Message message{protocol::encode(invoke), {}};
+  auto stream = peer->open_stream(Method::invoke_stream, std::move(message), Duration::zero(),
+                                  queued->spec.items_max);
+  if (!stream) {
+    fail(queued, std::move(stream).error());
+    return;
+  }
+  queued->spec.items->begin(*stream);
+  spawn(client_.scope_, await_stream(target, queued, *stream, invoke.incarnation, peer));
+}
+
+Async<void> ActorCaller::await_stream(Target target, Queued queued,
+                                      std::shared_ptr<transport::IncomingStream> stream,
+                                      uint32_t incarnation, std::shared_ptr<Peer> peer) {
+  using namespace boost::asio::experimental::awaitable_operators;
+  const auto given_up = on_cancel(*queued->result);
+  auto raced = co_await (stream->ended() || given_up->wait());
+  if (raced.index() == 1) {
+    stream->cancel(given_up->how);
+    finish(queued);
+    co_return;
+  }
+  Result<protocol::InvokeReply> outcome = protocol::InvokeReply{};
+  if (Status ended = std::get<0>(std::move(raced)); !ended) {
+    const bool died = ended.error().where().empty() && !peer->is_open();
+    outcome = died ? error(Code::outcome_unknown,
+                           "the connection to the actor closed before the "
+                           "stream ended")
+                   : std::move(ended).error();
+  }
+  settle(target, queued, incarnation, std::move(outcome),
+         target->info_ ? target->info_->address : protocol::ProcessAddress{});
+}
+
+// Set when the caller gives up on what the object is.
+std::shared_ptr<transport::CancelEvent> ActorCaller::on_cancel(Object& result) const {
+  const auto given_up = std::make_shared<transport::CancelEvent>(client_.environment_.loop);
+  result.on_cancel([given_up, loop = client_.environment_.loop](uint8_t how) {
+    boost::asio::post(loop, [given_up, how] {
+      given_up->how = how;
+      given_up->set();
+    });
+  });
+  return given_up;
+}
+
 void ActorCaller::settle(const Target& target, const Queued& queued, uint32_t incarnation,
                          Result<protocol::InvokeReply> outcome,
                          const protocol::ProcessAddress& callee) {
@@ -257,27 +313,43 @@ void ActorCaller::settle(const Target& target, const Queued& queued, uint32_t in
     return;
   }
   Error failure = std::move(outcome).error();
-  const bool again = surely_not_run(failure) || (queued->spec.retriable && may_have_run(failure));
-  const bool in_time = client_.environment_.clock.now() + queued->delay < queued->deadline;
+  const bool not_run = surely_not_run(failure);
+  const RetryPolicy& policy = queued->spec.retry;
+  const bool again = not_run || (policy.covers(failure) && !queued->spec.items &&
+                                 (policy.retries < 0 || queued->retried < policy.retries));
+  const Duration delay = not_run ? queued->delay : policy.delay(queued->retried);
+  const bool in_time = client_.environment_.clock.now() + delay < queued->deadline;
   if (!again || !in_time || queued->result->is_ready()) {
     fail(queued, std::move(failure));
     return;
   }
-  const bool moved = failure.code() == Code::conflict;
-  boost::asio::post(client_.environment_.loop, [this, target, queued, incarnation, moved] {
+  if (not_run) {
+    queued->delay = std::min(delay * 2, retry_most);
+  } else {
+    ++queued->retried;
+  }
+  const bool moved = not_run && failure.code() == Code::conflict;
+  boost::asio::post(client_.environment_.loop, [this, target, queued, incarnation, moved, delay] {
     if (moved) forget_incarnation(target, incarnation);
-    spawn(client_.scope_, enqueue_later(target, queued));
+    spawn(client_.scope_, enqueue_later(target, queued, delay));
   });
 }
 
 void ActorCaller::fail(const Queued& queued, Error failure) {
-  client_.objects_->set_error(queued->result, std::move(failure));
+  client_.objects_->set_failed(queued->result, after_retries(std::move(failure), queued->retried),
+                               queued->spec.label());
   finish(queued);
 }
 
 void ActorCaller::finish(const Queued& queued) {
-  if (queued->spec.held.empty() && queued->deadline == Instant::max()) return;
+  if (queued->spec.held.empty() && queued->deadline == Instant::max() && !queued->spec.items) {
+    return;
+  }
   boost::asio::post(client_.environment_.loop, [this, queued] {
+    if (queued->spec.items) {
+      const Error* failure = queued->result->failure();
+      queued->spec.items->settle(failure != nullptr ? Status{*failure} : ok());
+    }
     if (queued->timer != 0) client_.environment_.clock.cancel(std::exchange(queued->timer, 0));
     client_.drop_references(queued->spec.held);
   });
@@ -292,6 +364,9 @@ protocol::Invoke ActorCaller::to_invoke(const ActorCallSpec& spec, ObjectId resu
   invoke.task = TaskId::random(client_.environment_.random);
   invoke.job = client_.options_.job;
   invoke.result = result;
+  invoke.results = spec.results;
+  invoke.items_max = spec.items_max;
+  invoke.name = spec.name;
   return invoke;
 }
 

@@ -29,7 +29,8 @@ class ActorTarget {
     const ActorCallSpec spec;
     std::shared_ptr<Object> result;
     Instant deadline;
-    Duration delay{};  // Before it is tried once more.
+    Duration delay{};  // Before it is sent once more, if it surely did not run.
+    int32_t retried = 0;
     TimerClock::TimerId timer = 0;
   };
 
@@ -56,7 +57,9 @@ class ActorCaller {
   // Thread-safe. Kept for as long as the actor is called.
   std::shared_ptr<ActorTarget> target(ActorId actor);
   // Thread-safe. Calls to one actor are sent in the order of these calls, as one thread makes them.
-  std::shared_ptr<Object> submit(const std::shared_ptr<ActorTarget>& target, ActorCallSpec spec);
+  // `more`: as of Client::start_call.
+  std::shared_ptr<Object> submit(const std::shared_ptr<ActorTarget>& target, ActorCallSpec spec,
+                                 std::vector<std::shared_ptr<Object>>* more);
 
   // --- On the loop.
   Async<Result<std::shared_ptr<transport::IncomingStream>>> stream(ActorCallSpec spec);
@@ -74,10 +77,16 @@ class ActorCaller {
   Status send_in_ring(const Target& target, const Queued& queued);
   Status pass_to_ring(const Target& target, const std::shared_ptr<transport::RingChannel>& channel);
   void enqueue(Target target, Queued queued);
-  Async<void> enqueue_later(Target target, Queued queued);
+  Async<void> enqueue_later(Target target, Queued queued, Duration delay);
   Async<void> pump(Target target);
   Async<void> await_reply(Target target, Queued queued, transport::OutgoingCall call,
                           uint32_t incarnation, protocol::ProcessAddress callee);
+  void begin_stream(const Target& target, const Queued& queued, const std::shared_ptr<Peer>& peer);
+  std::shared_ptr<transport::CancelEvent> on_cancel(Object& result) const;
+  // A generator's call: until its stream has ended.
+  Async<void> await_stream(Target target, Queued queued,
+                           std::shared_ptr<transport::IncomingStream> stream, uint32_t incarnation,
+                           std::shared_ptr<Peer> peer);
   // An open connection to the actor's present process.
   Async<Result<std::shared_ptr<Peer>>> reach(Target target, Instant deadline);
   // From any thread: the outcome of a call that was sent to an incarnation.

@@ -31,8 +31,27 @@ constexpr Duration attempt_least = std::chrono::milliseconds(100);
 constexpr Duration retry_first = std::chrono::milliseconds(10);
 constexpr Duration retry_most = std::chrono::seconds(1);
 constexpr Duration hold_budget = std::chrono::hours(1);  // Of one question whether it is dead.
+constexpr size_t inline_results_bytes_max = 4 << 20;     // Of one call with several.
 
 }  // namespace
+
+bool RetryPolicy::covers(const Error& failure) const {
+  if (retries == 0) return false;
+  if (failure.where().empty()) return failure.code() == Code::outcome_unknown;
+  return std::ranges::find(on, failure.code()) != on.end();
+}
+
+Duration RetryPolicy::delay(int32_t retried) const {
+  return std::min(delay_first * (int64_t{1} << std::min(retried, 20)), delay_most);
+}
+
+Error after_retries(Error failure, int32_t retried) {
+  if (retried == 0) return failure;
+  Error told =
+      error(failure.code(), fmt::format("{} (tried {} times)", failure.message(), retried + 1));
+  if (failure.retry_after()) told = std::move(told).after(*failure.retry_after());
+  return failure.where().empty() ? told : std::move(told).at(failure.where());
+}
 
 Client::Client(transport::Environment environment, ClientOptions options)
     : environment_(environment),
@@ -286,13 +305,17 @@ std::shared_ptr<ActorTarget> Client::target_of(ActorId actor) {
 }
 
 std::shared_ptr<Object> Client::start_call(const std::shared_ptr<ActorTarget>& target,
-                                           ActorCallSpec spec) {
-  return actors_->submit(target, std::move(spec));
+                                           ActorCallSpec spec, Objects* more) {
+  return actors_->submit(target, std::move(spec), more);
 }
 
-std::shared_ptr<Object> Client::start_task(TaskSpec spec) {
-  capture(spec.placement, captured_in());
-  return leases_->submit(std::move(spec));
+std::shared_ptr<Object> Client::start_task(TaskSpec spec, Objects* more) {
+  if (const PlacementGroupId group = captured_in(); !group.is_nil()) {
+    auto traits = std::make_shared<TaskTraits>(*spec.traits);
+    capture(traits->placement, group);
+    spec.traits = std::move(traits);
+  }
+  return leases_->submit(std::move(spec), more);
 }
 
 void Client::set_placement(const protocol::PlacementSpec& placement) {
@@ -401,8 +424,10 @@ Async<Result<protocol::InvokeReply>> Client::make_reply(Bytes value, ObjectId re
                                                         ProcessId caller,
                                                         std::vector<ObjectName> held) {
   protocol::InvokeReply reply;
-  for (const ObjectName& ref : held) reply.borrowed.push_back(ref.id);
-  if (!held.empty()) objects_->hold_for_result(result, caller, std::move(held));
+  if (!held.empty()) {
+    reply.borrowed.push_back(result);
+    objects_->hold_for_result(result, caller, std::move(held));
+  }
   // The caller lets go of the arguments when it has the reply: their owners must know by then.
   co_await objects_->borrows().settle();
   if (value.size() <= inline_bytes_max || result.is_nil()) {
@@ -415,6 +440,52 @@ Async<Result<protocol::InvokeReply>> Client::make_reply(Bytes value, ObjectId re
   if (!stored) co_return std::move(stored).error().context("store the result");
   reply.node = connections_->worker()->remote().address;
   reply.size_bytes = shared->size();
+  co_return reply;
+}
+
+Async<Result<protocol::InvokeReply>> Client::make_reply(std::vector<Bytes> values, ObjectId first,
+                                                        ProcessId caller,
+                                                        std::vector<std::vector<ObjectName>> held) {
+  protocol::InvokeReply reply;
+  for (uint32_t i = 0; i < held.size(); ++i) {
+    if (held[i].empty()) continue;
+    reply.borrowed.push_back(result_id(first, i));
+    objects_->hold_for_result(result_id(first, i), caller, std::move(held[i]));
+  }
+  co_await objects_->borrows().settle();
+  size_t inline_bytes = 0;
+  for (uint32_t i = 0; i < values.size(); ++i) {
+    protocol::ObjectValue one;
+    const bool fits = values[i].size() <= inline_bytes_max &&
+                      inline_bytes + values[i].size() <= inline_results_bytes_max;
+    if (fits || values[i].empty()) {
+      inline_bytes += values[i].size();
+      one.inline_value = std::move(values[i]);
+    } else {
+      auto shared = std::make_shared<const Bytes>(std::move(values[i]));
+      const Instant deadline = environment_.clock.now() + store_budget;
+      auto stored = co_await store_->put(result_id(first, i), caller, shared, deadline);
+      if (!stored) {
+        // Nobody would take back what is kept for a call that failed.
+        for (uint32_t made = 0; made < i; ++made) {
+          const auto& earlier = made == 0 ? reply.node : reply.more[made - 1].node;
+          if (!earlier.process.is_nil()) store_->release_owned(result_id(first, made), earlier);
+        }
+        for (const ObjectId id : reply.borrowed) objects_->let_go_for_result(id);
+        co_return std::move(stored).error().context(fmt::format("store result {}", i));
+      }
+      one.in_store = true;
+      one.node = connections_->worker()->remote().address;
+      one.size_bytes = shared->size();
+    }
+    if (i == 0) {
+      reply.inline_value = std::move(one.inline_value);
+      reply.node = std::move(one.node);
+      reply.size_bytes = one.size_bytes;
+    } else {
+      reply.more.push_back(std::move(one));
+    }
+  }
   co_return reply;
 }
 

@@ -45,17 +45,47 @@ struct ObjectBytes {
 // Calls with this budget, or more, have no deadline of their own.
 inline constexpr Duration default_budget = std::chrono::hours(24);
 
-struct TaskSpec {
+// When what failed is tried again.
+struct RetryPolicy {
+  int32_t retries = 0;   // How often it may run again; -1: no limit.
+  std::vector<Code> on;  // Failures of the code itself, beside deaths of its process.
+  Duration delay_first = std::chrono::milliseconds(10);  // Then twice as long each time,
+  Duration delay_most = std::chrono::seconds(10);        // at most so long.
+
+  // Whether a failure of what ran, or may have run, is worth another run. One with a place is what
+  // the code failed with.
+  bool covers(const Error& failure) const;
+  // Before the next run of what was run again so often.
+  Duration delay(int32_t retried) const;
+};
+// The last failure, which says how often it was tried.
+Error after_retries(Error failure, int32_t retried);
+
+// What the tasks of one call site have in common.
+struct TaskTraits {
   std::string module;
   std::string function;
+  std::string name;  // For people; empty: the function's.
   uint64_t signature = 0;
-  std::vector<protocol::Argument> arguments;
-  std::vector<ObjectName> held;  // Refs inside the arguments: kept alive until the reply.
   std::vector<protocol::ResourceAmount> demand;
   int32_t priority = 0;
-  int32_t retries = 0;  // After a death of its process: how often it may run again.
+  RetryPolicy retry;
   Duration budget = default_budget;
+  Duration time_limit{};                     // Of one run; zero: none.
+  Duration grace = std::chrono::seconds(1);  // After it, before the process is ended.
+  uint32_t results = 0;                      // How many objects it makes; 0: one.
+  uint32_t items_max = 0;  // Of a generator: how many may be unread; 0: the default.
   protocol::PlacementSpec placement;
+  const std::string& label() const { return name.empty() ? function : name; }
+};
+
+class ItemSource;
+
+struct TaskSpec {
+  std::shared_ptr<const TaskTraits> traits;
+  std::vector<protocol::Argument> arguments;
+  std::vector<ObjectName> held;            // Refs inside the arguments: kept alive until the reply.
+  std::shared_ptr<ItemSource> items = {};  // Set: a generator, whose items go there.
 };
 
 struct ActorCallSpec {
@@ -65,8 +95,16 @@ struct ActorCallSpec {
   std::vector<protocol::Argument> arguments;
   std::vector<ObjectName> held;  // As in TaskSpec.
   Duration budget = default_budget;
-  bool retriable = false;  // May run twice: an unknown outcome is tried again.
+  RetryPolicy retry = {};  // By default it must not run twice.
+  uint32_t results = 0;    // As in TaskTraits.
+  uint32_t items_max = 0;
+  std::shared_ptr<ItemSource> items = {};  // As in TaskSpec.
+  std::string name = {};
+  const std::string& label() const { return name.empty() ? method : name; }
 };
+
+// The id of a call's result after the first.
+ObjectId result_id(ObjectId first, uint32_t index);
 
 // What a process that hosts actors adds to its client: the answering of calls.
 class InvocationHandler {
@@ -147,10 +185,12 @@ class Client {
 
   // --- Objects and tasks. Each gives an object that this process owns, with one reference held.
   // Thread-safe; whoever has the object gives its reference back by objects().drop_reference.
+  // Of several results the first is given, and the others go to `more`, in their order.
+  using Objects = std::vector<std::shared_ptr<Object>>;
   std::shared_ptr<ActorTarget> target_of(ActorId actor);
-  std::shared_ptr<Object> start_call(const std::shared_ptr<ActorTarget>& target,
-                                     ActorCallSpec spec);
-  std::shared_ptr<Object> start_task(TaskSpec spec);
+  std::shared_ptr<Object> start_call(const std::shared_ptr<ActorTarget>& target, ActorCallSpec spec,
+                                     Objects* more = nullptr);
+  std::shared_ptr<Object> start_task(TaskSpec spec, Objects* more = nullptr);
   ObjectDirectory& objects() { return *objects_; }
   StoreClient& store() { return *store_; }
   // The same with a name for others, and on the loop.
@@ -185,6 +225,11 @@ class Client {
   // result.
   Async<Result<protocol::InvokeReply>> make_reply(Bytes value, ObjectId result, ProcessId caller,
                                                   std::vector<ObjectName> held);
+  // The same of several results, each an object of its own: small ones ride inline, up to 4 MiB
+  // together. held[i]: refs inside values[i].
+  Async<Result<protocol::InvokeReply>> make_reply(std::vector<Bytes> values, ObjectId first,
+                                                  ProcessId caller,
+                                                  std::vector<std::vector<ObjectName>> held);
 
  private:
   PlacementGroupId captured_in() const;

@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "client/connections.h"
+#include "client/item_source.h"
 #include "client/object_directory.h"
 #include "client/placement.h"
 #include "protocol/call_record.h"
@@ -36,7 +37,20 @@ constexpr Duration yield_time = std::chrono::seconds(1);        // After the hea
 constexpr Duration turn_time = std::chrono::milliseconds(200);  // A busy slot is kept so long then.
 constexpr Duration look_period = std::chrono::milliseconds(20);  // At slots that may be stuck.
 
-std::string class_key(const TaskSpec& spec) {
+uint64_t to_us(Duration duration) {
+  return static_cast<uint64_t>(std::max<int64_t>(duration / std::chrono::microseconds(1), 0));
+}
+
+protocol::CallExtras extras_of(const TaskTraits& traits) {
+  protocol::CallExtras extras;
+  extras.time_limit_us = to_us(traits.time_limit);
+  extras.grace_us = to_us(traits.grace);
+  extras.results = traits.results;
+  extras.name = traits.name;
+  return extras;
+}
+
+std::string class_key(const TaskTraits& spec) {
   std::string key;
   key.reserve(spec.module.size() + 16 + spec.demand.size() * 24);
   const auto add = [&key](const auto& number) {
@@ -76,6 +90,7 @@ struct LeasePool::Slot {
   bool leaving = false;  // It is sent no more, and goes back when it is idle.
   bool blocked = false;  // It sent tasks back: none more until it has done one.
   bool dropped = false;
+  bool is_alone = false;  // It runs a generator, which may take long: it is sent no other.
 };
 
 // Tasks that any slot of a lease can run: same module, demand and priority.
@@ -133,7 +148,7 @@ class TaskCall final : public transport::PendingReply {
 
 LeasePool::LeasePool(Client& client) : client_(client) {}
 
-LeasePool::ClassPointer LeasePool::class_of(const TaskSpec& spec) {
+LeasePool::ClassPointer LeasePool::class_of(const TaskTraits& spec) {
   std::string key = class_key(spec);
   const std::lock_guard lock{mutex_};
   ClassPointer& cls = classes_[key];
@@ -148,13 +163,15 @@ LeasePool::ClassPointer LeasePool::class_of(const TaskSpec& spec) {
   return cls;
 }
 
-std::shared_ptr<Object> LeasePool::submit(TaskSpec spec) {
-  const ClassPointer cls = class_of(spec);
-  auto result = client_.objects_->make();
+std::shared_ptr<Object> LeasePool::submit(TaskSpec spec,
+                                          std::vector<std::shared_ptr<Object>>* more) {
+  const TaskTraits& traits = *spec.traits;
+  const ClassPointer cls = class_of(traits);
+  auto result = client_.objects_->make_results(Object::Maker::task, traits.results, more);
   client_.objects_->hold(spec.held);
-  const bool unlimited = spec.budget >= default_budget;
+  const bool unlimited = traits.budget >= default_budget;
   const Instant deadline =
-      unlimited ? Instant::max() : client_.environment_.clock.now() + spec.budget;
+      unlimited ? Instant::max() : client_.environment_.clock.now() + traits.budget;
   const auto task = std::make_shared<Task>(std::move(spec), result, cls, deadline);
   const auto& loop = client_.environment_.loop;
   bool busy = false;
@@ -163,7 +180,8 @@ std::shared_ptr<Object> LeasePool::submit(TaskSpec spec) {
     cls->queue.push_back(task);
     busy = send_waiting(cls);
     // Any other is forgotten when its turn comes.
-    if (busy && !task->held.empty()) result->on_cancel([this, cls] { forget_cancelled(cls); });
+    if (busy && (!task->held.empty() || task->items))
+      result->on_cancel([this, cls](uint8_t) { forget_cancelled(cls); });
   }
   if (!unlimited) {
     boost::asio::dispatch(loop, [this, task] {
@@ -174,7 +192,10 @@ std::shared_ptr<Object> LeasePool::submit(TaskSpec spec) {
         client_.objects_->cancel(
             task->result,
             refusal ? *refusal
-                    : error(Code::deadline_exceeded, "the task did not end within its time"));
+                    : error(Code::deadline_exceeded,
+                            fmt::format("task {} did not end within its time of {} ms",
+                                        task->traits->label(),
+                                        task->traits->budget / std::chrono::milliseconds(1))));
       });
     });
   }
@@ -210,8 +231,9 @@ bool LeasePool::send_waiting(const ClassPointer& cls) {
     }
     SlotPointer best;
     for (const auto& [process, slot] : cls->slots) {
-      const bool has_room =
-          slot->connected && !slot->blocked && !slot->leaving && slot->in_flight < slot->window;
+      const uint32_t window = task->items ? 1 : slot->window;
+      const bool has_room = slot->connected && !slot->blocked && !slot->leaving &&
+                            !slot->is_alone && slot->in_flight < window;
       if (has_room && (!best || slot->in_flight < best->in_flight)) best = slot;
     }
     if (!best) return true;
@@ -223,23 +245,26 @@ bool LeasePool::send_waiting(const ClassPointer& cls) {
 
 bool LeasePool::send(const SlotPointer& slot, const TaskPointer& task) {
   ++slot->in_flight;
-  if (!slot->channel) {
+  if (!slot->channel || task->items) {
+    slot->is_alone = task->items != nullptr;
     boost::asio::dispatch(client_.environment_.loop,
                           [this, slot, task] { spawn(client_.scope_, run_alone(slot, task)); });
     return true;
   }
   protocol::CallHead head;
   head.result = task->result->id();
-  head.signature = task->signature;
+  head.signature = task->traits->signature;
   if (task->deadline != Instant::max()) {
     const Duration left = task->deadline - client_.environment_.clock.now();
     head.budget_us =
         static_cast<uint64_t>(std::max<int64_t>(left / std::chrono::microseconds(1), 1));
   }
-  const size_t bytes = protocol::call_record_bytes(task->function, task->arguments);
+  const TaskTraits& traits = *task->traits;
+  const protocol::CallExtras extras = extras_of(traits);
+  const size_t bytes = protocol::call_record_bytes(traits.function, task->arguments, extras);
   const auto number =
       slot->channel->call(std::make_unique<TaskCall>(*this, slot, task), bytes, [&](uint8_t* out) {
-        protocol::write_call_record(out, head, task->function, task->arguments);
+        protocol::write_call_record(out, head, traits.function, task->arguments, extras);
       });
   if (!number) {
     --slot->in_flight;
@@ -259,8 +284,9 @@ void LeasePool::succeed(const SlotPointer& slot, const TaskPointer& task, BytesV
 
 void LeasePool::settle(const SlotPointer& slot, const TaskPointer& task,
                        Result<protocol::InvokeReply> outcome, int64_t ran_ns) {
-  if (!outcome && outcome.error().where().empty() && queue_again(task, outcome.error())) {
-    slot_has_room(slot, false, 0);
+  const bool ran = outcome || !outcome.error().where().empty();
+  if (!outcome && queue_again(task, outcome.error())) {
+    slot_has_room(slot, ran, ran ? ran_ns : 0);
     return;
   }
   end(slot, task, std::move(outcome));
@@ -286,13 +312,35 @@ Async<void> LeasePool::end_with_reason(TaskPointer task, Error failure) {
 }
 
 bool LeasePool::queue_again(const TaskPointer& task, const Error& failure) {
-  const bool not_run = failure.code() == Code::unavailable;
-  if (!not_run && (failure.code() != Code::outcome_unknown || task->retries == 0)) return false;
-  if (task->result->is_ready() || client_.environment_.clock.now() >= task->deadline) return false;
-  const std::lock_guard lock{task->cls->mutex};
-  if (!not_run) --task->retries;
-  task->cls->queue.push_front(task);
+  const Instant now = client_.environment_.clock.now();
+  if (task->result->is_ready() || now >= task->deadline) return false;
+  if (failure.where().empty() && failure.code() == Code::unavailable) {
+    const std::lock_guard lock{task->cls->mutex};
+    task->cls->queue.push_front(task);
+    return true;
+  }
+  const RetryPolicy& policy = task->traits->retry;
+  if (!policy.covers(failure) || task->items) return false;  // Some of its items may be read.
+  if (policy.retries >= 0 && task->retried >= policy.retries) return false;
+  const Duration delay = policy.delay(task->retried);
+  if (task->deadline - now <= delay) return false;
+  ++task->retried;
+  log::info("task_retried", {{"task", task->traits->label()},
+                             {"object", task->result->id()},
+                             {"retry", task->retried},
+                             {"why", failure.to_string()}});
+  boost::asio::dispatch(client_.environment_.loop,
+                        [this, task, delay] { spawn(client_.scope_, queue_later(task, delay)); });
   return true;
+}
+
+Async<void> LeasePool::queue_later(TaskPointer task, Duration delay) {
+  co_await sleep_for(client_.environment_.clock, delay);
+  {
+    const std::lock_guard lock{task->cls->mutex};
+    task->cls->queue.push_front(task);
+  }
+  tend(task->cls);
 }
 
 // A task of the slot's is done; `ran`: it ran there, so long if that is known, rather than being
@@ -304,6 +352,7 @@ void LeasePool::slot_has_room(const SlotPointer& slot, bool ran, int64_t ran_ns)
   {
     const std::lock_guard lock{cls->mutex};
     --slot->in_flight;
+    slot->is_alone = false;
     ++slot->done;
     if (!ran) {
       slot->blocked = true;
@@ -330,14 +379,20 @@ void LeasePool::finish(const TaskPointer& task, Result<protocol::InvokeReply> ou
   if (outcome) {
     client_.objects_->set_reply(task->result, std::move(*outcome), callee);
   } else {
-    client_.objects_->set_error(task->result, std::move(outcome).error());
+    client_.objects_->set_failed(task->result,
+                                 after_retries(std::move(outcome).error(), task->retried),
+                                 task->traits->label());
   }
   release(task);
 }
 
 void LeasePool::release(const TaskPointer& task) {
-  if (task->held.empty() && task->deadline == Instant::max()) return;
+  if (task->held.empty() && task->deadline == Instant::max() && !task->items) return;
   boost::asio::dispatch(client_.environment_.loop, [this, task] {
+    if (task->items) {
+      const Error* failure = task->result->failure();
+      task->items->settle(failure != nullptr ? Status{*failure} : ok());
+    }
     if (task->timer != 0) client_.environment_.clock.cancel(std::exchange(task->timer, 0));
     client_.drop_references(std::exchange(task->held, {}));
   });
@@ -572,7 +627,9 @@ Async<void> LeasePool::run_alone(SlotPointer slot, TaskPointer task) {
   auto outcome = co_await invoke(slot, task);
   const ClassPointer cls = slot->cls;
   if (outcome || !outcome.error().where().empty()) {
-    finish(task, std::move(outcome), slot->address);
+    if (outcome || !queue_again(task, outcome.error())) {
+      finish(task, std::move(outcome), slot->address);
+    }
     slot_has_room(slot, true, 0);
     co_return;
   }
@@ -589,16 +646,26 @@ Async<void> LeasePool::run_alone(SlotPointer slot, TaskPointer task) {
 Async<Result<protocol::InvokeReply>> LeasePool::invoke(SlotPointer slot, TaskPointer task) {
   using namespace boost::asio::experimental::awaitable_operators;
   auto& clock = client_.environment_.clock;
-  const auto given_up = std::make_shared<Event>(client_.environment_.loop);
-  task->result->on_cancel([given_up, loop = client_.environment_.loop] {
-    boost::asio::dispatch(loop, [given_up] { given_up->set(); });
+  const auto given_up = std::make_shared<transport::CancelEvent>(client_.environment_.loop);
+  task->result->on_cancel([given_up, loop = client_.environment_.loop](uint8_t how) {
+    boost::asio::dispatch(loop, [given_up, how] {
+      given_up->how = how;
+      given_up->set();
+    });
   });
   auto peer = co_await client_.connections_->peer_of(slot->address, clock.now() + connect_budget);
   if (!peer) co_return error(Code::unavailable, peer.error().message());
   if (task->result->is_ready()) co_return error(Code::cancelled, "the task was cancelled");
   protocol::Invoke call;
-  call.method = task->function;
-  call.signature = task->signature;
+  const TaskTraits& traits = *task->traits;
+  const protocol::CallExtras extras = extras_of(traits);
+  call.method = traits.function;
+  call.signature = traits.signature;
+  call.results = extras.results;
+  call.time_limit_us = extras.time_limit_us;
+  call.grace_us = extras.grace_us;
+  call.name = extras.name;
+  call.items_max = traits.items_max;
   call.arguments = task->arguments;
   call.task = TaskId::random(client_.environment_.random);
   call.job = client_.options_.job;
@@ -609,12 +676,46 @@ Async<Result<protocol::InvokeReply>> LeasePool::invoke(SlotPointer slot, TaskPoi
   if (budget <= Duration::zero()) {
     co_return error(Code::deadline_exceeded, "the task's time ended before it could start");
   }
-  auto raced =
-      co_await ((*peer)->call(Method::invoke, std::move(message), budget) || given_up->wait());
-  if (raced.index() == 1) co_return error(Code::cancelled, "the task was cancelled");
+  if (task->items) {
+    auto ended = co_await run_stream(task, given_up, *peer, std::move(message), budget);
+    if (!ended) co_return std::move(ended).error();
+    co_return protocol::InvokeReply{};
+  }
+  if (!(*peer)->is_writable()) co_await ((*peer)->writable() || given_up->wait());
+  auto sent = (*peer)->begin_call(Method::invoke, std::move(message), budget);
+  if (!sent) co_return std::move(sent).error();
+  auto raced = co_await (sent->reply() || given_up->wait());
+  if (raced.index() == 1) {
+    sent->cancel(given_up->how);
+    co_return error(Code::cancelled, "the task was cancelled");
+  }
   auto reply = std::get<0>(std::move(raced));
   if (!reply) co_return std::move(reply).error();
   co_return protocol::decode<protocol::InvokeReply>(reply->body);
+}
+
+Async<Status> LeasePool::run_stream(TaskPointer task,
+                                    std::shared_ptr<transport::CancelEvent> given_up,
+                                    std::shared_ptr<Peer> peer, Message message, Duration budget) {
+  using namespace boost::asio::experimental::awaitable_operators;
+  const bool unlimited = task->deadline == Instant::max();
+  TROUPE_CO_TRY(const auto stream,
+                peer->open_stream(Method::invoke_stream, std::move(message),
+                                  unlimited ? Duration::zero() : budget, task->traits->items_max));
+  task->items->begin(stream);
+  auto raced = co_await (stream->ended() || given_up->wait());
+  if (raced.index() == 1) {
+    stream->cancel(given_up->how);
+    // Only then its process is free.
+    (void)co_await stream->ended();
+    // With a place: the slot is as good as before.
+    co_return error(Code::cancelled, "the task was cancelled").at("its caller");
+  }
+  Status ended = std::get<0>(std::move(raced));
+  const bool died = !ended && ended.error().where().empty() && !peer->is_open();
+  if (died)
+    co_return error(Code::outcome_unknown, "the task's process ended before the stream did");
+  co_return ended;
 }
 
 // --- Giving back

@@ -23,7 +23,8 @@ class LeasePool {
   explicit LeasePool(Client& client);
 
   // Thread-safe. The object that becomes ready with the task's result.
-  std::shared_ptr<Object> submit(TaskSpec spec);
+  // `more`: as of Client::start_task.
+  std::shared_ptr<Object> submit(TaskSpec spec, std::vector<std::shared_ptr<Object>>* more);
   // From the head: somebody else waits for what the slots hold.
   Async<Result<protocol::Empty>> yield_slots(protocol::YieldSlots wanted,
                                              transport::CallContext context);
@@ -36,20 +37,18 @@ class LeasePool {
   struct Slot;
   struct Task {
     Task(TaskSpec s, std::shared_ptr<Object> r, std::shared_ptr<Class> c, Instant d)
-        : function(std::move(s.function)),
-          signature(s.signature),
+        : traits(std::move(s.traits)),
           arguments(std::move(s.arguments)),
           held(std::move(s.held)),
-          retries(s.retries),
+          items(std::move(s.items)),
           result(std::move(r)),
           cls(std::move(c)),
           deadline(d) {}
-    // Of its spec; the class has the rest.
-    const std::string function;
-    const uint64_t signature;
+    const std::shared_ptr<const TaskTraits> traits;
     const std::vector<protocol::Argument> arguments;
     std::vector<ObjectName> held;
-    int32_t retries;
+    const std::shared_ptr<ItemSource> items;
+    int32_t retried = 0;
     const std::shared_ptr<Object> result;
     const std::shared_ptr<Class> cls;
     const Instant deadline;
@@ -59,7 +58,7 @@ class LeasePool {
   using ClassPointer = std::shared_ptr<Class>;
   using SlotPointer = std::shared_ptr<Slot>;
 
-  ClassPointer class_of(const TaskSpec& spec);
+  ClassPointer class_of(const TaskTraits& traits);
 
   // --- From any thread, with the class's lock held.
   // Sends what waits to slots that have room. True: the loop has something to do for the class.
@@ -79,8 +78,9 @@ class LeasePool {
   void end(const SlotPointer& slot, const TaskPointer& task, Result<protocol::InvokeReply> outcome);
   Async<void> end_with_reason(TaskPointer task, Error failure);
   void release(const TaskPointer& task);
-  // It surely has not run, or may run again: true, and it is in the queue again.
+  // It surely has not run, or may run again: true, and it is in the queue again, now or later.
   bool queue_again(const TaskPointer& task, const Error& failure);
+  Async<void> queue_later(TaskPointer task, Duration delay);
 
   // --- On the loop.
   void tend(const ClassPointer& cls);
@@ -93,6 +93,9 @@ class LeasePool {
   Async<void> connect(SlotPointer slot);
   Async<void> run_alone(SlotPointer slot, TaskPointer task);
   Async<Result<protocol::InvokeReply>> invoke(SlotPointer slot, TaskPointer task);
+  // A call of `invoke`'s that was accepted: until its stream has ended.
+  Async<Status> run_stream(TaskPointer task, std::shared_ptr<transport::CancelEvent> given_up,
+                           std::shared_ptr<Peer> peer, transport::Message message, Duration budget);
   Async<void> recall_late(ClassPointer cls);
   void drop_slot(const SlotPointer& slot);
   void give_back_idle(const ClassPointer& cls);

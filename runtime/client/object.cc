@@ -10,14 +10,36 @@ Object::~Object() {
   for (const auto& hook : *on_freed_) hook();
 }
 
+void CallCount::end() {
+  if (unfinished_.fetch_sub(1) != 1 || !is_awaited_.load()) return;
+  const std::lock_guard lock{mutex_};
+  for (auto* waiter : waiters_) waiter->signal();
+}
+
+void CallCount::add_waiter(transport::RingPort::Waiter& waiter) {
+  const std::lock_guard lock{mutex_};
+  is_awaited_.store(true);
+  if (std::find(waiters_.begin(), waiters_.end(), &waiter) == waiters_.end()) {
+    waiters_.push_back(&waiter);
+  }
+  if (unfinished_.load() == 0) waiter.signal();
+}
+
+void CallCount::remove_waiter(transport::RingPort::Waiter& waiter) {
+  const std::lock_guard lock{mutex_};
+  std::erase(waiters_, &waiter);
+  is_awaited_.store(!waiters_.empty());
+}
+
 void Object::publish() {
   channel_ = nullptr;
   if (rare_) rare_->cancel = nullptr;
   ready_.store(true);
+  if (maker_ != Maker::none) home_.calls.end();
   if (!rare_) return;
   for (auto* waiter : rare_->waiters) waiter->signal();
   for (const auto& [hook, index] : std::exchange(rare_->hooks, {})) hook->ready(index);
-  if (rare_->event) boost::asio::post(loop_, [event = rare_->event] { event->set(); });
+  if (rare_->event) boost::asio::post(home_.loop, [event = rare_->event] { event->set(); });
 }
 
 bool Object::set_value(BytesView value) {
@@ -46,7 +68,7 @@ bool Object::set_error(Error failure) {
   return true;
 }
 
-void Object::on_cancel(std::function<void()> hook) {
+void Object::on_cancel(std::function<void(uint8_t)> hook) {
   const std::lock_guard lock{mutex_};
   if (ready_) return;
   rare().cancel = std::move(hook);
@@ -67,8 +89,19 @@ void Object::on_cancel(std::shared_ptr<transport::RingChannel> channel, uint64_t
   if (failure() != nullptr) channel->cancel(call);
 }
 
-void Object::cancel(Error why) {
-  std::function<void()> hook;
+void Object::set_more(std::vector<std::shared_ptr<Object>> more) {
+  const std::lock_guard lock{mutex_};
+  rare().more = std::move(more);
+}
+
+std::vector<std::shared_ptr<Object>> Object::take_more() {
+  const std::lock_guard lock{mutex_};
+  if (!rare_) return {};
+  return std::exchange(rare_->more, {});
+}
+
+void Object::cancel(Error why, uint8_t how) {
+  std::function<void(uint8_t)> hook;
   std::shared_ptr<transport::RingChannel> channel;
   uint64_t call = 0;
   {
@@ -80,8 +113,8 @@ void Object::cancel(Error why) {
     rare().failure = std::move(why);
     publish();
   }
-  if (channel) channel->cancel(call);
-  if (hook) hook();
+  if (channel) channel->cancel(call, how);
+  if (hook) hook(how);
 }
 
 void Object::add_waiter(transport::RingPort::Waiter& waiter) {
@@ -128,7 +161,7 @@ Async<bool> Object::wait_ready(TimerClock& clock, Instant deadline) {
   {
     const std::lock_guard lock{mutex_};
     if (ready_) co_return true;
-    if (!rare().event) rare().event = std::make_shared<Event>(loop_);
+    if (!rare().event) rare().event = std::make_shared<Event>(home_.loop);
     event = rare().event;
   }
   const auto self = shared_from_this();

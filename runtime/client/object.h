@@ -23,15 +23,43 @@ class ReadyHook {
   virtual void ready(uint32_t index) = 0;
 };
 
+// How many of a process's calls have no outcome yet. Thread-safe.
+class CallCount {
+ public:
+  void begin() { unfinished_.fetch_add(1); }
+  void end();
+  size_t unfinished() const { return unfinished_.load(); }
+  // Until remove_waiter it is signalled when none is left.
+  void add_waiter(transport::RingPort::Waiter& waiter);
+  void remove_waiter(transport::RingPort::Waiter& waiter);
+
+ private:
+  std::atomic<size_t> unfinished_ = 0;
+  std::atomic<bool> is_awaited_ = false;
+  std::mutex mutex_;
+  std::vector<transport::RingPort::Waiter*> waiters_;  // Guarded.
+};
+
+// What all objects of a process share. Outlives them.
+struct ObjectHome {
+  Executor loop;
+  CallCount calls;
+};
+
 class Object : public std::enable_shared_from_this<Object> {
  public:
-  // `loop` outlives the object.
-  Object(ObjectId id, const Executor& loop) : id_(id), loop_(loop) {}
+  // What makes it. The results of a call after the first count with that.
+  enum class Maker : uint8_t { none, task, actor };
+
+  Object(ObjectId id, ObjectHome& home, Maker maker) : id_(id), home_(home), maker_(maker) {
+    if (maker_ != Maker::none) home_.calls.begin();
+  }
   Object(const Object&) = delete;
   Object& operator=(const Object&) = delete;
   ~Object();
 
   ObjectId id() const { return id_; }
+  Maker maker() const { return maker_; }
 
   // --- Thread-safe.
   bool is_ready() const { return ready_.load(std::memory_order_acquire); }
@@ -39,11 +67,14 @@ class Object : public std::enable_shared_from_this<Object> {
   bool set_value(BytesView value);
   bool set_stored(std::shared_ptr<const protocol::ProcessAddress> node, uint64_t size_bytes);
   bool set_error(Error failure);
-  // Called by cancel(), once, unless an outcome came first.
-  void on_cancel(std::function<void()> hook);
+  // Called by cancel(), once, unless an outcome came first. `how`: protocol::CancelBits.
+  void on_cancel(std::function<void(uint8_t how)> hook);
   void on_cancel(std::shared_ptr<transport::RingChannel> channel, uint64_t call);
   // The outcome becomes `why`, unless there is one, and what makes the object is told to stop.
-  void cancel(Error why);
+  void cancel(Error why, uint8_t how = 0);
+  // The other results of its call, until they are taken.
+  void set_more(std::vector<std::shared_ptr<Object>> more);
+  std::vector<std::shared_ptr<Object>> take_more();
   // From now on until remove_waiter the waiter is signalled when it becomes ready.
   void add_waiter(transport::RingPort::Waiter& waiter);
   void remove_waiter(transport::RingPort::Waiter& waiter);
@@ -98,7 +129,8 @@ class Object : public std::enable_shared_from_this<Object> {
     std::vector<std::pair<std::shared_ptr<ReadyHook>, uint32_t>> hooks;
     boost::container::small_vector<transport::RingPort::Waiter*, 2> waiters;
     std::shared_ptr<Event> event;  // Of the loop; made by the first coroutine that waits.
-    std::function<void()> cancel;
+    std::function<void(uint8_t)> cancel;
+    std::vector<std::shared_ptr<Object>> more;
   };
   // With the lock held, before it is ready.
   Rare& rare() {
@@ -109,12 +141,13 @@ class Object : public std::enable_shared_from_this<Object> {
   void publish();
 
   const ObjectId id_;
-  const Executor& loop_;
+  ObjectHome& home_;
   std::atomic<uint32_t> references_ = 1;
   std::atomic<bool> ready_ = false;
   std::atomic<bool> entangled_ = false;
   std::atomic<bool> discarded_ = false;
   bool in_store_ = false;
+  const Maker maker_;
   Value value_;
   std::unique_ptr<Rare> rare_;
   std::unique_ptr<Ties> ties_;  // The loop's.

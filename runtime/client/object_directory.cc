@@ -17,7 +17,19 @@ using protocol::Empty;
 using transport::CallContext;
 
 namespace {
+
 constexpr Duration notice_budget = std::chrono::seconds(30);
+// The count goes through an odd factor, so that every bit of an id is fit for a hash.
+constexpr uint64_t id_step = 0x9e3779b97f4a7c15ull;
+
+bool contains(const std::vector<ObjectId>& ids, ObjectId id) {
+  return std::ranges::find(ids, id) != ids.end();
+}
+
+bool needs_loop(const protocol::InvokeReply& reply) {
+  return !reply.node.process.is_nil() || !reply.borrowed.empty() || !reply.more.empty();
+}
+
 // So many objects are asked for at a time, and so much of their values comes in one answer: what
 // fits the processor's cache, and which malloc does not give back to the system each time.
 constexpr size_t asked_max = 1024;
@@ -73,23 +85,49 @@ class ReadyList final : public ReadyHook, public std::enable_shared_from_this<Re
 
 }  // namespace
 
+ObjectId result_id(ObjectId first, uint32_t index) {
+  first.low += index * id_step;
+  return first;
+}
+
 ObjectDirectory::ObjectDirectory(transport::Environment environment, Scope& scope,
                                  Connections& connections, StoreClient& store)
     : environment_(environment),
       scope_(scope),
       connections_(connections),
       store_(store),
+      home_{environment.loop, {}},
       id_base_(environment.random.next()),
       borrows_(environment, scope, connections, [this](ObjectId gone) { store_.forget(gone); }) {}
 
-std::shared_ptr<Object> ObjectDirectory::make() {
-  // Unique among all processes by the base, and never nil. The count goes through an odd factor, so
-  // that every bit of the id is fit for a hash.
+std::shared_ptr<Object> ObjectDirectory::make(Object::Maker maker) {
+  // Unique among all processes by the base, and never nil.
   const uint64_t number = made_.fetch_add(1, std::memory_order_relaxed) + 1;
   ObjectId id;
   id.high = id_base_;
-  id.low = number * 0x9e3779b97f4a7c15ull;
-  return std::make_shared<Object>(id, environment_.loop);
+  id.low = number * id_step;
+  return std::make_shared<Object>(id, home_, maker);
+}
+
+std::shared_ptr<Object> ObjectDirectory::make_results(Object::Maker maker, uint32_t count,
+                                                      std::vector<std::shared_ptr<Object>>* more) {
+  if (count <= 1 || more == nullptr) return make(maker);
+  const uint64_t number = made_.fetch_add(count, std::memory_order_relaxed) + 1;
+  ObjectId id;
+  id.high = id_base_;
+  id.low = number * id_step;
+  auto first = std::make_shared<Object>(id, home_, maker);
+  more->reserve(count - 1);
+  for (uint32_t i = 1; i < count; ++i) {
+    auto one = std::make_shared<Object>(result_id(id, i), home_, Object::Maker::none);
+    one->on_cancel([this, call = std::weak_ptr(first)](uint8_t how) {
+      const auto found = call.lock();
+      if (found) cancel(found, error(Code::cancelled, "another of its results was cancelled"), how);
+    });
+    more->push_back(std::move(one));
+  }
+  first->set_more(*more);
+  return first;
 }
 
 ObjectName ObjectDirectory::publish(const std::shared_ptr<Object>& object) {
@@ -122,34 +160,54 @@ void ObjectDirectory::set_value(const std::shared_ptr<Object>& object, BytesView
 
 void ObjectDirectory::set_reply(const std::shared_ptr<Object>& object, protocol::InvokeReply reply,
                                 const protocol::ProcessAddress& producer) {
-  if (reply.node.process.is_nil() && reply.borrowed.empty()) {
+  auto more = object->take_more();
+  if (!needs_loop(reply) && more.empty()) {
     set_value(object, reply.inline_value);
     return;
   }
-  boost::asio::post(environment_.loop,
-                    [this, object, producer, reply = std::move(reply)]() mutable {
-                      if (object->is_ready() || object->freed) {
-                        // Cancelled meanwhile: what was made for us is given back at once.
-                        if (!reply.node.process.is_nil())
-                          store_.release_owned(object->id(), reply.node);
-                        if (!reply.borrowed.empty()) {
-                          spawn(scope_, release_result(object->id(), producer));
-                        }
-                        return;
-                      }
-                      if (!reply.borrowed.empty()) {
-                        object->ties().producer = producer;
-                        object->entangle();
-                      }
-                      if (reply.node.process.is_nil()) {
-                        set_value(object, reply.inline_value);
-                      } else {
-                        set_stored(object, std::move(reply.node), reply.size_bytes);
-                      }
-                      // It may have been cancelled and dropped meanwhile, as one that has nothing
-                      // to give back.
-                      free_when_unused(object);
-                    });
+  boost::asio::post(environment_.loop, [this, object, producer, reply = std::move(reply),
+                                        others = std::move(more)]() mutable {
+    const auto holds = [&](const Object& one) { return contains(reply.borrowed, one.id()); };
+    for (size_t i = 0; i < others.size(); ++i) {
+      if (i < reply.more.size()) {
+        set_result(others[i], std::move(reply.more[i]), holds(*others[i]), producer);
+      } else {
+        set_error(others[i], error(Code::internal, "the reply has fewer results than the call"));
+      }
+    }
+    for (size_t i = others.size(); i < reply.more.size(); ++i) {  // Cancelled meanwhile.
+      const ObjectId id = result_id(object->id(), static_cast<uint32_t>(i) + 1);
+      give_back(id, reply.more[i].node, contains(reply.borrowed, id), producer);
+    }
+    protocol::ObjectValue first{std::move(reply.inline_value), std::move(reply.node),
+                                reply.size_bytes};
+    set_result(object, std::move(first), holds(*object), producer);
+  });
+}
+
+void ObjectDirectory::give_back(ObjectId id, const protocol::ProcessAddress& node, bool held,
+                                const protocol::ProcessAddress& producer) {
+  if (!node.process.is_nil()) store_.release_owned(id, node);
+  if (held) spawn(scope_, release_result(id, producer));
+}
+
+void ObjectDirectory::set_result(const std::shared_ptr<Object>& object, protocol::ObjectValue value,
+                                 bool held, const protocol::ProcessAddress& producer) {
+  if (object->is_ready() || object->freed) {  // Cancelled meanwhile.
+    give_back(object->id(), value.node, held, producer);
+    return;
+  }
+  if (held) {
+    object->ties().producer = producer;
+    object->entangle();
+  }
+  if (!value.node.process.is_nil()) {
+    set_stored(object, std::move(value.node), value.size_bytes);
+  } else {
+    set_value(object, value.inline_value);
+  }
+  // It may have been cancelled and dropped meanwhile, as one that has nothing to give back.
+  free_when_unused(object);
 }
 
 void ObjectDirectory::set_stored(const std::shared_ptr<Object>& object,
@@ -166,7 +224,22 @@ void ObjectDirectory::set_stored(const std::shared_ptr<Object>& object,
 }
 
 void ObjectDirectory::set_error(const std::shared_ptr<Object>& object, Error failure) {
+  for (const auto& other : object->take_more()) set_error(other, failure);
   if (object->set_error(std::move(failure))) free_when_unused(object);
+}
+
+void ObjectDirectory::set_failed(const std::shared_ptr<Object>& object, Error failure,
+                                 std::string_view name) {
+  const auto more = object->take_more();
+  const bool is_read =
+      std::ranges::any_of(more, [](const auto& one) { return one->references() > 0; });
+  for (const auto& other : more) set_error(other, failure);
+  if (!is_read && object->references() == 0 && !object->is_ready()) {
+    unread_failures_.fetch_add(1);
+    log::warning("unread_call_failed",
+                 {{"call", name}, {"object", object->id()}, {"why", failure.to_string()}});
+  }
+  set_error(object, std::move(failure));
 }
 
 void ObjectDirectory::set_held(const std::shared_ptr<Object>& object,
@@ -263,6 +336,14 @@ void ObjectDirectory::hold_for_result(ObjectId result, ProcessId caller,
   held_[result] = {caller, std::move(held)};
 }
 
+void ObjectDirectory::let_go_for_result(ObjectId result) {
+  const auto held = held_.find(result);
+  if (held == held_.end()) return;
+  const auto refs = std::move(held->second.refs);
+  held_.erase(held);
+  for (const ObjectName& ref : refs) drop_reference(ref);
+}
+
 void ObjectDirectory::process_gone(ProcessId process) {
   std::vector<std::shared_ptr<Object>> touched;
   {
@@ -297,8 +378,9 @@ void ObjectDirectory::stop() {
     object->set_error(error(Code::cancelled, "the session was closed"));
 }
 
-void ObjectDirectory::cancel(const std::shared_ptr<Object>& object, Error why) {
-  object->cancel(std::move(why));
+void ObjectDirectory::cancel(const std::shared_ptr<Object>& object, Error why, uint8_t how) {
+  for (const auto& other : object->take_more()) cancel(other, why, how);
+  object->cancel(std::move(why), how);
   free_when_unused(object);
 }
 
@@ -749,9 +831,7 @@ Async<Result<Empty>> ObjectDirectory::remove_borrow(protocol::ObjectIds request,
 
 void ObjectDirectory::forget_borrower(ObjectId id, ProcessId borrower) {
   if (const auto held = held_.find(id); held != held_.end() && held->second.caller == borrower) {
-    const auto refs = std::move(held->second.refs);
-    held_.erase(held);
-    for (const ObjectName& ref : refs) drop_reference(ref);
+    let_go_for_result(id);
     return;
   }
   const auto object = find(id);

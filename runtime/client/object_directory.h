@@ -21,7 +21,11 @@ class ObjectDirectory {
   // --- Thread-safe.
   // A new object of this process, not ready yet, with one reference. Others cannot name it before
   // publish().
-  std::shared_ptr<Object> make();
+  std::shared_ptr<Object> make(Object::Maker maker = Object::Maker::none);
+  // The results of a call; those after the first go to `more`, too. They have one outcome: whoever
+  // sets or cancels the first sets or cancels all, and cancelling another cancels the first.
+  std::shared_ptr<Object> make_results(Object::Maker maker, uint32_t count,
+                                       std::vector<std::shared_ptr<Object>>* more);
   ObjectName publish(const std::shared_ptr<Object>& object);
   // The object of a name that publish() gave; null if it was freed.
   std::shared_ptr<Object> find(ObjectId id) const;
@@ -34,8 +38,13 @@ class ObjectDirectory {
   void set_reply(const std::shared_ptr<Object>& object, protocol::InvokeReply reply,
                  const protocol::ProcessAddress& producer);
   void set_error(const std::shared_ptr<Object>& object, Error failure);
-  // Ends it with `why` unless it is ready, and tells what makes it to stop.
-  void cancel(const std::shared_ptr<Object>& object, Error why);
+  // As set_error, of a call by its name: a failure that nobody can read is logged and counted.
+  void set_failed(const std::shared_ptr<Object>& object, Error failure, std::string_view name);
+  uint64_t unread_failures() const { return unread_failures_.load(); }
+  // Ends it with `why` unless it is ready, and tells what makes it to stop. `how`:
+  // protocol::CancelBits.
+  void cancel(const std::shared_ptr<Object>& object, Error why, uint8_t how = 0);
+  CallCount& calls() { return home_.calls; }
   // It has a value no more, though there are refs: reading it fails from now on. What makes it, if
   // it is not there yet, goes on, and its value is given back. On the loop.
   void discard(const std::shared_ptr<Object>& object);
@@ -73,6 +82,7 @@ class ObjectDirectory {
 
   // Keeps `held` alive until the caller lets go of its result (see InvokeReply.borrowed).
   void hold_for_result(ObjectId result, ProcessId caller, std::vector<ObjectName> held);
+  void let_go_for_result(ObjectId result);
   void process_gone(ProcessId process);
   // Fails what is pending.
   void stop();
@@ -96,6 +106,12 @@ class ObjectDirectory {
     std::vector<ObjectName> refs;
   };
 
+  // On the loop: one of a reply's values. `held`: the producer holds refs inside it for us.
+  void set_result(const std::shared_ptr<Object>& object, protocol::ObjectValue value, bool held,
+                  const protocol::ProcessAddress& producer);
+  // What was made for us and nobody wants.
+  void give_back(ObjectId id, const protocol::ProcessAddress& node, bool held,
+                 const protocol::ProcessAddress& producer);
   void forget_borrower(ObjectId id, ProcessId borrower);
   void free_if_unused(const std::shared_ptr<Object>& object);
   // From any thread: frees it if it is unused and has become ready, or was ready before.
@@ -120,6 +136,8 @@ class ObjectDirectory {
   Scope& scope_;
   Connections& connections_;
   StoreClient& store_;
+  ObjectHome home_;
+  std::atomic<uint64_t> unread_failures_ = 0;
   const uint64_t id_base_;  // Random: with the count of objects made it is an id.
   std::atomic<uint64_t> made_ = 0;
   mutable std::mutex mutex_;

@@ -14,6 +14,14 @@ struct ArgumentHead {
 };
 static_assert(sizeof(ArgumentHead) == 8);
 
+struct ExtrasHead {
+  uint64_t time_limit_us = 0;
+  uint64_t grace_us = 0;
+  uint32_t results = 0;
+  uint32_t name_bytes = 0;
+};
+static_assert(sizeof(ExtrasHead) == 24);
+
 constexpr size_t round_up(size_t bytes) {
   return (bytes + 7) / 8 * 8;
 }
@@ -24,8 +32,10 @@ Bytes ref_bytes(const Argument& argument) {
 
 }  // namespace
 
-size_t call_record_bytes(std::string_view method, const std::vector<Argument>& arguments) {
+size_t call_record_bytes(std::string_view method, const std::vector<Argument>& arguments,
+                         const CallExtras& extras) {
   size_t bytes = sizeof(CallHead) + round_up(method.size());
+  if (!extras.is_empty()) bytes += sizeof(ExtrasHead) + round_up(extras.name.size());
   for (const Argument& argument : arguments) {
     const size_t value =
         argument.object.is_nil() ? argument.inline_value.size() : ref_bytes(argument).size();
@@ -35,11 +45,20 @@ size_t call_record_bytes(std::string_view method, const std::vector<Argument>& a
 }
 
 void write_call_record(uint8_t* out, CallHead head, std::string_view method,
-                       const std::vector<Argument>& arguments) {
+                       const std::vector<Argument>& arguments, const CallExtras& extras) {
   head.argument_count = static_cast<uint32_t>(arguments.size());
   head.method_bytes = static_cast<uint32_t>(method.size());
+  head.has_extras = extras.is_empty() ? 0 : 1;
   std::memcpy(out, &head, sizeof head);
   out += sizeof head;
+  if (!extras.is_empty()) {
+    const ExtrasHead part{extras.time_limit_us, extras.grace_us, extras.results,
+                          static_cast<uint32_t>(extras.name.size())};
+    std::memcpy(out, &part, sizeof part);
+    out += sizeof part;
+    std::memcpy(out, extras.name.data(), extras.name.size());
+    out += round_up(extras.name.size());
+  }
   std::memcpy(out, method.data(), method.size());
   out += round_up(method.size());
   for (const Argument& argument : arguments) {
@@ -60,6 +79,16 @@ Result<CallView> read_call_record(BytesView record) {
   if (record.size() < sizeof call.head) return malformed;
   std::memcpy(&call.head, record.data(), sizeof call.head);
   BytesView rest = record.subspan(sizeof call.head);
+  if (call.head.has_extras != 0) {
+    ExtrasHead part;
+    if (rest.size() < sizeof part) return malformed;
+    std::memcpy(&part, rest.data(), sizeof part);
+    rest = rest.subspan(sizeof part);
+    if (round_up(part.name_bytes) > rest.size()) return malformed;
+    call.extras = {part.time_limit_us, part.grace_us, part.results,
+                   as_text(rest.first(part.name_bytes))};
+    rest = rest.subspan(round_up(part.name_bytes));
+  }
   if (round_up(call.head.method_bytes) > rest.size()) return malformed;
   call.method = as_text(rest.first(call.head.method_bytes));
   rest = rest.subspan(round_up(call.head.method_bytes));
@@ -85,6 +114,10 @@ Result<Invoke> to_invoke(const CallView& call) {
   invoke.method = call.method;
   invoke.signature = call.head.signature;
   invoke.result = call.head.result;
+  invoke.results = call.extras.results;
+  invoke.time_limit_us = call.extras.time_limit_us;
+  invoke.grace_us = call.extras.grace_us;
+  invoke.name = call.extras.name;
   for (const auto& view : call.arguments) {
     Argument& argument = invoke.arguments.emplace_back();
     if (view.ref.empty()) {

@@ -20,14 +20,24 @@ struct CallHead {
   uint32_t incarnation = 0;
   uint32_t argument_count = 0;
   uint32_t method_bytes = 0;
-  uint32_t reserved = 0;
+  uint32_t has_extras = 0;  // 1: CallExtras come before the method.
 };
 static_assert(sizeof(CallHead) == 64);
 
+// What few calls have; as in Invoke.
+struct CallExtras {
+  uint64_t time_limit_us = 0;
+  uint64_t grace_us = 0;
+  uint32_t results = 0;
+  std::string_view name;
+  bool is_empty() const { return time_limit_us == 0 && results == 0 && name.empty(); }
+};
+
 // The size of a call's record, and the record itself at `out`.
-size_t call_record_bytes(std::string_view method, const std::vector<Argument>& arguments);
+size_t call_record_bytes(std::string_view method, const std::vector<Argument>& arguments,
+                         const CallExtras& extras = {});
 void write_call_record(uint8_t* out, CallHead head, std::string_view method,
-                       const std::vector<Argument>& arguments);
+                       const std::vector<Argument>& arguments, const CallExtras& extras = {});
 
 // Views into a record, which must outlive them.
 struct CallView {
@@ -36,6 +46,7 @@ struct CallView {
     BytesView ref;  // Not empty: a ref, as encode(Argument) gives it.
   };
   CallHead head;
+  CallExtras extras;
   std::string_view method;
   boost::container::small_vector<ArgumentView, 4> arguments;
 };

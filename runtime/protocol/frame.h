@@ -18,7 +18,13 @@ enum class FrameKind : uint32_t {
   stream_request = 3,  // As request; answered by items, then a reply.
   item = 4,            // call, body.
   credit = 5,          // call, credit: how many more items the receiver takes.
-  cancel = 6,          // call: the caller no longer waits.
+  cancel = 6,          // call: the caller no longer waits. credit: how, as CancelBits.
+};
+
+// How a call is cancelled.
+enum CancelBits : uint8_t {
+  cancel_by_force = 1,         // A task that runs ends at once, with its process.
+  cancel_spares_children = 2,  // What the call has submitted runs on.
 };
 
 inline constexpr size_t header_bytes_max = 64 << 10;

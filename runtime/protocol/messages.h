@@ -475,6 +475,8 @@ struct Invoke {
   uint32_t results = 0;  // How many the caller expects; 0: one.
   uint64_t time_limit_us = 0;  // Of its run; 0: none.
   std::string name;            // The caller's, for people.
+  uint64_t grace_us = 0;       // After the limit, before its process is ended.
+  uint32_t items_max = 0;      // Of a stream: how many its receiver leaves unread; 0: the default.
 };
 
 struct ObjectValue {
@@ -490,7 +492,7 @@ struct InvokeReply {
   Bytes inline_value;
   ProcessAddress node;  // Set (a worker) when the result was too large to ride inline.
   uint64_t size_bytes = 0;
-  std::vector<ObjectId> borrowed;      // Arguments' nested refs that the callee keeps.
+  std::vector<ObjectId> borrowed;      // The results whose nested refs the callee keeps.
   std::vector<ObjectValue> more = {};  // The results after the first.
 };
 

@@ -423,6 +423,8 @@ struct Invoke {
   results @8 :UInt32;
   timeLimitUs @9 :UInt64;
   name @10 :Text;
+  graceUs @11 :UInt64;
+  itemsMax @12 :UInt32;
 }
 
 # A result: inline, or sealed in the object store of a node under the id that the caller chose.

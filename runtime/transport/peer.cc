@@ -56,8 +56,12 @@ OutgoingCall::OutgoingCall(OutgoingCall&&) noexcept = default;
 OutgoingCall::~OutgoingCall() {
   if (!pending_) return;
   peer_->environment_.clock.cancel(pending_->timer);
+  cancel(0);
+}
+
+void OutgoingCall::cancel(uint8_t how) {
   if (peer_->pending_.erase(id_) > 0 && peer_->is_open()) {
-    peer_->send_control(FrameKind::cancel, id_, 0);
+    peer_->send_control(FrameKind::cancel, id_, how);
   }
 }
 
@@ -191,17 +195,18 @@ Result<OutgoingCall> Peer::begin_call(Method method, Message request, Duration b
 }
 
 Result<std::shared_ptr<IncomingStream>> Peer::open_stream(Method method, Message request,
-                                                          Duration budget) {
+                                                          Duration budget, uint32_t unread_max) {
   if (!is_open()) {
     return error(Code::unavailable, fmt::format("the connection to {} is closed", remote_.kind));
   }
   const uint64_t id = next_call_++;
   Frame frame = make_frame(FrameKind::stream_request, id, method, std::move(request));
-  frame.header.credit = stream_window;
+  const uint32_t window = unread_max == 0 ? stream_window : std::min(unread_max, stream_window);
+  frame.header.credit = window;
   if (budget > Duration::zero()) frame.header.budget_us = to_us(budget);
   TROUPE_CHECK(connection_->send(std::move(frame)));
   std::shared_ptr<IncomingStream> stream{
-      new IncomingStream(shared_from_this(), id, environment_.loop)};
+      new IncomingStream(shared_from_this(), id, window, environment_.loop)};
   incoming_.emplace(id, stream.get());
   if (budget > Duration::zero()) {
     stream->timer_ =
@@ -258,13 +263,18 @@ void Peer::dispatch(Frame frame) {
     }
     case FrameKind::credit: {
       if (const auto stream = outgoing_.find(id); stream != outgoing_.end()) {
-        stream->second->credit_ += std::min(header.credit, stream_window);
+        const uint32_t more = std::min(header.credit, stream_window);
+        stream->second->credit_ += more;
+        if (stream->second->on_credit_) stream->second->on_credit_(more);
         stream->second->changed_.pulse();
       }
       return;
     }
     case FrameKind::cancel: {
-      if (const auto found = serving_.find(id); found != serving_.end()) found->second->set();
+      if (const auto found = serving_.find(id); found != serving_.end()) {
+        found->second->how = static_cast<uint8_t>(header.credit);
+        found->second->set();
+      }
       if (const auto stream = outgoing_.find(id); stream != outgoing_.end()) {
         stream->second->cancelled_ = true;
         stream->second->changed_.pulse();
@@ -283,7 +293,7 @@ CallContext Peer::context_of(const FrameHeader& header) {
       std::min<uint64_t>(header.budget_us, 1'000'000ull * 3600 * 24 * 365));
   context.deadline = budget > Duration::zero() ? environment_.clock.now() + budget : Instant::max();
   context.peer = shared_from_this();
-  context.cancelled = std::make_shared<Event>(environment_.loop);
+  context.cancelled = std::make_shared<CancelEvent>(environment_.loop);
   context.trace = header.trace;
   serving_[header.call] = context.cancelled;
   return context;
@@ -359,8 +369,9 @@ Async<Status> OutgoingStream::send(Bytes item) {
   co_return peer_.connection_->send(std::move(frame));
 }
 
-IncomingStream::IncomingStream(std::shared_ptr<Peer> peer, uint64_t call, Executor executor)
-    : peer_(std::move(peer)), call_(call), changed_(std::move(executor)) {}
+IncomingStream::IncomingStream(std::shared_ptr<Peer> peer, uint64_t call, uint32_t window,
+                               Executor executor)
+    : peer_(std::move(peer)), call_(call), window_(window), changed_(std::move(executor)) {}
 
 IncomingStream::~IncomingStream() {
   if (timer_ != 0) peer_->environment_.clock.cancel(timer_);
@@ -369,12 +380,21 @@ IncomingStream::~IncomingStream() {
   }
 }
 
+Async<Status> IncomingStream::ended() {
+  while (!end_) co_await changed_.wait();
+  co_return *end_;
+}
+
+void IncomingStream::cancel(uint8_t how) {
+  if (!end_ && peer_->is_open()) peer_->send_control(FrameKind::cancel, call_, how);
+}
+
 Async<Result<std::optional<Bytes>>> IncomingStream::next() {
   while (items_.empty() && !end_) co_await changed_.wait();
   if (!items_.empty()) {
     std::optional<Bytes> item{std::move(items_.front())};
     items_.pop_front();
-    if (++consumed_ >= stream_window / 2 && !end_) {
+    if (++consumed_ >= std::max(window_ / 2, 1u) && !end_) {
       peer_->send_control(FrameKind::credit, call_, std::exchange(consumed_, 0));
     }
     co_return item;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <unordered_map>
@@ -23,10 +24,16 @@ struct Message {
 
 class Peer;
 
+class CancelEvent : public Event {
+ public:
+  using Event::Event;
+  uint8_t how = 0;  // protocol::CancelBits, once it is set.
+};
+
 struct CallContext {
   Instant deadline;
   std::shared_ptr<Peer> peer;        // Who calls.
-  std::shared_ptr<Event> cancelled;  // Set when the caller gave up or its connection closed.
+  std::shared_ptr<CancelEvent> cancelled;  // Set when the caller gave up or its connection closed.
   RawId trace;
 };
 
@@ -36,6 +43,8 @@ class OutgoingStream {
   OutgoingStream(Peer& peer, uint64_t call, Executor executor);
   // Errors: cancelled (the receiver gave up), unavailable (its connection closed).
   Async<Status> send(Bytes item);
+  // Called on the loop when the receiver takes so many items more: it has read that many.
+  void on_credit(std::function<void(uint32_t)> hook) { on_credit_ = std::move(hook); }
 
  private:
   friend class Peer;
@@ -43,6 +52,7 @@ class OutgoingStream {
   uint64_t call_;
   uint32_t credit_ = 0;
   bool cancelled_ = false;
+  std::function<void(uint32_t)> on_credit_;
   Event changed_;
 };
 
@@ -70,12 +80,17 @@ class IncomingStream {
   // The next item; nullopt at the orderly end. Errors: what the handler returned, unavailable,
   // deadline_exceeded.
   Async<Result<std::optional<Bytes>>> next();
+  // Waits until the handler has ended it, or the connection closed; items may still be unread.
+  Async<Status> ended();
+  // Tells the handler to stop; what it answers still ends the stream. `how`: protocol::CancelBits.
+  void cancel(uint8_t how);
 
  private:
   friend class Peer;
-  IncomingStream(std::shared_ptr<Peer> peer, uint64_t call, Executor executor);
+  IncomingStream(std::shared_ptr<Peer> peer, uint64_t call, uint32_t window, Executor executor);
   std::shared_ptr<Peer> peer_;
   uint64_t call_;
+  const uint32_t window_;  // Items that it takes before it grants more.
   std::deque<Bytes> items_;
   uint32_t consumed_ = 0;  // Since the last credit was granted.
   std::optional<Status> end_;
@@ -92,6 +107,8 @@ class OutgoingCall {
   // Waits for the reply, once. Errors: deadline_exceeded, outcome_unknown (the connection closed),
   // and whatever the handler returned.
   Async<Result<Message>> reply();
+  // The same now, and how (protocol::CancelBits). No reply comes any more.
+  void cancel(uint8_t how);
 
  private:
   friend class Peer;
@@ -134,9 +151,10 @@ class Peer : public std::enable_shared_from_this<Peer> {
   // Whether more can be sent without piling up; call() and streams wait for it by themselves.
   bool is_writable() const { return connection_->is_writable(); }
   Async<void> writable() { return connection_->writable(); }
-  // Opens a server stream; `budget` bounds the whole of it (zero: no bound).
+  // Opens a server stream; `budget` bounds the whole of it (zero: no bound), `unread_max` the items
+  // that were sent and not read (0: the default).
   Result<std::shared_ptr<IncomingStream>> open_stream(Method method, Message request,
-                                                      Duration budget);
+                                                      Duration budget, uint32_t unread_max = 0);
 
  private:
   friend class OutgoingStream;
@@ -167,7 +185,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   uint64_t next_call_ = 1;
   std::unordered_map<uint64_t, OutgoingCall::Pending*> pending_;  // Each lives in its OutgoingCall.
   std::unordered_map<uint64_t, IncomingStream*> incoming_;
-  std::unordered_map<uint64_t, std::shared_ptr<Event>> serving_;  // Cancel events by remote call.
+  std::unordered_map<uint64_t, std::shared_ptr<CancelEvent>> serving_;  // Cancel events by remote call.
   std::unordered_map<uint64_t, OutgoingStream*> outgoing_;
 };
 

@@ -76,12 +76,12 @@ void RingChannel::flush() {
   }
 }
 
-void RingChannel::cancel(uint64_t call) {
-  send_bare(call_cancel, call);
-}
-
-void RingChannel::recall() {
-  send_bare(call_recall, 0);
+void RingChannel::cancel(uint64_t call, uint8_t how) {
+  const std::lock_guard lock{mutex_};
+  if (!is_open()) return;
+  const RecordHeader header{1, call_cancel, 0, call};
+  const auto fill = [how](uint8_t* out) { *out = how; };
+  write(header, fill);
 }
 
 void RingChannel::begin(uint64_t ordinal) {
@@ -93,10 +93,10 @@ void RingChannel::begin(uint64_t ordinal) {
   }
 }
 
-void RingChannel::send_bare(Kind kind, uint64_t call) {
+void RingChannel::recall() {
   const std::lock_guard lock{mutex_};
   if (!is_open()) return;
-  const RecordHeader header{0, kind, 0, call};
+  const RecordHeader header{0, call_recall, 0, 0};
   if (reserve(0) != nullptr) {
     publish(header);
   } else {
@@ -205,7 +205,9 @@ void RingChannel::handle(RingHandler* handler, RecordHeader header, BytesView pa
       if (handler != nullptr) handler->ring_recall(shared_from_this());
       return;
     case call_cancel:
-      if (handler != nullptr) handler->ring_cancel(shared_from_this(), header.call);
+      if (handler != nullptr) {
+        handler->ring_cancel(shared_from_this(), header.call, payload.empty() ? 0 : payload[0]);
+      }
       return;
     default:
       log::debug("record_ignored", {{"kind", header.kind}});

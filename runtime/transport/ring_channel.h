@@ -55,8 +55,9 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   // not sent), invalid (over the size limit).
   template <class Fill>
   Result<uint64_t> call(std::unique_ptr<PendingReply> pending, size_t payload_bytes, Fill fill);
-  // Tells the callee that nobody waits any more. The reply is still awaited.
-  void cancel(uint64_t call);
+  // Tells the callee that nobody waits any more. The reply is still awaited. `how`:
+  // protocol::CancelBits.
+  void cancel(uint64_t call, uint8_t how = 0);
   // Asks for the calls back that the callee has not begun: it refuses them.
   void recall();
   // One more call of the peer's was taken from the ring: its ordinal.
@@ -111,7 +112,6 @@ class RingChannel : public std::enable_shared_from_this<RingChannel> {
   void write(RecordHeader header, Fill& fill);
   void queue(RecordHeader header, Bytes payload);
   void fail_pending();
-  void send_bare(Kind kind, uint64_t call);
   void mark_closed();
   void tell_closed(RingHandler* handler);
   std::unique_ptr<PendingReply> take(uint64_t call);

@@ -31,7 +31,9 @@ class RingHandler {
   virtual ~RingHandler() = default;
   virtual void ring_call(const std::shared_ptr<RingChannel>& channel, uint64_t call,
                          BytesView payload) = 0;
-  virtual void ring_cancel(const std::shared_ptr<RingChannel>& channel, uint64_t call) = 0;
+  // `how`: protocol::CancelBits.
+  virtual void ring_cancel(const std::shared_ptr<RingChannel>& channel, uint64_t call,
+                           uint8_t how) = 0;
   // The caller wants the calls back that have not begun: they are refused with unavailable.
   virtual void ring_recall(const std::shared_ptr<RingChannel>& channel) = 0;
   virtual void ring_closed(const std::shared_ptr<RingChannel>& channel) = 0;

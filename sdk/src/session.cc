@@ -16,7 +16,9 @@
 #include <unordered_map>
 
 #include "base/log.h"
+#include "call_scope.h"
 #include "client/actor_caller.h"
+#include "client/item_source.h"
 #include "client/object_directory.h"
 #include "client/result_refs.h"
 #include "client/store_client.h"
@@ -189,7 +191,15 @@ std::shared_ptr<RefHandle> read_ref(Reader& in) {
 
 void keep_result_refs(std::vector<std::shared_ptr<RefHandle>> refs) {
   std::vector<client::HeldRef> held;
-  for (auto& ref : refs) held.push_back({name_of(*ref), ref});
+  for (auto& ref : refs) held.push_back({name_of(*ref), 0, ref});
+  client::put_result_refs(std::move(held));
+}
+
+void keep_result_refs(std::vector<std::vector<std::shared_ptr<RefHandle>>> refs) {
+  std::vector<client::HeldRef> held;
+  for (uint32_t result = 0; result < refs.size(); ++result) {
+    for (auto& ref : refs[result]) held.push_back({name_of(*ref), result, ref});
+  }
   client::put_result_refs(std::move(held));
 }
 
@@ -378,27 +388,121 @@ Result<const TaskFunction*> find_task_function(const void* function) {
 
 }  // namespace
 
+namespace {
+
+constexpr uint32_t results_max = 100'000;  // Of one call.
+
+client::RetryPolicy to_policy(int retries, const std::vector<Code>& on,
+                              std::chrono::nanoseconds delay) {
+  client::RetryPolicy policy;
+  policy.retries = retries;
+  policy.on = on;
+  policy.delay_first = std::max<Duration>(delay, std::chrono::milliseconds(1));
+  return policy;
+}
+
+// Tasks of one call site follow each other: what they have in common is made once.
+Result<std::shared_ptr<const client::TaskTraits>> traits_of(const void* function,
+                                                            uint64_t signature,
+                                                            const TaskOptions& options,
+                                                            uint32_t results) {
+  struct Last {
+    const void* function = nullptr;
+    uint64_t signature = 0;
+    uint32_t results = 0;
+    TaskOptions options;
+    std::shared_ptr<const client::TaskTraits> traits;
+  };
+  thread_local Last last;
+  if (last.traits && last.function == function && last.signature == signature &&
+      last.results == results && last.options == options) {
+    return last.traits;
+  }
+  TROUPE_TRY(const TaskFunction* task, find_task_function(function));
+  if (results > results_max) {
+    return error(Code::invalid, fmt::format("a call has at most {} results", results_max));
+  }
+  auto traits = std::make_shared<client::TaskTraits>();
+  traits->module = task->module;
+  traits->function = task->name;
+  traits->name = options.name;
+  traits->signature = signature;
+  traits->demand = to_demand(options.resources);
+  traits->priority = options.priority;
+  traits->retry = to_policy(options.retries, options.retry_on, options.retry_delay);
+  traits->budget = options.timeout;
+  traits->time_limit = options.time_limit;
+  traits->grace = options.time_limit_grace;
+  traits->results = results;
+  traits->items_max = std::max(options.generator_items_max, 1u);
+  traits->placement = to_spec(options.placement);
+  last = {function, signature, results, options, std::move(traits)};
+  return last.traits;
+}
+
+// What a call of this thread's submits ends with it.
+void note_child(const std::shared_ptr<SessionImpl>& session,
+                const std::shared_ptr<client::Object>& object) {
+  if (current_call().call == nullptr) return;
+  if (const auto scope = CallScope::current()) scope->add_child(session, object);
+}
+
+std::shared_ptr<client::Object> start_task(const std::shared_ptr<SessionImpl>& session,
+                                           std::shared_ptr<const client::TaskTraits> traits,
+                                           std::vector<ArgumentValue>& arguments,
+                                           client::Client::Objects* more,
+                                           std::shared_ptr<client::ItemSource> items = nullptr) {
+  client::TaskSpec spec;
+  spec.items = std::move(items);
+  spec.traits = std::move(traits);
+  auto lowered = lower(arguments);
+  spec.arguments = std::move(lowered.arguments);
+  spec.held = std::move(lowered.held);
+  auto object = session->client().start_task(std::move(spec), more);
+  note_child(session, object);
+  return object;
+}
+
+std::vector<std::shared_ptr<RefHandle>> own_all(const std::shared_ptr<SessionImpl>& session,
+                                                std::shared_ptr<client::Object> first,
+                                                client::Client::Objects more) {
+  std::vector<std::shared_ptr<RefHandle>> handles;
+  handles.reserve(more.size() + 1);
+  handles.push_back(own(session, std::move(first)));
+  for (auto& object : more) handles.push_back(own(session, std::move(object)));
+  return handles;
+}
+
+std::vector<std::shared_ptr<RefHandle>> all_failed(const std::shared_ptr<SessionImpl>& session,
+                                                   Error failure, uint32_t count) {
+  return {std::clamp(count, 1u, results_max), make_failed(session, std::move(failure))};
+}
+
+}  // namespace
+
 std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& session,
                                        const void* function, uint64_t signature,
                                        std::vector<ArgumentValue> arguments,
                                        const TaskOptions& options) {
-  const auto task = find_task_function(function);
-  if (!task) return make_failed(session, task.error());
+  auto traits = traits_of(function, signature, options, 0);
+  if (!traits) return make_failed(session, std::move(traits).error());
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return make_failed(session, std::move(stored).error());
   }
-  client::TaskSpec spec;
-  spec.module = (*task)->module;
-  spec.function = (*task)->name;
-  spec.signature = signature;
-  spec.demand = to_demand(options.resources);
-  spec.priority = options.priority;
-  spec.retries = options.retries;
-  spec.placement = to_spec(options.placement);
-  auto lowered = lower(arguments);
-  spec.arguments = std::move(lowered.arguments);
-  spec.held = std::move(lowered.held);
-  return own(session, session->client().start_task(std::move(spec)));
+  return own(session, start_task(session, std::move(*traits), arguments, nullptr));
+}
+
+std::vector<std::shared_ptr<RefHandle>> submit_task_many(
+    const std::shared_ptr<SessionImpl>& session, const void* function, uint64_t signature,
+    std::vector<ArgumentValue> arguments, const TaskOptions& options, uint32_t count) {
+  auto traits = traits_of(function, signature, options, std::max(count, 1u));
+  if (!traits) return all_failed(session, std::move(traits).error(), count);
+  if (auto stored = store_large_arguments(session, arguments); !stored) {
+    return all_failed(session, std::move(stored).error(), count);
+  }
+  client::Client::Objects more;
+  auto first = start_task(session, std::move(*traits), arguments, &more);
+  return own_all(session, std::move(first), std::move(more));
 }
 
 std::shared_ptr<client::ActorTarget> target_of(const std::shared_ptr<SessionImpl>& session,
@@ -406,22 +510,65 @@ std::shared_ptr<client::ActorTarget> target_of(const std::shared_ptr<SessionImpl
   return session ? session->client().target_of(actor) : nullptr;
 }
 
-std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& session,
-                                       const std::shared_ptr<client::ActorTarget>& target,
-                                       std::string_view method, uint64_t signature,
-                                       std::vector<ArgumentValue> arguments, bool retriable) {
-  if (auto stored = store_large_arguments(session, arguments); !stored) {
-    return make_failed(session, std::move(stored).error());
-  }
+namespace {
+
+std::shared_ptr<client::Object> start_call(const std::shared_ptr<SessionImpl>& session,
+                                           const std::shared_ptr<client::ActorTarget>& target,
+                                           std::string_view method, uint64_t signature,
+                                           std::vector<ArgumentValue>& arguments,
+                                           const CallOptions& options, uint32_t results,
+                                           client::Client::Objects* more,
+                                           std::shared_ptr<client::ItemSource> items = nullptr) {
   client::ActorCallSpec spec;
   spec.actor = target->actor();
   spec.method = method;
   spec.signature = signature;
-  spec.retriable = retriable;
+  spec.budget = options.timeout;
+  if (const int retries = options.retries.value_or(0); retries != 0) {
+    spec.retry = to_policy(retries, options.retry_on, options.retry_delay);
+  }
+  spec.results = results;
+  spec.items_max = std::max(options.generator_items_max, 1u);
+  spec.items = std::move(items);
+  spec.name = options.name;
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
   spec.held = std::move(lowered.held);
-  return own(session, session->client().start_call(target, std::move(spec)));
+  auto object = session->client().start_call(target, std::move(spec), more);
+  note_child(session, object);
+  return object;
+}
+
+}  // namespace
+
+std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& session,
+                                       const std::shared_ptr<client::ActorTarget>& target,
+                                       std::string_view method, uint64_t signature,
+                                       std::vector<ArgumentValue> arguments,
+                                       const CallOptions& options) {
+  if (auto stored = store_large_arguments(session, arguments); !stored) {
+    return make_failed(session, std::move(stored).error());
+  }
+  return own(session,
+             start_call(session, target, method, signature, arguments, options, 0, nullptr));
+}
+
+std::vector<std::shared_ptr<RefHandle>> submit_call_many(
+    const std::shared_ptr<SessionImpl>& session, const std::shared_ptr<client::ActorTarget>& target,
+    std::string_view method, uint64_t signature, std::vector<ArgumentValue> arguments,
+    const CallOptions& options, uint32_t count) {
+  if (count > results_max) {
+    return all_failed(
+        session, error(Code::invalid, fmt::format("a call has at most {} results", results_max)),
+        count);
+  }
+  if (auto stored = store_large_arguments(session, arguments); !stored) {
+    return all_failed(session, std::move(stored).error(), count);
+  }
+  client::Client::Objects more;
+  auto first = start_call(session, target, method, signature, arguments, options,
+                          std::max(count, 1u), &more);
+  return own_all(session, std::move(first), std::move(more));
 }
 
 Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& session, Writer value) {
@@ -636,10 +783,10 @@ CoroutineMethod::~CoroutineMethod() {
   coroutine_actor = nullptr;
 }
 
-Continuation::Continuation() : actor_(coroutine_actor) {
+Continuation::Continuation() : actor_(coroutine_actor), call_(current_call()) {
   if (actor_ != nullptr) host().context_retain(static_cast<troupe_context*>(actor_));
 }
-Continuation::Continuation(const Continuation& other) : actor_(other.actor_) {
+Continuation::Continuation(const Continuation& other) : actor_(other.actor_), call_(other.call_) {
   if (actor_ != nullptr) host().context_retain(static_cast<troupe_context*>(actor_));
 }
 Continuation::~Continuation() {
@@ -648,15 +795,24 @@ Continuation::~Continuation() {
 
 void Continuation::resume(std::coroutine_handle<> waiting) const {
   if (actor_ == nullptr) {
+    const RunningCall running{call_};
     waiting.resume();
     return;
   }
-  const auto run = [](void* address) {
-    const CoroutineMethod runs;
-    std::coroutine_handle<>::from_address(address).resume();
+  struct Next {
+    std::coroutine_handle<> waiting;
+    CurrentCall call;
   };
-  // An actor that has ended leaves the coroutine where it is: what it uses is gone.
-  host().defer(static_cast<troupe_context*>(actor_), run, waiting.address());
+  const auto run = [](void* argument) {
+    const std::unique_ptr<Next> next{static_cast<Next*>(argument)};
+    const CoroutineMethod runs;
+    const RunningCall running{std::move(next->call)};
+    next->waiting.resume();
+  };
+  auto* next = new Next{waiting, call_};
+  if (host().defer(static_cast<troupe_context*>(actor_), run, next) != TROUPE_OK) {
+    delete next;  // An actor that has ended leaves the coroutine where it is: what it uses is gone.
+  }
 }
 
 ThreadWait::ThreadWait() : session_(process_session()) {
@@ -890,32 +1046,110 @@ Status free_objects(const std::shared_ptr<SessionImpl>& session,
   return ok();
 }
 
-void cancel(const std::shared_ptr<RefHandle>& ref) {
-  if (!ref) return;
-  if (!ref->object()) return;  // Its owner alone can cancel it.
+Status cancel(const std::shared_ptr<RefHandle>& ref, const CancelOptions& options) {
+  if (!ref) return error(Code::invalid, "an empty ref makes nothing that could be cancelled");
+  const auto& object = ref->object();
+  if (!object) {
+    return error(Code::denied, fmt::format("object {} belongs to another process, which alone can "
+                                           "cancel what makes it",
+                                           ref->id().to_string()));
+  }
+  if (options.force && object->maker() == client::Object::Maker::actor) {
+    return error(Code::invalid,
+                 "a call of an actor cannot be cancelled by force, for its process has other "
+                 "callers: cancel it without, or kill() the actor");
+  }
+  const int how = (options.force ? protocol::cancel_by_force : 0) |
+                  (options.children ? 0 : protocol::cancel_spares_children);
   ref->session()->client().objects().cancel(
-      ref->object(), error(Code::cancelled, "the task or call was cancelled"));
+      object, error(Code::cancelled, "the task or call was cancelled"), static_cast<uint8_t>(how));
+  return ok();
+}
+
+size_t pending_calls(const std::shared_ptr<SessionImpl>& session) {
+  return session->client().objects().calls().unfinished();
+}
+
+Status drain(const std::shared_ptr<SessionImpl>& session, std::chrono::nanoseconds timeout) {
+  auto& calls = session->client().objects().calls();
+  const auto& environment = session->client().environment();
+  const Instant deadline = environment.clock.now() + timeout;
+  transport::RingPort::Waiter waiter{*environment.rings};
+  const ThreadWait lends;
+  const bool done = environment.rings->wait(
+      waiter, deadline, [&] { return calls.unfinished() == 0; }, [&] { calls.add_waiter(waiter); });
+  calls.remove_waiter(waiter);
+  if (done) return ok();
+  return error(Code::deadline_exceeded,
+               fmt::format("{} tasks and calls are unfinished", calls.unfinished()));
+}
+
+uint64_t unread_failures(const std::shared_ptr<SessionImpl>& session) {
+  return session->client().objects().unread_failures();
 }
 
 namespace {
 
+// `Source` (an ItemSource, an IncomingStream) belongs to the loop, so it is dropped there.
+template <class Source>
 class ClientItemStream final : public ItemStream {
  public:
-  ClientItemStream(std::shared_ptr<SessionImpl> session,
-                   std::shared_ptr<transport::IncomingStream> stream)
-      : session_(std::move(session)), stream_(std::move(stream)) {}
+  // `call`: cancelled when this goes; null: the source itself is.
+  ClientItemStream(std::shared_ptr<SessionImpl> session, std::shared_ptr<Source> source,
+                   std::shared_ptr<RefHandle> call)
+      : session_(std::move(session)), source_(std::move(source)), call_(std::move(call)) {}
   ~ClientItemStream() override {
-    // The stream belongs to the loop, so it is dropped there.
-    session_->post([moved = std::move(stream_)]() mutable { moved.reset(); });
+    if (call_) (void)cancel(call_, {});
+    session_->post([moved = std::move(source_)]() mutable { moved.reset(); });
   }
-  Result<std::optional<Bytes>> next() override {
-    return session_->run_waiting<std::optional<Bytes>>([this] { return stream_->next(); });
+  Result<std::optional<Bytes>> next(std::chrono::nanoseconds timeout) override {
+    auto& clock = session_->client().environment().clock;
+    const Instant deadline = clock.now() + timeout;
+    return session_->run_waiting<std::optional<Bytes>>(
+        [&] { return with_deadline(clock, deadline, source_->next()); });
   }
+  void next_later(std::function<void(Result<std::optional<Bytes>>)> done) override {
+    auto shared =
+        std::make_shared<std::function<void(Result<std::optional<Bytes>>)>>(std::move(done));
+    client::Client* client = &session_->client();
+    session_->post([client, source = source_, shared]() mutable {
+      spawn(client->scope(), next_and_call(std::move(source), std::move(shared)));
+    });
+  }
+  const std::shared_ptr<SessionImpl>& session() const override { return session_; }
 
  private:
+  using Done = std::function<void(Result<std::optional<Bytes>>)>;
+  static Async<void> next_and_call(std::shared_ptr<Source> source, std::shared_ptr<Done> done) {
+    struct Guard {
+      std::shared_ptr<Done> done;
+      Result<std::optional<Bytes>> item = error(Code::cancelled, "the session was closed");
+      ~Guard() {
+        boost::asio::post(callbacks(), [call = std::move(done), value = std::move(item)]() mutable {
+          (*call)(std::move(value));
+        });
+      }
+    } guard{std::move(done)};
+    guard.item = co_await source->next();
+  }
+
   std::shared_ptr<SessionImpl> session_;
-  std::shared_ptr<transport::IncomingStream> stream_;
+  std::shared_ptr<Source> source_;
+  std::shared_ptr<RefHandle> call_;
 };
+
+StartedStream started(const std::shared_ptr<SessionImpl>& session,
+                      std::shared_ptr<client::ItemSource> items, std::shared_ptr<RefHandle> call) {
+  return {std::make_unique<ClientItemStream<client::ItemSource>>(session, std::move(items), call),
+          call};
+}
+
+// One that failed before it began.
+StartedStream failed_stream(const std::shared_ptr<SessionImpl>& session,
+                            std::shared_ptr<client::ItemSource> items, Error failure) {
+  session->post([items, failure] { items->settle(failure); });
+  return started(session, std::move(items), make_failed(session, std::move(failure)));
+}
 
 std::vector<protocol::Argument> opaque(std::vector<Bytes> values) {
   std::vector<protocol::Argument> arguments;
@@ -934,7 +1168,75 @@ Result<std::unique_ptr<ItemStream>> stream_call(const std::shared_ptr<SessionImp
   spec.arguments = opaque(std::move(arguments));
   TROUPE_TRY(auto stream, session->run<std::shared_ptr<transport::IncomingStream>>(
                               [&] { return session->client().stream_actor(std::move(spec)); }));
-  return std::make_unique<ClientItemStream>(session, std::move(stream));
+  return std::make_unique<ClientItemStream<transport::IncomingStream>>(session, std::move(stream),
+                                                                       nullptr);
+}
+
+StartedStream stream_task(const std::shared_ptr<SessionImpl>& session, const void* function,
+                          uint64_t signature, std::vector<ArgumentValue> arguments,
+                          const TaskOptions& options) {
+  auto items = std::make_shared<client::ItemSource>(session->client().environment().loop);
+  auto traits = traits_of(function, signature, options, 0);
+  if (!traits) return failed_stream(session, std::move(items), std::move(traits).error());
+  if (auto stored = store_large_arguments(session, arguments); !stored) {
+    return failed_stream(session, std::move(items), std::move(stored).error());
+  }
+  auto call = start_task(session, std::move(*traits), arguments, nullptr, items);
+  return started(session, std::move(items), own(session, std::move(call)));
+}
+
+StartedStream stream_method(const std::shared_ptr<SessionImpl>& session,
+                            const std::shared_ptr<client::ActorTarget>& target,
+                            std::string_view method, uint64_t signature,
+                            std::vector<ArgumentValue> arguments, const CallOptions& options) {
+  auto items = std::make_shared<client::ItemSource>(session->client().environment().loop);
+  if (auto stored = store_large_arguments(session, arguments); !stored) {
+    return failed_stream(session, std::move(items), std::move(stored).error());
+  }
+  auto call = start_call(session, target, method, signature, arguments, options, 0, nullptr, items);
+  return started(session, std::move(items), own(session, std::move(call)));
+}
+
+// --- The callee's end.
+
+bool ItemWriter::offer(const Writer& item) {
+  if (!item.refs.empty()) throw error(Code::invalid, "an item of a stream cannot hold refs");
+  const auto code =
+      static_cast<Code>(host().call_emit(call_, {item.bytes.data(), item.bytes.size()}));
+  if (code == Code::ok) return true;
+  if (code == Code::exhausted) return false;
+  throw error(code, code == Code::cancelled ? "nobody reads the stream any more"
+                                            : "the stream is past its time limit, or was ended");
+}
+
+bool ItemWriter::on_room(const Writer& item, std::function<void()> ready) {
+  auto kept = std::make_unique<std::function<void()>>(std::move(ready));
+  const auto run = [](void* argument) {
+    const std::unique_ptr<std::function<void()>> call{
+        static_cast<std::function<void()>*>(argument)};
+    (*call)();
+  };
+  const bool waits =
+      host().call_on_room(call_, item.bytes.size(), run, kept.get()) == TROUPE_EXHAUSTED;
+  if (waits) (void)kept.release();
+  return waits;
+}
+
+void ItemWriter::wait_for_room(const Writer& item) {
+  const auto room = std::make_shared<std::binary_semaphore>(0);
+  if (!on_room(item, [room] { room->release(); })) return;
+  const ThreadWait lends;
+  room->acquire();
+}
+
+void ItemWriter::finish(const std::exception_ptr& thrown) noexcept {
+  finish_with<void>(call_, [&] {
+    if (thrown) std::rethrow_exception(thrown);
+  });
+}
+
+bool runs_coroutine_method() {
+  return coroutine_actor != nullptr;
 }
 
 // --- The life of a driver's session.

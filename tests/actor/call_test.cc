@@ -48,5 +48,40 @@ TEST(Call, IsBegunOrWithdrawn) {
   EXPECT_EQ(outcomes.count, 0);
 }
 
+// What a module was told, in order.
+struct Told {
+  static void run(void* argument, uint32_t why) { static_cast<Told*>(argument)->all.push_back(why); }
+  std::vector<uint32_t> all;
+};
+
+TEST(Call, TellsItsModuleToEndAndLastThatItIsFinished) {
+  Outcomes outcomes;
+  Told told;
+  const auto call = std::make_shared<Call>(CallRequest{}, RingOrigin{&outcomes, nullptr, 0, {}});
+  call->on_stop(std::make_shared<const StopHook>(&Told::run, &told));
+  EXPECT_FALSE(call->should_stop());
+  call->overrun();
+  EXPECT_TRUE(call->should_stop());
+  EXPECT_FALSE(call->is_cancelled());
+  call->cancel();
+  call->cancel();  // No news.
+  EXPECT_TRUE(call->finish_value({}));
+  call->cancel();  // Too late.
+  EXPECT_EQ(told.all, (std::vector<uint32_t>{TROUPE_STOP_TIME_LIMIT,
+                                             TROUPE_STOP_CANCELLED | TROUPE_STOP_CHILDREN, 0}));
+}
+
+TEST(Call, TellsAModuleThatAsksLateAtOnce) {
+  Outcomes outcomes;
+  Told told;
+  const auto call = std::make_shared<Call>(CallRequest{}, RingOrigin{&outcomes, nullptr, 0, {}});
+  call->cancel(protocol::cancel_spares_children);
+  call->on_stop(std::make_shared<const StopHook>(&Told::run, &told));
+  EXPECT_EQ(told.all, std::vector<uint32_t>{TROUPE_STOP_CANCELLED});
+  EXPECT_TRUE(call->finish(error(Code::cancelled, "told to")));
+  call->on_stop(std::make_shared<const StopHook>(&Told::run, &told));
+  EXPECT_EQ(told.all, (std::vector<uint32_t>{TROUPE_STOP_CANCELLED, 0, 0}));
+}
+
 }  // namespace
 }  // namespace troupe::actor

@@ -84,7 +84,8 @@ class InstanceTest : public testing::Test {
   }
 
   std::shared_ptr<Call> submit(Instance& instance, std::string method, Bytes argument = {},
-                               bool streams = false, std::shared_ptr<Event> abandoned = nullptr,
+                               bool streams = false,
+                               std::shared_ptr<transport::CancelEvent> abandoned = nullptr,
                                Instant deadline = Instant::max()) {
     CallRequest request{std::move(method), 0, {}, deadline, streams};
     request.arguments.push_back(owned(std::move(argument)));
@@ -136,7 +137,7 @@ TEST_F(InstanceTest, RunsCallsInTheOrderOfTheirArrival) {
 
 TEST_F(InstanceTest, RunsDeferredWorkBeforeTheCallsThatWait) {
   run([this](Instance& instance) -> Async<void> {
-    auto abandoned = std::make_shared<Event>(real.io().get_executor());
+    auto abandoned = std::make_shared<transport::CancelEvent>(real.io().get_executor());
     auto busy = submit(instance, "until_cancelled", {}, false, abandoned);
     auto waiting = submit(instance, "increment");
     std::promise<bool> was_finished;
@@ -155,7 +156,7 @@ TEST_F(InstanceTest, RunsDeferredWorkBeforeTheCallsThatWait) {
 TEST_F(InstanceTest, RefusesWhenTheMailboxIsFull) {
   run(
       [this](Instance& instance) -> Async<void> {
-        auto abandoned = std::make_shared<Event>(real.io().get_executor());
+        auto abandoned = std::make_shared<transport::CancelEvent>(real.io().get_executor());
         auto busy = submit(instance, "until_cancelled", {}, false, abandoned);
         // The mailbox holds four; the thread takes the first whenever it likes, which makes room
         // for one more. Behind it nothing ends but what was refused.
@@ -179,7 +180,7 @@ TEST_F(InstanceTest, RefusesWhenTheMailboxIsFull) {
 TEST_F(InstanceTest, DropsCallsThatAreLateOrAbandoned) {
   run([this](Instance& instance) -> Async<void> {
     auto late = submit(instance, "increment", {}, false, nullptr, Instant{});
-    auto abandoned = std::make_shared<Event>(real.io().get_executor());
+    auto abandoned = std::make_shared<transport::CancelEvent>(real.io().get_executor());
     auto busy = submit(instance, "until_cancelled", {}, false, abandoned);
     auto gone = submit(instance, "increment");
     gone->cancel();
@@ -252,7 +253,7 @@ TEST_F(InstanceTest, BoundsTheItemsOfAStream) {
 
 TEST_F(InstanceTest, EndsAStreamWhoseReceiverIsGone) {
   run([this](Instance& instance) -> Async<void> {
-    auto abandoned = std::make_shared<Event>(real.io().get_executor());
+    auto abandoned = std::make_shared<transport::CancelEvent>(real.io().get_executor());
     auto stream = submit(instance, "emit", number(uint64_t{1} << 40), true, abandoned);
     const auto first = co_await stream->next_item();
     EXPECT_TRUE(first);

@@ -92,11 +92,24 @@ TEST_F(ActorCallTest, FailureOfWhatRanIsNeverSentAgain) {
     process.calls.clear();
     process.failures = {error(code, "the method says so").at("actor on node worker-1")};
     auto spec = call_of("hello");
-    spec.retriable = true;
+    spec.retry.retries = -1;
     EXPECT_EQ(code_of(call(spec)), code);
     simulation.run_for(10s);
     EXPECT_EQ(process.calls.size(), 1u) << code_name(code);
   }
+}
+
+TEST_F(ActorCallTest, ListedFailuresAreSentAgainAsOftenAsTheyMay) {
+  start_client();
+  FakeProcess& process = add_actor();
+  const Error conflict = error(Code::conflict, "not yet").at("actor on node worker-1");
+  process.failures = {conflict, conflict, conflict};
+  auto spec = call_of("hello");
+  spec.retry = {.retries = 2, .on = {Code::conflict}};
+  const auto answer = call(spec);
+  ASSERT_EQ(code_of(answer), Code::conflict);
+  EXPECT_EQ(answer.error().message(), "not yet (tried 3 times)");
+  EXPECT_EQ(process.calls.size(), 3u);
 }
 
 TEST_F(ActorCallTest, OtherRefusalIsFinal) {
@@ -128,7 +141,7 @@ TEST_F(ActorCallTest, RetriableCallThatMayHaveRunIsSentToTheNextIncarnation) {
   FakeProcess& process = add_actor();
   process.hold = true;
   auto spec = call_of("hello");
-  spec.retriable = true;
+  spec.retry.retries = -1;
   const ObjectName result = client->submit_call(spec);
   simulation.run_for(1s);
   process.die();

@@ -275,12 +275,20 @@ class ClientTest : public testing::Test {
     spec.arguments = {{to_bytes(argument), {}, {}}};
     return spec;
   }
-  TaskSpec task_of(const std::string& argument) {
-    TaskSpec spec;
-    spec.module = "module";
-    spec.function = "echo";
-    spec.arguments = {{to_bytes(argument), {}, {}}};
-    return spec;
+  // A task of the traits that a test may change before it is submitted.
+  struct EchoTask : TaskTraits {
+    std::vector<protocol::Argument> arguments;
+    std::vector<ObjectName> held = {};
+    operator TaskSpec() const {
+      return {std::make_shared<const TaskTraits>(*this), arguments, held};
+    }
+  };
+  static EchoTask task_of(const std::string& argument) {
+    EchoTask task;
+    task.module = "module";
+    task.function = "echo";
+    task.arguments = {{to_bytes(argument), {}, {}}};
+    return task;
   }
   Result<std::string> get(const ObjectName& object, Duration budget = 1min) {
     auto value = await(client->get(object, budget), budget + 1s);

@@ -22,7 +22,9 @@ class OwnedObject : public testing::Test {
   RingProcess callee{executor};
   RingPair rings;
   CallState call;
-  std::shared_ptr<Object> object = std::make_shared<Object>(ObjectId{RawId{1, 2}}, executor);
+  ObjectHome home{executor, {}};
+  std::shared_ptr<Object> object =
+      std::make_shared<Object>(ObjectId{RawId{1, 2}}, home, Object::Maker::task);
 };
 
 TEST_F(OwnedObject, TellsItsCallThatItWasCancelled) {

@@ -147,7 +147,7 @@ TEST_F(TaskTest, TaskThatMayHaveRunIsOutcomeUnknown) {
 TEST_F(TaskTest, TaskRunsAgainAsOftenAsItMay) {
   start_client();
   auto spec = task_of("hello");
-  spec.retries = 1;
+  spec.retry.retries = 1;
   FakeProcess& first = add_slot();
   first.hold = true;
   const ObjectName result = client->submit_task(spec);
@@ -170,12 +170,108 @@ TEST_F(TaskTest, FailureOfWhatRanIsNeverRunAgain) {
     slot.calls.clear();
     slot.failures = {error(code, "the function says so").at("task on node worker-1")};
     auto spec = task_of("hello");
-    spec.retries = 5;
+    spec.retry.retries = 5;
     const ObjectName result = client->submit_task(spec);
     EXPECT_EQ(code_of(get(result)), code);
     EXPECT_EQ(slot.calls.size(), 1u) << code_name(code);
   }
   EXPECT_EQ(head.leases.size(), 1u) << "the slot is as good as before";
+}
+
+TEST_F(TaskTest, ListedFailuresRunAgainWithBackOffAndTheLastSaysHowOften) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  const Error conflict = error(Code::conflict, "not yet").at("task on node worker-1");
+  slot.failures = {conflict, conflict, conflict};
+  auto spec = task_of("hello");
+  spec.retry = {.retries = 2, .on = {Code::conflict}, .delay_first = 100ms};
+  const Instant before = simulation.clock().now();
+  const auto answer = get(client->submit_task(spec));
+  ASSERT_EQ(code_of(answer), Code::conflict);
+  EXPECT_EQ(answer.error().message(), "not yet (tried 3 times)");
+  EXPECT_EQ(answer.error().where(), "task on node worker-1");
+  EXPECT_EQ(since(before) / 100ms, 3) << "100 ms, then 200 ms";
+  EXPECT_EQ(slot.calls.size(), 3u);
+  EXPECT_EQ(head.leases.size(), 1u) << "the slot is as good as before";
+}
+
+TEST_F(TaskTest, TaskThatIsCancelledBetweenItsRunsRunsNoMore) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.failures = {error(Code::conflict, "not yet").at("task on node worker-1")};
+  auto spec = task_of("hello");
+  spec.retry = {.retries = -1, .on = {Code::conflict}, .delay_first = 10s};
+  const ObjectName result = client->submit_task(spec);
+  simulation.run_for(1s);
+  client->cancel(result.id);
+  EXPECT_EQ(code_of(get(result)), Code::cancelled);
+  simulation.run_for(30s);
+  EXPECT_EQ(slot.calls.size(), 1u);
+}
+
+TEST_F(TaskTest, SeveralResultsHaveOneOutcome) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.failures = {error(Code::conflict, "no").at("task on node worker-1")};
+  auto spec = task_of("hello");
+  spec.results = 3;
+  Client::Objects more;
+  const auto first = client->start_task(spec, &more);
+  ASSERT_EQ(more.size(), 2u);
+  simulation.run_for(1s);
+  EXPECT_EQ(slot.calls.at(0).results, 3u);
+  EXPECT_EQ(slot.calls.at(0).result, first->id());
+  for (uint32_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(more[i]->id(), result_id(first->id(), i + 1));
+    ASSERT_NE(more[i]->failure(), nullptr);
+    EXPECT_EQ(more[i]->failure()->code(), Code::conflict);
+  }
+}
+
+TEST_F(TaskTest, ReplyWithTooFewResultsFailsThoseThatAreMissing) {
+  start_client();
+  add_slot();  // Answers with one value.
+  auto spec = task_of("hello");
+  spec.results = 2;
+  Client::Objects more;
+  const auto first = client->start_task(spec, &more);
+  simulation.run_for(1s);
+  EXPECT_EQ(as_text(first->value()), "hello");
+  ASSERT_NE(more.at(0)->failure(), nullptr);
+  EXPECT_EQ(more[0]->failure()->code(), Code::internal);
+}
+
+TEST_F(TaskTest, CancellingOneOfSeveralResultsCancelsTheTask) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.hold = true;
+  auto spec = task_of("hello");
+  spec.results = 3;
+  Client::Objects more;
+  const auto first = client->start_task(spec, &more);
+  simulation.run_for(1s);
+  client->objects().cancel(more.at(1), error(Code::cancelled, "enough"));
+  for (const auto& one : {first, more[0], more[1]}) {
+    ASSERT_NE(one->failure(), nullptr);
+    EXPECT_EQ(one->failure()->code(), Code::cancelled);
+  }
+  simulation.run_for(100ms);
+  EXPECT_EQ(slot.cancelled, 1);
+}
+
+TEST_F(TaskTest, FailuresThatNobodyCanReadAreCounted) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  const Error failure = error(Code::conflict, "no").at("task on node worker-1");
+  slot.failures = {failure, failure};
+  const auto kept = client->start_task(task_of("kept"));
+  const auto dropped = client->start_task(task_of("dropped"));
+  EXPECT_EQ(client->objects().calls().unfinished(), 2u);
+  client->objects().drop_reference(dropped);
+  simulation.run_for(1s);
+  EXPECT_EQ(slot.calls.size(), 2u) << "it runs all the same";
+  EXPECT_EQ(client->objects().unread_failures(), 1u);
+  EXPECT_EQ(client->objects().calls().unfinished(), 0u);
 }
 
 TEST_F(TaskTest, RefusedLeaseFailsItsTasks) {

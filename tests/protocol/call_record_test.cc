@@ -54,6 +54,29 @@ class CallRecordTest : public testing::Test {
 constexpr size_t count_at = offsetof(CallHead, argument_count);
 constexpr size_t method_at = offsetof(CallHead, method_bytes);
 
+TEST_F(CallRecordTest, WhatFewCallsHaveComesBackToo) {
+  const CallExtras extras{5'000'000, 1'000'000, 3, "train step"};
+  const std::vector<Argument> arguments{value("a")};
+  Bytes bytes(call_record_bytes("f", arguments, extras));
+  write_call_record(bytes.data(), head(), "f", arguments, extras);
+  const auto call = read_call_record(bytes);
+  ASSERT_TRUE(call);
+  EXPECT_EQ(call->method, "f");
+  const auto invoke = to_invoke(*call);
+  ASSERT_TRUE(invoke);
+  EXPECT_EQ(invoke->time_limit_us, 5'000'000u);
+  EXPECT_EQ(invoke->grace_us, 1'000'000u);
+  EXPECT_EQ(invoke->results, 3u);
+  EXPECT_EQ(invoke->name, "train step");
+  EXPECT_EQ(as_text(invoke->arguments.at(0).inline_value), "a");
+  for (size_t size = 0; size < bytes.size(); ++size) {
+    EXPECT_FALSE(read_call_record(BytesView{bytes}.first(size))) << size;
+  }
+  const uint32_t endless = UINT32_MAX;  // The name's length.
+  put(bytes, sizeof(CallHead) + 20, endless);
+  EXPECT_EQ(code_of(bytes), Code::invalid);
+}
+
 TEST_F(CallRecordTest, ComesBackAsItWasWritten) {
   const std::vector<Argument> arguments{
       value(""), value("a"), ref(), value("12345678"), value(std::string(65536, 'x')), ref()};

@@ -125,12 +125,13 @@ class Program {
     client::ActorCallSpec call;
     call.actor = actor;
     call.budget = 3s;
-    call.retriable = random_.chance(0.5);
+    const bool retriable = random_.chance(0.5);
+    if (retriable) call.retry.retries = -1;
     const uint64_t kind = random_.below(20);
     call.method = kind == 0 ? "crash" : kind == 1 ? "fail" : kind < 6 ? "slow" : "echo";
     // Says so in its argument, for the check that nothing else runs twice.
     const std::string text =
-        fmt::format("call {}{}", random_.below(1000), call.retriable ? may_run_again : "");
+        fmt::format("call {}{}", random_.below(1000), retriable ? may_run_again : "");
     call.arguments = argument(text);
     const std::string method = call.method;
     const Instant begun = simulation_.clock().now();
@@ -221,14 +222,16 @@ class Program {
     co_await pause(1500);
     std::vector<client::ObjectName> results;
     for (uint64_t i = 0; i < count; ++i) {
+      client::TaskTraits traits;
+      traits.module = "module";
+      traits.function = pick_function();
+      traits.demand = cpus(group.is_nil() ? 500 : 250);
+      traits.placement.group = group;
+      traits.retry.retries = static_cast<int32_t>(random_.below(3));
+      traits.budget = 8s;
       client::TaskSpec task;
-      task.module = "module";
-      task.function = pick_function();
+      task.traits = std::make_shared<const client::TaskTraits>(std::move(traits));
       task.arguments = argument("task");
-      task.demand = cpus(group.is_nil() ? 500 : 250);
-      task.placement.group = group;
-      task.retries = static_cast<int32_t>(random_.below(3));
-      task.budget = 8s;
       results.push_back(cluster_.driver().submit_task(std::move(task)));
     }
     for (size_t i = 0; i < results.size(); ++i) {

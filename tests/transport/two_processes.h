@@ -53,7 +53,7 @@ class RingProcess : public RingHandler {
       answer(channel, call, payload);
     }
   }
-  void ring_cancel(const Channel&, uint64_t call) override {
+  void ring_cancel(const Channel&, uint64_t call, uint8_t) override {
     last_cancelled = call;
     ++cancelled;
     if (on_cancel) on_cancel();

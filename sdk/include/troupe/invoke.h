@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "troupe/coroutine.h"
+#include "troupe/generator.h"
 #include "troupe/object_ref.h"
 #include "troupe/plugin.h"
 
@@ -31,6 +32,10 @@ constexpr bool is_coroutine = false;
 template <class T>
 constexpr bool is_coroutine<Coroutine<T>> = true;
 
+// What a method returns that need not be done when it returns.
+template <class R>
+constexpr bool goes_on_later = is_coroutine<R> || is_generator<R>;
+
 // What a method gives in the end: Coroutine<R> gives what R gives.
 template <class R>
 struct Awaited {
@@ -42,12 +47,28 @@ struct Awaited<Coroutine<R>> {
 };
 
 template <class R>
-uint64_t result_hash() {
+uint64_t value_hash() {
   using Plain = typename UnwrapResult<typename Awaited<R>::type>::type;
   if constexpr (std::is_void_v<Plain>) {
     return 2;
   } else {
     return type_hash<Plain>();
+  }
+}
+
+template <class T>
+struct ItemOf;
+template <class T>
+struct ItemOf<Generator<T>> {
+  using type = T;
+};
+
+template <class R>
+uint64_t result_hash() {
+  if constexpr (is_generator<R>) {
+    return hash_mix(24, type_hash<typename ItemOf<R>::type>());
+  } else {
+    return value_hash<R>();
   }
 }
 
@@ -67,7 +88,7 @@ struct FunctionTraits<R (*)(P...)> {
   using Return = R;
   using Value = typename UnwrapResult<typename Awaited<R>::type>::type;
   // A coroutine outlives its caller's arguments.
-  static_assert(!is_coroutine<R> || !(std::is_reference_v<P> || ...),
+  static_assert(!(is_coroutine<R> || is_generator<R>) || !(std::is_reference_v<P> || ...),
                 "a coroutine's parameters must be values");
   using Arguments = std::tuple<std::remove_cvref_t<P>...>;
   static constexpr size_t arity = sizeof...(P);
@@ -140,8 +161,71 @@ bool decode_arguments(const troupe_bytes* arguments, Tuple& out, std::index_sequ
   return good;
 }
 
+// A value whose parts can be results of their own, each with its ref: a tuple's, or a vector's, of
+// which the caller says how many.
+template <class T>
+struct Several {
+  static constexpr bool possible = false;
+};
+template <class... Ts>
+struct Several<std::tuple<Ts...>> {
+  static constexpr bool possible = true;
+  using Refs = std::tuple<ObjectRef<Ts>...>;
+  static uint32_t count(uint32_t) { return sizeof...(Ts); }
+  static Refs refs(std::vector<std::shared_ptr<RefHandle>> handles) {
+    return [&]<size_t... I>(std::index_sequence<I...>) {
+      return Refs{ObjectRef<Ts>{std::move(handles[I])}...};
+    }(std::index_sequence_for<Ts...>{});
+  }
+  template <class Each>
+  static void for_each(const std::tuple<Ts...>& value, Each each) {
+    std::apply([&](const Ts&... parts) { (each(parts), ...); }, value);
+  }
+};
+template <class T>
+struct Several<std::vector<T>> {
+  static constexpr bool possible = true;
+  using Refs = std::vector<ObjectRef<T>>;
+  static uint32_t count(uint32_t wanted) { return wanted; }
+  static Refs refs(std::vector<std::shared_ptr<RefHandle>> handles) {
+    Refs refs;
+    refs.reserve(handles.size());
+    for (auto& handle : handles) refs.emplace_back(std::move(handle));
+    return refs;
+  }
+  template <class Each>
+  static void for_each(const std::vector<T>& value, Each each) {
+    for (const T& part : value) each(part);
+  }
+};
+
+// The refs inside each of several values, as keep_result_refs.
+void keep_result_refs(std::vector<std::vector<std::shared_ptr<RefHandle>>> refs);
+
+template <class Value>
+void reply_with_several(troupe_call* call, const Value& value) {
+  std::vector<Bytes> parts;
+  std::vector<std::vector<std::shared_ptr<RefHandle>>> refs;
+  Several<Value>::for_each(value, [&](const auto& part) {
+    Writer out;
+    write<std::remove_cvref_t<decltype(part)>>(out, part);
+    parts.push_back(std::move(out.bytes));
+    refs.push_back(std::move(out.refs));
+  });
+  std::vector<troupe_bytes> views;
+  for (const Bytes& part : parts) views.push_back({part.data(), part.size()});
+  keep_result_refs(std::move(refs));
+  host().call_reply_many(call, views.data(), views.size());
+}
+
 template <class Value>
 void reply_with(troupe_call* call, const Value& value) {
+  if constexpr (Several<Value>::possible) {
+    if (host().call_results(call) > 0) {
+      reply_with_several(call, value);
+      return;
+    }
+  }
   Writer out;
   write<Value>(out, value);
   keep_result_refs(std::move(out.refs));
@@ -176,6 +260,26 @@ void finish_with(troupe_call* call, Give give) noexcept {
   }
 }
 
+template <class Traits, class Function>
+void run_generator(troupe_call* call, const troupe_bytes* arguments, Function function) noexcept {
+  if (host().call_streams(call) == 0) {
+    host().call_fail(call, TROUPE_INVALID, "it gives a stream: its caller must take one");
+    return;
+  }
+  std::optional<typename Traits::Return> made;
+  try {
+    typename Traits::Arguments values{};
+    if (!decode_arguments(arguments, values, std::make_index_sequence<Traits::arity>{})) {
+      throw error(Code::invalid, "malformed arguments");
+    }
+    made.emplace(std::apply(function, std::move(values)));
+  } catch (...) {
+    ItemWriter{call}.finish(std::current_exception());
+    return;
+  }
+  std::move(*made).run(call);
+}
+
 // Runs `function` (a callable over the argument tuple) and finishes `call` with what it returns or
 // throws, once it has if it is a coroutine.
 template <class Traits, class Function>
@@ -187,8 +291,14 @@ void run_and_reply(troupe_call* call, uint64_t signature, const troupe_bytes* ar
         "the caller's and the module's signatures differ: build both from the same source");
     return;
   }
+  const RunningCall running{{.call = call}};
   using Return = typename Traits::Return;
-  if constexpr (is_coroutine<Return>) {
+  if constexpr (is_generator<Return>) {
+    // A method goes on on its actor's thread; a task keeps its own until the end.
+    std::optional<CoroutineMethod> method;
+    if constexpr (requires { typename Traits::Class; }) method.emplace();
+    run_generator<Traits>(call, arguments, function);
+  } else if constexpr (is_coroutine<Return>) {
     using Given = typename Awaited<Return>::type;
     // What throws before the coroutine begins, e.g. the copy of an argument.
     std::optional<Return> begun;

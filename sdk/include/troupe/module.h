@@ -6,7 +6,8 @@
 //   class Counter { public: explicit Counter(int start); int add(int n); };
 //   TROUPE_ACTOR(Counter(int), add);            // The constructor, then the methods.
 //
-// A method that returns Coroutine<T> gives a T in the end. While it awaits, others of its actor
+// A method that returns Coroutine<T> gives a T in the end, one that returns Generator<T> gives many
+// (see generator.h). While it awaits, others of its actor
 // run, on the same thread, up to ActorOptions::max_concurrency unfinished ones.
 //
 //   TROUPE_CONCURRENCY_GROUP(Counter, "io", 4, read, write);
@@ -219,7 +220,7 @@ struct ClassRegistration {
 #define TROUPE_METHOD_ENTRY_(Signature, method)                                                 \
   {#method,                                                                                     \
    &::troupe::detail::call_method<&::troupe::detail::FunctionTraits<Signature>::Class::method>, \
-   ::troupe::detail::is_coroutine<typename ::troupe::detail::FunctionTraits<                    \
+   ::troupe::detail::goes_on_later<typename ::troupe::detail::FunctionTraits<                   \
        decltype(&::troupe::detail::FunctionTraits<Signature>::Class::method)>::Return>},
 
 // TROUPE_ACTOR(Class(ConstructorParameters...), method, ...): at most 12 methods, none overloaded.

@@ -9,6 +9,7 @@
 
 #include "protocol/messages.h"
 #include "troupe/serialize.h"
+#include "troupe/this_call.h"
 
 namespace troupe {
 
@@ -90,6 +91,7 @@ class Continuation {
 
  private:
   void* const actor_;  // Its context, retained; null: none.
+  const CurrentCall call_;
 };
 
 // While it lives this thread waits for other tasks; if it belongs to a task, they may have its cpu.

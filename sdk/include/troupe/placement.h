@@ -27,6 +27,7 @@ struct Resources {
   double memory_mib = 0;  // 0: not accounted.
   // What nodes were given with --resource NAME=AMOUNT; fractions down to a thousandth.
   std::map<std::string, double> custom = {};
+  bool operator==(const Resources&) const = default;
 };
 
 // A test of a node's labels (--label KEY=VALUE); see namespace label.
@@ -35,6 +36,7 @@ struct LabelSelector {
   std::string test;
   std::vector<std::string> values = {};
   bool preferred = false;
+  bool operator==(const LabelSelector&) const = default;
 
   // Preferred, not demanded: other nodes will do while no such node has room.
   LabelSelector soft() const {
@@ -75,6 +77,7 @@ struct Placement {
   PlacementGroupId group = {};  // Then neither labels nor node.
   std::optional<uint32_t> bundle = {};
   bool outside = false;  // Anywhere, also for what a group has captured.
+  bool operator==(const Placement&) const = default;
 
   static Placement on(NodeId node) { return {.node = node}; }
   static Placement near(NodeId node) { return {.node = node, .node_preferred = true}; }

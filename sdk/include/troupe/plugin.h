@@ -104,10 +104,12 @@ typedef struct troupe_host {
   void (*call_reply)(troupe_call* call, troupe_bytes value);
   void (*call_fail)(troupe_call* call, int32_t code, const char* message);
   /* Sends one item of a streaming call; copied. TROUPE_CANCELLED: the caller is gone, finish soon.
+   * TROUPE_DEADLINE_EXCEEDED: the call is past its time limit.
    * TROUPE_INVALID: the caller asked for a single reply. Never blocks: items queue up to a bound,
    * then TROUPE_EXHAUSTED (retry in a later step). */
   int32_t (*call_emit)(troupe_call* call, troupe_bytes item);
-  /* 1 once the caller gave up or is gone; the call must still be finished. */
+  /* 1 once the caller gave up or is gone, or (since 1.2) the call is past its time limit: it should
+   * end soon, and must still be finished. */
   int32_t (*call_cancelled)(const troupe_call* call);
   /* 1 if the caller takes a stream of items. */
   int32_t (*call_streams)(const troupe_call* call);
@@ -151,11 +153,32 @@ typedef struct troupe_host {
    * thread. TROUPE_UNAVAILABLE: the actor stops, and run will not be called. */
   int32_t (*defer)(troupe_context* context, void (*run)(void* argument), void* argument);
 
-  /* --- Since 1.2. Any thread. */
-  /* Keeps `context` valid for defer beyond the end of its actor, until as many releases. */
+  /* --- Since 1.2. */
+  /* Has run(argument, why) called whenever the call is told to end, at once if it was (why: bits of
+   * TROUPE_STOP_...), and last, once, when it was finished (why: 0). On any thread, which it must
+   * not block. Once a call. */
+  void (*call_on_stop)(troupe_call* call, void (*run)(void* argument, uint32_t why),
+                       void* argument);
+  /* How many results the caller wants, each an object of its own; 0: one, by call_reply. */
+  uint32_t (*call_results)(const troupe_call* call);
+  /* As call_reply, with so many. TROUPE_INVALID: `count` is not what the caller wants; the call has
+   * failed with that. */
+  int32_t (*call_reply_many)(troupe_call* call, const troupe_bytes* values, size_t count);
+  /* TROUPE_OK: call_emit has room for an item of this size, or the call should end.
+   * TROUPE_EXHAUSTED: run(argument) is called once that is so, on any thread, which it must not
+   * block. One at a time. */
+  int32_t (*call_on_room)(troupe_call* call, size_t item_size, void (*run)(void* argument),
+                          void* argument);
+  /* Any thread. Keeps `context` valid for defer beyond the end of its actor, until as many releases. */
   void (*context_retain)(troupe_context* context);
   void (*context_release)(troupe_context* context);
 } troupe_host;
+
+enum {
+  TROUPE_STOP_CANCELLED = 1,  /* The caller gave up or is gone. */
+  TROUPE_STOP_TIME_LIMIT = 2, /* It ran past its time limit; its process is ended soon. */
+  TROUPE_STOP_CHILDREN = 4    /* What it has submitted should end, too. */
+};
 
 enum {
   TROUPE_STEP_IDLE = 0, /* Nothing to do until the next call. */

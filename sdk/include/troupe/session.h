@@ -16,10 +16,43 @@
 namespace troupe {
 
 struct TaskOptions {
-  Resources resources;
+  std::string name = {};  // In errors, logs and lists; empty: the function's.
+  Resources resources = {};
   int priority = 0;  // Higher first.
-  int retries = 0;   // How often it may run again when its process died.
-  Placement placement;
+  // How often it may run again (-1: no limit) when its process died, or when it failed with one of
+  // `retry_on`. The pause before it is retry_delay, then twice as long each time, at most 10 s.
+  int retries = 0;
+  Placement placement = {};
+  std::vector<Code> retry_on = {};
+  std::chrono::nanoseconds retry_delay = std::chrono::milliseconds(10);
+  // Of all of it, from now on: then its ref fails with deadline_exceeded and it is cancelled.
+  std::chrono::nanoseconds timeout = no_timeout;
+  // Of one run (0: none). At the limit should_stop() turns true in it; if it has not ended
+  // time_limit_grace later, its process is ended and its ref fails with deadline_exceeded.
+  std::chrono::nanoseconds time_limit{};
+  std::chrono::nanoseconds time_limit_grace = std::chrono::seconds(1);
+  uint32_t returns = 1;               // Of submit_many of a task that gives a vector: how many.
+  uint32_t generator_items_max = 64;  // Of stream(): how many items may be unread; at least 1.
+  bool operator==(const TaskOptions&) const = default;
+};
+
+// Of one call of an actor's method; see TaskOptions.
+struct CallOptions {
+  std::string name = {};
+  std::optional<int> retries = {};  // Unset: the actor's max_call_retries.
+  std::vector<Code> retry_on = {};
+  std::chrono::nanoseconds retry_delay = std::chrono::milliseconds(10);
+  std::chrono::nanoseconds timeout = no_timeout;
+  uint32_t returns = 1;
+  uint32_t generator_items_max = 64;
+};
+
+struct CancelOptions {
+  // A task that runs ends at once, with its process (and with it what it has submitted); otherwise
+  // it is told to stop (should_stop()), and its process is ended 200 ms later if it does not. Other
+  // tasks that were sent to the process run elsewhere. Not of an actor's calls.
+  bool force = false;
+  bool children = true;  // What it has submitted, and so on, is cancelled, too.
 };
 
 enum class ActorProcess : uint8_t {
@@ -37,6 +70,7 @@ struct ActorOptions {
   bool get_if_exists = false;  // With a name: the existing actor instead of a conflict.
   bool detached = false;       // Lives on when its job ends.
   int max_restarts = 0;        // -1: no limit.
+  int max_call_retries = 0;    // Default of CallOptions::retries, for refs that this one made.
   // Of an actor with coroutine methods: how many calls may be unfinished (0: 1000). Of any other:
   // how many threads run its methods at once (0: 1); with several, calls may overtake each other.
   uint32_t max_concurrency = 0;
@@ -88,13 +122,22 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
                                        const void* function, uint64_t signature,
                                        std::vector<ArgumentValue> arguments,
                                        const TaskOptions& options);
+// The same of `count` results.
+std::vector<std::shared_ptr<RefHandle>> submit_task_many(
+    const std::shared_ptr<SessionImpl>& session, const void* function, uint64_t signature,
+    std::vector<ArgumentValue> arguments, const TaskOptions& options, uint32_t count);
 // One actor as this process calls it; found once, and shared by the copies of an ActorRef.
 std::shared_ptr<client::ActorTarget> target_of(const std::shared_ptr<SessionImpl>& session,
                                                ActorId actor);
 std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& session,
                                        const std::shared_ptr<client::ActorTarget>& target,
                                        std::string_view method, uint64_t signature,
-                                       std::vector<ArgumentValue> arguments, bool retriable);
+                                       std::vector<ArgumentValue> arguments,
+                                       const CallOptions& options);
+std::vector<std::shared_ptr<RefHandle>> submit_call_many(
+    const std::shared_ptr<SessionImpl>& session, const std::shared_ptr<client::ActorTarget>& target,
+    std::string_view method, uint64_t signature, std::vector<ArgumentValue> arguments,
+    const CallOptions& options, uint32_t count);
 Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& session, Writer value);
 Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::string module,
                              std::string_view class_name, uint64_t signature,
@@ -135,17 +178,35 @@ Result<Room> take_room(const std::shared_ptr<SessionImpl>& session, size_t size_
 std::shared_ptr<RefHandle> seal(const std::shared_ptr<SessionImpl>& session, Room room);
 // Values above this are written straight into the store.
 inline constexpr size_t put_inline_bytes_max = 64 << 10;
-void cancel(const std::shared_ptr<RefHandle>& ref);
-// Items of a streaming call. Blocks. nullopt at the end.
-class ItemStream {
- public:
-  virtual ~ItemStream() = default;
-  virtual Result<std::optional<Bytes>> next() = 0;
+Status cancel(const std::shared_ptr<RefHandle>& ref, const CancelOptions& options);
+size_t pending_calls(const std::shared_ptr<SessionImpl>& session);
+Status drain(const std::shared_ptr<SessionImpl>& session, std::chrono::nanoseconds timeout);
+uint64_t unread_failures(const std::shared_ptr<SessionImpl>& session);
+// A generator's items, and the object that is ready once all were made.
+struct StartedStream {
+  std::unique_ptr<ItemStream> items;
+  std::shared_ptr<RefHandle> call;
 };
+StartedStream stream_task(const std::shared_ptr<SessionImpl>& session, const void* function,
+                          uint64_t signature, std::vector<ArgumentValue> arguments,
+                          const TaskOptions& options);
+StartedStream stream_method(const std::shared_ptr<SessionImpl>& session,
+                            const std::shared_ptr<client::ActorTarget>& target,
+                            std::string_view method, uint64_t signature,
+                            std::vector<ArgumentValue> arguments, const CallOptions& options);
+// Of a plugin's actor.
 Result<std::unique_ptr<ItemStream>> stream_call(const std::shared_ptr<SessionImpl>& session,
                                                 ActorId actor, std::string_view method,
                                                 std::vector<Bytes> arguments);
 
+}  // namespace detail
+
+namespace detail {
+template <class... Args>
+constexpr bool starts_with_options = false;
+template <class First, class... Rest>
+constexpr bool starts_with_options<First, Rest...> =
+    std::is_same_v<std::remove_cvref_t<First>, CallOptions>;
 }  // namespace detail
 
 // A typed handle of an actor. Copies name the same actor; dropping it does not end the actor.
@@ -154,20 +215,53 @@ template <class A>
 class ActorRef {
  public:
   ActorRef() = default;
-  ActorRef(std::shared_ptr<detail::SessionImpl> session, ActorId id)
-      : session_(std::move(session)), id_(id), target_(detail::target_of(session_, id)) {}
+  ActorRef(std::shared_ptr<detail::SessionImpl> session, ActorId id, int max_call_retries = 0)
+      : session_(std::move(session)),
+        id_(id),
+        target_(detail::target_of(session_, id_)),
+        max_call_retries_(max_call_retries) {}
 
   ActorId id() const { return id_; }
+  int max_call_retries() const { return max_call_retries_; }
 
-  // counter.call<&Counter::add>(3). Returns at once; errors appear when the ref is read.
+  // counter.call<&Counter::add>(3), or call<&Counter::add>(CallOptions{.retries = 2}, 3). Returns
+  // at once; errors appear when the ref is read. A call runs once unless it may be retried.
   template <auto method, class... Args>
+    requires(!detail::starts_with_options<Args...>)
   auto call(Args&&... arguments) const {
-    return call_with<method>(false, std::forward<Args>(arguments)...);
+    return call<method>(CallOptions{}, std::forward<Args>(arguments)...);
   }
-  // As call; if the actor dies meanwhile it may run again in the next incarnation.
   template <auto method, class... Args>
-  auto call_retriable(Args&&... arguments) const {
-    return call_with<method>(true, std::forward<Args>(arguments)...);
+  auto call(const CallOptions& options, Args&&... arguments) const {
+    using Traits = detail::FunctionTraits<decltype(method)>;
+    static_assert(!detail::is_generator<typename Traits::Return>,
+                  "a generator is called by stream()");
+    auto values = encode<method>(std::forward<Args>(arguments)...);
+    return ObjectRef<typename Traits::Value>{
+        detail::submit_call(session_, target_, method_name<method>(), Traits::signature(),
+                            std::move(values), with_defaults(options))};
+  }
+  // As Session::submit_many.
+  template <auto method, class... Args>
+  auto call_many(CallOptions options, Args&&... arguments) const {
+    using Traits = detail::FunctionTraits<decltype(method)>;
+    using Results = detail::Several<typename Traits::Value>;
+    static_assert(Results::possible, "the method gives neither a tuple nor a vector");
+    auto values = encode<method>(std::forward<Args>(arguments)...);
+    return Results::refs(detail::submit_call_many(
+        session_, target_, method_name<method>(), Traits::signature(), std::move(values),
+        with_defaults(options), Results::count(options.returns)));
+  }
+  // Of a method that returns Generator<T>: Stream<T>. Such a call may be overtaken by later ones.
+  template <auto method, class... Args>
+  auto stream(const CallOptions& options, Args&&... arguments) const {
+    using Traits = detail::FunctionTraits<decltype(method)>;
+    static_assert(detail::is_generator<typename Traits::Return>, "the method is no generator");
+    auto started =
+        detail::stream_method(session_, target_, method_name<method>(), Traits::signature(),
+                              encode<method>(std::forward<Args>(arguments)...), options);
+    return Stream<typename detail::ItemOf<typename Traits::Return>::type>{std::move(started.items),
+                                                                          std::move(started.call)};
   }
   Status kill() const { return detail::kill_actor(session_, id_); }
   Result<ActorStatus> status() const { return detail::actor_status(session_, id_); }
@@ -177,20 +271,26 @@ class ActorRef {
   }
 
  private:
+  template <auto method>
+  static const char* method_name() {
+    return troupe_method_name(static_cast<A*>(nullptr), detail::MethodTag<method>{});
+  }
   template <auto method, class... Args>
-  auto call_with(bool retriable, Args&&... arguments) const {
+  static auto encode(Args&&... arguments) {
     using Traits = detail::FunctionTraits<decltype(method)>;
     static_assert(sizeof...(Args) == Traits::arity, "the method takes another number of arguments");
-    const char* name = troupe_method_name(static_cast<A*>(nullptr), detail::MethodTag<method>{});
-    auto values = detail::encode_arguments<typename Traits::Arguments>(
-        std::index_sequence_for<Args...>{}, std::forward<Args>(arguments)...);
-    return ObjectRef<typename Traits::Value>{detail::submit_call(
-        session_, target_, name, Traits::signature(), std::move(values), retriable)};
+    return detail::encode_arguments<typename Traits::Arguments>(std::index_sequence_for<Args...>{},
+                                                                std::forward<Args>(arguments)...);
+  }
+  CallOptions with_defaults(CallOptions options) const {
+    if (!options.retries) options.retries = max_call_retries_;
+    return options;
   }
 
   std::shared_ptr<detail::SessionImpl> session_;
   ActorId id_;
   std::shared_ptr<client::ActorTarget> target_;
+  int max_call_retries_ = 0;
 };
 
 namespace detail {
@@ -252,6 +352,7 @@ class Session {
   template <class... P, class R, class... Args>
   auto submit(const TaskOptions& options, R (*function)(P...), Args&&... arguments) const {
     using Traits = detail::FunctionTraits<R (*)(P...)>;
+    static_assert(!detail::is_generator<R>, "a generator is called by stream()");
     static_assert(sizeof...(Args) == sizeof...(P),
                   "the function takes another number of arguments");
     auto values = detail::encode_arguments<typename Traits::Arguments>(
@@ -259,6 +360,42 @@ class Session {
     return ObjectRef<typename Traits::Value>{
         detail::submit_task(impl_, reinterpret_cast<const void*>(function), Traits::signature(),
                             std::move(values), options)};
+  }
+
+  // The same of a task that gives a std::tuple<A, B, ...>: std::tuple<ObjectRef<A>, ObjectRef<B>,
+  // ...>; or of one that gives a std::vector<T> of options.returns: that many ObjectRef<T>. Each is
+  // an object of its own, with one outcome of the call for all: cancelling one cancels it.
+  template <class... P, class R, class... Args>
+  auto submit_many(const TaskOptions& options, R (*function)(P...), Args&&... arguments) const {
+    using Traits = detail::FunctionTraits<R (*)(P...)>;
+    using Results = detail::Several<typename Traits::Value>;
+    static_assert(sizeof...(Args) == sizeof...(P),
+                  "the function takes another number of arguments");
+    static_assert(Results::possible, "the function gives neither a tuple nor a vector");
+    auto values = detail::encode_arguments<typename Traits::Arguments>(
+        std::index_sequence_for<Args...>{}, std::forward<Args>(arguments)...);
+    return Results::refs(detail::submit_task_many(impl_, reinterpret_cast<const void*>(function),
+                                                  Traits::signature(), std::move(values), options,
+                                                  Results::count(options.returns)));
+  }
+
+  // Of a task that returns Generator<T>: Stream<T>, whose items arrive as they are made.
+  template <class... P, class R, class... Args>
+  auto stream(const TaskOptions& options, R (*function)(P...), Args&&... arguments) const {
+    using Traits = detail::FunctionTraits<R (*)(P...)>;
+    static_assert(detail::is_generator<R>, "the function is no generator");
+    static_assert(sizeof...(Args) == sizeof...(P),
+                  "the function takes another number of arguments");
+    auto values = detail::encode_arguments<typename Traits::Arguments>(
+        std::index_sequence_for<Args...>{}, std::forward<Args>(arguments)...);
+    auto started = detail::stream_task(impl_, reinterpret_cast<const void*>(function),
+                                       Traits::signature(), std::move(values), options);
+    return Stream<typename detail::ItemOf<R>::type>{std::move(started.items),
+                                                    std::move(started.call)};
+  }
+  template <class... P, class R, class... Args>
+  auto stream(R (*function)(P...), Args&&... arguments) const {
+    return stream(TaskOptions{}, function, std::forward<Args>(arguments)...);
   }
 
   // Copies `value`, once: into the local store when it is large. Blocks while the store is full, at
@@ -344,10 +481,23 @@ class Session {
     TROUPE_TRY(const auto handles, handles_of(refs));
     return detail::free_objects(impl_, handles);
   }
+  // Ends the task or call that makes the object; its ref fails with cancelled, at once. Of one that
+  // is done nothing happens. Dropping a ref cancels nothing. Errors: invalid (an empty ref; force
+  // of an actor's call), denied (another process owns it).
   template <class T>
-  void cancel(const ObjectRef<T>& ref) const {
-    detail::cancel(ref.handle());
+  Status cancel(const ObjectRef<T>& ref, const CancelOptions& options = {}) const {
+    return detail::cancel(ref.handle(), options);
   }
+
+  // How many tasks and calls of this process have no outcome yet, also those whose refs are
+  // dropped.
+  size_t pending() const { return detail::pending_calls(impl_); }
+  // Blocks until there are none. Errors: deadline_exceeded (how many there are).
+  Status drain(std::chrono::nanoseconds timeout = no_timeout) const {
+    return detail::drain(impl_, timeout);
+  }
+  // How many failed when nobody held their refs any more; each was logged with its name.
+  uint64_t unread_failures() const { return detail::unread_failures(impl_); }
 
   // Makes an actor: session.create<Counter>({.name = "c"}, 5). Returns once the head has promised
   // it. Refs among the arguments, and arguments above 64 KiB, live in this session until the actor
@@ -366,7 +516,7 @@ class Session {
     TROUPE_TRY(const ActorId id,
                detail::create_actor(impl_, detail::module_of(anchor), name, Traits::signature(),
                                     std::move(values), options));
-    return ActorRef<A>{impl_, id};
+    return ActorRef<A>{impl_, id, options.max_call_retries};
   }
   // Many actors in one request to the head, all or none; with a name, each is called NAME-0, NAME-1
   // and so on. create_many<Cell>({.process = ActorProcess::shared}, 10'000, 5). Errors: as create.
@@ -519,16 +669,19 @@ struct Codec<PlacementGroup> {
 };
 template <class A>
 struct Codec<ActorRef<A>> {
-  static uint64_t hash() { return 21; }
+  static uint64_t hash() { return 25; }
   static void write(Writer& out, const ActorRef<A>& ref) {
     uint8_t bytes[16];
     ref.id().to_bytes(bytes);
     out.raw(bytes, sizeof bytes);
+    detail::write<int>(out, ref.max_call_retries());
   }
   static void read(Reader& in, ActorRef<A>& ref) {
     uint8_t bytes[16];
     in.raw(bytes, sizeof bytes);
-    ref = ActorRef<A>{in.session, ActorId::from_bytes(bytes)};
+    int retries = 0;
+    detail::read(in, retries);
+    ref = ActorRef<A>{in.session, ActorId::from_bytes(bytes), retries};
   }
 };
 }  // namespace detail

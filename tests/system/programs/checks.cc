@@ -281,7 +281,7 @@ void check_wait_and_cancel(const troupe::Session& session) {
   std::vector<ObjectRef<void>> stuck{session.submit(wait_for_ever)};
   auto none = session.wait(stuck, {.count = 1, .timeout = std::chrono::milliseconds(100)}).value();
   REQUIRE(none.ready.empty() && none.pending.size() == 1);
-  session.cancel(stuck[0]);
+  session.cancel(stuck[0]).value();
   REQUIRE(stuck[0].get().error().code() == Code::cancelled);
   std::vector<ObjectRef<int64_t>> refs;
   for (int i = 0; i < 10; ++i) refs.push_back(session.submit(add, i, 1));

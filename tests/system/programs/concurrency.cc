@@ -449,7 +449,7 @@ void check_flood(const troupe::Session& session, const std::string& path) {
     tasks.pop_front();
     if (done == 1000) mark(path);
   }
-  for (const auto& task : tasks) session.cancel(task);
+  for (const auto& task : tasks) session.cancel(task).value();
 }
 
 void check_one_task(const troupe::Session& session) {

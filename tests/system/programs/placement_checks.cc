@@ -89,7 +89,7 @@ void check_labels(const Session& session) {
   REQUIRE(on({label::equals("zone", "nowhere").soft()}).get(20s).has_value());
   const auto never = on({label::absent("zone")});
   REQUIRE(session.wait(std::vector{never}, {.timeout = 500ms})->ready.empty());
-  session.cancel(never);
+  session.cancel(never).value();
   // By node.
   const troupe::TaskOptions here{.resources = {.cpu = 0.5},
                                  .placement = Placement::on(session.node())};
@@ -110,7 +110,7 @@ void check_custom_resources(const Session& session) {
   const troupe::TaskOptions too_many{.resources = {.cpu = 0.1, .custom = {{"license", 2}}}};
   const auto never = session.submit(too_many, where);
   REQUIRE(session.wait(std::vector{never}, {.timeout = 500ms})->ready.empty());
-  session.cancel(never);
+  session.cancel(never).value();
 }
 
 void check_groups(const Session& session) {
