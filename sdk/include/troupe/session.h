@@ -549,7 +549,7 @@ class Session {
                                      Traits::signature(), std::move(values), options));
     std::vector<ActorRef<A>> refs;
     refs.reserve(ids.size());
-    for (const ActorId id : ids) refs.emplace_back(impl_, id);
+    for (const ActorId id : ids) refs.emplace_back(impl_, id, options.max_call_retries);
     return refs;
   }
   // Blocks until all are ready to be called. Errors: unavailable (one died: why),
