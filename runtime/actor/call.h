@@ -14,8 +14,8 @@
 #include "base/bytes.h"
 #include "client/client.h"
 #include "client/result_refs.h"
-#include "transport/async.h"
 #include "sdk/include/troupe/plugin.h"
+#include "transport/async.h"
 #include "transport/ring_channel.h"
 
 namespace troupe::actor {
@@ -74,10 +74,10 @@ struct CallRequest {
   Instant deadline = Instant::max();
   bool streams = false;
   uint32_t items_max = 0;  // How many its receiver leaves unread; 0: stream_items_max wait here.
-  Bytes record;  // What the arguments point into, if the call came through a ring.
-  std::string name;      // The caller's; empty: none.
-  uint32_t results = 0;  // 0: one, by finish_value.
-  Duration time_limit{};  // Zero: none.
+  Bytes record;            // What the arguments point into, if the call came through a ring.
+  std::string name;        // The caller's; empty: none.
+  uint32_t results = 0;    // 0: one, by finish_value.
+  Duration time_limit{};   // Zero: none.
   Duration grace{};
   // Of one with a time limit: called on its thread when it begins.
   std::function<void(const std::shared_ptr<Call>&)> begun;
@@ -100,7 +100,9 @@ class Call : public std::enable_shared_from_this<Call> {
   // Fixed once the call is in a mailbox.
   CallRequest& request() { return request_; }
   const RingOrigin& origin() const { return origin_; }
-  const std::string& label() const { return request_.name.empty() ? request_.method : request_.name; }
+  const std::string& label() const {
+    return request_.name.empty() ? request_.method : request_.name;
+  }
 
   // Refs inside the outcome, which the reply must keep alive. Set before finish(), read after it.
   std::vector<client::HeldRef> held;
@@ -113,8 +115,8 @@ class Call : public std::enable_shared_from_this<Call> {
   // The first outcome counts; false: there was one already.
   bool finish(Result<Bytes> outcome);
   bool finish_value(BytesView value);
-  // Errors: cancelled (the caller is gone), deadline_exceeded (past its time limit), invalid (it wants a single reply), exhausted (the queue
-  // is full: retry later).
+  // Errors: cancelled (the caller is gone), deadline_exceeded (past its time limit), invalid (it
+  // wants a single reply), exhausted (the queue is full: retry later).
   Code emit(BytesView item);
   // False: emit has room for an item of so many bytes, or the call should end. True: `ready` is
   // called once when that is so.

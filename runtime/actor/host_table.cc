@@ -131,11 +131,11 @@ int32_t host_call_reply_many(troupe_call* call, const troupe_bytes* values, size
   return TROUPE_OK;
 }
 
-int32_t host_call_on_room(troupe_call* call, size_t item_size, void (*run)(void*),
-                          void* argument) {
+int32_t host_call_on_room(troupe_call* call, size_t item_size, void (*run)(void*), void* argument) {
   const auto found = call->table->find(call);
   if (!found) return TROUPE_OK;
-  return found->on_room(item_size, [run, argument] { run(argument); }) ? TROUPE_EXHAUSTED : TROUPE_OK;
+  return found->on_room(item_size, [run, argument] { run(argument); }) ? TROUPE_EXHAUSTED
+                                                                       : TROUPE_OK;
 }
 
 int32_t host_object_put(troupe_context* context, troupe_bytes value, uint8_t* id,

@@ -46,7 +46,7 @@ Instant deadline_of(const protocol::CallView& call, Instant now) {
 struct RingCalls::Caller {
   struct Running {
     uint64_t number = 0;
-    std::weak_ptr<Call> call;          // In the mailbox, or
+    std::weak_ptr<Call> call;                           // In the mailbox, or
     std::shared_ptr<transport::CancelEvent> cancelled;  // on the loop.
   };
   std::vector<Running> running;  // By the place in the caller's table: the low half of a number.
@@ -167,8 +167,8 @@ void RingCalls::finished(const std::shared_ptr<Call>& call, Result<BytesView> ou
   } else if (call->is_cancelled()) {
     // Nobody would take back what a reply keeps for its caller.
     refuse(*origin.channel, origin.number, error(Code::cancelled, "the caller gave up"));
-  } else if (call->held.empty() && call->more.empty() && outcome->size() <= client::inline_bytes_max &&
-             client_.objects().borrows_settled()) {
+  } else if (call->held.empty() && call->more.empty() &&
+             outcome->size() <= client::inline_bytes_max && client_.objects().borrows_settled()) {
     reply_with(*origin.channel, origin.number, ReplyForm::value, *outcome, ran_ns);
   } else {
     boost::asio::post(client_.environment().loop,
@@ -180,8 +180,8 @@ void RingCalls::finished(const std::shared_ptr<Call>& call, Result<BytesView> ou
 
 Async<void> RingCalls::reply_from_loop(std::shared_ptr<Call> call, Bytes value) {
   const RingOrigin& origin = call->origin();
-  auto reply = co_await host_.make_reply(call, std::move(value), origin.result,
-                                         origin.channel->process());
+  auto reply =
+      co_await host_.make_reply(call, std::move(value), origin.result, origin.channel->process());
   if (!reply) {
     refuse(*origin.channel, origin.number, host_.placed(std::move(reply).error(), call->label()));
   } else {

@@ -25,8 +25,8 @@ class RingCalls final : public transport::RingHandler, public CallSink {
 
   void ring_call(const std::shared_ptr<transport::RingChannel>& channel, uint64_t number,
                  BytesView payload) override;
-  void ring_cancel(const std::shared_ptr<transport::RingChannel>& channel,
-                   uint64_t number, uint8_t how) override;
+  void ring_cancel(const std::shared_ptr<transport::RingChannel>& channel, uint64_t number,
+                   uint8_t how) override;
   void ring_recall(const std::shared_ptr<transport::RingChannel>& channel) override;
   void ring_closed(const std::shared_ptr<transport::RingChannel>& channel) override;
   void finished(const std::shared_ptr<Call>& call, Result<BytesView> outcome) override;

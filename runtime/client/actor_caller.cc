@@ -283,12 +283,13 @@ Async<void> ActorCaller::await_stream(Target target, Queued queued,
   Result<protocol::InvokeReply> outcome = protocol::InvokeReply{};
   if (Status ended = std::get<0>(std::move(raced)); !ended) {
     const bool died = ended.error().where().empty() && !peer->is_open();
-    outcome = died ? error(Code::outcome_unknown, "the connection to the actor closed before the "
-                                                  "stream ended")
+    outcome = died ? error(Code::outcome_unknown,
+                           "the connection to the actor closed before the "
+                           "stream ended")
                    : std::move(ended).error();
   }
-  settle(target, queued, incarnation, std::move(outcome), target->info_ ? target->info_->address
-                                                                         : protocol::ProcessAddress{});
+  settle(target, queued, incarnation, std::move(outcome),
+         target->info_ ? target->info_->address : protocol::ProcessAddress{});
 }
 
 // Set when the caller gives up on what the object is.
@@ -314,9 +315,8 @@ void ActorCaller::settle(const Target& target, const Queued& queued, uint32_t in
   Error failure = std::move(outcome).error();
   const bool not_run = surely_not_run(failure);
   const RetryPolicy& policy = queued->spec.retry;
-  const bool again =
-      not_run || (policy.covers(failure) && !queued->spec.items &&
-                  (policy.retries < 0 || queued->retried < policy.retries));
+  const bool again = not_run || (policy.covers(failure) && !queued->spec.items &&
+                                 (policy.retries < 0 || queued->retried < policy.retries));
   const Duration delay = not_run ? queued->delay : policy.delay(queued->retried);
   const bool in_time = client_.environment_.clock.now() + delay < queued->deadline;
   if (!again || !in_time || queued->result->is_ready()) {

@@ -48,8 +48,8 @@ Duration RetryPolicy::delay(int32_t retried) const {
 
 Error after_retries(Error failure, int32_t retried) {
   if (retried == 0) return failure;
-  Error told = error(failure.code(), fmt::format("{} (tried {} times)", failure.message(),
-                                                 retried + 1));
+  Error told =
+      error(failure.code(), fmt::format("{} (tried {} times)", failure.message(), retried + 1));
   if (failure.retry_after()) told = std::move(told).after(*failure.retry_after());
   return failure.where().empty() ? told : std::move(told).at(failure.where());
 }

@@ -47,8 +47,8 @@ inline constexpr Duration default_budget = std::chrono::hours(24);
 
 // When what failed is tried again.
 struct RetryPolicy {
-  int32_t retries = 0;    // How often it may run again; -1: no limit.
-  std::vector<Code> on;   // Failures of the code itself, beside deaths of its process.
+  int32_t retries = 0;   // How often it may run again; -1: no limit.
+  std::vector<Code> on;  // Failures of the code itself, beside deaths of its process.
   Duration delay_first = std::chrono::milliseconds(10);  // Then twice as long each time,
   Duration delay_most = std::chrono::seconds(10);        // at most so long.
 
@@ -71,9 +71,9 @@ struct TaskTraits {
   int32_t priority = 0;
   RetryPolicy retry;
   Duration budget = default_budget;
-  Duration time_limit{};  // Of one run; zero: none.
+  Duration time_limit{};                     // Of one run; zero: none.
   Duration grace = std::chrono::seconds(1);  // After it, before the process is ended.
-  uint32_t results = 0;  // How many objects it makes; 0: one.
+  uint32_t results = 0;                      // How many objects it makes; 0: one.
   uint32_t items_max = 0;  // Of a generator: how many may be unread; 0: the default.
   protocol::PlacementSpec placement;
   const std::string& label() const { return name.empty() ? function : name; }
@@ -84,7 +84,7 @@ class ItemSource;
 struct TaskSpec {
   std::shared_ptr<const TaskTraits> traits;
   std::vector<protocol::Argument> arguments;
-  std::vector<ObjectName> held;  // Refs inside the arguments: kept alive until the reply.
+  std::vector<ObjectName> held;            // Refs inside the arguments: kept alive until the reply.
   std::shared_ptr<ItemSource> items = {};  // Set: a generator, whose items go there.
 };
 
@@ -182,8 +182,8 @@ class Client {
   // Of several results the first is given, and the others go to `more`, in their order.
   using Objects = std::vector<std::shared_ptr<Object>>;
   std::shared_ptr<ActorTarget> target_of(ActorId actor);
-  std::shared_ptr<Object> start_call(const std::shared_ptr<ActorTarget>& target,
-                                     ActorCallSpec spec, Objects* more = nullptr);
+  std::shared_ptr<Object> start_call(const std::shared_ptr<ActorTarget>& target, ActorCallSpec spec,
+                                     Objects* more = nullptr);
   std::shared_ptr<Object> start_task(TaskSpec spec, Objects* more = nullptr);
   ObjectDirectory& objects() { return *objects_; }
   // The same with a name for others, and on the loop.

@@ -137,9 +137,8 @@ void ObjectDirectory::give_back(ObjectId id, const protocol::ProcessAddress& nod
   if (held) spawn(scope_, tell_owner(Method::remove_borrow, id, producer));
 }
 
-void ObjectDirectory::set_result(const std::shared_ptr<Object>& object,
-                                 protocol::ObjectValue value, bool held,
-                                 const protocol::ProcessAddress& producer) {
+void ObjectDirectory::set_result(const std::shared_ptr<Object>& object, protocol::ObjectValue value,
+                                 bool held, const protocol::ProcessAddress& producer) {
   if (object->is_ready() || object->freed) {  // Cancelled meanwhile.
     give_back(object->id(), value.node, held, producer);
     return;
@@ -174,9 +173,8 @@ void ObjectDirectory::set_error(const std::shared_ptr<Object>& object, Error fai
 void ObjectDirectory::set_failed(const std::shared_ptr<Object>& object, Error failure,
                                  std::string_view name) {
   const auto more = object->take_more();
-  const bool is_read = std::ranges::any_of(more, [](const auto& one) {
-    return one->references() > 0;
-  });
+  const bool is_read =
+      std::ranges::any_of(more, [](const auto& one) { return one->references() > 0; });
   for (const auto& other : more) set_error(other, failure);
   if (!is_read && object->references() == 0 && !object->is_ready()) {
     unread_failures_.fetch_add(1);

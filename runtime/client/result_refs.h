@@ -12,7 +12,7 @@ namespace troupe::client {
 
 struct HeldRef {
   ObjectName name;
-  uint32_t result = 0;  // Which of the call's results holds it.
+  uint32_t result = 0;                     // Which of the call's results holds it.
   std::shared_ptr<const void> keep_alive;  // Dropped once the reply holds the ref by itself.
 };
 

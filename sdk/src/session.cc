@@ -402,11 +402,9 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
   return own(session, start_task(session, std::move(*traits), arguments, nullptr));
 }
 
-std::vector<std::shared_ptr<RefHandle>> submit_task_many(const std::shared_ptr<SessionImpl>& session,
-                                                         const void* function, uint64_t signature,
-                                                         std::vector<ArgumentValue> arguments,
-                                                         const TaskOptions& options,
-                                                         uint32_t count) {
+std::vector<std::shared_ptr<RefHandle>> submit_task_many(
+    const std::shared_ptr<SessionImpl>& session, const void* function, uint64_t signature,
+    std::vector<ArgumentValue> arguments, const TaskOptions& options, uint32_t count) {
   auto traits = traits_of(function, signature, options, std::max(count, 1u));
   if (!traits) return all_failed(session, std::move(traits).error(), count);
   if (auto stored = store_large_arguments(session, arguments); !stored) {
@@ -471,8 +469,8 @@ std::vector<std::shared_ptr<RefHandle>> submit_call_many(
     const CallOptions& options, uint32_t count) {
   if (count > results_max) {
     return all_failed(
-        session,
-        error(Code::invalid, fmt::format("a call has at most {} results", results_max)), count);
+        session, error(Code::invalid, fmt::format("a call has at most {} results", results_max)),
+        count);
   }
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return all_failed(session, std::move(stored).error(), count);
@@ -815,8 +813,7 @@ StartedStream stream_method(const std::shared_ptr<SessionImpl>& session,
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return failed_stream(session, std::move(items), std::move(stored).error());
   }
-  auto call =
-      start_call(session, target, method, signature, arguments, options, 0, nullptr, items);
+  auto call = start_call(session, target, method, signature, arguments, options, 0, nullptr, items);
   return started(session, std::move(items), own(session, std::move(call)));
 }
 
@@ -824,8 +821,8 @@ StartedStream stream_method(const std::shared_ptr<SessionImpl>& session,
 
 bool ItemWriter::offer(const Writer& item) {
   if (!item.refs.empty()) throw error(Code::invalid, "an item of a stream cannot hold refs");
-  const auto code = static_cast<Code>(
-      host().call_emit(call_, {item.bytes.data(), item.bytes.size()}));
+  const auto code =
+      static_cast<Code>(host().call_emit(call_, {item.bytes.data(), item.bytes.size()}));
   if (code == Code::ok) return true;
   if (code == Code::exhausted) return false;
   throw error(code, code == Code::cancelled ? "nobody reads the stream any more"
@@ -835,7 +832,8 @@ bool ItemWriter::offer(const Writer& item) {
 bool ItemWriter::on_room(const Writer& item, std::function<void()> ready) {
   auto kept = std::make_unique<std::function<void()>>(std::move(ready));
   const auto run = [](void* argument) {
-    const std::unique_ptr<std::function<void()>> call{static_cast<std::function<void()>*>(argument)};
+    const std::unique_ptr<std::function<void()>> call{
+        static_cast<std::function<void()>*>(argument)};
     (*call)();
   };
   const bool waits =

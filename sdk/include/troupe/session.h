@@ -25,7 +25,7 @@ struct TaskOptions {
   // time_limit_grace later, its process is ended and its ref fails with deadline_exceeded.
   std::chrono::nanoseconds time_limit{};
   std::chrono::nanoseconds time_limit_grace = std::chrono::seconds(1);
-  uint32_t returns = 1;  // Of submit_many of a task that gives a vector: how many.
+  uint32_t returns = 1;               // Of submit_many of a task that gives a vector: how many.
   uint32_t generator_items_max = 64;  // Of stream(): how many items may be unread; at least 1.
   bool operator==(const TaskOptions&) const = default;
 };
@@ -97,11 +97,9 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
                                        std::vector<ArgumentValue> arguments,
                                        const TaskOptions& options);
 // The same of `count` results.
-std::vector<std::shared_ptr<RefHandle>> submit_task_many(const std::shared_ptr<SessionImpl>& session,
-                                                         const void* function, uint64_t signature,
-                                                         std::vector<ArgumentValue> arguments,
-                                                         const TaskOptions& options,
-                                                         uint32_t count);
+std::vector<std::shared_ptr<RefHandle>> submit_task_many(
+    const std::shared_ptr<SessionImpl>& session, const void* function, uint64_t signature,
+    std::vector<ArgumentValue> arguments, const TaskOptions& options, uint32_t count);
 // One actor as this process calls it; found once, and shared by the copies of an ActorRef.
 std::shared_ptr<client::ActorTarget> target_of(const std::shared_ptr<SessionImpl>& session,
                                                ActorId actor);
@@ -111,9 +109,9 @@ std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& sessi
                                        std::vector<ArgumentValue> arguments,
                                        const CallOptions& options);
 std::vector<std::shared_ptr<RefHandle>> submit_call_many(
-    const std::shared_ptr<SessionImpl>& session,
-    const std::shared_ptr<client::ActorTarget>& target, std::string_view method, uint64_t signature,
-    std::vector<ArgumentValue> arguments, const CallOptions& options, uint32_t count);
+    const std::shared_ptr<SessionImpl>& session, const std::shared_ptr<client::ActorTarget>& target,
+    std::string_view method, uint64_t signature, std::vector<ArgumentValue> arguments,
+    const CallOptions& options, uint32_t count);
 Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& session, Writer value);
 Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::string module,
                              std::string_view class_name, uint64_t signature,
@@ -173,8 +171,8 @@ class ActorRef {
   ActorId id() const { return id_; }
   int max_call_retries() const { return max_call_retries_; }
 
-  // counter.call<&Counter::add>(3), or call<&Counter::add>(CallOptions{.retries = 2}, 3). Returns at
-  // once; errors appear when the ref is read. A call runs once unless it may be retried.
+  // counter.call<&Counter::add>(3), or call<&Counter::add>(CallOptions{.retries = 2}, 3). Returns
+  // at once; errors appear when the ref is read. A call runs once unless it may be retried.
   template <auto method, class... Args>
     requires(!detail::starts_with_options<Args...>)
   auto call(Args&&... arguments) const {
@@ -209,8 +207,8 @@ class ActorRef {
     auto started =
         detail::stream_method(session_, target_, method_name<method>(), Traits::signature(),
                               encode<method>(std::forward<Args>(arguments)...), options);
-    return Stream<typename detail::ItemOf<typename Traits::Return>::type>{
-        std::move(started.items), std::move(started.call)};
+    return Stream<typename detail::ItemOf<typename Traits::Return>::type>{std::move(started.items),
+                                                                          std::move(started.call)};
   }
   Status kill() const { return detail::kill_actor(session_, id_); }
   Result<ActorStatus> status() const { return detail::actor_status(session_, id_); }
@@ -228,8 +226,8 @@ class ActorRef {
   static auto encode(Args&&... arguments) {
     using Traits = detail::FunctionTraits<decltype(method)>;
     static_assert(sizeof...(Args) == Traits::arity, "the method takes another number of arguments");
-    return detail::encode_arguments<typename Traits::Arguments>(
-        std::index_sequence_for<Args...>{}, std::forward<Args>(arguments)...);
+    return detail::encode_arguments<typename Traits::Arguments>(std::index_sequence_for<Args...>{},
+                                                                std::forward<Args>(arguments)...);
   }
   CallOptions with_defaults(CallOptions options) const {
     if (!options.retries) options.retries = max_call_retries_;
@@ -281,9 +279,9 @@ class Session {
     static_assert(Results::possible, "the function gives neither a tuple nor a vector");
     auto values = detail::encode_arguments<typename Traits::Arguments>(
         std::index_sequence_for<Args...>{}, std::forward<Args>(arguments)...);
-    return Results::refs(detail::submit_task_many(
-        impl_, reinterpret_cast<const void*>(function), Traits::signature(), std::move(values),
-        options, Results::count(options.returns)));
+    return Results::refs(detail::submit_task_many(impl_, reinterpret_cast<const void*>(function),
+                                                  Traits::signature(), std::move(values), options,
+                                                  Results::count(options.returns)));
   }
 
   // Of a task that returns Generator<T>: Stream<T>, whose items arrive as they are made.
@@ -295,9 +293,8 @@ class Session {
                   "the function takes another number of arguments");
     auto values = detail::encode_arguments<typename Traits::Arguments>(
         std::index_sequence_for<Args...>{}, std::forward<Args>(arguments)...);
-    auto started =
-        detail::stream_task(impl_, reinterpret_cast<const void*>(function), Traits::signature(),
-                            std::move(values), options);
+    auto started = detail::stream_task(impl_, reinterpret_cast<const void*>(function),
+                                       Traits::signature(), std::move(values), options);
     return Stream<typename detail::ItemOf<R>::type>{std::move(started.items),
                                                     std::move(started.call)};
   }
@@ -343,14 +340,15 @@ class Session {
     return detail::wait(impl_, handles, options);
   }
   // Ends the task or call that makes the object; its ref fails with cancelled, at once. Of one that
-  // is done nothing happens. Dropping a ref cancels nothing. Errors: invalid (an empty ref; force of
-  // an actor's call), denied (another process owns it).
+  // is done nothing happens. Dropping a ref cancels nothing. Errors: invalid (an empty ref; force
+  // of an actor's call), denied (another process owns it).
   template <class T>
   Status cancel(const ObjectRef<T>& ref, const CancelOptions& options = {}) const {
     return detail::cancel(ref.handle(), options);
   }
 
-  // How many tasks and calls of this process have no outcome yet, also those whose refs are dropped.
+  // How many tasks and calls of this process have no outcome yet, also those whose refs are
+  // dropped.
   size_t pending() const { return detail::pending_calls(impl_); }
   // Blocks until there are none. Errors: deadline_exceeded (how many there are).
   Status drain(std::chrono::nanoseconds timeout = no_timeout) const {
