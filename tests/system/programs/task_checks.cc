@@ -553,6 +553,7 @@ void check_actor_stream(const troupe::Session& session) {
   REQUIRE(marks.marks() <= 6);
   REQUIRE(read_all(numbers).back() == 109);
   (void)desk.kill();
+  REQUIRE(eventually([&] { return desk.status().value().state == "dead"; }));
   auto dead = desk.stream<&Desk::count>({}, marks.path(), session.submit(successor, 9), 100);
   REQUIRE(!dead.next(deadline));
 }
