@@ -12,6 +12,7 @@
 
 #include "client/client.h"
 #include "transport/ring_channel.h"
+#include "transport/small_mutex.h"
 
 namespace troupe::client {
 
@@ -144,14 +145,14 @@ class Object : public std::enable_shared_from_this<Object> {
   ObjectHome& home_;
   std::atomic<uint32_t> references_ = 1;
   std::atomic<bool> ready_ = false;
+  transport::SmallMutex mutex_;
   std::atomic<bool> entangled_ = false;
   std::atomic<bool> discarded_ = false;
   bool in_store_ = false;
   const Maker maker_;
   Value value_;
   std::unique_ptr<Rare> rare_;
-  std::unique_ptr<Ties> ties_;  // The loop's.
-  std::mutex mutex_;
+  std::unique_ptr<Ties> ties_;                       // The loop's.
   std::shared_ptr<transport::RingChannel> channel_;  // Of the call that makes it.
   uint64_t call_ = 0;
   std::unique_ptr<std::vector<std::function<void()>>> on_freed_;

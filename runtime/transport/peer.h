@@ -32,7 +32,7 @@ class CancelEvent : public Event {
 
 struct CallContext {
   Instant deadline;
-  std::shared_ptr<Peer> peer;        // Who calls.
+  std::shared_ptr<Peer> peer;              // Who calls.
   std::shared_ptr<CancelEvent> cancelled;  // Set when the caller gave up or its connection closed.
   RawId trace;
 };
@@ -185,7 +185,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
   uint64_t next_call_ = 1;
   std::unordered_map<uint64_t, OutgoingCall::Pending*> pending_;  // Each lives in its OutgoingCall.
   std::unordered_map<uint64_t, IncomingStream*> incoming_;
-  std::unordered_map<uint64_t, std::shared_ptr<CancelEvent>> serving_;  // Cancel events by remote call.
+  std::unordered_map<uint64_t, std::shared_ptr<CancelEvent>>
+      serving_;  // Cancel events by remote call.
   std::unordered_map<uint64_t, OutgoingStream*> outgoing_;
 };
 
