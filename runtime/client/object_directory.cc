@@ -90,7 +90,7 @@ std::shared_ptr<Object> ObjectDirectory::make() {
   ObjectId id;
   id.high = id_base_;
   id.low = number * 0x9e3779b97f4a7c15ull;
-  return std::make_shared<Object>(id, environment_.loop);
+  return std::make_shared<Object>(id, environment_.loop, &watches_);
 }
 
 ObjectName ObjectDirectory::publish(const std::shared_ptr<Object>& object) {

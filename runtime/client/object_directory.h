@@ -44,6 +44,7 @@ class ObjectDirectory {
 
   // --- Thread-safe: refs of this process to objects of others.
   Borrows& borrows() { return borrows_; }
+  ReadyWatches& watches() { return watches_; }
 
   // --- On the loop but for what says otherwise.
   void set_stored(const std::shared_ptr<Object>& object, protocol::ProcessAddress node,
@@ -120,6 +121,7 @@ class ObjectDirectory {
   Scope& scope_;
   Connections& connections_;
   StoreClient& store_;
+  ReadyWatches watches_;
   const uint64_t id_base_;  // Random: with the count of objects made it is an id.
   std::atomic<uint64_t> made_ = 0;
   mutable std::mutex mutex_;
