@@ -11,18 +11,11 @@
 #include <vector>
 
 #include "client/client.h"
+#include "client/ready_watches.h"
 #include "transport/ring_channel.h"
 #include "transport/small_mutex.h"
 
 namespace troupe::client {
-
-// Told that an object became ready, once, on whichever thread made it so: it must neither block nor
-// touch the object.
-class ReadyHook {
- public:
-  virtual ~ReadyHook() = default;
-  virtual void ready(uint32_t index) = 0;
-};
 
 // How many of a process's calls have no outcome yet. Thread-safe.
 class CallCount {
@@ -45,6 +38,7 @@ class CallCount {
 struct ObjectHome {
   Executor loop;
   CallCount calls;
+  ReadyWatches watches;
 };
 
 class Object : public std::enable_shared_from_this<Object> {
@@ -82,6 +76,10 @@ class Object : public std::enable_shared_from_this<Object> {
   // False: it is ready, and the hook is not called.
   bool add_hook(std::shared_ptr<ReadyHook> hook, uint32_t index);
   void remove_hook(const ReadyHook& hook);
+  // The same for a wait of `watches`, one at a time.
+  enum class Watch { watched, ready, taken };
+  Watch watch(uint64_t watch);
+  void unwatch(uint64_t watch) { watch_.compare_exchange_strong(watch, 0); }
   // Called when nobody holds the object any more, by whoever let go of it last.
   void on_freed(std::function<void()> hook);
   // Its value is given up, though there are refs. False: it was before.
@@ -143,6 +141,7 @@ class Object : public std::enable_shared_from_this<Object> {
 
   const ObjectId id_;
   ObjectHome& home_;
+  std::atomic<uint64_t> watch_ = 0;
   std::atomic<uint32_t> references_ = 1;
   std::atomic<bool> ready_ = false;
   transport::SmallMutex mutex_;

@@ -860,17 +860,20 @@ class ReadyCount final : public client::ReadyHook {
 // are told to say so themselves once it is about to sleep.
 class OwnObjects {
  public:
-  OwnObjects(std::shared_ptr<ReadyCount> count) : count_(std::move(count)) {}
+  OwnObjects(client::ReadyWatches& watches, std::shared_ptr<ReadyCount> count)
+      : watches_(watches), count_(std::move(count)) {}
   ~OwnObjects() {
-    if (!armed_) return;
-    for (const auto& [object, index] : objects_) object->remove_hook(*count_);
+    if (name_ == 0) return;
+    watches_.close(name_);
+    for (const auto& [object, index] : objects_) object->unwatch(name_ | index);
+    for (client::Object* object : hooked_) object->remove_hook(*count_);
   }
   OwnObjects(const OwnObjects&) = delete;
   OwnObjects& operator=(const OwnObjects&) = delete;
 
   void add(client::Object* object, uint32_t index) { objects_.emplace_back(object, index); }
   void look() {
-    if (armed_) return;
+    if (name_ != 0) return;
     constexpr size_t looks = 64;
     for (size_t n = std::min(looks, objects_.size()); n > 0; --n) {
       if (next_ == objects_.size()) next_ = 0;
@@ -879,17 +882,28 @@ class OwnObjects {
     }
   }
   void arm() {
-    if (std::exchange(armed_, true)) return;
+    using Watch = client::Object::Watch;
+    if (name_ != 0) return;
+    name_ = watches_.open(*count_);
     for (const auto& [object, index] : objects_) {
-      if (!object->add_hook(count_, index)) count_->ready(index);
+      const Watch outcome = object->watch(name_ | index);
+      if (outcome == Watch::watched) continue;
+      // Another wait watches it, or this one does already.
+      if (outcome == Watch::taken && object->add_hook(count_, index)) {
+        hooked_.push_back(object);
+      } else {
+        count_->ready(index);
+      }
     }
   }
 
  private:
+  client::ReadyWatches& watches_;
   const std::shared_ptr<ReadyCount> count_;
   std::vector<std::pair<client::Object*, uint32_t>> objects_;
+  std::vector<client::Object*> hooked_;
   size_t next_ = 0;
-  bool armed_ = false;
+  uint64_t name_ = 0;  // 0: not armed.
 };
 
 // Has the owners say when their objects are ready, until it goes.
@@ -947,7 +961,7 @@ std::vector<bool> block_until_ready(SessionImpl& session, const RefList& refs, s
                                     Instant deadline) {
   transport::RingPort::Waiter waiter{*session.client().environment().rings};
   const auto ready = std::make_shared<ReadyCount>(refs.size, count, waiter);
-  OwnObjects own_objects{ready};
+  OwnObjects own_objects{session.client().objects().watches(), ready};
   BorrowedObjects borrowed{session};
   for (uint32_t i = 0; i < refs.size; ++i) {
     if (refs[i]->is_ready()) {
