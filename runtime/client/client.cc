@@ -48,6 +48,7 @@ Client::Client(transport::Environment environment, ClientOptions options)
   leases_ = std::make_unique<LeasePool>(*this);
   lent_cpu_ = std::make_unique<LentCpu>(*this);
   router_.on(Method::resolve_object, *objects_, &ObjectDirectory::resolve_object);
+  router_.on(Method::object_copied, *objects_, &ObjectDirectory::object_copied);
   router_.on(Method::add_borrow, *objects_, &ObjectDirectory::add_borrow);
   router_.on(Method::remove_borrow, *objects_, &ObjectDirectory::remove_borrow);
   router_.on(Method::yield_slots, *leases_, &LeasePool::yield_slots);

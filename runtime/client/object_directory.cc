@@ -17,7 +17,8 @@ using transport::CallContext;
 
 namespace {
 constexpr Duration notice_budget = std::chrono::seconds(30);
-}
+constexpr size_t holders_max = 6;  // That a reader is told of.
+}  // namespace
 
 ObjectDirectory::ObjectDirectory(transport::Environment environment, Scope& scope,
                                  Connections& connections, StoreClient& store)
@@ -200,6 +201,9 @@ void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {
     }
     if (!object->has_ties()) continue;
     Object::Ties& ties = object->ties();
+    for (auto& node : std::exchange(ties.copies, {})) {
+      store_.release_owned(object->id(), std::move(node));
+    }
     if (ties.producer) {
       spawn(scope_, tell_owner(Method::remove_borrow, object->id(), *ties.producer));
     }
@@ -304,7 +308,9 @@ Async<Result<ObjectBytes>> ObjectDirectory::get_owned(std::shared_ptr<Object> ob
     ObjectBytes bytes{object->value(), object};
     co_return bytes;
   }
-  co_return co_await store_.get(object->id(), object->node(), deadline);
+  const ObjectName name{object->id(), connections_.address()};
+  auto place = place_for(*object, connections_.worker()->remote().address);
+  co_return co_await store_.get(name, std::move(place), deadline);
 }
 
 Async<Result<ObjectBytes>> ObjectDirectory::get_borrowed(ObjectName object, Instant deadline) {
@@ -314,7 +320,7 @@ Async<Result<ObjectBytes>> ObjectDirectory::get_borrowed(ObjectName object, Inst
                                                  object.id.to_string(), peer.error().message()));
   }
   const Duration budget = deadline - environment_.clock.now();
-  protocol::ResolveObject request{object.id};
+  protocol::ResolveObject request{object.id, connections_.worker()->remote().address};
   auto value = co_await transport::call<protocol::ObjectValue>(*peer, Method::resolve_object,
                                                                request, budget);
   if (!value) {
@@ -326,7 +332,7 @@ Async<Result<ObjectBytes>> ObjectDirectory::get_borrowed(ObjectName object, Inst
     co_return std::move(value).error();
   }
   if (value->in_store) {
-    co_return co_await store_.get(object.id, value->node, deadline);
+    co_return co_await store_.get(object, std::move(*value), deadline);
   }
   auto bytes = std::make_shared<const Bytes>(std::move(value->inline_value));
   ObjectBytes view{*bytes, bytes};
@@ -341,7 +347,7 @@ Async<bool> ObjectDirectory::wait_ready(ObjectName object, Instant deadline) {
   }
   auto peer = co_await connections_.peer_of(object.owner, deadline);
   if (!peer) co_return peer.error().code() != Code::deadline_exceeded;
-  protocol::ResolveObject request{object.id};
+  protocol::ResolveObject request{object.id, {}};
   const Duration budget = deadline - environment_.clock.now();
   auto value = co_await transport::call<protocol::ObjectValue>(*peer, Method::resolve_object,
                                                                request, budget);
@@ -360,13 +366,62 @@ Async<Result<protocol::ObjectValue>> ObjectDirectory::resolve_object(
   if (object->failure()) co_return *object->failure();
   protocol::ObjectValue value;
   if (object->in_store()) {
-    value.in_store = true;
-    value.node = object->node();
-    value.size_bytes = object->size_bytes();
+    value = place_for(*object, request.reader);
   } else {
     value.inline_value.assign(object->value().begin(), object->value().end());
   }
   co_return value;
+}
+
+// Readers form a binary tree below the object's node, in the order in which they came: each reads
+// from its parent, and turns to those above it where that fails.
+protocol::ObjectValue ObjectDirectory::place_for(Object& object,
+                                                 const protocol::ProcessAddress& reader) {
+  protocol::ObjectValue value;
+  value.in_store = true;
+  value.node = object.node();
+  value.size_bytes = object.size_bytes();
+  const bool counts = !reader.process.is_nil() && reader.node != value.node.node;
+  if (!counts && !object.has_ties()) return value;
+  auto& copies = object.ties().copies;
+  if (counts) {
+    // One that asks again has no copy any more, or needs no other.
+    std::erase_if(copies, [&](const auto& copy) { return copy.node == reader.node; });
+    object.entangle();
+  }
+  const auto add = [&](const protocol::ProcessAddress& node) {
+    if (value.copies.size() >= holders_max) return;
+    if (std::ranges::find(value.copies, node.process, &protocol::ProcessAddress::process) ==
+        value.copies.end()) {
+      value.copies.push_back(node);
+    }
+  };
+  for (size_t parent = copies.size() / 2; parent > 0; parent = (parent - 1) / 2) {
+    add(copies[parent - 1]);
+  }
+  add(value.node);
+  for (const auto& copy : copies) add(copy);
+  if (counts) copies.push_back(reader);
+  return value;
+}
+
+Async<Result<Empty>> ObjectDirectory::object_copied(protocol::ObjectCopied notice,
+                                                    CallContext context) {
+  const ProcessId worker = notice.node.process;
+  if (context.peer->remote().address.process != worker) {
+    co_return error(Code::denied, "a worker speaks of its own copies only");
+  }
+  const auto object = find(notice.object);
+  if (!object || !object->is_ready() || !object->in_store()) {
+    co_return error(Code::not_found,
+                    fmt::format("object {} was freed by its owner", notice.object.to_string()));
+  }
+  auto& copies = object->ties().copies;
+  const auto known = std::ranges::find(copies, worker, &protocol::ProcessAddress::process);
+  if (notice.dropped && known != copies.end()) copies.erase(known);
+  if (!notice.dropped && known == copies.end()) copies.push_back(std::move(notice.node));
+  object->entangle();
+  co_return Empty{};
 }
 
 Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::BorrowObjects request,

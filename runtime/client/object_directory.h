@@ -69,6 +69,9 @@ class ObjectDirectory {
   // Methods that other processes call.
   Async<Result<protocol::ObjectValue>> resolve_object(protocol::ResolveObject request,
                                                       transport::CallContext context);
+  // A worker has a copy of an object in the store, or has one no longer.
+  Async<Result<protocol::Empty>> object_copied(protocol::ObjectCopied notice,
+                                               transport::CallContext context);
   Async<Result<protocol::Empty>> add_borrow(protocol::BorrowObjects request,
                                             transport::CallContext context);
   Async<Result<protocol::Empty>> remove_borrow(protocol::BorrowObjects request,
@@ -84,6 +87,9 @@ class ObjectDirectory {
     std::vector<ObjectName> refs;
   };
 
+  // Where a reader's worker (nil: none that keeps a copy) finds a stored object. It counts among
+  // the copies from now on.
+  protocol::ObjectValue place_for(Object& object, const protocol::ProcessAddress& reader);
   void forget_borrower(ObjectId id, ProcessId borrower);
   void free_if_unused(const std::shared_ptr<Object>& object);
   // From any thread: frees it if it is unused and has become ready, or was ready before.

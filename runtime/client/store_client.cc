@@ -171,12 +171,17 @@ Async<Status> StoreClient::put(ObjectId object, ProcessId owner, std::shared_ptr
   co_return ok();
 }
 
-Async<Result<ObjectBytes>> StoreClient::get(ObjectId object, protocol::ProcessAddress source,
+Async<Result<ObjectBytes>> StoreClient::get(ObjectName name, protocol::ObjectValue place,
                                             Instant deadline) {
+  const ObjectId object = name.id;
   protocol::GetBlock request;
   request.object = object;
   const auto worker = connections_.worker();
-  if (source.process != worker->remote().address.process) request.source = std::move(source);
+  if (place.node.process != worker->remote().address.process) {
+    request.source = std::move(place.node);
+    request.copies = std::move(place.copies);
+    request.owner = std::move(name.owner);
+  }
   for (const auto& [number, segment] : segments_) request.segments_held.push_back(number);
   if (own_) request.segments_held.push_back(own_number_);
   Message message{protocol::encode(request), {}};

@@ -20,9 +20,8 @@ class StoreClient {
   // Errors: exhausted (still full at the deadline), invalid (larger than the store).
   Async<Status> put(ObjectId object, ProcessId owner, std::shared_ptr<const Bytes> value,
                     Instant deadline);
-  // A view of an object, pulled to this node first when `source` is another node's worker.
-  Async<Result<ObjectBytes>> get(ObjectId object, protocol::ProcessAddress source,
-                                 Instant deadline);
+  // A view of an object, pulled to this node first when it lies on another.
+  Async<Result<ObjectBytes>> get(ObjectName object, protocol::ObjectValue place, Instant deadline);
   // Its owner (this process) has no more refs to an object that lies with `node`'s worker.
   void release_owned(ObjectId object, protocol::ProcessAddress node);
   // From the worker: nothing lies in these segments any more.

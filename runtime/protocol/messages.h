@@ -523,6 +523,9 @@ struct AssignSlot {
 
 struct ResolveObject {
   ObjectId object;
+  // The asker's worker, if it is another node's and the asker means to read the object: from now on
+  // the owner counts it among the copies.
+  ProcessAddress reader;
 };
 
 struct BorrowObjects {
@@ -587,6 +590,8 @@ struct GetBlock {
   ObjectId object;
   ProcessAddress source;
   std::vector<uint64_t> segments_held;
+  ProcessAddress owner;                     // Told of what becomes of the copy.
+  std::vector<ProcessAddress> copies = {};  // To be tried before the source, in this order.
 };
 
 struct ReleaseBlock {
@@ -600,13 +605,15 @@ struct FetchChunk {
   uint64_t offset_bytes = 0;
   uint64_t length_bytes = 0;
   bool compress = false;  // If it pays.
+  uint64_t wait_us = 0;   // How long to wait for a pull that has not begun.
 };
 
+// Its bytes travel beside it (transport::Bulk), so that nothing copies them.
 struct Chunk {
   uint64_t object_bytes = 0;
   uint64_t checksum = 0;  // Of the raw bytes.
-  Bytes data;
-  std::string codec = {};  // Of data: "" (raw), lz4, zstd.
+  Bytes obsolete_data;
+  std::string codec = {};  // Of what travels: "" (raw), lz4.
   uint64_t raw_bytes = 0;  // With a codec.
 };
 

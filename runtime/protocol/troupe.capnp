@@ -23,6 +23,7 @@ struct Frame {
   credit @5 :UInt32;
   descriptors @6 :UInt32;
   error @7 :ErrorInfo;
+  bulkBytes @8 :UInt32;
 }
 
 struct ProcessAddress {
@@ -469,6 +470,7 @@ struct AssignSlot {
 # To the owner. Answered once the object is ready.
 struct ResolveObject {
   object @0 :Data;
+  reader @1 :ProcessAddress;
 }
 
 struct ObjectValue {
@@ -548,6 +550,8 @@ struct GetBlock {
   object @0 :Data;
   source @1 :ProcessAddress;
   segmentsHeld @2 :List(UInt64);
+  owner @3 :ProcessAddress;
+  copies @4 :List(ProcessAddress);
 }
 
 struct ReleaseBlock {
@@ -562,12 +566,13 @@ struct FetchChunk {
   offsetBytes @2 :UInt64;
   lengthBytes @3 :UInt64;
   compress @4 :Bool;
+  waitUs @5 :UInt64;
 }
 
 struct Chunk {
   objectBytes @0 :UInt64;
   checksum @1 :UInt64;
-  data @2 :Data;
+  obsoleteData @2 :Data;
   codec @3 :Text;
   rawBytes @4 :UInt64;
 }

@@ -78,7 +78,7 @@ class Worker {
   Async<Result<Message>> get_block(Message, CallContext);
   Async<Result<protocol::Empty>> release_block(protocol::ReleaseBlock, CallContext);
   // Other workers'.
-  Async<Result<protocol::Chunk>> fetch_chunk(protocol::FetchChunk, CallContext);
+  Async<Result<Message>> fetch_chunk(Message, CallContext);
 
   transport::Environment environment_;
   ProcessLauncher& launcher_;

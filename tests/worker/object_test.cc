@@ -1,9 +1,13 @@
 #include <fcntl.h>
+#include <sys/mount.h>
 
 #include <algorithm>
 #include <boost/asio/experimental/awaitable_operators.hpp>
+#include <filesystem>
+#include <fstream>
 
 #include "object_store/segment.h"
+#include "object_store/transfer.h"
 #include "tests/worker/fixture.h"
 
 namespace troupe::worker {
@@ -44,6 +48,19 @@ class Store {
   Async<Result<Message>> get(protocol::GetBlock request, Duration budget = 5s) {
     Message message{protocol::encode(request), {}};
     co_return co_await peer_->call(Method::get_block, std::move(message), budget);
+  }
+  // Reads all of it through a mapping of its own, and gives the pin back.
+  Async<Result<Bytes>> read(protocol::GetBlock request, Duration budget = 20s) {
+    const ObjectId object = request.object;
+    auto reply = co_await get(std::move(request), budget);
+    if (!reply) co_return std::move(reply).error();
+    TROUPE_CO_TRY(const auto block, protocol::decode<protocol::Block>(reply->body));
+    TROUPE_CO_TRY(auto segment, ReaderSegment::open(std::move(reply->descriptors.at(0))));
+    TROUPE_CO_TRY(const auto view, segment.view(block.offset_bytes, block.size_bytes));
+    Bytes bytes{view.begin(), view.end()};
+    TROUPE_CO_TRY(const auto released, co_await release(object));
+    (void)released;
+    co_return bytes;
   }
   Async<Result<protocol::Empty>> release(ObjectId object, ProcessId as_owner = {}) {
     protocol::ReleaseBlock request{object, as_owner};
@@ -180,6 +197,202 @@ TEST_F(WorkerTest, ADeadProcessLeavesSealedObjectsUntilItsJobEnds) {
     co_await head->until([this] { return worker->store().segments == 0; });
     EXPECT_EQ(worker->store().used_bytes, 0u);
   });
+}
+
+// --- Spilling
+
+class SpillTest : public WorkerTest {
+ protected:
+  static constexpr uint64_t size = 100'000;
+  void SetUp() override {
+    WorkerTest::SetUp();
+    options.spill_folder = folder + "/spill";
+    options.spill_bytes_max = 64 << 20;
+  }
+  std::string spill_path() const { return options.spill_folder + "/" + options.node.to_string(); }
+  size_t files() const {
+    size_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(spill_path())) {
+      count += entry.is_regular_file() ? 1 : 0;
+    }
+    return count;
+  }
+  // Puts what takes the store's size several times over.
+  Async<std::vector<ObjectId>> put_many(Store& maker, size_t count) {
+    std::vector<ObjectId> objects;
+    for (size_t i = 0; i < count; ++i) {
+      objects.push_back(ObjectId::random(random));
+      const Status put = co_await maker.put(objects.back(), static_cast<uint8_t>(i), size);
+      EXPECT_TRUE(put) << i << ": " << put.error().message();
+    }
+    co_return objects;
+  }
+};
+
+TEST_F(SpillTest, FourTimesTheStoreIsReadBack) {
+  with_worker([this]() -> Async<void> {
+    const ProcessId owner = ProcessId::random(random);
+    auto peer = co_await connect(owner, job);
+    Store maker{peer, 1 << 20};
+    EXPECT_TRUE(co_await maker.attach());
+    const auto objects = co_await put_many(maker, 42);
+    EXPECT_GT(worker->store().spilled_bytes, uint64_t{3} << 20);
+    EXPECT_LE(worker->store().used_bytes, uint64_t{1} << 20);
+    auto reader_peer = co_await connect(ProcessId::random(random), job);
+    Store reader{reader_peer, 4096};
+    for (size_t i = 0; i < objects.size(); ++i) {
+      auto bytes = co_await reader.read(get_request(objects[i]));
+      EXPECT_TRUE(bytes) << bytes.error().message();
+      if (!bytes) co_return;
+      EXPECT_EQ(*bytes, Bytes(size, static_cast<uint8_t>(i)));
+    }
+    // The head hears of it.
+    co_await head->until([this] { return head->store_spilled_bytes > 0; });
+    for (const ObjectId object : objects) EXPECT_TRUE(co_await maker.release(object, owner));
+    EXPECT_EQ(worker->store().spilled_bytes, 0u);
+    EXPECT_EQ(worker->store().objects, 0u);
+  });
+  EXPECT_FALSE(std::filesystem::exists(spill_path())) << "a stopped worker leaves files behind";
+}
+
+TEST_F(SpillTest, FilesGoWithTheirObjects) {
+  with_worker([this]() -> Async<void> {
+    const ProcessId owner = ProcessId::random(random);
+    auto peer = co_await connect(ProcessId::random(random), job);
+    Store maker{peer, 1 << 20};
+    maker.owner = owner;
+    auto owner_peer = co_await connect(owner, job);
+    Store of_owner{owner_peer, 4096};
+    EXPECT_TRUE(co_await of_owner.attach());
+    EXPECT_TRUE(co_await maker.attach());
+    (void)co_await put_many(maker, 30);
+    EXPECT_GT(files(), 0u);
+    owner_peer->close();  // It dies.
+    co_await head->until([this] { return worker->store().objects == 0 && files() == 0; });
+    EXPECT_EQ(worker->store().spilled_bytes, 0u);
+  });
+}
+
+TEST_F(SpillTest, WhatIsReadStaysInMemoryAndCreatorsWait) {
+  with_worker([this]() -> Async<void> {
+    const ProcessId owner = ProcessId::random(random);
+    auto peer = co_await connect(owner, job);
+    Store maker{peer, 1 << 20};
+    EXPECT_TRUE(co_await maker.attach());
+    const auto objects = co_await put_many(maker, 10);
+    auto held = get_request(objects[0]);
+    held.segments_held = {maker.number};
+    for (const ObjectId object : objects) {
+      held.object = object;
+      EXPECT_TRUE(co_await maker.get(held));
+    }
+    auto full = co_await maker.create(ObjectId::random(random), size, 50ms);
+    EXPECT_EQ(full.error().code(), Code::exhausted);
+    EXPECT_EQ(worker->store().spilled_bytes, 0u);
+    EXPECT_TRUE(co_await maker.release(objects[3]));
+    EXPECT_TRUE(co_await maker.create(ObjectId::random(random), size));
+    auto huge = co_await maker.create(ObjectId::random(random), 2 << 20);
+    EXPECT_EQ(huge.error().code(), Code::invalid);
+  });
+}
+
+TEST_F(SpillTest, TheLimitIsKept) {
+  options.spill_bytes_max = 1 << 20;
+  with_worker([this]() -> Async<void> {
+    auto peer = co_await connect(ProcessId::random(random), job);
+    Store maker{peer, 1 << 20};
+    EXPECT_TRUE(co_await maker.attach());
+    const auto objects = co_await put_many(maker, 18);
+    Result<protocol::Block> full = error(Code::internal, "");
+    for (int i = 0; i < 5; ++i) {
+      full = co_await maker.create(ObjectId::random(random), size, 100ms);
+      if (!full) break;
+    }
+    EXPECT_EQ(full.error().code(), Code::exhausted);
+    EXPECT_NE(full.error().message().find("--spill-mib"), std::string::npos);
+    EXPECT_LE(worker->store().spilled_bytes, options.spill_bytes_max);
+  });
+}
+
+TEST_F(SpillTest, ADamagedFileIsDataLossAndTheRestIsRead) {
+  with_worker([this]() -> Async<void> {
+    auto peer = co_await connect(ProcessId::random(random), job);
+    Store maker{peer, 1 << 20};
+    EXPECT_TRUE(co_await maker.attach());
+    const auto objects = co_await put_many(maker, 20);
+    const std::string first = spill_path() + "/1.spill";
+    {
+      std::fstream file{first, std::ios::in | std::ios::out | std::ios::binary};
+      file.seekp(50);
+      file.put('x');
+    }
+    auto reader_peer = co_await connect(ProcessId::random(random), job);
+    Store reader{reader_peer, 4096};
+    auto lost = co_await reader.read(get_request(objects[0]));
+    EXPECT_EQ(lost.error().code(), Code::data_loss);
+    EXPECT_NE(lost.error().message().find(first), std::string::npos);
+    for (size_t i = 1; i < objects.size(); ++i) {
+      auto bytes = co_await reader.read(get_request(objects[i]));
+      EXPECT_TRUE(bytes) << bytes.error().message();
+    }
+  });
+}
+
+TEST_F(SpillTest, AFullDiskLosesNothing) {
+  const std::string disk = folder + "/disk";
+  std::filesystem::create_directory(disk);
+  if (::mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=512k") != 0) {
+    GTEST_SKIP() << "needs the right to mount";
+  }
+  options.spill_folder = disk;
+  with_worker([this]() -> Async<void> {
+    auto peer = co_await connect(ProcessId::random(random), job);
+    Store maker{peer, 1 << 20};
+    EXPECT_TRUE(co_await maker.attach());
+    const auto objects = co_await put_many(maker, 13);
+    Result<protocol::Block> full = error(Code::internal, "");
+    std::vector<ObjectId> unsealed;
+    for (int i = 0; i < 5; ++i) {
+      unsealed.push_back(ObjectId::random(random));
+      full = co_await maker.create(unsealed.back(), size, 100ms);
+      if (!full) break;
+      protocol::SealBlock abort{unsealed.back()};
+      EXPECT_TRUE(co_await transport::call<protocol::Empty>(peer, Method::abort_block, abort, 5s));
+      EXPECT_TRUE(co_await maker.put(ObjectId::random(random), 9, size));
+    }
+    EXPECT_EQ(full.error().code(), Code::exhausted);
+    EXPECT_NE(full.error().message().find("No space left"), std::string::npos)
+        << full.error().message();
+    // What is in memory is read from there.
+    auto reader_peer = co_await connect(ProcessId::random(random), job);
+    Store reader{reader_peer, 4096};
+    auto bytes = co_await reader.read(get_request(objects.back()));
+    EXPECT_TRUE(bytes) << bytes.error().message();
+  });
+  EXPECT_EQ(::umount(disk.c_str()), 0);
+}
+
+TEST_F(SpillTest, AWorkerRemovesWhatAnEarlierOneLeft) {
+  std::filesystem::create_directories(spill_path());
+  std::ofstream{spill_path() + "/12.spill"} << "of a killed worker";
+  with_worker([this]() -> Async<void> {
+    EXPECT_EQ(files(), 0u);
+    co_return;
+  });
+}
+
+TEST_F(SpillTest, AFolderThatCannotBeMadeIsSaidAtTheStart) {
+  std::ofstream{folder + "/file"} << "x";
+  options.spill_folder = folder + "/file";
+  Worker refused{environment(), launcher, options};
+  auto start = [&]() -> Async<void> {
+    const Status started = co_await refused.start();
+    EXPECT_EQ(started.error().code(), Code::invalid);
+    EXPECT_NE(started.error().message().find("--spill-dir"), std::string::npos);
+    co_await refused.stop();
+  };
+  spawn(scope, start());
+  real.io().run();
 }
 
 // Lets two nodes meet without certificates: "host:port" becomes a Unix socket, and who comes
