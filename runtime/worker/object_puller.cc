@@ -34,7 +34,7 @@ constexpr Duration stalled_after = std::chrono::seconds(2);
 constexpr int fruitless_rounds_max = 3;
 // lz4 fills no link that is faster than this.
 constexpr double compress_below_bytes_s = 300e6;
-constexpr uint64_t judge_rate_after_bytes = 8 * transfer_chunk_bytes;
+constexpr uint64_t judge_rate_after_bytes = 2 * transfer_chunk_bytes;
 
 }  // namespace
 
@@ -90,7 +90,7 @@ struct ObjectPuller::Pull {
   Event changed;                    // A chunk has come, or the pull has ended.
   std::shared_ptr<Event> unwanted;  // Set when the last ticket went.
   int tickets = 0;
-  bool held = false;  // The worker holds the sealed object.
+  bool held = false;  // The worker holds or has pinned the sealed object.
   std::shared_ptr<Building> building;
   Instant began;
 };
@@ -155,7 +155,12 @@ ObjectPuller::Ticket ObjectPuller::pull(JobId job, const protocol::GetBlock& req
 
 void ObjectPuller::release_if_unwanted(Pull& pull) {
   if (pull.tickets > 0 || !std::exchange(pull.held, false)) return;
-  (void)objects_.table_.release_owner(objects_.self_.address.process, pull.object);
+  const Caller self{objects_.self_.address.process, pull.job};
+  if (pull.owner.process.is_nil()) {
+    (void)objects_.table_.release_owner(self.process, pull.object);
+  } else {
+    (void)objects_.table_.release(self, pull.object, 1);
+  }
   objects_.close_dropped_segments();
 }
 
@@ -360,11 +365,13 @@ Async<Status> ObjectPuller::fetch_chunk(std::shared_ptr<Round> round, PeerPointe
 
 Status ObjectPuller::finish(Pull& pull) {
   Building& building = *pull.building;
+  const bool owned = !pull.owner.process.is_nil();
+  // Its owner may free it at once, and those who wait for it shall still find it.
+  if (owned) TROUPE_CHECK(objects_.table_.pin(building.self, pull.object));
   TROUPE_CHECK(objects_.table_.seal(building.self, pull.object));
   building.sealed = true;
-  if (pull.owner.process.is_nil()) {
-    pull.held = true;
-  } else {
+  pull.held = true;
+  if (owned) {
     objects_.copy_owners_[pull.object] = pull.owner;
     protocol::ObjectCopied notice{pull.object, objects_.self_.address, false};
     spawn(scope_, objects_.tell_owner(pull.owner, std::move(notice)));

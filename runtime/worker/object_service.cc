@@ -73,7 +73,7 @@ Async<void> ObjectService::tell_owner(protocol::ProcessAddress owner,
     told = co_await transport::call<Empty>(*peer, transport::Method::object_copied,
                                            std::move(notice), drop_budget);
   }
-  if (told || dropped) co_return;
+  if (told || dropped || told.error().code() != Code::not_found) co_return;
   // Freed by its owner before it was here: nobody else would free the copy.
   log::debug("copy_unwanted", {{"object", object}, {"why", told.error()}});
   copy_owners_.erase(object);

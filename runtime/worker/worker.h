@@ -35,6 +35,8 @@ class Worker {
   const HeadLink& head() const { return head_; }
   size_t processes() const { return processes_.size(); }
   object_store::Stats store() const { return objects_.stats(); }
+  // To other nodes.
+  uint64_t store_sent_bytes() const { return objects_.sent_bytes(); }
 
  private:
   using CallContext = transport::CallContext;
