@@ -6,6 +6,7 @@
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/post.hpp>
+#include <map>
 
 #include "base/log.h"
 #include "client/connections.h"
@@ -35,6 +36,9 @@ constexpr int64_t overhead_ns = 1'000;                          // Of a task bes
 constexpr Duration yield_time = std::chrono::seconds(1);        // After the head asked for slots.
 constexpr Duration turn_time = std::chrono::milliseconds(200);  // A busy slot is kept so long then.
 constexpr Duration look_period = std::chrono::milliseconds(20);  // At slots that may be stuck.
+
+// To move less takes about as long as to lease a slot elsewhere.
+constexpr uint64_t locality_bytes_min = 8 << 20;
 
 std::string class_key(const TaskSpec& spec) {
   std::string key;
@@ -148,7 +152,24 @@ LeasePool::ClassPointer LeasePool::class_of(const TaskSpec& spec) {
   return cls;
 }
 
+void LeasePool::place_by_arguments(TaskSpec& spec) const {
+  if (!is_anywhere(spec.placement)) return;
+  std::map<NodeId, uint64_t> bytes_on;
+  for (const protocol::Argument& argument : spec.arguments) {
+    if (argument.object.is_nil()) continue;
+    const auto object = client_.objects_->find(argument.object);
+    if (!object || !object->is_ready() || !object->in_store()) continue;
+    bytes_on[object->node().node] += object->size_bytes();
+  }
+  const auto most =
+      std::ranges::max_element(bytes_on, {}, [](const auto& on) { return on.second; });
+  if (most == bytes_on.end() || most->second < locality_bytes_min) return;
+  spec.placement.node = most->first;
+  spec.placement.node_soft = true;
+}
+
 std::shared_ptr<Object> LeasePool::submit(TaskSpec spec) {
+  place_by_arguments(spec);
   const ClassPointer cls = class_of(spec);
   auto result = client_.objects_->make();
   client_.objects_->hold(spec.held);

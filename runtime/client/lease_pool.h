@@ -59,6 +59,9 @@ class LeasePool {
   using ClassPointer = std::shared_ptr<Class>;
   using SlotPointer = std::shared_ptr<Slot>;
 
+  // A task that may run anywhere goes to its large arguments, where that is known and there is
+  // room.
+  void place_by_arguments(TaskSpec& spec) const;
   ClassPointer class_of(const TaskSpec& spec);
 
   // --- From any thread, with the class's lock held.

@@ -279,7 +279,7 @@ TEST_F(SpillTest, WhatIsReadStaysInMemoryAndCreatorsWait) {
     auto peer = co_await connect(owner, job);
     Store maker{peer, 1 << 20};
     EXPECT_TRUE(co_await maker.attach());
-    const auto objects = co_await put_many(maker, 10);
+    const auto objects = co_await put_many(maker, 9);
     auto held = get_request(objects[0]);
     held.segments_held = {maker.number};
     for (const ObjectId object : objects) {
@@ -296,13 +296,32 @@ TEST_F(SpillTest, WhatIsReadStaysInMemoryAndCreatorsWait) {
   });
 }
 
+TEST_F(SpillTest, WhatWasSpilledComesBackWhileSomethingElseIsRead) {
+  with_worker([this]() -> Async<void> {
+    auto peer = co_await connect(ProcessId::random(random), job);
+    Store maker{peer, 1 << 20};
+    EXPECT_TRUE(co_await maker.attach());
+    const auto objects = co_await put_many(maker, 20);
+    auto reader_peer = co_await connect(ProcessId::random(random), job);
+    Store reader{reader_peer, 4096};
+    auto held = co_await reader.get(get_request(objects.back()));
+    EXPECT_TRUE(held);
+    for (size_t i = 0; i < objects.size(); ++i) {
+      auto bytes = co_await reader.read(get_request(objects[i]));
+      EXPECT_TRUE(bytes) << i << ": " << bytes.error().message();
+      if (!bytes) co_return;
+      EXPECT_EQ(*bytes, Bytes(size, static_cast<uint8_t>(i)));
+    }
+  });
+}
+
 TEST_F(SpillTest, TheLimitIsKept) {
   options.spill_bytes_max = 1 << 20;
   with_worker([this]() -> Async<void> {
     auto peer = co_await connect(ProcessId::random(random), job);
     Store maker{peer, 1 << 20};
     EXPECT_TRUE(co_await maker.attach());
-    const auto objects = co_await put_many(maker, 18);
+    (void)co_await put_many(maker, 18);
     Result<protocol::Block> full = error(Code::internal, "");
     for (int i = 0; i < 5; ++i) {
       full = co_await maker.create(ObjectId::random(random), size, 100ms);
