@@ -141,6 +141,9 @@ Status ObjectTable::segment_closed(SegmentId id) {
     return error(Code::not_found, fmt::format("segment {} was not dropped", id.number));
   }
   committed_bytes_ -= found->second.committed_bytes();
+  if (found->second.producer.process == kept_for_) {
+    kept_committed_bytes_ -= found->second.committed_bytes();
+  }
   segments_.erase(found);
   freed_ = true;
   return ok();
@@ -209,9 +212,12 @@ Result<Block> ObjectTable::place(Caller caller, const CreateRequest& request, ui
                                             name_of(request.object), request.size_bytes, most));
   }
   const uint64_t committed_before = segment.committed_bytes();
-  const auto found = segment.allocator.allocate(request.size_bytes, touched_bytes_max(segment));
+  const auto found = segment.allocator.allocate(request.size_bytes,
+                                                touched_bytes_max(segment, request.size_bytes));
   if (!found) return does_not_fit(request);
-  committed_bytes_ += segment.committed_bytes() - committed_before;
+  const uint64_t grown = segment.committed_bytes() - committed_before;
+  committed_bytes_ += grown;
+  if (caller.process == kept_for_) kept_committed_bytes_ += grown;
   used_bytes_ += found->size_bytes;
   handle = found->handle;
   return Block{*id, found->offset_bytes, request.size_bytes};
@@ -221,7 +227,7 @@ bool ObjectTable::can_fit(Caller caller, uint64_t size_bytes) const {
   const auto id = segment_of(caller);
   if (!id || size_bytes > capacity_bytes_) return false;
   const Segment& segment = segments_.at(*id);
-  return segment.allocator.can_fit(size_bytes, touched_bytes_max(segment));
+  return segment.allocator.can_fit(size_bytes, touched_bytes_max(segment, size_bytes));
 }
 
 Status ObjectTable::seal(Caller caller, ObjectId id) {
@@ -316,6 +322,12 @@ Status ObjectTable::release_owner(ProcessId owner, ObjectId id) {
 
 // --- Pressure ---
 
+void ObjectTable::keep_for(ProcessId process, uint64_t bytes) {
+  TROUPE_ASSERT(segments_.empty(), "memory is kept before anybody takes it");
+  kept_for_ = process;
+  kept_bytes_ = std::min(page_floor(bytes), capacity_bytes_);
+}
+
 std::vector<Evictee> ObjectTable::evictees(Caller caller, uint64_t size_bytes,
                                            uint64_t batch_bytes) const {
   std::vector<Evictee> leaving;
@@ -340,13 +352,14 @@ std::vector<Evictee> ObjectTable::evictees(Caller caller, uint64_t size_bytes,
   // Those that give most memory for what has to leave come first.
   std::vector<std::pair<double, SegmentId>> others;
   for (const auto& [id, idle] : idle_bytes) {
-    const Segment& segment = segments_.at(id);
-    if (idle != segment.allocator.used_bytes()) continue;
-    others.emplace_back(static_cast<double>(idle) / static_cast<double>(segment.committed_bytes()),
+    const Segment& other = segments_.at(id);
+    if (idle != other.allocator.used_bytes()) continue;
+    others.emplace_back(static_cast<double>(idle) / static_cast<double>(other.committed_bytes()),
                         id);
   }
   std::ranges::sort(others);
-  uint64_t memory = capacity_bytes_ - committed_bytes_;
+  const Segment& segment = segments_.at(*own);
+  uint64_t memory = touched_bytes_max(segment, size_bytes) - segment.committed_bytes();
   std::map<SegmentId, bool> emptied;
   for (const auto& [cost, id] : others) {
     if (memory >= block_bytes(size_bytes)) break;
@@ -526,8 +539,13 @@ Result<ObjectTable::Objects::iterator> ObjectTable::find_as_producer(Caller call
   return object;
 }
 
-uint64_t ObjectTable::touched_bytes_max(const Segment& segment) const {
-  return capacity_bytes_ - (committed_bytes_ - segment.committed_bytes());
+uint64_t ObjectTable::touched_bytes_max(const Segment& segment, uint64_t size_bytes) const {
+  const uint64_t own = segment.committed_bytes();
+  const uint64_t left = capacity_bytes_ - (committed_bytes_ - own);
+  if (segment.producer.process == kept_for_) return left;
+  if (block_bytes(size_bytes) > capacity_bytes_ - kept_bytes_) return left;
+  const uint64_t kept = kept_bytes_ - std::min(kept_bytes_, kept_committed_bytes_);
+  return std::max(own, left - std::min(left, kept));
 }
 
 Error ObjectTable::does_not_fit(const CreateRequest& request) const {

@@ -210,6 +210,11 @@ class ObjectTable {
 
   // --- Pressure
 
+  // Keeps so much memory for segments of this process, which restores objects: a segment of another
+  // in which one object is pinned gives none back. A create that is larger than the rest ignores
+  // it.
+  void keep_for(ProcessId process, uint64_t bytes);
+
   // What should leave memory for a create of `size_bytes` by this caller, coldest first,
   // `batch_bytes` of it at least where there is as much: from the caller's own segment; or, if
   // nothing can leave that, all that lies in other segments which then are empty, for only those
@@ -326,7 +331,7 @@ class ObjectTable {
   Result<Objects::iterator> find(Caller caller, ObjectId id);
   Result<Objects::iterator> find_as_producer(Caller caller, ObjectId id);
   // How far the segment's blocks may reach before the node's memory is all committed.
-  uint64_t touched_bytes_max(const Segment& segment) const;
+  uint64_t touched_bytes_max(const Segment& segment, uint64_t size_bytes) const;
   Error does_not_fit(const CreateRequest& request) const;
   Result<Segment*> own_segment(Caller caller, SegmentId id);
   // Frees what is reserved in [first, end).
@@ -356,6 +361,9 @@ class ObjectTable {
   uint64_t spilled_bytes_ = 0;
   Entry* coldest_ = nullptr;
   Entry* hottest_ = nullptr;
+  ProcessId kept_for_;
+  uint64_t kept_bytes_ = 0;
+  uint64_t kept_committed_bytes_ = 0;  // Behind segments of that process.
   uint64_t last_segment_ = 0;
   bool freed_ = false;
   Objects objects_;

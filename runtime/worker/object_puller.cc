@@ -90,7 +90,8 @@ struct ObjectPuller::Pull {
   Event changed;                    // A chunk has come, or the pull has ended.
   std::shared_ptr<Event> unwanted;  // Set when the last ticket went.
   int tickets = 0;
-  bool held = false;  // The worker holds or has pinned the sealed object.
+  ProcessAddress source;  // That gave the last of it.
+  bool held = false;      // The worker holds or has pinned the sealed object.
   std::shared_ptr<Building> building;
   Instant began;
 };
@@ -171,8 +172,9 @@ Async<void> ObjectPuller::run(std::shared_ptr<Pull> pull) {
     log::warning("pull_failed", {{"object", pull->object}, {"why", outcome.error()}});
   } else {
     const auto took = environment_.clock.now() - pull->began;
-    log::debug("object_pulled",
-               {{"object", pull->object}, {"us", took / std::chrono::microseconds(1)}});
+    log::debug("object_pulled", {{"object", pull->object},
+                                 {"source", pull->source.node},
+                                 {"us", took / std::chrono::microseconds(1)}});
   }
   pull->building.reset();
   const auto found = pulls_.find(pull->object);
@@ -194,6 +196,7 @@ Async<Status> ObjectPuller::transfer(std::shared_ptr<Pull> pull) {
     tried.push_back(source.process);
     outcome = co_await pull_from(pull, source);
     if (outcome) {
+      pull->source = source;
       TROUPE_CO_CHECK(finish(*pull));
       co_return ok();
     }

@@ -17,6 +17,8 @@ namespace {
 // Small objects share a file, and a write: so much leaves at once where there is as much.
 constexpr uint64_t batch_bytes_max = 32 << 20;
 constexpr uint64_t batches_a_store = 16;
+// Of the store is kept for what comes back, however much of the rest is pinned.
+constexpr uint64_t kept_share = 8;
 constexpr Duration retry_pause = std::chrono::seconds(1);
 constexpr Duration room_budget = std::chrono::seconds(60);
 
@@ -60,6 +62,8 @@ Async<Status> ObjectSpiller::start() {
   };
   TROUPE_CO_TRY(auto folder, co_await run_blocking(environment_, std::move(open)));
   folder_ = std::make_shared<const SpillFolder>(std::move(folder));
+  object_store::ObjectTable& table = objects_.table_;
+  table.keep_for(objects_.self_.address.process, table.capacity_bytes() / kept_share);
   co_return ok();
 }
 
@@ -88,7 +92,9 @@ Async<Result<bool>> ObjectSpiller::make_room(Caller caller, uint64_t size_bytes)
   if (left) co_return true;
   if (!folder_) co_return false;
   if (environment_.clock.now() < retry_at_ && failure_) co_return *failure_;
-  const Status spilled = co_await spill(std::move(leaving));
+  // Of other segments all has to leave, or none gives its memory back.
+  const bool all = !leaving.empty() && leaving[0].block.segment != table.segment_of(caller);
+  const Status spilled = co_await spill(std::move(leaving), all);
   if (!spilled) {
     if (!failure_) log::error("objects_not_spilled", {{"why", spilled.error()}});
     failure_ = spilled.error();
@@ -99,7 +105,7 @@ Async<Result<bool>> ObjectSpiller::make_room(Caller caller, uint64_t size_bytes)
   co_return true;
 }
 
-Async<Status> ObjectSpiller::spill(Evictees leaving) {
+Async<Status> ObjectSpiller::spill(Evictees leaving, bool all) {
   object_store::ObjectTable& table = objects_.table_;
   uint64_t bytes = table.spilled_bytes();
   size_t fitting = 0;
@@ -109,13 +115,13 @@ Async<Status> ObjectSpiller::spill(Evictees leaving) {
     if (bytes > options_.spill_bytes_max) break;
     ++fitting;
   }
-  leaving.resize(fitting);
-  if (leaving.empty()) {
+  if (fitting == 0 || (all && fitting < leaving.size())) {
     co_return error(Code::exhausted,
                     fmt::format("{} bytes of objects are spilled to {}, and {} are allowed: raise "
                                 "--spill-mib, or drop refs",
                                 table.spilled_bytes(), folder_->path(), options_.spill_bytes_max));
   }
+  leaving.resize(fitting);
   // Nobody frees what is being written, and nobody else writes meanwhile.
   struct Writing {
     ObjectSpiller& spiller;

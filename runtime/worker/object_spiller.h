@@ -44,7 +44,8 @@ class ObjectSpiller {
   using SpillFolder = object_store::SpillFolder;
   using Evictees = std::vector<object_store::Evictee>;
 
-  Async<Status> spill(Evictees leaving);
+  // `all`: fewer would be in vain.
+  Async<Status> spill(Evictees leaving, bool all);
   Async<void> run(std::shared_ptr<Restore> restore);
   Async<Status> read_back(std::shared_ptr<Restore> restore);
   Async<void> erase(object_store::SpillPlace place, bool whole_file);

@@ -495,5 +495,33 @@ TEST_F(ObjectTableTest, AnotherProcessGetsRoomByEmptyingWholeSegments) {
   expect_all_goes();
 }
 
+TEST(ObjectTableReserve, WhatComesBackFindsRoomBesideAPinnedSegment) {
+  SeededRandom random{1};
+  ObjectTable table{capacity, random};
+  const Caller worker{process_id(1), job_id(1)};
+  const Caller maker{process_id(2), job_id(1)};
+  table.keep_for(worker.process, capacity / 8);
+  for (const Caller& caller : {worker, maker}) {
+    ASSERT_TRUE(table.attach(caller));
+    ASSERT_TRUE(table.add_segment(caller, capacity));
+  }
+  const auto create = [&](const Caller& caller, uint64_t n, uint64_t size) {
+    const CreateRequest request{.object = object_id(n), .owner = process_id(9), .size_bytes = size};
+    return table.create(caller, request, Instant{});
+  };
+  EXPECT_EQ(code_of(create(maker, 1, capacity / 4)), Code::ok);
+  EXPECT_EQ(code_of(create(maker, 2, capacity / 2)), Code::ok);
+  EXPECT_EQ(code_of(create(maker, 3, capacity / 4)), Code::exhausted);
+  EXPECT_EQ(code_of(create(maker, 3, capacity / 8)), Code::ok);
+  EXPECT_EQ(code_of(create(worker, 4, capacity / 8)), Code::ok);
+  EXPECT_EQ(table.committed_bytes(), capacity);
+  // It is not for ever closed to what needs all of the store.
+  ObjectTable empty{capacity, random};
+  empty.keep_for(worker.process, capacity / 8);
+  ASSERT_TRUE(empty.attach(maker));
+  ASSERT_TRUE(empty.add_segment(maker, capacity));
+  EXPECT_TRUE(empty.can_fit(maker, capacity));
+}
+
 }  // namespace
 }  // namespace troupe::object_store
