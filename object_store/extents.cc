@@ -30,24 +30,13 @@ uint64_t ObjectTable::segment_used_bytes(Caller caller) const {
 
 Result<Block> ObjectTable::reserve(Caller caller, uint64_t size_bytes) {
   TROUPE_CHECK(check_attached(caller));
-  const auto segment_id = workplace(caller)->segment;
-  if (!segment_id) {
-    return error(Code::conflict,
-                 fmt::format("process {} has no segment yet", caller.process.to_string()));
-  }
-  Segment& segment = segments_.at(*segment_id);
-  const uint64_t most = std::min(capacity_bytes_, segment.allocator.size_bytes());
-  if (size_bytes > most) {
-    return error(Code::invalid,
-                 fmt::format("an object of {} bytes; this store takes up to {}", size_bytes, most));
-  }
-  const uint64_t committed_before = segment.committed_bytes();
-  const auto place = segment.allocator.allocate(size_bytes, touched_bytes_max(segment));
-  if (!place) return does_not_fit({.size_bytes = size_bytes});
-  committed_bytes_ += segment.committed_bytes() - committed_before;
-  used_bytes_ += place->size_bytes;
-  segment.reserved.emplace(place->offset_bytes, *place);
-  return Block{*segment_id, place->offset_bytes, place->size_bytes};
+  uint32_t handle = 0;
+  TROUPE_TRY(Block extent, place(caller, {.size_bytes = size_bytes}, handle));
+  extent.size_bytes = block_bytes(size_bytes);
+  segments_.at(extent.segment)
+      .reserved.emplace(extent.offset_bytes,
+                        BlockAllocator::Block{handle, extent.offset_bytes, extent.size_bytes});
+  return extent;
 }
 
 Status ObjectTable::seal_reserved(Caller caller, SegmentId segment_id, const SealedObject& sealed,
@@ -77,15 +66,17 @@ Status ObjectTable::seal_reserved(Caller caller, SegmentId segment_id, const Sea
   for (const auto& rest : {pieces.before, pieces.behind}) {
     if (rest) segment->reserved.emplace(rest->offset_bytes, *rest);
   }
-  objects_.emplace(sealed.object,
-                   Object{.producer = caller,
-                          .owner = sealed.owner,
-                          .block = {segment_id, sealed.offset_bytes, sealed.size_bytes},
-                          .handle = pieces.range.handle,
-                          .sealed = true,
-                          .created = now});
+  const auto made = objects_.emplace(
+      sealed.object, Object{.producer = caller,
+                            .owner = sealed.owner,
+                            .block = {segment_id, sealed.offset_bytes, sealed.size_bytes},
+                            .handle = pieces.range.handle,
+                            .sealed = true,
+                            .created = now});
   record_of(sealed.owner).owned.insert(sealed.object);
-  return sealed.pinned ? pin(caller, sealed.object) : ok();
+  if (sealed.pinned) return pin(caller, sealed.object);
+  update_idle(*made.first);
+  return ok();
 }
 
 Status ObjectTable::give_back(Caller caller, SegmentId segment_id, uint64_t offset_bytes,

@@ -15,6 +15,15 @@ constexpr uint64_t page_floor(uint64_t bytes) {
   return bytes / page_bytes * page_bytes;
 }
 
+constexpr uint64_t page_ceil(uint64_t bytes) {
+  return page_floor(bytes + page_bytes - 1);
+}
+
+// Nil: an extent for one that has no name here yet.
+std::string name_of(ObjectId id) {
+  return id.is_nil() ? "an object" : "object " + id.to_string();
+}
+
 Error no_such_object(ObjectId id) {
   return error(Code::not_found, fmt::format("no object {} on this node", id.to_string()));
 }
@@ -35,7 +44,7 @@ class ObjectTable::FreedNotice {
 };
 
 uint64_t ObjectTable::Segment::committed_bytes() const {
-  return page_floor(allocator.touched_bytes() + page_bytes - 1);
+  return page_ceil(allocator.touched_bytes());
 }
 
 ObjectTable::ObjectTable(uint64_t capacity_bytes, Random& random)
@@ -132,6 +141,9 @@ Status ObjectTable::segment_closed(SegmentId id) {
     return error(Code::not_found, fmt::format("segment {} was not dropped", id.number));
   }
   committed_bytes_ -= found->second.committed_bytes();
+  if (found->second.producer.process == kept_for_) {
+    kept_committed_bytes_ -= found->second.committed_bytes();
+  }
   segments_.erase(found);
   freed_ = true;
   return ok();
@@ -173,40 +185,49 @@ Result<Block> ObjectTable::create(Caller caller, const CreateRequest& request, I
     }
     return error(Code::conflict, fmt::format("object {} exists already", id.to_string()));
   }
-  const auto segment_id = workplace(caller)->segment;
-  if (!segment_id) {
-    return error(Code::conflict,
-                 fmt::format("process {} has no segment yet", caller.process.to_string()));
-  }
-  Segment& segment = segments_.at(*segment_id);
-  const uint64_t most = std::min(capacity_bytes_, segment.allocator.size_bytes());
-  if (request.size_bytes > most) {
-    return error(Code::invalid, fmt::format("object {} of {} bytes; this store takes up to {}",
-                                            id.to_string(), request.size_bytes, most));
-  }
-  const uint64_t committed_before = segment.committed_bytes();
-  const auto place = segment.allocator.allocate(request.size_bytes, touched_bytes_max(segment));
-  if (!place) return does_not_fit(request);
-
-  committed_bytes_ += segment.committed_bytes() - committed_before;
-  used_bytes_ += place->size_bytes;
+  uint32_t handle = 0;
+  TROUPE_TRY(const Block block, place(caller, request, handle));
   ++unsealed_objects_;
-  const Block block{*segment_id, place->offset_bytes, request.size_bytes};
   objects_.emplace(id, Object{.producer = caller,
                               .owner = request.owner,
                               .block = block,
-                              .handle = place->handle,
+                              .handle = handle,
+                              .is_copy = request.is_copy,
                               .created = now});
   record_of(caller.process).unsealed.insert(id);
   record_of(request.owner).owned.insert(id);
   return block;
 }
 
+Result<Block> ObjectTable::place(Caller caller, const CreateRequest& request, uint32_t& handle) {
+  const auto id = workplace(caller)->segment;
+  if (!id) {
+    return error(Code::conflict,
+                 fmt::format("process {} has no segment yet", caller.process.to_string()));
+  }
+  Segment& segment = segments_.at(*id);
+  const uint64_t most = std::min(capacity_bytes_, segment.allocator.size_bytes());
+  if (request.size_bytes > most) {
+    return error(Code::invalid, fmt::format("{} of {} bytes; this store takes up to {}",
+                                            name_of(request.object), request.size_bytes, most));
+  }
+  const uint64_t committed_before = segment.committed_bytes();
+  const auto found = segment.allocator.allocate(request.size_bytes,
+                                                touched_bytes_max(segment, request.size_bytes));
+  if (!found) return does_not_fit(request);
+  const uint64_t grown = segment.committed_bytes() - committed_before;
+  committed_bytes_ += grown;
+  if (caller.process == kept_for_) kept_committed_bytes_ += grown;
+  used_bytes_ += found->size_bytes;
+  handle = found->handle;
+  return Block{*id, found->offset_bytes, request.size_bytes};
+}
+
 bool ObjectTable::can_fit(Caller caller, uint64_t size_bytes) const {
   const auto id = segment_of(caller);
   if (!id || size_bytes > capacity_bytes_) return false;
   const Segment& segment = segments_.at(*id);
-  return segment.allocator.can_fit(size_bytes, touched_bytes_max(segment));
+  return segment.allocator.can_fit(size_bytes, touched_bytes_max(segment, size_bytes));
 }
 
 Status ObjectTable::seal(Caller caller, ObjectId id) {
@@ -216,6 +237,7 @@ Status ObjectTable::seal(Caller caller, ObjectId id) {
   object->second.sealed = true;
   --unsealed_objects_;
   processes_.at(caller.process).unsealed.erase(id);
+  update_idle(*object);
   free_if_unheld(object);
   return ok();
 }
@@ -232,7 +254,9 @@ Status ObjectTable::abort(Caller caller, ObjectId id) {
 
 Result<std::optional<Block>> ObjectTable::get(Caller caller, ObjectId id) const {
   TROUPE_TRY(const auto object, find(caller, id));
-  return object->second.sealed ? std::optional{object->second.block} : std::nullopt;
+  const Object& found = object->second;
+  const bool readable = found.sealed && found.residence == Residence::in_memory;
+  return readable ? std::optional{found.block} : std::nullopt;
 }
 
 Status ObjectTable::pin(Caller caller, ObjectId id) {
@@ -252,6 +276,7 @@ Status ObjectTable::pin(Caller caller, ObjectId id) {
     }
     object.pins.push_back({caller.process, 1});
     process.pinned.insert(id);
+    update_idle(*found);
   }
   ++process.pins;
   return ok();
@@ -295,6 +320,129 @@ Status ObjectTable::release_owner(ProcessId owner, ObjectId id) {
   return ok();
 }
 
+// --- Pressure ---
+
+void ObjectTable::keep_for(ProcessId process, uint64_t bytes) {
+  TROUPE_ASSERT(segments_.empty(), "memory is kept before anybody takes it");
+  kept_for_ = process;
+  kept_bytes_ = std::min(page_floor(bytes), capacity_bytes_);
+}
+
+std::vector<Evictee> ObjectTable::evictees(Caller caller, uint64_t size_bytes,
+                                           uint64_t batch_bytes) const {
+  std::vector<Evictee> leaving;
+  const auto take = [&](const Entry& entry) {
+    const Object& object = entry.second;
+    leaving.push_back(
+        {object.producer, entry.first, object.block, !object.spilled && !object.is_copy});
+  };
+  const auto own = segment_of(caller);
+  if (!own || size_bytes > capacity_bytes_) return leaving;
+  const uint64_t wanted = std::max(block_bytes(size_bytes), batch_bytes);
+  uint64_t bytes = 0;
+  std::map<SegmentId, uint64_t> idle_bytes;
+  for (const Entry* entry = coldest_; entry != nullptr; entry = entry->second.hotter) {
+    const Block& block = entry->second.block;
+    idle_bytes[block.segment] += block_bytes(block.size_bytes);
+    if (block.segment != *own || bytes >= wanted) continue;
+    bytes += block_bytes(block.size_bytes);
+    take(*entry);
+  }
+  if (!leaving.empty()) return leaving;
+  // Those that give most memory for what has to leave come first.
+  std::vector<std::pair<double, SegmentId>> others;
+  for (const auto& [id, idle] : idle_bytes) {
+    const Segment& other = segments_.at(id);
+    if (idle != other.allocator.used_bytes()) continue;
+    others.emplace_back(static_cast<double>(idle) / static_cast<double>(other.committed_bytes()),
+                        id);
+  }
+  std::ranges::sort(others);
+  const Segment& segment = segments_.at(*own);
+  uint64_t memory = touched_bytes_max(segment, size_bytes) - segment.committed_bytes();
+  std::map<SegmentId, bool> emptied;
+  for (const auto& [cost, id] : others) {
+    if (memory >= block_bytes(size_bytes)) break;
+    memory += segments_.at(id).committed_bytes();
+    emptied[id] = true;
+  }
+  for (const Entry* entry = coldest_; entry != nullptr; entry = entry->second.hotter) {
+    if (emptied.contains(entry->second.block.segment)) take(*entry);
+  }
+  return leaving;
+}
+
+Status ObjectTable::set_spilled(ObjectId id) {
+  const auto found = objects_.find(id);
+  if (found == objects_.end()) return no_such_object(id);
+  Object& object = found->second;
+  if (!object.sealed || object.is_copy || object.spilled) {
+    return error(Code::conflict, fmt::format("object {} is not to be spilled", id.to_string()));
+  }
+  object.spilled = true;
+  ++spilled_objects_;
+  spilled_bytes_ += page_ceil(object.block.size_bytes);
+  return ok();
+}
+
+Status ObjectTable::evict(ObjectId id) {
+  FreedNotice notice{*this};
+  const auto found = objects_.find(id);
+  if (found == objects_.end()) return no_such_object(id);
+  Object& object = found->second;
+  if (!object.idle || (!object.spilled && !object.is_copy)) {
+    return error(Code::conflict, fmt::format("object {} has to stay in memory", id.to_string()));
+  }
+  if (object.is_copy) {
+    erase(found);
+    return ok();
+  }
+  unlink(*found);
+  free_block(object);
+  return ok();
+}
+
+bool ObjectTable::is_out(ObjectId id) const {
+  const auto found = objects_.find(id);
+  return found != objects_.end() && found->second.residence != Residence::in_memory;
+}
+
+Result<Block> ObjectTable::restore(Caller caller, ObjectId id) {
+  TROUPE_TRY(const auto found, find(caller, id));
+  Object& object = found->second;
+  if (object.residence != Residence::on_disk) {
+    return error(Code::conflict, fmt::format("object {} is not out on disk", id.to_string()));
+  }
+  CreateRequest request;
+  request.object = id;
+  request.size_bytes = object.block.size_bytes;
+  TROUPE_TRY(object.block, place(caller, request, object.handle));
+  object.residence = Residence::restoring;
+  return object.block;
+}
+
+Status ObjectTable::restored(ObjectId id) {
+  const auto found = objects_.find(id);
+  if (found == objects_.end()) return no_such_object(id);
+  if (found->second.residence != Residence::restoring) {
+    return error(Code::conflict, fmt::format("object {} is not being restored", id.to_string()));
+  }
+  found->second.residence = Residence::in_memory;
+  update_idle(*found);
+  return ok();
+}
+
+Status ObjectTable::restore_failed(ObjectId id) {
+  FreedNotice notice{*this};
+  const auto found = objects_.find(id);
+  if (found == objects_.end()) return no_such_object(id);
+  if (found->second.residence != Residence::restoring) {
+    return error(Code::conflict, fmt::format("object {} is not being restored", id.to_string()));
+  }
+  free_block(found->second);
+  return ok();
+}
+
 // --- Looking in ---
 
 Stats ObjectTable::stats() const {
@@ -305,6 +453,8 @@ Stats ObjectTable::stats() const {
               .unsealed_objects = unsealed_objects_,
               .pinned_objects = pinned_objects_,
               .pinned_bytes = pinned_bytes_,
+              .spilled_objects = spilled_objects_,
+              .spilled_bytes = spilled_bytes_,
               .segments = segments_.size()};
   std::map<ProcessId, ProcessStats> by_process;
   for (const auto& [id, process] : processes_) {
@@ -336,6 +486,9 @@ std::vector<ObjectInfo> ObjectTable::list(size_t count_max) const {
                      .block = object.block,
                      .sealed = object.sealed,
                      .owner_holds = object.owner_holds,
+                     .resident = object.residence == Residence::in_memory,
+                     .spilled = object.spilled,
+                     .is_copy = object.is_copy,
                      .pins = pins,
                      .created = object.created});
   }
@@ -386,19 +539,22 @@ Result<ObjectTable::Objects::iterator> ObjectTable::find_as_producer(Caller call
   return object;
 }
 
-uint64_t ObjectTable::touched_bytes_max(const Segment& segment) const {
-  return capacity_bytes_ - (committed_bytes_ - segment.committed_bytes());
+uint64_t ObjectTable::touched_bytes_max(const Segment& segment, uint64_t size_bytes) const {
+  const uint64_t own = segment.committed_bytes();
+  const uint64_t left = capacity_bytes_ - (committed_bytes_ - own);
+  if (segment.producer.process == kept_for_) return left;
+  if (block_bytes(size_bytes) > capacity_bytes_ - kept_bytes_) return left;
+  const uint64_t kept = kept_bytes_ - std::min(kept_bytes_, kept_committed_bytes_);
+  return std::max(own, left - std::min(left, kept));
 }
 
 Error ObjectTable::does_not_fit(const CreateRequest& request) const {
   const uint64_t need = block_bytes(request.size_bytes);
   const uint64_t unused = capacity_bytes_ - used_bytes_;
   const char* why = need <= unused ? "in pieces, or held by segments of other processes" : "unused";
-  return error(
-      Code::exhausted,
-      fmt::format("{} needs {} bytes; {} of {} are free ({})",
-                  request.object.is_nil() ? "an object" : "object " + request.object.to_string(),
-                  need, unused, capacity_bytes_, why));
+  return error(Code::exhausted,
+               fmt::format("{} needs {} bytes; {} of {} are free ({})", name_of(request.object),
+                           need, unused, capacity_bytes_, why));
 }
 
 void ObjectTable::free_if_unheld(Objects::iterator found) {
@@ -409,18 +565,53 @@ void ObjectTable::free_if_unheld(Objects::iterator found) {
 void ObjectTable::erase(Objects::iterator found) {
   const ObjectId id = found->first;
   Object& object = found->second;
+  const bool owner_held = object.owner_holds;
   while (!object.pins.empty()) drop_pins(id, object, object.pins.back().process);
   drop_owner_hold(id, object);
   if (!object.sealed) {
     --unsealed_objects_;
     processes_.at(object.producer.process).unsealed.erase(id);
   }
+  if (object.idle) unlink(*found);
+  if (object.spilled) {
+    --spilled_objects_;
+    spilled_bytes_ -= page_ceil(object.block.size_bytes);
+  }
+  if (object.spilled || object.is_copy) {
+    gone_.push_back({id, object.spilled, object.is_copy, owner_held});
+  }
+  if (object.residence != Residence::on_disk) free_block(object);
+  objects_.erase(found);
+  freed_ = true;
+}
+
+void ObjectTable::free_block(Object& object) {
   const SegmentId segment = object.block.segment;
   used_bytes_ -= block_bytes(object.block.size_bytes);
   segments_.at(segment).allocator.free(object.handle);
-  objects_.erase(found);
+  object.residence = Residence::on_disk;
   freed_ = true;
   drop_if_done(segment);
+}
+
+void ObjectTable::update_idle(Entry& entry) {
+  Object& object = entry.second;
+  const bool idle =
+      object.sealed && object.pins.empty() && object.residence == Residence::in_memory;
+  if (idle == object.idle) return;
+  if (!idle) return unlink(entry);
+  object.idle = true;
+  object.colder = hottest_;
+  object.hotter = nullptr;
+  (hottest_ != nullptr ? hottest_->second.hotter : coldest_) = &entry;
+  hottest_ = &entry;
+}
+
+void ObjectTable::unlink(Entry& entry) {
+  Object& object = entry.second;
+  (object.colder != nullptr ? object.colder->second.hotter : coldest_) = object.hotter;
+  (object.hotter != nullptr ? object.hotter->second.colder : hottest_) = object.colder;
+  object.idle = false;
 }
 
 void ObjectTable::drop_pins(ObjectId id, Object& object, ProcessId process) {
@@ -429,10 +620,11 @@ void ObjectTable::drop_pins(ObjectId id, Object& object, ProcessId process) {
   record.pins -= held->count;
   record.pinned.erase(id);
   object.pins.erase(held);
-  if (object.pins.empty()) {
-    --pinned_objects_;
-    pinned_bytes_ -= block_bytes(object.block.size_bytes);
-  }
+  if (!object.pins.empty()) return;
+  --pinned_objects_;
+  pinned_bytes_ -= block_bytes(object.block.size_bytes);
+  update_idle(*objects_.find(id));
+  if (object.idle) freed_ = true;  // It may make room.
 }
 
 void ObjectTable::drop_owner_hold(ObjectId id, Object& object) {

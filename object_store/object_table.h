@@ -6,6 +6,13 @@
 // last reference goes. References are the owner's hold and the pins of the node's processes. While
 // it is unsealed its producer may be writing, so only abort or the producer's death frees it.
 //
+// A process may place and fill blocks by itself, in extents that it reserved; what it seals there
+// is an object like any other from then on, and what it does not is its own, and in memory.
+//
+// Under pressure an object that nobody has pinned leaves memory: one that also lies on disk or on
+// another node at once, any other after its bytes were spilled (by the worker: no I/O here). What
+// was spilled stays an object, and is restored into a block when it is wanted.
+//
 // Arguments that came from another process are validated; places never come from outside.
 #pragma once
 
@@ -16,6 +23,7 @@
 #include <optional>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -51,6 +59,7 @@ struct CreateRequest {
   ObjectId object;
   ProcessId owner;  // Holds the object until release_owner; may live on another node.
   uint64_t size_bytes = 0;
+  bool is_copy = false;  // Its home is another node: it may go whenever nobody has pinned it.
 };
 
 // An object that its producer finished in an extent of its own.
@@ -70,6 +79,9 @@ struct ObjectInfo {
   Block block;
   bool sealed = false;
   bool owner_holds = false;
+  bool resident = false;  // Its bytes lie in the block; else on disk alone.
+  bool spilled = false;   // They lie on disk.
+  bool is_copy = false;
   uint64_t pins = 0;  // Over all processes.
   Instant created;
 };
@@ -92,8 +104,26 @@ struct Stats {
   uint64_t unsealed_objects = 0;
   uint64_t pinned_objects = 0;  // With at least one pin.
   uint64_t pinned_bytes = 0;
+  uint64_t spilled_objects = 0;         // With a copy on disk, in memory or not.
+  uint64_t spilled_bytes = 0;           // What these take there, in whole pages.
   uint64_t segments = 0;                // Including those handed over by take_dropped().
   std::vector<ProcessStats> processes;  // Ordered by id.
+};
+
+// An object that would make room by leaving memory.
+struct Evictee {
+  Caller producer;
+  ObjectId object;
+  Block block;
+  bool must_be_written = false;  // There is no other copy: spill it first.
+};
+
+// A freed object of which more than its block must go.
+struct Gone {
+  ObjectId object;
+  bool spilled = false;
+  bool is_copy = false;
+  bool owner_held = false;  // The owner had refs to it.
 };
 
 class ObjectTable {
@@ -178,8 +208,38 @@ class ObjectTable {
   // owner's process, which may be remote. Errors: not_found, denied (not the owner).
   Status release_owner(ProcessId owner, ObjectId object);
 
-  // Called as the last thing of a call that gave bytes back, with the table consistent: it may call
-  // in again. Nothing is promised about which waiting create now fits.
+  // --- Pressure
+
+  // Keeps so much memory for segments of this process, which restores objects: a segment of another
+  // in which one object is pinned gives none back. A create that is larger than the rest ignores
+  // it.
+  void keep_for(ProcessId process, uint64_t bytes);
+
+  // What should leave memory for a create of `size_bytes` by this caller, coldest first,
+  // `batch_bytes` of it at least where there is as much: from the caller's own segment; or, if
+  // nothing can leave that, all that lies in other segments which then are empty, for only those
+  // give memory back. Empty: nothing would help.
+  std::vector<Evictee> evictees(Caller caller, uint64_t size_bytes, uint64_t batch_bytes) const;
+  // Its bytes lie on disk, too, until take_gone names it.
+  // Errors: not_found, conflict (unsealed, a copy, or spilled already).
+  Status set_spilled(ObjectId object);
+  // Frees its block, and a copy altogether. Errors: not_found, conflict (pinned, unsealed, not in
+  // memory, or it lies nowhere else).
+  Status evict(ObjectId object);
+  // Whether its bytes lie on disk alone.
+  bool is_out(ObjectId object) const;
+  // A block in the caller's segment to be filled from disk; the caller has pinned the object. Then
+  // restored() publishes it or restore_failed() takes it back.
+  // Errors: as create, and conflict (not out, or being restored).
+  Result<Block> restore(Caller caller, ObjectId object);
+  Status restored(ObjectId object);
+  Status restore_failed(ObjectId object);
+  // Freed objects that lay on disk, and copies that were freed or evicted, each once.
+  std::vector<Gone> take_gone() { return std::exchange(gone_, {}); }
+
+  // Called as the last thing of a call that gave bytes back, or took the last pin off an object
+  // that may leave memory, with the table consistent: it may call in again. Nothing is promised
+  // about which waiting create now fits.
   void on_freed(std::function<void()> hook) { on_freed_ = std::move(hook); }
 
   // --- Looking in ---
@@ -187,6 +247,7 @@ class ObjectTable {
   uint64_t capacity_bytes() const { return capacity_bytes_; }
   uint64_t used_bytes() const { return used_bytes_; }
   uint64_t committed_bytes() const { return committed_bytes_; }
+  uint64_t spilled_bytes() const { return spilled_bytes_; }
   // Exact. Work is in proportion to processes times segments.
   Stats stats() const;
   // For people (`troupe objects`): at most `count_max`, in no order.
@@ -206,6 +267,13 @@ class ObjectTable {
     ProcessId process;
     uint32_t count = 0;
   };
+  struct Object;
+  using Entry = std::pair<const ObjectId, Object>;
+  enum class Residence : uint8_t {
+    in_memory,
+    on_disk,    // Alone: there is no block.
+    restoring,  // There is a block, not readable yet.
+  };
   struct Object {
     Caller producer;
     ProcessId owner;
@@ -213,6 +281,12 @@ class ObjectTable {
     uint32_t handle = 0;  // Of the segment's allocator.
     bool sealed = false;
     bool owner_holds = true;
+    bool is_copy = false;
+    bool spilled = false;
+    Residence residence = Residence::in_memory;
+    bool idle = false;  // In the list of those that may leave memory.
+    Entry* colder = nullptr;
+    Entry* hotter = nullptr;
     std::vector<Pin> pins;  // One a process, so few.
     Instant created;
   };
@@ -257,11 +331,17 @@ class ObjectTable {
   Result<Objects::iterator> find(Caller caller, ObjectId id);
   Result<Objects::iterator> find_as_producer(Caller caller, ObjectId id);
   // How far the segment's blocks may reach before the node's memory is all committed.
-  uint64_t touched_bytes_max(const Segment& segment) const;
+  uint64_t touched_bytes_max(const Segment& segment, uint64_t size_bytes) const;
   Error does_not_fit(const CreateRequest& request) const;
   Result<Segment*> own_segment(Caller caller, SegmentId id);
   // Frees what is reserved in [first, end).
   void free_reserved(Segment& segment, uint64_t first, uint64_t end);
+  // The block for an object or, without one, for an extent; or why not. Counts it.
+  Result<Block> place(Caller caller, const CreateRequest& request, uint32_t& handle);
+  void free_block(Object& object);
+  // Keeps the list: an object is in it while it may leave memory.
+  void update_idle(Entry& entry);
+  void unlink(Entry& entry);
   void free_if_unheld(Objects::iterator object);
   void erase(Objects::iterator object);
   void drop_pins(ObjectId id, Object& object, ProcessId process);
@@ -277,12 +357,20 @@ class ObjectTable {
   uint64_t unsealed_objects_ = 0;
   uint64_t pinned_objects_ = 0;
   uint64_t pinned_bytes_ = 0;
+  uint64_t spilled_objects_ = 0;
+  uint64_t spilled_bytes_ = 0;
+  Entry* coldest_ = nullptr;
+  Entry* hottest_ = nullptr;
+  ProcessId kept_for_;
+  uint64_t kept_bytes_ = 0;
+  uint64_t kept_committed_bytes_ = 0;  // Behind segments of that process.
   uint64_t last_segment_ = 0;
   bool freed_ = false;
   Objects objects_;
   std::unordered_map<ProcessId, Process, SeededHash> processes_;
   std::map<SegmentId, Segment> segments_;
   std::vector<SegmentId> dropped_;
+  std::vector<Gone> gone_;
   std::function<void()> on_freed_;
 };
 

@@ -1,10 +1,13 @@
-// An object's way between nodes, in chunks: what to ask for, and how to put together what comes.
-// No sockets and no waiting: the worker's transfer loop calls these. Not thread-safe.
+// An object's way between nodes, in chunks: what to ask for, and how to check what comes. No
+// sockets and no waiting. Functions are thread-safe, classes are not.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/bytes.h"
@@ -12,7 +15,8 @@
 
 namespace troupe::object_store {
 
-inline constexpr uint64_t transfer_chunk_bytes = uint64_t{1} << 20;
+// Measured, as the number of connections: bench/objects/README.md.
+inline constexpr uint64_t transfer_chunk_bytes = uint64_t{4} << 20;
 
 // XXH3, 64 bits: guards against damage on the way, not against an enemy (TLS does that).
 uint64_t chunk_checksum(BytesView data);
@@ -32,6 +36,7 @@ class ChunkPlan {
 
   uint64_t object_bytes() const { return object_bytes_; }
   uint64_t count() const { return count_; }
+  uint64_t chunk_bytes() const { return chunk_bytes_; }
   // Errors: invalid (no such chunk).
   Result<Chunk> at(uint64_t index) const;
 
@@ -43,40 +48,44 @@ class ChunkPlan {
   uint64_t count_;
 };
 
-// Sender's side: a chunk of a sealed object with its checksum.
-struct OutgoingChunk {
-  Chunk chunk;
-  uint64_t checksum = 0;
-  BytesView data;
+// Sender's side: what travels of a chunk.
+inline constexpr const char* chunk_codec = "lz4";
+struct PackedChunk {
+  uint64_t checksum = 0;  // Of the raw bytes.
+  BytesView raw;
+  std::shared_ptr<const Bytes> compressed;  // Null: the raw bytes travel.
 };
-// Errors: invalid (no such chunk, or `object` is not of the plan's size).
-Result<OutgoingChunk> cut_chunk(const ChunkPlan& plan, BytesView object, uint64_t index);
+// Reads the chunk through `view`, and compresses it if that is wanted and a sample of it says that
+// it pays. Takes milliseconds. Errors: those of `view`.
+Result<PackedChunk> pack_chunk(const std::function<Result<BytesView>()>& view, bool compress);
+// Receiver's side: puts what came into `target`, unless it lies there already, and checks it. Takes
+// milliseconds. Errors: invalid (a codec or a size that is not the chunk's), data_loss (damaged).
+Status unpack_chunk(std::string_view codec, uint64_t checksum, BytesView came,
+                    std::span<uint8_t> target);
 
-enum class Arrival { fresh, duplicate };
-
-// Receiver's side: writes chunks into a created block in any order, each once.
-class ChunkAssembler {
+// Receiver's side: which chunks have come, and which are to be asked for next. Several may be asked
+// for at once, in any order.
+class ChunkLedger {
  public:
-  // `target` is the block of the object to build; it outlives the assembler.
-  // Errors: invalid (not of the plan's size).
-  static Result<ChunkAssembler> make(ChunkPlan plan, std::span<uint8_t> target);
+  explicit ChunkLedger(ChunkPlan plan) : plan_(plan), arrived_(plan.count()) {}
 
-  // Checks and copies one chunk. `data` is private memory of the caller. Nothing is written unless
-  // all is well; a chunk that was refused is still missing and may be asked for again.
-  // Errors: invalid (no such chunk, wrong size), data_loss (checksum).
-  Result<Arrival> accept(uint64_t index, uint64_t checksum, BytesView data);
-
+  const ChunkPlan& plan() const { return plan_; }
+  // The next chunk that nobody was asked for; nothing when all are asked for.
+  std::optional<Chunk> take();
+  // It did not come: it is to be asked for again.
+  void give_back(const Chunk& chunk);
+  // False: it had come before.
+  bool arrived(const Chunk& chunk);
   bool complete() const { return arrived_count_ == plan_.count(); }
   uint64_t arrived_bytes() const { return arrived_bytes_; }
-  // The first chunk at or after `from` that has not arrived.
-  std::optional<Chunk> next_missing(uint64_t from = 0) const;
+  // Whether all bytes of a range have come.
+  bool has(uint64_t offset_bytes, uint64_t length_bytes) const;
 
  private:
-  ChunkAssembler(ChunkPlan plan, std::span<uint8_t> target);
-
   ChunkPlan plan_;
-  std::span<uint8_t> target_;
   std::vector<bool> arrived_;
+  std::vector<uint64_t> again_;
+  uint64_t next_ = 0;
   uint64_t arrived_count_ = 0;
   uint64_t arrived_bytes_ = 0;
 };

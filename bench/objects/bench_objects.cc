@@ -179,12 +179,16 @@ void bench_transfer(Random& random) {
   Bytes target(large_bytes, 1);
   const ChunkPlan plan = ChunkPlan::make(object.size()).value();
   const double seconds = median_seconds([&] {
-    auto assembler = ChunkAssembler::make(plan, target).value();
-    for (uint64_t i = 0; i < plan.count(); ++i) {
-      const OutgoingChunk chunk = cut_chunk(plan, object, i).value();
-      (void)assembler.accept(i, chunk.checksum, chunk.data).value();
+    ChunkLedger ledger{plan};
+    while (const auto chunk = ledger.take()) {
+      const BytesView part = BytesView{object}.subspan(chunk->offset_bytes, chunk->size_bytes);
+      const auto packed = pack_chunk([&]() -> Result<BytesView> { return part; }, false).value();
+      unpack_chunk("", packed.checksum, packed.raw,
+                   std::span{target}.subspan(chunk->offset_bytes, chunk->size_bytes))
+          .value();
+      (void)ledger.arrived(*chunk);
     }
-    if (!assembler.complete()) std::abort();
+    if (!ledger.complete()) std::abort();
   });
   row("transfer_cut_and_assemble_100MB", static_cast<double>(large_bytes) / seconds / 1e9, "GB/s");
 }

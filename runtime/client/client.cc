@@ -68,6 +68,7 @@ Client::Client(transport::Environment environment, ClientOptions options)
   router_.on(Method::resolve_objects, *objects_, &ObjectDirectory::resolve_objects);
   router_.on(Method::list_objects, *this, &Client::list_objects);
   router_.on(Method::free_objects, *objects_, &ObjectDirectory::free_objects);
+  router_.on(Method::object_copied, *objects_, &ObjectDirectory::object_copied);
   router_.on_stream(Method::wait_objects,
                     [this](Message message, CallContext context, OutgoingStream& out) {
                       return objects_->wait_objects(std::move(message), std::move(context), out);

@@ -6,6 +6,7 @@
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/post.hpp>
+#include <map>
 
 #include "base/log.h"
 #include "client/connections.h"
@@ -37,6 +38,9 @@ constexpr Duration yield_time = std::chrono::seconds(1);        // After the hea
 constexpr Duration turn_time = std::chrono::milliseconds(200);  // A busy slot is kept so long then.
 constexpr Duration look_period = std::chrono::milliseconds(20);  // At slots that may be stuck.
 
+// To move less takes about as long as to lease a slot elsewhere.
+constexpr uint64_t locality_bytes_min = 8 << 20;
+
 uint64_t to_us(Duration duration) {
   return static_cast<uint64_t>(std::max<int64_t>(duration / std::chrono::microseconds(1), 0));
 }
@@ -50,7 +54,7 @@ protocol::CallExtras extras_of(const TaskTraits& traits) {
   return extras;
 }
 
-std::string class_key(const TaskTraits& spec) {
+std::string class_key(const TaskTraits& spec, const protocol::PlacementSpec& placement) {
   std::string key;
   key.reserve(spec.module.size() + 16 + spec.demand.size() * 24);
   const auto add = [&key](const auto& number) {
@@ -64,7 +68,7 @@ std::string class_key(const TaskTraits& spec) {
     key += '=';
     add(amount.milli);
   }
-  key += placement_key(spec.placement);
+  key += placement_key(placement);
   return key;
 }
 
@@ -148,8 +152,9 @@ class TaskCall final : public transport::PendingReply {
 
 LeasePool::LeasePool(Client& client) : client_(client) {}
 
-LeasePool::ClassPointer LeasePool::class_of(const TaskTraits& spec) {
-  std::string key = class_key(spec);
+LeasePool::ClassPointer LeasePool::class_of(const TaskTraits& spec,
+                                            const protocol::PlacementSpec& placement) {
+  std::string key = class_key(spec, placement);
   const std::lock_guard lock{mutex_};
   ClassPointer& cls = classes_[key];
   if (!cls) {
@@ -158,15 +163,39 @@ LeasePool::ClassPointer LeasePool::class_of(const TaskTraits& spec) {
     cls->module = spec.module;
     cls->demand = spec.demand;
     cls->priority = spec.priority;
-    cls->placement = spec.placement;
+    cls->placement = placement;
   }
   return cls;
+}
+
+NodeId LeasePool::node_of(const std::vector<protocol::Argument>& arguments) const {
+  std::map<NodeId, uint64_t> bytes_on;
+  for (const protocol::Argument& argument : arguments) {
+    if (argument.object.is_nil()) continue;
+    const auto object = client_.objects_->find(argument.object);
+    if (!object || !object->is_ready() || !object->in_store()) continue;
+    bytes_on[object->node().node] += object->size_bytes();
+  }
+  const auto most =
+      std::ranges::max_element(bytes_on, {}, [](const auto& on) { return on.second; });
+  if (most == bytes_on.end() || most->second < locality_bytes_min) return {};
+  return most->first;
+}
+
+LeasePool::ClassPointer LeasePool::class_of(const TaskSpec& spec) {
+  const protocol::PlacementSpec& asked = spec.traits->placement;
+  const NodeId node = is_anywhere(asked) ? node_of(spec.arguments) : NodeId{};
+  if (node.is_nil()) return class_of(*spec.traits, asked);
+  protocol::PlacementSpec there = asked;
+  there.node = node;
+  there.node_soft = true;
+  return class_of(*spec.traits, there);
 }
 
 std::shared_ptr<Object> LeasePool::submit(TaskSpec spec,
                                           std::vector<std::shared_ptr<Object>>* more) {
   const TaskTraits& traits = *spec.traits;
-  const ClassPointer cls = class_of(traits);
+  const ClassPointer cls = class_of(spec);
   auto result = client_.objects_->make_results(Object::Maker::task, traits.results, more);
   client_.objects_->hold(spec.held);
   const bool unlimited = traits.budget >= default_budget;

@@ -71,7 +71,11 @@ class LeasePool {
   using ClassPointer = std::shared_ptr<Class>;
   using SlotPointer = std::shared_ptr<Slot>;
 
-  ClassPointer class_of(const TaskTraits& traits);
+  // The node of most of the arguments' bytes; nil: they are few, or it is not known.
+  NodeId node_of(const std::vector<protocol::Argument>& arguments) const;
+  // A task that may run anywhere goes to its large arguments, if there is room.
+  ClassPointer class_of(const TaskSpec& spec);
+  ClassPointer class_of(const TaskTraits& traits, const protocol::PlacementSpec& placement);
 
   // --- From any thread, with the class's lock held.
   // Sends what waits to slots that have room. True: the loop has something to do for the class.

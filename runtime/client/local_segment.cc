@@ -50,7 +50,7 @@ LocalBlock::~LocalBlock() {
 }
 
 void LocalBlock::give_away(ObjectId object, bool pinned) {
-  home_->give_away(extent_);
+  home_->give_away(extent_, offset_bytes_, bytes_.size());
   object_ = object;
   state_.store(pinned ? State::pinned : State::given, std::memory_order_release);
 }
@@ -59,11 +59,12 @@ void LocalBlock::give_away(ObjectId object, bool pinned) {
 
 void LocalSegment::add_extent(uint64_t offset_bytes, uint64_t size_bytes) {
   const std::lock_guard lock{mutex_};
-  extents_.emplace(offset_bytes, Extent{object_store::BlockAllocator{size_bytes}});
-  last_ = offset_bytes;
+  last_ = ++count_;
+  extents_.emplace(last_, Extent{offset_bytes, object_store::BlockAllocator{size_bytes}});
 }
 
 Result<std::shared_ptr<LocalBlock>> LocalSegment::allocate(uint64_t size_bytes) {
+  uint64_t number = 0;
   uint64_t at = 0;
   uint32_t handle = 0;
   uint64_t offset = 0;
@@ -81,7 +82,8 @@ Result<std::shared_ptr<LocalBlock>> LocalSegment::allocate(uint64_t size_bytes) 
       }
     }
     if (!place) return std::shared_ptr<LocalBlock>{};
-    last_ = at = extent->first;
+    last_ = number = extent->first;
+    at = extent->second.offset_bytes;
     handle = place->handle;
     offset = place->offset_bytes;
     ++extent->second.live;
@@ -91,19 +93,20 @@ Result<std::shared_ptr<LocalBlock>> LocalSegment::allocate(uint64_t size_bytes) 
   }
   TROUPE_TRY(const auto bytes, segment_.bytes(at + offset, size_bytes));
   // Gives the room back, whatever happens from here on.
-  auto block = std::make_shared<LocalBlock>(shared_from_this(), at, handle, at + offset, bytes);
-  if (!covered) TROUPE_CHECK(populate(at, populate_from, offset + size_bytes));
+  auto block = std::make_shared<LocalBlock>(shared_from_this(), number, handle, at + offset, bytes);
+  if (!covered) TROUPE_CHECK(populate(number, at + populate_from, at + offset + size_bytes));
   return block;
 }
 
-Status LocalSegment::populate(uint64_t at, uint64_t begin, uint64_t end) {
-  TROUPE_TRY(const auto bytes, segment_.bytes(at + begin, end - begin));
-  TROUPE_CHECK(object_store::populate_for_writing(segment_.fd(), at + begin, bytes));
+Status LocalSegment::populate(uint64_t number, uint64_t begin, uint64_t end) {
+  TROUPE_TRY(const auto bytes, segment_.bytes(begin, end - begin));
+  TROUPE_CHECK(object_store::populate_for_writing(segment_.fd(), begin, bytes));
   const std::lock_guard lock{mutex_};
-  const auto extent = extents_.find(at);
+  const auto extent = extents_.find(number);
   if (extent == extents_.end()) return ok();
+  const uint64_t at = extent->second.offset_bytes;
   auto& mark = extent->second.populated_bytes;
-  if (begin <= mark) mark = std::max(mark, end);
+  if (begin - at <= mark) mark = std::max(mark, end - at);
   return ok();
 }
 
@@ -112,16 +115,18 @@ Result<BytesView> LocalSegment::view(uint64_t offset_bytes, uint64_t size_bytes)
   return BytesView{bytes};
 }
 
-void LocalSegment::free(uint64_t at, uint32_t handle) {
+void LocalSegment::free(uint64_t number, uint32_t handle) {
   const std::lock_guard lock{mutex_};
-  const auto extent = extents_.find(at);
+  const auto extent = extents_.find(number);
   extent->second.allocator.free(handle);
   one_less(extent->second);
 }
 
-void LocalSegment::give_away(uint64_t at) {
+void LocalSegment::give_away(uint64_t number, uint64_t offset_bytes, uint64_t size_bytes) {
   const std::lock_guard lock{mutex_};
-  one_less(extents_.find(at)->second);
+  Extent& extent = extents_.find(number)->second;
+  extent.given.push_back({offset_bytes, block_bytes(size_bytes)});
+  one_less(extent);
 }
 
 void LocalSegment::one_less(Extent& extent) {
@@ -141,7 +146,14 @@ std::vector<protocol::Extent> LocalSegment::take_empty(Which which) {
       ++it;
       continue;
     }
-    taken.push_back({it->first, extent.allocator.size_bytes()});
+    uint64_t from = extent.offset_bytes;
+    const uint64_t end = from + extent.allocator.size_bytes();
+    std::ranges::sort(extent.given, {}, &protocol::Extent::offset_bytes);
+    for (const protocol::Extent& given : extent.given) {
+      if (given.offset_bytes > from) taken.push_back({from, given.offset_bytes - from});
+      from = given.offset_bytes + given.size_bytes;
+    }
+    if (end > from) taken.push_back({from, end - from});
     it = extents_.erase(it);
   }
   if (!any_left) told_empty_ = false;

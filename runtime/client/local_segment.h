@@ -92,7 +92,8 @@ class LocalSegment : public std::enable_shared_from_this<LocalSegment> {
   // What lies there, of an object that this process wrote. Errors: invalid (outside).
   Result<BytesView> view(uint64_t offset_bytes, uint64_t size_bytes) const;
   enum class Which { all, idle };  // idle: nothing was placed there since it was asked last.
-  // Takes the extents off that hold nothing of this process's, for the worker.
+  // Takes the extents off that hold nothing of this process's, for the worker: what of them was not
+  // given away.
   std::vector<protocol::Extent> take_empty(Which which);
   bool has_empty() const;
   // Its owner is going: nothing is called any more.
@@ -101,17 +102,20 @@ class LocalSegment : public std::enable_shared_from_this<LocalSegment> {
  private:
   friend class LocalBlock;
   struct Extent {
+    uint64_t offset_bytes = 0;
     object_store::BlockAllocator allocator;
-    uint64_t populated_bytes = 0;  // From its start.
-    uint64_t live = 0;             // Blocks, without those that were given away.
-    bool used = true;              // Since take_empty looked.
+    uint64_t populated_bytes = 0;         // From its start.
+    uint64_t live = 0;                    // Blocks, without those that were given away.
+    bool used = true;                     // Since take_empty looked.
+    std::vector<protocol::Extent> given;  // Away.
   };
   void free(uint64_t extent, uint32_t handle);
-  // It is the worker's now: no block will lie there again.
-  void give_away(uint64_t extent);
+  // It is the worker's now: no block of this extent will lie there again. But one of a later extent
+  // may, which the worker makes of it when the object has been freed or has left memory.
+  void give_away(uint64_t extent, uint64_t offset_bytes, uint64_t size_bytes);
   // With the lock held.
   void one_less(Extent& extent);
-  Status populate(uint64_t extent, uint64_t begin, uint64_t end);
+  Status populate(uint64_t extent, uint64_t begin, uint64_t end);  // Of the segment.
 
   const object_store::ProducerSegment segment_;
   const uint64_t number_;
@@ -119,7 +123,8 @@ class LocalSegment : public std::enable_shared_from_this<LocalSegment> {
   mutable std::mutex mutex_;
   std::function<void()> on_empty_;
   bool told_empty_ = false;
-  std::map<uint64_t, Extent> extents_;  // By offset.
+  std::map<uint64_t, Extent> extents_;  // By number, in the order in which they came.
+  uint64_t count_ = 0;                  // Of all that ever came.
   uint64_t last_ = 0;                   // Where there was room last.
 };
 

@@ -107,6 +107,7 @@ class Object : public std::enable_shared_from_this<Object> {
   struct Ties {
     std::multiset<ProcessId> borrowers;
     std::vector<ObjectName> held;                      // Refs inside the value.
+    std::vector<protocol::ProcessAddress> copies;      // Workers that have it, too, or bring it.
     std::optional<protocol::ProcessAddress> producer;  // Holds refs inside the value for us.
   };
   Ties& ties() {

@@ -36,6 +36,7 @@ bool needs_loop(const protocol::InvokeReply& reply) {
 constexpr size_t asked_max = 1024;
 constexpr size_t halved_from = 32;
 constexpr size_t answer_bytes_max = 128 << 10;
+constexpr size_t holders_max = 6;  // That a reader is told of.
 
 Error was_discarded(ObjectId id) {
   return error(Code::not_found,
@@ -308,7 +309,7 @@ void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {
       object->freed = true;
     }
     if (object->is_ready() && object->in_store() && !object->is_discarded()) {
-      store_.release_owned(object->id(), object->node());
+      release_stored(*object);
     }
     if (!object->has_ties()) continue;
     Object::Ties& ties = object->ties();
@@ -418,7 +419,11 @@ Async<Result<ObjectBytes>> ObjectDirectory::get_owned(std::shared_ptr<Object> ob
                     fmt::format("object {} is not ready", object->id().to_string()));
   }
   if (auto there = read(object)) co_return std::move(*there);
-  auto view = co_await store_.get(object->id(), object->node(), deadline);
+  const ObjectName name{object->id(), connections_.address()};
+  auto place = place_for(*object, *store_.node());
+  // A worker that brings a copy tells of it by the name.
+  if (place.node.node != store_.node()->node && !object->freed) (void)publish(object);
+  auto view = co_await store_.get(name, std::move(place), deadline);
   // Once more: the world has moved.
   if (object->is_discarded()) co_return was_discarded(object->id());
   if (view && !object->freed) store_.keep(object->id(), *view);
@@ -426,9 +431,9 @@ Async<Result<ObjectBytes>> ObjectDirectory::get_owned(std::shared_ptr<Object> ob
 }
 
 Async<Result<ObjectBytes>> ObjectDirectory::get_stored(ObjectName object,
-                                                       protocol::ProcessAddress node,
+                                                       protocol::ObjectValue place,
                                                        Instant deadline) {
-  auto view = co_await store_.get(object.id, std::move(node), deadline);
+  auto view = co_await store_.get(object, std::move(place), deadline);
   if (view && borrows_.holds(object.id)) store_.keep(object.id, *view);
   co_return view;
 }
@@ -460,9 +465,9 @@ Async<void> ObjectDirectory::get_into(std::shared_ptr<Gathered> gathered, size_t
 }
 
 Async<void> ObjectDirectory::get_stored_into(std::shared_ptr<Gathered> gathered, size_t position,
-                                             protocol::ProcessAddress node, Instant deadline) {
+                                             protocol::ObjectValue place, Instant deadline) {
   const Gathered::Share share{gathered};
-  auto value = co_await get_stored(gathered->names[position], std::move(node), deadline);
+  auto value = co_await get_stored(gathered->names[position], std::move(place), deadline);
   gathered->results[position].emplace(std::move(value));
 }
 
@@ -479,7 +484,7 @@ Async<void> ObjectDirectory::get_from_owner(std::shared_ptr<Gathered> gathered,
       outcome.emplace(owner_is_gone(first, peer.error()));
       co_return;
     }
-    protocol::ObjectIds request;
+    protocol::ResolveObjects request{{}, *store_.node()};
     const size_t end = std::min(positions.size(), next + asked_max);
     for (size_t i = next; i < end; ++i) {
       request.objects.push_back(gathered->names[positions[i]].id);
@@ -502,7 +507,7 @@ Async<void> ObjectDirectory::get_from_owner(std::shared_ptr<Gathered> gathered,
       }
       if (value.in_store) {
         ++gathered->running;
-        spawn(scope_, get_stored_into(gathered, position, std::move(value.node), deadline));
+        spawn(scope_, get_stored_into(gathered, position, std::move(value), deadline));
       } else {
         auto bytes = std::make_shared<const Bytes>(std::move(value.inline_value));
         gathered->results[position].emplace(ObjectBytes{*bytes, bytes});
@@ -557,7 +562,8 @@ Async<std::vector<Result<ObjectBytes>>> ObjectDirectory::get_many(std::vector<Ob
   co_return results;
 }
 
-protocol::ObjectValue ObjectDirectory::value_of(const std::shared_ptr<Object>& object) {
+protocol::ObjectValue ObjectDirectory::value_of(const std::shared_ptr<Object>& object,
+                                                const protocol::ProcessAddress& reader) {
   protocol::ObjectValue value;
   if (object->is_discarded()) {
     value.error = protocol::to_info(was_discarded(object->id()));
@@ -569,15 +575,45 @@ protocol::ObjectValue ObjectDirectory::value_of(const std::shared_ptr<Object>& o
              view && view->bytes.size() <= inline_bytes_max) {
     value.inline_value.assign(view->bytes.begin(), view->bytes.end());
   } else {
-    value.in_store = true;
-    value.node = object->node();
-    value.size_bytes = object->size_bytes();
+    value = place_for(*object, reader);
   }
   return value;
 }
 
-Async<Result<protocol::ObjectValues>> ObjectDirectory::resolve_objects(protocol::ObjectIds request,
-                                                                       CallContext context) {
+// Readers form a binary tree below the object's node, in the order in which they came: each reads
+// from its parent, and turns to those above it where that fails.
+protocol::ObjectValue ObjectDirectory::place_for(Object& object,
+                                                 const protocol::ProcessAddress& reader) {
+  protocol::ObjectValue value;
+  value.in_store = true;
+  value.node = object.node();
+  value.size_bytes = object.size_bytes();
+  const bool counts = !reader.process.is_nil() && reader.node != value.node.node;
+  if (!counts && !object.has_ties()) return value;
+  auto& copies = object.ties().copies;
+  if (counts) {
+    // One that asks again has no copy any more, or needs no other.
+    std::erase_if(copies, [&](const auto& copy) { return copy.node == reader.node; });
+    object.entangle();
+  }
+  const auto add = [&](const protocol::ProcessAddress& node) {
+    if (value.copies.size() >= holders_max) return;
+    if (std::ranges::find(value.copies, node.process, &protocol::ProcessAddress::process) ==
+        value.copies.end()) {
+      value.copies.push_back(node);
+    }
+  };
+  for (size_t parent = copies.size() / 2; parent > 0; parent = (parent - 1) / 2) {
+    add(copies[parent - 1]);
+  }
+  add(value.node);
+  for (const auto& copy : copies) add(copy);
+  if (counts) copies.push_back(reader);
+  return value;
+}
+
+Async<Result<protocol::ObjectValues>> ObjectDirectory::resolve_objects(
+    protocol::ResolveObjects request, CallContext context) {
   protocol::ObjectValues values;
   std::vector<ObjectId> stored;
   size_t bytes = 0;
@@ -593,7 +629,7 @@ Async<Result<protocol::ObjectValues>> ObjectDirectory::resolve_objects(protocol:
       const bool ready = co_await object->wait_ready(environment_.clock, context.deadline);
       if (!ready) co_return error(Code::deadline_exceeded, "the object is not ready");
     }
-    protocol::ObjectValue value = value_of(object);
+    protocol::ObjectValue value = value_of(object, request.reader);
     bytes += value.inline_value.size();
     if (value.in_store) stored.push_back(id);
     const bool failed = value.error.code != 0;
@@ -703,12 +739,20 @@ Async<void> ObjectDirectory::watch_owner(protocol::ProcessAddress owner,
 
 // --- Freeing
 
+void ObjectDirectory::release_stored(Object& object) {
+  store_.release_owned(object.id(), object.node());
+  if (!object.has_ties()) return;
+  for (const auto& node : std::exchange(object.ties().copies, {})) {
+    store_.release_owned(object.id(), node);
+  }
+}
+
 void ObjectDirectory::discard(const std::shared_ptr<Object>& object) {
   if (!object->discard()) return;
   if (!object->is_ready()) {
     set_error(object, was_discarded(object->id()));
   } else if (object->in_store() && !object->freed) {
-    store_.release_owned(object->id(), object->node());
+    release_stored(*object);
   }
 }
 
@@ -802,6 +846,24 @@ protocol::ObjectList ObjectDirectory::list(const protocol::ListObjects& request)
   list.total = list.items.size();
   protocol::keep_largest(list, request.limit);
   return list;
+}
+
+Async<Result<Empty>> ObjectDirectory::object_copied(protocol::ObjectCopied notice,
+                                                    CallContext context) {
+  const ProcessId worker = notice.node.process;
+  if (context.peer->remote().address.process != worker) {
+    co_return error(Code::denied, "a worker speaks of its own copies only");
+  }
+  const auto object = find(notice.object);
+  if (!object || !object->is_ready() || !object->in_store() || object->is_discarded()) {
+    co_return was_freed(notice.object);
+  }
+  auto& copies = object->ties().copies;
+  const auto known = std::ranges::find(copies, worker, &protocol::ProcessAddress::process);
+  if (notice.dropped && known != copies.end()) copies.erase(known);
+  if (!notice.dropped && known == copies.end()) copies.push_back(std::move(notice.node));
+  object->entangle();
+  co_return Empty{};
 }
 
 // --- Borrowers

@@ -89,12 +89,15 @@ class ObjectDirectory {
   void stop();
 
   // Methods that other processes call.
-  Async<Result<protocol::ObjectValues>> resolve_objects(protocol::ObjectIds request,
+  Async<Result<protocol::ObjectValues>> resolve_objects(protocol::ResolveObjects request,
                                                         transport::CallContext context);
   Async<Status> wait_objects(transport::Message message, transport::CallContext context,
                              transport::OutgoingStream& out);
   Async<Result<protocol::Empty>> free_objects(protocol::ObjectIds request,
                                               transport::CallContext context);
+  // A worker has a copy of an object in the store, or has one no longer.
+  Async<Result<protocol::Empty>> object_copied(protocol::ObjectCopied notice,
+                                               transport::CallContext context);
   Async<Result<protocol::Empty>> add_borrow(protocol::ObjectIds request,
                                             transport::CallContext context);
   Async<Result<protocol::Empty>> remove_borrow(protocol::ObjectIds request,
@@ -113,6 +116,9 @@ class ObjectDirectory {
   // What was made for us and nobody wants.
   void give_back(ObjectId id, const protocol::ProcessAddress& node, bool held,
                  const protocol::ProcessAddress& producer);
+  // Where a reader's worker (nil: none that keeps a copy) finds a stored object. It counts among
+  // the copies from now on.
+  protocol::ObjectValue place_for(Object& object, const protocol::ProcessAddress& reader);
   void forget_borrower(ObjectId id, ProcessId borrower);
   void free_if_unused(const std::shared_ptr<Object>& object);
   // From any thread: frees it if it is unused and has become ready, or was ready before.
@@ -120,14 +126,18 @@ class ObjectDirectory {
   bool owns(const ObjectName& object) const;
   // The producer of its value holds refs inside it no longer.
   Async<void> release_result(ObjectId object, protocol::ProcessAddress producer);
-  protocol::ObjectValue value_of(const std::shared_ptr<Object>& object);
+  // The owner's answer to a reader.
+  protocol::ObjectValue value_of(const std::shared_ptr<Object>& object,
+                                 const protocol::ProcessAddress& reader);
+  // What lies in the store for it, here and as copies, is given up.
+  void release_stored(Object& object);
   protocol::ObjectEntry describe(Object& object) const;
   Async<void> get_into(std::shared_ptr<Gathered> gathered, size_t position, Instant deadline);
   Async<void> get_stored_into(std::shared_ptr<Gathered> gathered, size_t position,
-                              protocol::ProcessAddress node, Instant deadline);
+                              protocol::ObjectValue place, Instant deadline);
   Async<void> get_from_owner(std::shared_ptr<Gathered> gathered, std::vector<size_t> positions,
                              Instant deadline);
-  Async<Result<ObjectBytes>> get_stored(ObjectName object, protocol::ProcessAddress node,
+  Async<Result<ObjectBytes>> get_stored(ObjectName object, protocol::ObjectValue place,
                                         Instant deadline);
   Async<void> watch_owner(protocol::ProcessAddress owner, std::vector<ObjectId> objects,
                           std::vector<uint32_t> numbers, std::shared_ptr<ReadyHook> hook,

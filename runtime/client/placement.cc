@@ -10,11 +10,11 @@ namespace {
 
 constexpr Duration question_budget = std::chrono::seconds(5);
 
+}  // namespace
+
 bool is_anywhere(const protocol::PlacementSpec& placement) {
   return placement.selectors.empty() && placement.node.is_nil() && placement.group.is_nil();
 }
-
-}  // namespace
 
 void capture(protocol::PlacementSpec& placement, PlacementGroupId captured_in) {
   if (!placement.outside && is_anywhere(placement)) placement.group = captured_in;

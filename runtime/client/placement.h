@@ -10,6 +10,9 @@ namespace troupe::client {
 // Puts what chooses no place itself into the group that captures this process, if there is one.
 void capture(protocol::PlacementSpec& placement, PlacementGroupId captured_in);
 
+// Nothing is said of where: no node, labels or group.
+bool is_anywhere(const protocol::PlacementSpec& placement);
+
 // Equal for equal places; empty for none.
 std::string placement_key(const protocol::PlacementSpec& placement);
 

@@ -319,12 +319,17 @@ void StoreClient::forget(ObjectId object) {
   views_.erase(found);
 }
 
-Async<Result<ObjectBytes>> StoreClient::get(ObjectId object, protocol::ProcessAddress source,
+Async<Result<ObjectBytes>> StoreClient::get(ObjectName name, protocol::ObjectValue place,
                                             Instant deadline) {
+  const ObjectId object = name.id;
   protocol::GetBlock request;
   request.object = object;
   const auto worker = connections_.worker();
-  if (source.process != worker->remote().address.process) request.source = std::move(source);
+  if (place.node.process != worker->remote().address.process) {
+    request.source = std::move(place.node);
+    request.copies = std::move(place.copies);
+    request.owner = std::move(name.owner);
+  }
   for (const auto& [number, segment] : segments_) request.segments_held.push_back(number);
   if (own_) request.segments_held.push_back(own_->number());
   Message message{protocol::encode(request), {}};

@@ -50,9 +50,8 @@ class StoreClient {
                     Instant deadline);
   // From now on other processes can read those of the objects that were private.
   Async<Status> expose(std::vector<ObjectId> objects);
-  // A view of an object, pulled to this node first when `source` is another node's worker.
-  Async<Result<ObjectBytes>> get(ObjectId object, protocol::ProcessAddress source,
-                                 Instant deadline);
+  // A view of an object, pulled to this node first when it lies on another.
+  Async<Result<ObjectBytes>> get(ObjectName object, protocol::ObjectValue place, Instant deadline);
   // find() gives it until forget(), release_owned() or a want of memory.
   void keep(ObjectId object, const ObjectBytes& view);
   void forget(ObjectId object);

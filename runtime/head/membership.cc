@@ -117,6 +117,7 @@ protocol::HeartbeatReply Membership::heartbeat(const protocol::Heartbeat& beat,
   Node& node = nodes_.at(beat.node);
   node.heard = environment_.clock.now();
   node.info.store_used_bytes = beat.store_used_bytes;
+  node.info.store_spilled_bytes = beat.store_spilled_bytes;
   node.info.store_capacity_bytes = beat.store_capacity_bytes;
   node.info.memory_used_bytes = beat.memory_used_bytes;
   node.info.cpu_used_milli = beat.cpu_used_milli;

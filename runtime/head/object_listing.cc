@@ -13,13 +13,14 @@ using protocol::ObjectList;
 
 namespace {
 
-// Its owner knows of refs; a store only that it is held.
+// Its owner knows of refs; a store only that it is held, and whether it is in memory.
 bool is_of_owner(const ObjectEntry& entry) {
   return !entry.owner_kind.empty();
 }
 
 void merge(ObjectEntry& into, ObjectEntry&& from) {
   const uint32_t pins = into.pins + from.pins;
+  const bool spilled = into.state == "spilled" || from.state == "spilled";
   if (is_of_owner(from)) {
     const NodeId node = from.node.is_nil() ? into.node : from.node;
     into = std::move(from);
@@ -28,6 +29,7 @@ void merge(ObjectEntry& into, ObjectEntry&& from) {
     into.node = from.node;
   }
   into.pins = pins;
+  if (spilled) into.state = "spilled";
 }
 
 }  // namespace

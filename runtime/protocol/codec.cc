@@ -265,15 +265,15 @@ Result<T> decode_as(BytesView bytes) {
     return capnp::Schema::from<schema::Name>(); \
   }                                             \
   }
-#define TROUPE_MESSAGE(Name)                    \
-  TROUPE_PART(Name)                             \
-  template <>                                   \
-  Bytes encode<Name>(const Name& message) {     \
-    return encode_as(message);                  \
-  }                                             \
-  template <>                                   \
-  Result<Name> decode<Name>(BytesView bytes) {  \
-    return decode_as<Name>(bytes);              \
+#define TROUPE_MESSAGE(Name)                   \
+  TROUPE_PART(Name)                            \
+  template <>                                  \
+  Bytes encode<Name>(const Name& message) {    \
+    return encode_as(message);                 \
+  }                                            \
+  template <>                                  \
+  Result<Name> decode<Name>(BytesView bytes) { \
+    return decode_as<Name>(bytes);             \
   }
 
 TROUPE_PART(BundlePlace)
@@ -328,6 +328,7 @@ TROUPE_MESSAGE(AssignActor)
 TROUPE_MESSAGE(AssignSlot)
 TROUPE_MESSAGE(ObjectValue)
 TROUPE_MESSAGE(ObjectValues)
+TROUPE_MESSAGE(ResolveObjects)
 TROUPE_MESSAGE(ObjectIds)
 TROUPE_MESSAGE(ObjectCopied)
 TROUPE_MESSAGE(ListObjects)

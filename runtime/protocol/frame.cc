@@ -18,6 +18,7 @@ Bytes encode_header(const FrameHeader& header) {
   frame.setBudgetUs(header.budget_us);
   frame.setCredit(header.credit);
   frame.setDescriptors(header.descriptors);
+  frame.setBulkBytes(header.bulk_bytes);
   if (!header.trace.is_nil()) header.trace.to_bytes(frame.initTraceId(16).begin());
   if (header.error.code != 0) {
     auto error = frame.initError();
@@ -50,6 +51,7 @@ Result<FrameHeader> decode_header(BytesView bytes) {
     header.budget_us = frame.getBudgetUs();
     header.credit = frame.getCredit();
     header.descriptors = frame.getDescriptors();
+    header.bulk_bytes = frame.getBulkBytes();
     const auto trace = frame.getTraceId();
     header.trace = RawId::from_bytes({trace.begin(), trace.size()});
     if (frame.hasError()) {

@@ -29,6 +29,7 @@ enum CancelBits : uint8_t {
 
 inline constexpr size_t header_bytes_max = 64 << 10;
 inline constexpr size_t body_bytes_max = 256 << 20;
+inline constexpr size_t bulk_bytes_max = 16 << 20;
 
 struct FrameHeader {
   FrameKind kind = FrameKind::unknown;
@@ -39,6 +40,7 @@ struct FrameHeader {
   uint32_t credit = 0;
   uint32_t descriptors = 0;  // How many file descriptors travel beside the frame.
   ErrorInfo error;
+  uint32_t bulk_bytes = 0;  // How many bytes follow the body, see transport::Bulk.
 };
 
 Bytes encode_header(const FrameHeader& header);

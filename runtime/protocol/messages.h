@@ -530,6 +530,13 @@ struct ObjectIds {
   std::vector<ObjectId> objects;
 };
 
+struct ResolveObjects {
+  std::vector<ObjectId> objects;
+  // The worker of the asker, who means to read them: from now on the owner counts it, if it is on
+  // another node, among the copies of those that lie in the store.
+  ProcessAddress reader;
+};
+
 // Of the first objects asked for, in their order, as many as were ready and as fit; at least one.
 // One that failed is the last.
 struct ObjectValues {
@@ -611,6 +618,8 @@ struct GetBlock {
   ObjectId object;
   ProcessAddress source;
   std::vector<uint64_t> segments_held;
+  ProcessAddress owner;                     // Told of what becomes of the copy.
+  std::vector<ProcessAddress> copies = {};  // To be tried before the source, in this order.
 };
 
 struct ReleaseBlocks {
@@ -624,13 +633,15 @@ struct FetchChunk {
   uint64_t offset_bytes = 0;
   uint64_t length_bytes = 0;
   bool compress = false;  // If it pays.
+  uint64_t wait_us = 0;   // How long to wait for a pull that has not begun.
 };
 
+// Its bytes travel beside it (transport::Bulk), so that nothing copies them.
 struct Chunk {
   uint64_t object_bytes = 0;
   uint64_t checksum = 0;  // Of the raw bytes.
-  Bytes data;
-  std::string codec = {};  // Of data: "" (raw), lz4, zstd.
+  Bytes obsolete_data;
+  std::string codec = {};  // Of what travels: "" (raw), lz4.
   uint64_t raw_bytes = 0;  // With a codec.
 };
 

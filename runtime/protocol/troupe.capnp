@@ -23,6 +23,7 @@ struct Frame {
   credit @5 :UInt32;
   descriptors @6 :UInt32;
   error @7 :ErrorInfo;
+  bulkBytes @8 :UInt32;
 }
 
 struct ProcessAddress {
@@ -468,6 +469,12 @@ struct AssignSlot {
 
 # --- Objects ---------------------------------------------------------------------------------
 
+# To the owner, from who means to read them.
+struct ResolveObjects {
+  objects @0 :List(Data);
+  reader @1 :ProcessAddress;
+}
+
 struct ObjectValue {
   inline @0 :Data;
   node @1 :ProcessAddress;
@@ -482,7 +489,7 @@ struct ObjectValues {
   items @0 :List(ObjectValue);
 }
 
-# To the owner: the sender holds, no longer holds, waits for, reads or frees these objects.
+# To the owner: the sender holds, no longer holds, waits for or frees these objects.
 struct ObjectIds {
   objects @0 :List(Data);
 }
@@ -567,6 +574,8 @@ struct GetBlock {
   object @0 :Data;
   source @1 :ProcessAddress;
   segmentsHeld @2 :List(UInt64);
+  owner @3 :ProcessAddress;
+  copies @4 :List(ProcessAddress);
 }
 
 struct ReleaseBlocks {
@@ -581,12 +590,13 @@ struct FetchChunk {
   offsetBytes @2 :UInt64;
   lengthBytes @3 :UInt64;
   compress @4 :Bool;
+  waitUs @5 :UInt64;
 }
 
 struct Chunk {
   objectBytes @0 :UInt64;
   checksum @1 :UInt64;
-  data @2 :Data;
+  obsoleteData @2 :Data;
   codec @3 :Text;
   rawBytes @4 :UInt64;
 }

@@ -42,12 +42,13 @@ template <class Protocol>
 class AsioListener final : public Listener {
  public:
   AsioListener(typename Protocol::acceptor acceptor, Endpoint endpoint, TimerClock& clock,
-               Scope& connections, Credentials* credentials)
+               Scope& connections, Credentials* credentials, std::shared_ptr<BulkThreads> threads)
       : acceptor_(std::move(acceptor)),
         endpoint_(std::move(endpoint)),
         clock_(clock),
         connections_(connections),
         credentials_(credentials),
+        threads_(std::move(threads)),
         scope_(connections.executor()),
         changed_(connections.executor()) {
     spawn(scope_, accept_all());
@@ -124,8 +125,8 @@ class AsioListener final : public Listener {
 
   Async<Result<std::unique_ptr<Connection>>> secure(tcp::socket socket) {
     const Instant deadline = clock_.now() + handshake_budget;
-    auto secured =
-        co_await with_deadline(clock_, deadline, tls_accept(std::move(socket), *credentials_));
+    auto secured = co_await with_deadline(clock_, deadline,
+                                          tls_accept(std::move(socket), *credentials_, threads_));
     if (!secured) co_return std::move(secured).error();
     co_return make_connection(connections_, std::move(secured->stream), std::move(secured->peer));
   }
@@ -135,6 +136,7 @@ class AsioListener final : public Listener {
   TimerClock& clock_;
   Scope& connections_;
   Credentials* credentials_;
+  std::shared_ptr<BulkThreads> threads_;
   Scope scope_;
   std::deque<std::unique_ptr<Connection>> ready_;
   Event changed_;
@@ -175,7 +177,7 @@ Result<Endpoint> Endpoint::parse(std::string_view text) {
 }
 
 AsioNetwork::AsioNetwork(asio::io_context& loop, TimerClock& clock, Scope& scope)
-    : loop_(loop), clock_(clock), scope_(scope) {}
+    : loop_(loop), clock_(clock), scope_(scope), threads_(std::make_shared<BulkThreads>()) {}
 
 Async<Result<std::unique_ptr<Connection>>> AsioNetwork::connect(Endpoint endpoint,
                                                                 Instant deadline) {
@@ -221,7 +223,7 @@ Async<Result<std::unique_ptr<Connection>>> AsioNetwork::connect_unbounded(Endpoi
       last = connect_error(endpoint, failed);
       continue;
     }
-    auto secured = co_await tls_connect(std::move(socket), *credentials_);
+    auto secured = co_await tls_connect(std::move(socket), *credentials_, threads_);
     if (!secured)
       co_return std::move(secured).error().context("connect to " + endpoint.to_string());
     co_return make_connection(scope_, std::move(secured->stream), std::move(secured->peer));
@@ -250,7 +252,7 @@ Result<std::unique_ptr<Listener>> AsioNetwork::listen(const Endpoint& endpoint) 
       return error(code, fmt::format("listen on {}: {}", endpoint.to_string(), failed.message()));
     }
     return std::make_unique<AsioListener<local>>(std::move(acceptor), endpoint, clock_, scope_,
-                                                 nullptr);
+                                                 nullptr, threads_);
   }
   if (credentials_ == nullptr) {
     return error(Code::denied, "without a certificate no port is opened: " + endpoint.to_string());
@@ -272,7 +274,7 @@ Result<std::unique_ptr<Listener>> AsioNetwork::listen(const Endpoint& endpoint) 
   Endpoint bound = endpoint;
   bound.port = acceptor.local_endpoint().port();
   return std::make_unique<AsioListener<tcp>>(std::move(acceptor), bound, clock_, scope_,
-                                             credentials_);
+                                             credentials_, threads_);
 }
 
 std::unique_ptr<Connection> adopt_unix_socket(Scope& scope, asio::io_context& loop,

@@ -25,6 +25,7 @@ class AsioNetwork final : public Network {
   TimerClock& clock_;
   Scope& scope_;
   Credentials* credentials_ = nullptr;
+  std::shared_ptr<class BulkThreads> threads_;  // Shared with the connections.
 };
 
 // A connection over one end of a socket pair whose other end a process of this user has inherited,

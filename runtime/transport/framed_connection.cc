@@ -20,6 +20,7 @@ constexpr size_t queue_bytes_max = 1 << 30;   // Above it, the peer is taken for
 constexpr size_t frame_overhead_bytes = 256;  // Of a frame in the queue, roughly.
 constexpr size_t batch_bytes = 256 << 10;
 constexpr size_t read_bytes = 256 << 10;
+constexpr size_t growth_bytes_first = 1 << 20;
 
 // State that the connection and its writer coroutine share.
 struct Shared {
@@ -69,8 +70,10 @@ Async<void> write_queue(std::shared_ptr<Shared> shared) {
     batch.clear();
     std::vector<FileDescriptor> descriptors;
     Bytes large;
+    Bulk bulk;
     size_t taken_bytes = 0;
-    // Many frames a write; one with descriptors begins a write of its own, a large body ends one.
+    // Many frames a write; one with descriptors begins a write of its own, a large body or bulk
+    // ends one.
     while (!shared->queue.empty() && batch.size() < batch_bytes) {
       Frame& frame = shared->queue.front();
       if (!frame.descriptors.empty()) {
@@ -79,19 +82,22 @@ Async<void> write_queue(std::shared_ptr<Shared> shared) {
       }
       append_head(batch, frame);
       taken_bytes += queued_bytes_of(frame);
-      if (frame.body.size() > batch_bytes) {
+      bulk = std::move(frame.bulk);
+      const bool is_large = frame.body.size() > batch_bytes;
+      if (is_large) {
         large = std::move(frame.body);
-        shared->queue.pop_front();
-        break;
+      } else {
+        append(batch, frame.body.data(), frame.body.size());
       }
-      append(batch, frame.body.data(), frame.body.size());
       shared->queue.pop_front();
+      if (is_large || !bulk.bytes.empty()) break;
     }
     auto written = co_await shared->stream->write(batch, descriptors);
     if (written && !large.empty()) {
       const std::span<const FileDescriptor> none;
       written = co_await shared->stream->write(large, none);
     }
+    if (written && !bulk.bytes.empty()) written = co_await shared->stream->write_bulk(bulk.bytes);
     shared->queued_bytes -= taken_bytes;
     if (!written) co_return;
     if (shared->queued_bytes <= queue_bytes_high) shared->drained.pulse();
@@ -109,6 +115,10 @@ class FramedConnection final : public Connection {
 
   const PeerIdentity& peer() const override { return peer_; }
 
+  void land_bulk(std::function<Landing(const protocol::FrameHeader&)> landing_of) override {
+    landing_of_ = std::move(landing_of);
+  }
+
   Status send(Frame frame) override {
     if (shared_->closing || shared_->closed) {
       return error(Code::unavailable, "the connection is closed");
@@ -117,6 +127,11 @@ class FramedConnection final : public Connection {
       return error(Code::invalid, fmt::format("a message of {} bytes is over the limit of {}",
                                               frame.body.size(), protocol::body_bytes_max));
     }
+    if (frame.bulk.bytes.size() > protocol::bulk_bytes_max) {
+      return error(Code::invalid, fmt::format("bulk of {} bytes is over the limit of {}",
+                                              frame.bulk.bytes.size(), protocol::bulk_bytes_max));
+    }
+    frame.header.bulk_bytes = static_cast<uint32_t>(frame.bulk.bytes.size());
     // Kept below header_bytes_max, which the other side enforces.
     if (frame.header.error.message.size() > 16 << 10) frame.header.error.message.resize(16 << 10);
     frame.header.descriptors = static_cast<uint32_t>(frame.descriptors.size());
@@ -169,14 +184,13 @@ class FramedConnection final : public Connection {
     begin_ += prefix.header_bytes;
     Frame frame;
     frame.header = std::move(*header);
-    frame.body.resize(prefix.body_bytes);
-    const size_t ready = std::min<size_t>(end_ - begin_, frame.body.size());
-    if (ready > 0) std::memcpy(frame.body.data(), buffer_.data() + begin_, ready);
-    begin_ += ready;
-    for (size_t have = ready; have < frame.body.size();) {
-      std::span<uint8_t> rest{frame.body.data() + have, frame.body.size() - have};
-      TROUPE_CO_TRY(const size_t count, co_await shared->stream->read_some(rest, descriptors_));
-      have += count;
+    TROUPE_CO_TRY(frame.body, co_await receive_bytes(prefix.body_bytes));
+    if (frame.header.bulk_bytes > protocol::bulk_bytes_max) {
+      close();
+      co_return error(Code::invalid, "the peer sent bulk over the size limit");
+    }
+    if (frame.header.bulk_bytes > 0) {
+      TROUPE_CO_TRY(frame.bulk, co_await receive_bulk(frame.header));
     }
     if (frame.header.descriptors > descriptors_.size()) {
       close();
@@ -190,6 +204,48 @@ class FramedConnection final : public Connection {
   }
 
  private:
+  // What the buffer has of them already.
+  size_t take_buffered(std::span<uint8_t> out) {
+    const size_t ready = std::min<size_t>(end_ - begin_, out.size());
+    if (ready > 0) std::memcpy(out.data(), buffer_.data() + begin_, ready);
+    begin_ += ready;
+    return ready;
+  }
+
+  // Memory follows what arrives, not what was announced.
+  Async<Result<Bytes>> receive_bytes(size_t count) {
+    auto shared = shared_;
+    Bytes bytes(std::min<size_t>(end_ - begin_, count));
+    size_t have = take_buffered(bytes);
+    while (have < count) {
+      if (have == bytes.size()) {
+        bytes.resize(std::min(count, std::max(growth_bytes_first, 2 * have)));
+      }
+      std::span<uint8_t> rest{bytes.data() + have, bytes.size() - have};
+      TROUPE_CO_TRY(const size_t got, co_await shared->stream->read_some(rest, descriptors_));
+      have += got;
+    }
+    co_return bytes;
+  }
+
+  Async<Result<Bulk>> receive_bulk(protocol::FrameHeader header) {
+    auto shared = shared_;
+    Landing landing = landing_of_ ? landing_of_(header) : Landing{};
+    if (landing.bytes.size() < header.bulk_bytes) {
+      TROUPE_CO_TRY(auto bytes, co_await receive_bytes(header.bulk_bytes));
+      auto own = std::make_shared<const Bytes>(std::move(bytes));
+      Bulk bulk{*own, own};
+      co_return bulk;
+    }
+    const std::span<uint8_t> target = landing.bytes.first(header.bulk_bytes);
+    const size_t ready = take_buffered(target);
+    if (ready < target.size()) {
+      TROUPE_CO_CHECK(co_await shared->stream->read_bulk(target.subspan(ready)));
+    }
+    Bulk bulk{target, std::move(landing.keep)};
+    co_return bulk;
+  }
+
   // Makes `count` bytes stand at buffer_[begin_].
   Async<Status> fill(size_t count) {
     auto shared = shared_;
@@ -209,6 +265,7 @@ class FramedConnection final : public Connection {
 
   std::shared_ptr<Shared> shared_;
   PeerIdentity peer_;
+  std::function<Landing(const protocol::FrameHeader&)> landing_of_;
   Bytes buffer_ = Bytes(read_bytes);
   size_t begin_ = 0;
   size_t end_ = 0;
@@ -216,6 +273,15 @@ class FramedConnection final : public Connection {
 };
 
 }  // namespace
+
+Async<Status> ByteStream::read_bulk(std::span<uint8_t> out) {
+  std::vector<FileDescriptor> none;
+  while (!out.empty()) {
+    TROUPE_CO_TRY(const size_t count, co_await read_some(out, none));
+    out = out.subspan(count);
+  }
+  co_return ok();
+}
 
 std::unique_ptr<Connection> make_connection(Scope& scope, std::unique_ptr<ByteStream> stream,
                                             PeerIdentity peer) {

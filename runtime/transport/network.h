@@ -1,7 +1,9 @@
 // Connections that carry frames. AsioNetwork is the real one; tests/sim has one in memory.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,10 +29,24 @@ struct Endpoint {
 
 class RingChannel;
 
+// Bytes beside a message that travel uncopied, up to protocol::bulk_bytes_max. `keep` holds what
+// they lie in and is let go on the loop.
+struct Bulk {
+  BytesView bytes = {};
+  std::shared_ptr<const void> keep = {};
+};
+
+// Where bulk that comes is put. `keep` holds the memory for as long as it may be written.
+struct Landing {
+  std::span<uint8_t> bytes = {};
+  std::shared_ptr<const void> keep = {};
+};
+
 struct Frame {
   protocol::FrameHeader header;
   Bytes body;
   std::vector<FileDescriptor> descriptors;  // Only on Unix sockets.
+  Bulk bulk = {};                           // Not through rings.
 };
 
 // One ordered, authenticated, message-oriented connection. Belongs to its loop.
@@ -41,6 +57,11 @@ class Connection {
   // The next frame. Errors: unavailable (closed), invalid (the peer broke the protocol).
   // One receive at a time.
   virtual Async<Result<Frame>> receive() = 0;
+  // Asked when a frame with bulk arrives, before its bulk is read: if the answer has room for it,
+  // the bulk lies there when receive() returns; else in memory of its own.
+  virtual void land_bulk(std::function<Landing(const protocol::FrameHeader&)> landing_of) {
+    (void)landing_of;
+  }
   // Queues a frame. Errors: unavailable (closed), invalid (over a size limit).
   virtual Status send(Frame frame) = 0;
   // Returns once little is queued (or the connection is closed): senders of bulk wait here.

@@ -22,6 +22,7 @@ Frame make_frame(FrameKind kind, uint64_t call, Method method, Message message) 
   frame.header.method = method;
   frame.body = std::move(message.body);
   frame.descriptors = std::move(message.descriptors);
+  frame.bulk = std::move(message.bulk);
   return frame;
 }
 
@@ -35,6 +36,7 @@ uint64_t to_us(Duration budget) {
 struct OutgoingCall::Pending {
   explicit Pending(const Executor& executor) : done(executor) {}
   std::optional<Result<Message>> outcome;
+  Landing landing;
   Event done;
   TimerClock::TimerId timer = 0;
 };
@@ -73,13 +75,20 @@ Async<Result<Message>> OutgoingCall::reply() {
                               peer_->remote_.kind, budget_ / std::chrono::milliseconds(1)));
 }
 
+void OutgoingCall::land(Landing landing) {
+  pending_->landing = std::move(landing);
+}
+
 Peer::Peer(Scope& scope, Environment environment, std::unique_ptr<Connection> connection,
            Service& service)
     : scope_(scope),
       environment_(environment),
       connection_(std::move(connection)),
       service_(service),
-      closed_(environment.loop) {}
+      closed_(environment.loop) {
+  // The connection is a member, so it asks no more once the peer is gone.
+  connection_->land_bulk([this](const FrameHeader& header) { return landing_of(header); });
+}
 
 Peer::~Peer() = default;
 
@@ -221,12 +230,18 @@ Result<std::shared_ptr<IncomingStream>> Peer::open_stream(Method method, Message
   return stream;
 }
 
+Landing Peer::landing_of(const FrameHeader& header) {
+  const auto found = pending_.find(header.call);
+  if (header.kind != FrameKind::reply || found == pending_.end()) return {};
+  return std::exchange(found->second->landing, {});
+}
+
 void Peer::dispatch(Frame frame) {
   const FrameHeader& header = frame.header;
   const uint64_t id = header.call;
   switch (header.kind) {
     case FrameKind::request: {
-      Message request{std::move(frame.body), std::move(frame.descriptors)};
+      Message request{std::move(frame.body), std::move(frame.descriptors), std::move(frame.bulk)};
       spawn(scope_, answer(shared_from_this(), header, std::move(request), context_of(header)));
       return;
     }
@@ -243,7 +258,8 @@ void Peer::dispatch(Frame frame) {
         if (header.error.code != 0) {
           pending->outcome = protocol::from_info(header.error);
         } else {
-          pending->outcome = Message{std::move(frame.body), std::move(frame.descriptors)};
+          pending->outcome =
+              Message{std::move(frame.body), std::move(frame.descriptors), std::move(frame.bulk)};
         }
         pending->done.set();
       } else if (const auto stream = incoming_.find(id); stream != incoming_.end()) {

@@ -16,10 +16,12 @@ namespace troupe::transport {
 
 using protocol::Method;
 
-// Opaque bytes, and the file descriptors beside them (within a node only).
+// Opaque bytes, and what travels beside them: file descriptors (within a node only), or bulk
+// (through sockets only).
 struct Message {
   Bytes body;
   std::vector<FileDescriptor> descriptors;
+  Bulk bulk = {};
 };
 
 class Peer;
@@ -109,6 +111,8 @@ class OutgoingCall {
   Async<Result<Message>> reply();
   // The same now, and how (protocol::CancelBits). No reply comes any more.
   void cancel(uint8_t how);
+  // Where the reply's bulk is wanted, if it fits. The reply's bulk.bytes says where it lies.
+  void land(Landing landing);
 
  private:
   friend class Peer;
@@ -168,6 +172,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
                             Message request, CallContext context);
   static Async<void> answer_stream(std::shared_ptr<Peer> self, protocol::FrameHeader header,
                                    Message request, CallContext context);
+  Landing landing_of(const protocol::FrameHeader& header);
   void dispatch(Frame frame);
   void send_reply(uint64_t call, Result<Message> outcome);
   void send_control(protocol::FrameKind kind, uint64_t call, uint32_t credit);

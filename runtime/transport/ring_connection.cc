@@ -103,6 +103,9 @@ Status RingConnection::send(Frame frame) {
   if (!frame.descriptors.empty()) {
     return error(Code::invalid, "descriptors cannot be sent through a ring");
   }
+  if (!frame.bulk.bytes.empty()) {
+    return error(Code::invalid, "bulk cannot be sent through a ring");
+  }
   if (frame.body.size() > protocol::body_bytes_max) {
     return error(Code::invalid, fmt::format("a message of {} bytes is over the limit of {}",
                                             frame.body.size(), protocol::body_bytes_max));

@@ -127,6 +127,7 @@ protocol::Heartbeat HeadLink::heartbeat() {
   beat.epoch = epoch_;
   beat.sequence = ++sequence_;
   beat.store_used_bytes = questions_.store_used_bytes();
+  beat.store_spilled_bytes = questions_.store_spilled_bytes();
   beat.gauges = questions_.changed_gauges();
   beat.store_capacity_bytes = options_.store_capacity_bytes;
   if (options_.usage != nullptr) {

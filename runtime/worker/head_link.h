@@ -19,6 +19,7 @@ class HeadLink {
     std::function<protocol::RegisterNode()> registration;  // With all that runs.
     std::function<protocol::Hello()> hello;
     std::function<uint64_t()> store_used_bytes;
+    std::function<uint64_t()> store_spilled_bytes;
     std::function<std::vector<protocol::ActorGauges>()> changed_gauges;
   };
 

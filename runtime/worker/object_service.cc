@@ -13,6 +13,7 @@ namespace troupe::worker {
 
 using object_store::CreateRequest;
 using protocol::Empty;
+using transport::Message;
 
 namespace {
 
@@ -21,6 +22,7 @@ constexpr Duration ask_again_after = std::chrono::seconds(1);
 // What a process gets beyond what it needs, for its next blocks.
 constexpr uint64_t extent_bytes_min = 1 << 20;
 constexpr uint64_t extent_bytes_max = 64 << 20;
+constexpr Duration copy_patience_max = std::chrono::seconds(5);
 constexpr const char* no_segment = "the process has no segment: attach one";
 
 // Answers must arrive before the caller's own timer fires.
@@ -38,8 +40,50 @@ ObjectService::ObjectService(transport::Environment environment, Scope& scope,
       options_(options),
       table_(options.store_capacity_bytes, environment.random),
       freed_(environment.loop),
-      puller_(environment, scope, *this, service) {
-  table_.on_freed([this] { freed_.pulse(); });
+      self_alive_(std::make_shared<ObjectService*>(this)),
+      puller_(environment, scope, *this, service),
+      spiller_(environment, scope, options, *this) {
+  table_.on_freed([this] {
+    settle_gone();
+    freed_.pulse();
+  });
+}
+
+Async<Status> ObjectService::start() {
+  return spiller_.start();
+}
+
+void ObjectService::settle_gone() {
+  for (const object_store::Gone& gone : table_.take_gone()) {
+    if (gone.spilled) spiller_.forget(gone.object);
+    const auto owner = copy_owners_.find(gone.object);
+    if (owner == copy_owners_.end()) continue;
+    // An owner that still has refs hands the node out to readers until it knows.
+    if (gone.owner_held) {
+      protocol::ObjectCopied notice{gone.object, self_.address, true};
+      spawn(scope_, tell_owner(owner->second, std::move(notice)));
+    }
+    copy_owners_.erase(owner);
+  }
+}
+
+Async<void> ObjectService::tell_owner(protocol::ProcessAddress owner,
+                                      protocol::ObjectCopied notice) {
+  const ObjectId object = notice.object;
+  const bool dropped = notice.dropped;
+  const ProcessId owner_process = owner.process;
+  auto peer = co_await puller_.peer_of(std::move(owner), 0);
+  Result<Empty> told = error(Code::unavailable, "the owner is gone");
+  if (peer) {
+    told = co_await transport::call<Empty>(*peer, transport::Method::object_copied,
+                                           std::move(notice), drop_budget);
+  }
+  if (told || dropped || told.error().code() != Code::not_found) co_return;
+  // Freed by its owner before it was here: nobody else would free the copy.
+  log::debug("copy_unwanted", {{"object", object}, {"why", told.error()}});
+  copy_owners_.erase(object);
+  (void)table_.release_owner(owner_process, object);
+  close_dropped_segments();
 }
 
 // --- Segments and processes
@@ -66,7 +110,7 @@ Result<object_store::SegmentId> ObjectService::add_segment(Caller caller,
                                                            FileDescriptor descriptor) {
   TROUPE_TRY(auto reader, object_store::ReaderSegment::open(std::move(descriptor)));
   TROUPE_TRY(const auto id, table_.add_segment(caller, reader.size_bytes()));
-  segments_.emplace(id, Segment{std::move(reader), {}});
+  segments_.emplace(id, Segment{std::make_shared<SharedReader>(std::move(reader)), {}});
   return id;
 }
 
@@ -126,34 +170,67 @@ void ObjectService::end_job(JobId job) {
 
 Async<Result<object_store::Block>> ObjectService::allocate(Caller caller, CreateRequest request,
                                                            Instant deadline,
-                                                           std::shared_ptr<Event> cancelled) {
+                                                           std::shared_ptr<Event> cancelled,
+                                                           Placing placing) {
   using namespace boost::asio::experimental::awaitable_operators;
   for (;;) {
-    auto block = place(caller, request);
+    // It may be among those dropped for want of memory.
+    if (!table_.segment_of(caller)) co_return error(Code::not_found, no_segment);
+    auto block = place(caller, request, placing);
     if (block || block.error().code() != Code::exhausted) co_return block;
     // Segments that are empty now still have the memory that was written once.
     if (table_.drop_empty_segments(request.size_bytes) > 0) {
       close_dropped_segments();
-      if (!table_.segment_of(caller)) co_return error(Code::not_found, no_segment);
-      block = place(caller, request);
-      if (block || block.error().code() != Code::exhausted) co_return block;
+      continue;
     }
+    if (cancelled->is_set()) co_return error(Code::cancelled, "the caller gave up");
+    auto room = co_await spiller_.make_room(caller, request.size_bytes);
+    if (room && *room && environment_.clock.now() < deadline) continue;
+    // What only the processes know of, and what they look at, cannot leave before they let go.
     ask_for_memory();
     // Waiters wake in the order of their arrival, and each tries at once.
-    const Instant now = environment_.clock.now();
-    const Instant until = std::min(deadline, now + ask_again_after);
+    const Instant until = std::min(deadline, environment_.clock.now() + ask_again_after);
     const auto raced =
         co_await (freed_.wait() || cancelled->wait() || sleep_until(environment_.clock, until));
     if (raced.index() == 1) co_return error(Code::cancelled, "the caller gave up");
-    if (raced.index() == 2 && until == deadline) {
-      co_return std::move(block).error().after(std::chrono::milliseconds(100));
+    if (environment_.clock.now() >= deadline) {
+      Error why = std::move(block).error();
+      if (!room) why = error(Code::exhausted, why.message() + "; " + room.error().message());
+      co_return std::move(why).after(std::chrono::milliseconds(100));
     }
   }
 }
 
-Result<object_store::Block> ObjectService::place(Caller caller, const CreateRequest& request) {
-  if (!request.object.is_nil()) return table_.create(caller, request, environment_.clock.now());
-  return table_.reserve(caller, request.size_bytes);
+Async<Result<ObjectService::OwnBlock>> ObjectService::allocate_own(Caller self,
+                                                                   CreateRequest request,
+                                                                   Instant deadline,
+                                                                   std::shared_ptr<Event> cancelled,
+                                                                   Placing placing) {
+  for (;;) {
+    // The segment may be among those dropped for want of memory.
+    TROUPE_CO_TRY(auto target, puller_.target_of(self));
+    auto block = co_await allocate(self, request, deadline, cancelled, placing);
+    if (block) {
+      OwnBlock own{std::move(target), *block};
+      co_return own;
+    }
+    if (block.error().code() != Code::not_found || table_.segment_of(self)) {
+      co_return std::move(block).error();
+    }
+  }
+}
+
+Result<object_store::Block> ObjectService::place(Caller caller, const CreateRequest& request,
+                                                 Placing placing) {
+  switch (placing) {
+    case Placing::restore:
+      return table_.restore(caller, request.object);
+    case Placing::reserve:
+      return table_.reserve(caller, request.size_bytes);
+    case Placing::create:
+      break;
+  }
+  return table_.create(caller, request, environment_.clock.now());
 }
 
 void ObjectService::ask_for_memory() {
@@ -196,7 +273,8 @@ Async<Result<protocol::Block>> ObjectService::reserve_extent(protocol::ReserveEx
   extent.size_bytes = std::max(request.size_bytes, generous);
   if (!table_.can_fit(caller, extent.size_bytes)) extent.size_bytes = request.size_bytes;
   const Instant deadline = answer_by(call.deadline, environment_.clock.now());
-  TROUPE_CO_TRY(const auto block, co_await allocate(caller, extent, deadline, call.cancelled));
+  TROUPE_CO_TRY(const auto block,
+                co_await allocate(caller, extent, deadline, call.cancelled, Placing::reserve));
   if (!call.peer->is_open() || call.cancelled->is_set()) {
     // Nobody will use it.
     (void)table_.give_back(caller, block.segment, block.offset_bytes, block.size_bytes);
@@ -278,18 +356,32 @@ Async<Status> ObjectService::wait_for_seal(ObjectId object, Instant deadline,
 Async<Result<transport::Message>> ObjectService::get_block(protocol::GetBlock request,
                                                            Caller caller, CallContext call) {
   const Instant deadline = answer_by(call.deadline, environment_.clock.now());
-  const bool elsewhere = !request.source.node.is_nil() && request.source.node != options_.node;
+  const auto is_elsewhere = [this](const protocol::ProcessAddress& place) {
+    return !place.node.is_nil() && place.node != options_.node;
+  };
+  const bool elsewhere =
+      is_elsewhere(request.source) || std::ranges::any_of(request.copies, is_elsewhere);
   for (;;) {
     // Also after a wait: the caller's process may have died meanwhile, and is not to come back.
     if (!call.peer->is_open()) co_return error(Code::cancelled, "the caller is gone");
     TROUPE_CO_CHECK(attach(caller));
     auto place = table_.get(caller, request.object);
     if (place && *place) co_return hand_out(caller, request, **place, call);
+    if (place && table_.is_out(request.object)) {
+      // The handle keeps it in memory until this call has pinned it.
+      TROUPE_CO_TRY(const auto kept, co_await spiller_.restore(caller.job, request.object, deadline,
+                                                               call.cancelled));
+      if (!call.peer->is_open()) co_return error(Code::cancelled, "the caller is gone");
+      TROUPE_CO_CHECK(attach(caller));
+      TROUPE_CO_TRY(const auto restored, table_.get(caller, request.object));
+      if (!restored) co_return error(Code::internal, "a restored object is not in memory");
+      co_return hand_out(caller, request, *restored, call);
+    }
     if (!place && place.error().code() != Code::not_found) co_return std::move(place).error();
     const bool absent = !place || puller_.is_pulling(request.object);
     if (absent && elsewhere) {
       // The ticket keeps what was pulled until this call has pinned it.
-      auto ticket = puller_.pull(caller.job, request.object, request.source);
+      auto ticket = puller_.pull(caller.job, request);
       TROUPE_CO_CHECK(co_await ticket.wait(deadline, call.cancelled));
       if (!call.peer->is_open()) co_return error(Code::cancelled, "the caller is gone");
       TROUPE_CO_CHECK(attach(caller));
@@ -320,7 +412,7 @@ Result<transport::Message> ObjectService::hand_out(Caller caller, const protocol
   Message message{protocol::encode(place), {}};
   const auto& held = request.segments_held;
   if (std::ranges::find(held, block.segment.number) == held.end()) {
-    FileDescriptor copy{::fcntl(segment.reader.fd(), F_DUPFD_CLOEXEC, 0)};
+    FileDescriptor copy{::fcntl(segment.reader->fd(), F_DUPFD_CLOEXEC, 0)};
     if (!copy.is_open()) return error(Code::exhausted, "no file descriptors left");
     message.descriptors.push_back(std::move(copy));
   }
@@ -338,7 +430,7 @@ protocol::ObjectList ObjectService::list(const protocol::ListObjects& request) c
     entry.job = info.job;
     entry.owner.process = info.owner;
     entry.size_bytes = info.block.size_bytes;
-    entry.state = info.sealed ? "stored" : "building";
+    entry.state = !info.sealed ? "building" : info.resident ? "stored" : "spilled";
     entry.pins = static_cast<uint32_t>(std::min<uint64_t>(info.pins, UINT32_MAX));
     entry.node = options_.node;
     if (info.owner_holds) entry.why = "its owner holds it";
@@ -348,33 +440,103 @@ protocol::ObjectList ObjectService::list(const protocol::ListObjects& request) c
   return list;
 }
 
-Result<protocol::Chunk> ObjectService::fetch_chunk(const protocol::FetchChunk& request) {
-  const Caller self{self_.address.process, request.job};
-  if (!jobs_.contains(request.job)) {
-    return error(Code::not_found, fmt::format("job {} has no object on node {}",
-                                              request.job.to_string(), options_.name));
-  }
+// --- For other nodes
+
+Result<std::shared_ptr<const void>> ObjectService::hold(Caller self, ObjectId object) {
   TROUPE_CHECK(table_.attach(self));
-  TROUPE_TRY(const auto place, table_.get(self, request.object));
-  if (!place) {
-    return error(Code::not_found, fmt::format("object {} is not sealed on node {}",
-                                              request.object.to_string(), options_.name));
-  }
-  const object_store::Block& block = *place;
-  if (request.offset_bytes > block.size_bytes) {
-    return error(Code::invalid, "a chunk beyond the object's end");
-  }
-  const uint64_t length = std::min({request.length_bytes, object_store::transfer_chunk_bytes,
-                                    block.size_bytes - request.offset_bytes});
-  TROUPE_TRY(
-      const BytesView data,
-      segments_.at(block.segment).reader.view(block.offset_bytes + request.offset_bytes, length));
+  TROUPE_CHECK(table_.pin(self, object));
+  auto release = [alive = std::weak_ptr<ObjectService*>(self_alive_), self, object](const void*) {
+    const auto service = alive.lock();
+    if (!service) return;
+    (void)(*service)->table_.release(self, object, 1);
+    (*service)->close_dropped_segments();
+  };
+  return std::shared_ptr<const void>{static_cast<const void*>(this), std::move(release)};
+}
+
+Async<Result<Message>> ObjectService::make_chunk(transport::Environment environment,
+                                                 protocol::FetchChunk request,
+                                                 uint64_t object_bytes,
+                                                 std::function<Result<BytesView>()> view,
+                                                 std::shared_ptr<const void> keep) {
   protocol::Chunk chunk;
-  chunk.object_bytes = block.size_bytes;
-  chunk.data.assign(data.begin(), data.end());
-  // Of the copy, so that it covers what is sent. 1 MiB takes 60 us: not worth a thread.
-  chunk.checksum = object_store::chunk_checksum(chunk.data);
-  return chunk;
+  chunk.object_bytes = object_bytes;
+  Message message;
+  if (request.length_bytes > 0) {
+    auto look = [view = std::move(view), compress = request.compress] {
+      return object_store::pack_chunk(view, compress);
+    };
+    TROUPE_CO_TRY(auto packed, co_await run_blocking(environment, std::move(look)));
+    chunk.checksum = packed.checksum;
+    chunk.raw_bytes = packed.raw.size();
+    if (packed.compressed) {
+      chunk.codec = object_store::chunk_codec;
+      message.bulk = {*packed.compressed, packed.compressed};
+    } else {
+      message.bulk = {packed.raw, std::move(keep)};
+    }
+  }
+  message.body = protocol::encode(chunk);
+  co_return message;
+}
+
+Async<Result<Message>> ObjectService::fetch_chunk(protocol::FetchChunk request, CallContext call) {
+  const Caller self{self_.address.process, request.job};
+  const Instant now = environment_.clock.now();
+  const Instant deadline = answer_by(call.deadline, now);
+  const Duration patience = std::chrono::microseconds(std::min<uint64_t>(
+      request.wait_us, static_cast<uint64_t>(copy_patience_max / std::chrono::microseconds(1))));
+  const Instant begun_by = std::min(deadline, now + patience);
+  const ObjectId object = request.object;
+  if (!jobs_.contains(request.job) && request.wait_us == 0) {
+    co_return error(Code::not_found, fmt::format("job {} has no object on node {}",
+                                                 request.job.to_string(), options_.name));
+  }
+  std::shared_ptr<const void> kept;
+  for (;;) {
+    if (call.cancelled->is_set()) co_return error(Code::cancelled, "the caller gave up");
+    TROUPE_CO_CHECK(table_.attach(self));
+    auto place = table_.get(self, object);
+    if (!place && place.error().code() != Code::not_found) co_return std::move(place).error();
+    if (place && *place) {
+      const object_store::Block block = **place;
+      if (request.offset_bytes > block.size_bytes) {
+        co_return error(Code::invalid, "a chunk beyond the object's end");
+      }
+      request.length_bytes = std::min({request.length_bytes, object_store::transfer_chunk_bytes,
+                                       block.size_bytes - request.offset_bytes});
+      TROUPE_CO_TRY(auto pin, hold(self, object));
+      sent_bytes_ += request.length_bytes;
+      auto view = [reader = segments_.at(block.segment).reader, request,
+                   from = block.offset_bytes + request.offset_bytes] {
+        return reader->view(from, request.length_bytes);
+      };
+      co_return co_await make_chunk(environment_, request, block.size_bytes, std::move(view),
+                                    std::move(pin));
+    }
+    if (place && table_.is_out(object)) {
+      TROUPE_CO_TRY(kept, co_await spiller_.restore(request.job, object, deadline, call.cancelled));
+      continue;
+    }
+    if (puller_.is_pulling(object)) {
+      auto part = co_await puller_.part(request.job, object, request.offset_bytes,
+                                        request.length_bytes, deadline, call.cancelled);
+      if (!part) co_return std::move(part).error();
+      if (!*part) continue;  // It is sealed, or its pull has ended: look again.
+      const ObjectPuller::Part found = **part;
+      request.length_bytes = found.bytes.size();
+      sent_bytes_ += request.length_bytes;
+      auto view = [bytes = found.bytes]() -> Result<BytesView> { return bytes; };
+      co_return co_await make_chunk(environment_, request, found.object_bytes, std::move(view),
+                                    found.keep);
+    }
+    // What was not sealed here by a process of this node is on its way through a pull, or not here.
+    if (environment_.clock.now() >= begun_by) {
+      co_return error(Code::not_found, fmt::format("object {} is not sealed on node {}",
+                                                   object.to_string(), options_.name));
+    }
+    (void)co_await wait_for_seal(object, begun_by, call.cancelled);
+  }
 }
 
 }  // namespace troupe::worker

@@ -26,6 +26,9 @@ struct WorkerOptions {
   uint32_t first_gpu = 0;  // The machine's number of this node's device 0.
   std::vector<protocol::NamedValue> labels;
   uint64_t store_capacity_bytes = uint64_t{1} << 30;
+  // Where objects are spilled, in a folder of the node's own, and how much of them: 0 turns it off.
+  std::string spill_folder;
+  uint64_t spill_bytes_max = 0;
   std::string certificate_pem;  // The node's credentials, handed to this node's processes.
   std::string key_pem;
   std::string authority_pem;

@@ -43,10 +43,10 @@ Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, Wo
       slots_(environment, scope_, processes_, logs_, options_),
       objects_(environment, scope_, options_, door_),
       rings_(environment),
-      head_(
-          environment, scope_, options_, door_,
-          {[this] { return registration(); }, [this] { return hello_; },
-           [this] { return objects_.used_bytes(); }, [this] { return actors_.changed_gauges(); }}) {
+      head_(environment, scope_, options_, door_,
+            {[this] { return registration(); }, [this] { return hello_; },
+             [this] { return objects_.used_bytes(); }, [this] { return objects_.spilled_bytes(); },
+             [this] { return actors_.changed_gauges(); }}) {
   answer_methods();
 }
 
@@ -75,6 +75,7 @@ Async<Status> Worker::start() {
   }
   processes_.hello = hello_;
   objects_.set_self(hello_);
+  TROUPE_CO_CHECK(co_await objects_.start());
   for (const auto& listener : listeners_) spawn(scope_, accept_from(listener.get()));
   spawn(scope_, end_finished_jobs());
   head_.start();
@@ -91,6 +92,7 @@ Async<void> Worker::stop() {
   for (const auto& listener : listeners_) co_await listener->stop();
   co_await processes_.end_all(stop_grace);
   co_await scope_.stop();
+  objects_.stop();
   listeners_.clear();
 }
 
@@ -223,13 +225,15 @@ void Worker::answer_methods() {
   door_.on(Method::seal_blocks, *this, &Worker::seal_blocks);
   door_.on(Method::return_extents, *this, &Worker::return_extents);
   door_.on(Method::release_blocks, *this, &Worker::release_blocks);
-  door_.on(Method::fetch_chunk, *this, &Worker::fetch_chunk);
   // These carry descriptors beside the message.
   door_.on_message(Method::attach_segment, [this](Message message, CallContext call) {
     return attach_segment(std::move(message), std::move(call));
   });
   door_.on_message(Method::get_block, [this](Message message, CallContext call) {
     return get_block(std::move(message), std::move(call));
+  });
+  door_.on_message(Method::fetch_chunk, [this](Message message, CallContext call) {
+    return fetch_chunk(std::move(message), std::move(call));
   });
   door_.on_message(Method::attach_rings, [this](Message message, CallContext call) {
     return rings_.attach(std::move(message), std::move(call));
@@ -402,13 +406,14 @@ Async<Result<Empty>> Worker::release_blocks(protocol::ReleaseBlocks request, Cal
   co_return objects_.release_blocks(request, caller);
 }
 
-Async<Result<protocol::Chunk>> Worker::fetch_chunk(protocol::FetchChunk request, CallContext call) {
+Async<Result<transport::Message>> Worker::fetch_chunk(Message message, CallContext call) {
   if (call.peer->identity().role != Role::node) {
     security::Audit{}.refuse(security::audit_name(call.peer->identity()), "fetch_chunk",
                              "not for this role");
     co_return error(Code::denied, "objects go to other nodes only");
   }
-  co_return objects_.fetch_chunk(request);
+  TROUPE_CO_TRY(auto request, protocol::decode<protocol::FetchChunk>(message.body));
+  co_return co_await objects_.fetch_chunk(std::move(request), std::move(call));
 }
 
 }  // namespace troupe::worker

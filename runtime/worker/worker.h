@@ -35,6 +35,8 @@ class Worker {
   const HeadLink& head() const { return head_; }
   size_t processes() const { return processes_.size(); }
   object_store::Stats store() const { return objects_.stats(); }
+  // To other nodes.
+  uint64_t store_sent_bytes() const { return objects_.sent_bytes(); }
 
  private:
   using CallContext = transport::CallContext;
@@ -81,7 +83,7 @@ class Worker {
   Async<Result<Message>> get_block(Message, CallContext);
   Async<Result<protocol::Empty>> release_blocks(protocol::ReleaseBlocks, CallContext);
   // Other workers'.
-  Async<Result<protocol::Chunk>> fetch_chunk(protocol::FetchChunk, CallContext);
+  Async<Result<Message>> fetch_chunk(Message, CallContext);
 
   transport::Environment environment_;
   ProcessLauncher& launcher_;

@@ -63,7 +63,31 @@ TEST_F(LocalSegmentTest, WhatWasGivenAwayIsNotRoomAgain) {
   // Its pin goes back, and the extent with it.
   loop.run();
   EXPECT_EQ(returned, std::vector{object});
-  EXPECT_EQ(segment->take_empty(Which::all).size(), 1u);
+  EXPECT_EQ(segment->take_empty(Which::all).size(), 0u);
+  EXPECT_EQ(allocate(64), nullptr);
+}
+
+// The worker makes room of an object that was freed or spilled while its extent is still in use.
+TEST_F(LocalSegmentTest, AnExtentMayLieInWhatWasGivenAway) {
+  segment->add_extent(4096, 16'384);
+  const auto first = allocate(4096);
+  const auto second = allocate(4096);
+  auto third = allocate(4096);
+  auto last = allocate(4096);
+  first->give_away(ObjectId{RawId{1, 2}}, false);
+  third->give_away(ObjectId{RawId{1, 3}}, false);
+  segment->add_extent(4096, 4096);  // At the same place as the first.
+  const auto there = allocate(4096);
+  ASSERT_NE(there, nullptr);
+  EXPECT_EQ(there->offset_bytes(), 4096u);
+  EXPECT_EQ(segment->take_empty(Which::all).size(), 0u);
+  last = nullptr;
+  second->give_away(ObjectId{RawId{1, 4}}, false);
+  // Not what the second extent has, nor what the worker knows of.
+  const auto back = segment->take_empty(Which::all);
+  ASSERT_EQ(back.size(), 1u);
+  EXPECT_EQ(back[0].offset_bytes, 4096u + 3 * 4096);
+  EXPECT_EQ(back[0].size_bytes, 4096u);
 }
 
 TEST_F(LocalSegmentTest, OneThatIsAnothersHasNoPin) {

@@ -6,6 +6,11 @@
 namespace troupe::client {
 namespace {
 
+Async<Result<Message>> empty_reply() {
+  Message reply{protocol::encode(Empty{}), {}};
+  co_return reply;
+}
+
 class ObjectTest : public ClientTest {
  protected:
   // Another process, which owns or borrows.
@@ -42,7 +47,8 @@ class ObjectTest : public ClientTest {
 
  private:
   // Two at most in an answer.
-  Async<Result<protocol::ObjectValues>> resolve(protocol::ObjectIds asked, CallContext context) {
+  Async<Result<protocol::ObjectValues>> resolve(protocol::ResolveObjects asked,
+                                                CallContext context) {
     questions.push_back(asked.objects.size());
     while (hold) co_await context.cancelled->wait();
     protocol::ObjectValues values;
@@ -157,6 +163,126 @@ TEST_F(ObjectTest, BorrowedObjectIsReadFromItsOwner) {
   const auto value = get(object_of(owner));
   ASSERT_TRUE(value);
   EXPECT_EQ(*value, "theirs");
+}
+
+// Each reader is sent to its parent in a binary tree of those before it, then up to the object's
+// node, then to others: so no node is asked by more than two, and all go on when one is lost.
+TEST_F(ObjectTest, ReadersOfAStoredObjectFormATree) {
+  start_client();
+  FakeProcess& borrower = add_process();
+  connect_back(borrower);
+  std::vector<protocol::ProcessAddress> workers;
+  for (int i = 0; i < 8; ++i) {
+    protocol::ProcessAddress worker;
+    worker.process = ProcessId::random(simulation.random());
+    worker.node = NodeId::random(simulation.random());
+    workers.push_back(worker);
+  }
+  const auto stored = client->objects().make();
+  const ObjectName object = client->objects().publish(stored);
+  client->objects().set_stored(stored, workers[0], 1000);
+  const auto holders = [&](const protocol::ProcessAddress& reader) {
+    protocol::ResolveObjects request{{object.id}, reader};
+    const auto values = await(transport::call<protocol::ObjectValues>(
+                                  borrower.peers.at(0), Method::resolve_objects, request, 5s))
+                            .value();
+    const protocol::ObjectValue& value = values.items.at(0);
+    EXPECT_EQ(value.node.process, workers[0].process);
+    std::vector<size_t> order;
+    for (const auto& copy : value.copies) {
+      const auto found =
+          std::ranges::find(workers, copy.process, &protocol::ProcessAddress::process);
+      order.push_back(static_cast<size_t>(found - workers.begin()));
+    }
+    return order;
+  };
+  EXPECT_EQ(holders({}), (std::vector<size_t>{}));
+  EXPECT_EQ(holders(workers[0]), (std::vector<size_t>{}));  // It has the object.
+  EXPECT_EQ(holders(workers[1]), (std::vector<size_t>{0}));
+  EXPECT_EQ(holders(workers[2]), (std::vector<size_t>{0, 1}));
+  EXPECT_EQ(holders(workers[3]), (std::vector<size_t>{1, 0, 2}));
+  EXPECT_EQ(holders(workers[4]), (std::vector<size_t>{1, 0, 2, 3}));
+  EXPECT_EQ(holders(workers[5]), (std::vector<size_t>{2, 0, 1, 3, 4}));
+  EXPECT_EQ(holders(workers[6]), (std::vector<size_t>{2, 0, 1, 3, 4, 5}));
+  EXPECT_EQ(holders(workers[7]), (std::vector<size_t>{3, 1, 0, 2, 4, 5}));
+  // Who asks again is never sent to itself.
+  for (const size_t other : holders(workers[1])) EXPECT_NE(other, 1u);
+}
+
+TEST_F(ObjectTest, CopiesAreFreedWithTheirObject) {
+  start_client();
+  std::vector<ProcessId> freed;
+  std::vector<FakeProcess*> nodes;
+  for (int i = 0; i < 4; ++i) {
+    nodes.push_back(&add_process());
+    nodes.back()->on_message(
+        Method::release_blocks,
+        [&freed, node = nodes.back()](Message, CallContext) -> Async<Result<Message>> {
+          freed.push_back(node->address.process);
+          return empty_reply();
+        });
+    connect_back(*nodes.back());
+  }
+  const auto stored = client->objects().make();
+  const ObjectName object = client->objects().publish(stored);
+  client->objects().set_stored(stored, nodes[0]->address, 1000);
+  const auto copied = [&](FakeProcess& from, const FakeProcess& node, bool dropped) {
+    protocol::ObjectCopied notice{object.id, node.address, dropped};
+    return code_of(
+        await(transport::call<Empty>(from.peers.at(0), Method::object_copied, notice, 5s)));
+  };
+  EXPECT_EQ(copied(*nodes[1], *nodes[1], false), Code::ok);
+  EXPECT_EQ(copied(*nodes[1], *nodes[1], false), Code::ok);  // Told twice, counted once.
+  EXPECT_EQ(copied(*nodes[2], *nodes[2], false), Code::ok);
+  EXPECT_EQ(copied(*nodes[1], *nodes[2], true), Code::denied);
+  EXPECT_EQ(copied(*nodes[3], *nodes[3], false), Code::ok);
+  EXPECT_EQ(copied(*nodes[3], *nodes[3], true), Code::ok);
+  client->drop_reference(object);
+  simulation.run_for(100ms);
+  std::vector<ProcessId> expected{nodes[0]->address.process, nodes[1]->address.process,
+                                  nodes[2]->address.process};
+  std::ranges::sort(expected);
+  std::ranges::sort(freed);
+  EXPECT_EQ(freed, expected);
+  // One that comes too late hears that nobody wants it.
+  EXPECT_EQ(copied(*nodes[1], *nodes[1], false), Code::not_found);
+}
+
+TEST_F(ObjectTest, AnExplicitFreeTakesTheCopiesAlong) {
+  start_client();
+  std::vector<ProcessId> told;
+  std::vector<FakeProcess*> nodes;
+  for (int i = 0; i < 2; ++i) {
+    nodes.push_back(&add_process());
+    nodes.back()->on_message(
+        Method::release_blocks,
+        [&told, node = nodes.back()](Message, CallContext) -> Async<Result<Message>> {
+          told.push_back(node->address.process);
+          return empty_reply();
+        });
+    connect_back(*nodes.back());
+  }
+  const auto stored = client->objects().make();
+  const ObjectName object = client->objects().publish(stored);
+  client->objects().set_stored(stored, nodes[0]->address, 1000);
+  protocol::ObjectCopied notice{object.id, nodes[1]->address, false};
+  const auto copied = [&] {
+    return code_of(
+        await(transport::call<Empty>(nodes[1]->peers.at(0), Method::object_copied, notice, 5s)));
+  };
+  EXPECT_EQ(copied(), Code::ok);
+  client->objects().discard(stored);
+  simulation.run_for(100ms);
+  std::vector<ProcessId> expected{nodes[0]->address.process, nodes[1]->address.process};
+  std::ranges::sort(expected);
+  std::ranges::sort(told);
+  EXPECT_EQ(told, expected);
+  // One that arrives later is not wanted, though there is a ref.
+  EXPECT_EQ(copied(), Code::not_found);
+  told.clear();
+  client->drop_reference(object);
+  simulation.run_for(100ms);
+  EXPECT_TRUE(told.empty());
 }
 
 TEST_F(ObjectTest, OwnerHearsOfTheFirstRefAndOfTheLast) {

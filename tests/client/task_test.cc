@@ -1,4 +1,6 @@
 // Tasks on leased slots: what runs where, what runs again, and what happens to the leases.
+#include <algorithm>
+
 #include "tests/client/client_fixture.h"
 
 namespace troupe::client {
@@ -431,6 +433,48 @@ TEST_F(TaskTest, StopWaitsNoLongForAHeadThatIsGone) {
   const Instant before = simulation.clock().now();
   stop_client();
   EXPECT_LE(since(before), 2s);
+}
+
+TEST_F(TaskTest, TasksPreferTheNodeOfTheirLargeArguments) {
+  start_client();
+  const auto stored = [&](NodeId node, uint64_t bytes) {
+    const auto object = client->objects().make();
+    const ObjectName name = client->objects().publish(object);
+    protocol::ProcessAddress worker;
+    worker.process = ProcessId::random(simulation.random());
+    worker.node = node;
+    client->objects().set_stored(object, worker, bytes);
+    return name;
+  };
+  const NodeId first = NodeId::random(simulation.random());
+  const NodeId second = NodeId::random(simulation.random());
+  int32_t priority = 100;
+  const auto wanted_by = [&](std::vector<ObjectName> arguments,
+                             protocol::PlacementSpec placement = {}) {
+    EchoTask spec = task_of("hello");
+    spec.priority = ++priority;  // A class of its own.
+    spec.placement = std::move(placement);
+    for (const ObjectName& name : arguments) spec.arguments.push_back({{}, name.id, name.owner});
+    (void)client->submit_task(spec);
+    simulation.run_for(10ms);
+    const auto lease = std::ranges::find(head.leases, priority, &protocol::RequestLease::priority);
+    EXPECT_NE(lease, head.leases.end());
+    return lease->placement;
+  };
+  const auto small = wanted_by({stored(first, 1 << 20)});
+  EXPECT_TRUE(small.node.is_nil());
+  const auto large = wanted_by({stored(first, 30 << 20)});
+  EXPECT_EQ(large.node, first);
+  EXPECT_TRUE(large.node_soft);  // Elsewhere rather than not at all.
+  const auto most =
+      wanted_by({stored(first, 30 << 20), stored(second, 20 << 20), stored(second, 20 << 20)});
+  EXPECT_EQ(most.node, second);
+  // What was asked for counts more.
+  protocol::PlacementSpec there;
+  there.node = second;
+  const auto told = wanted_by({stored(first, 30 << 20)}, there);
+  EXPECT_EQ(told.node, second);
+  EXPECT_FALSE(told.node_soft);
 }
 
 }  // namespace

@@ -38,6 +38,19 @@ TEST(ObjectListing, OwnersSayWhyAndStoresWhere) {
   }
 }
 
+TEST(ObjectListing, AStoreSaysWhatIsSpilled) {
+  ObjectEntry out = entry(1, 100);
+  out.state = "spilled";
+  ObjectEntry owned = entry(1, 100);
+  owned.state = "stored";
+  owned.owner_kind = "driver";
+  for (const bool owner_first : {true, false}) {
+    ObjectList one{{owner_first ? owned : out}, 1};
+    ObjectList other{{owner_first ? out : owned}, 1};
+    EXPECT_EQ(merge_objects({one, other}, 0).items.at(0).state, "spilled");
+  }
+}
+
 TEST(ObjectListing, TheLargestComeFirst) {
   const ObjectList list{{entry(1, 10), entry(2, 30), entry(3, 20)}, 3};
   const ObjectList merged = merge_objects({list}, 2);

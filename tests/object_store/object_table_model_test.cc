@@ -21,11 +21,16 @@ struct ModelObject {
   Caller producer;
   ProcessId owner;
   Block block;
+  Caller home = producer;  // In whose segment the block lies.
   bool sealed = false;
   bool owner_holds = true;
+  bool spilled = false;
+  bool out = false;        // There is no block.
+  bool restoring = false;  // There is one that is not read yet.
   std::map<ProcessId, uint32_t> pins;
 
   bool held() const { return !sealed || owner_holds || !pins.empty(); }
+  bool readable() const { return sealed && !out && !restoring; }
 };
 
 // A piece of an extent that is still reserved.
@@ -46,7 +51,7 @@ class History {
   }
 
   void step() {
-    switch (random_.below(19)) {
+    switch (random_.below(23)) {
       case 0:
       case 1:
       case 2:
@@ -74,6 +79,12 @@ class History {
         return seal_reserved();
       case 17:
         return give_back();
+      case 18:
+      case 19:
+        return spill();
+      case 20:
+      case 21:
+        return restore();
       default:
         if (random_.chance(0.05)) die();
         if (random_.chance(0.02)) table_.drop_empty_segments(1 + random_.below(capacity));
@@ -82,20 +93,25 @@ class History {
   }
 
   void check() const {
-    uint64_t used = 0, unsealed = 0, pinned = 0, pinned_bytes = 0;
+    uint64_t used = 0, unsealed = 0, pinned = 0, pinned_bytes = 0, spilled = 0, spilled_bytes = 0;
     std::map<SegmentId, std::vector<std::pair<uint64_t, uint64_t>>> blocks;
     std::map<ProcessId, std::pair<uint64_t, uint64_t>> produced;  // Objects, bytes.
     std::map<ProcessId, uint64_t> pins;
     for (const auto& [id, object] : objects_) {
       const uint64_t share = block_bytes(object.block.size_bytes);
-      used += share;
       unsealed += object.sealed ? 0 : 1;
       pinned += object.pins.empty() ? 0 : 1;
       pinned_bytes += object.pins.empty() ? 0 : share;
-      blocks[object.block.segment].emplace_back(object.block.offset_bytes, share);
-      produced[object.producer.process].first += 1;
-      produced[object.producer.process].second += share;
       for (const auto& [process, count] : object.pins) pins[process] += count;
+      if (object.spilled) {
+        ++spilled;
+        spilled_bytes += (object.block.size_bytes + page_bytes - 1) / page_bytes * page_bytes;
+      }
+      if (object.out) continue;
+      used += share;
+      blocks[object.block.segment].emplace_back(object.block.offset_bytes, share);
+      produced[object.home.process].first += 1;
+      produced[object.home.process].second += share;
     }
     std::map<ProcessId, uint64_t> reserved;
     for (const ModelExtent& extent : extents_) {
@@ -110,6 +126,8 @@ class History {
     ASSERT_EQ(stats.unsealed_objects, unsealed);
     ASSERT_EQ(stats.pinned_objects, pinned);
     ASSERT_EQ(stats.pinned_bytes, pinned_bytes);
+    ASSERT_EQ(stats.spilled_objects, spilled);
+    ASSERT_EQ(stats.spilled_bytes, spilled_bytes);
     ASSERT_LE(stats.committed_bytes, capacity);
     uint64_t committed = 0;
     for (const ProcessStats& entry : stats.processes) {
@@ -139,6 +157,8 @@ class History {
     close_dropped();
     const Stats stats = table_.stats();
     EXPECT_EQ(stats.used_bytes, 0U);
+    EXPECT_EQ(stats.spilled_bytes, 0U);
+    EXPECT_EQ(gone_, set_spilled) << "not every file is freed";
     EXPECT_EQ(stats.committed_bytes, 0U);
     EXPECT_EQ(stats.objects, 0U);
     EXPECT_EQ(stats.segments, 0U);
@@ -147,6 +167,7 @@ class History {
 
   // What happened, so that a history which tested nothing shows.
   uint64_t exhausted = 0, created = 0, deaths = 0, segments_closed = 0, sealed_reserved = 0;
+  uint64_t set_spilled = 0, evicted = 0, restored = 0;
 
  private:
   void start(size_t i) {
@@ -198,7 +219,7 @@ class History {
     if (!fits) return;
     ASSERT_EQ(block->segment, table_.segment_of(caller));
     ASSERT_EQ(block->size_bytes, request.size_bytes);
-    objects_[id] = {.producer = caller, .owner = request.owner, .block = *block};
+    objects_[id] = {.producer = caller, .owner = request.owner, .block = *block, .home = caller};
   }
 
   void reserve() {
@@ -251,7 +272,8 @@ class History {
     if (rest.size_bytes > 0) extents_.push_back({extent.holder, rest});
     const Block block{extent.block.segment, sealed.offset_bytes, sealed.size_bytes};
     ModelObject& made = objects_[sealed.object];
-    made = {.producer = caller, .owner = sealed.owner, .block = block, .sealed = true};
+    made = {
+        .producer = caller, .owner = sealed.owner, .block = block, .home = caller, .sealed = true};
     if (sealed.pinned) made.pins[caller.process] = 1;
   }
 
@@ -306,8 +328,57 @@ class History {
     } else if (object->producer.job != caller.job) {
       ASSERT_EQ(code_of(found), Code::denied);
     } else {
-      ASSERT_EQ(found.value(), object->sealed ? std::optional{object->block} : std::nullopt);
+      ASSERT_EQ(found.value(), object->readable() ? std::optional{object->block} : std::nullopt);
+      ASSERT_EQ(table_.is_out(id), object->out || object->restoring);
     }
+  }
+
+  void spill() {
+    const ObjectId id = some_object();
+    ModelObject* object = model(id);
+    if (random_.chance(0.5)) {
+      const Code code = code_of(table_.set_spilled(id));
+      const bool right = object != nullptr && object->sealed && !object->spilled;
+      ASSERT_EQ(code, object == nullptr ? Code::not_found : right ? Code::ok : Code::conflict);
+      if (!right) return;
+      object->spilled = true;
+      ++set_spilled;
+    }
+    const Code code = code_of(table_.evict(id));
+    const bool right =
+        object != nullptr && object->readable() && object->spilled && object->pins.empty();
+    ASSERT_EQ(code, object == nullptr ? Code::not_found : right ? Code::ok : Code::conflict);
+    if (!right) return;
+    object->out = true;
+    ++evicted;
+  }
+
+  void restore() {
+    // Half of those that began go on, or back.
+    for (auto& [id, object] : objects_) {
+      if (!object.restoring || random_.chance(0.5)) continue;
+      object.restoring = false;
+      object.out = random_.chance(0.3);
+      ASSERT_TRUE(object.out ? table_.restore_failed(id) : table_.restored(id));
+      restored += object.out ? 0 : 1;
+    }
+    const auto found =
+        std::ranges::find_if(objects_, [](const auto& one) { return one.second.out; });
+    if (found == objects_.end()) return;
+    auto& [id, object] = *found;
+    const Caller caller = some_caller();
+    if (caller.job != object.producer.job || !table_.segment_of(caller)) return;
+    ASSERT_TRUE(table_.pin(caller, id));
+    ++object.pins[caller.process];
+    const bool fits = table_.can_fit(caller, object.block.size_bytes);
+    const auto block = table_.restore(caller, id);
+    ASSERT_EQ(code_of(block), fits ? Code::ok : Code::exhausted);
+    if (!fits) return;
+    ASSERT_EQ(code_of(table_.restore(caller, id)), Code::conflict);
+    object.block = *block;
+    object.home = caller;
+    object.out = false;
+    object.restoring = true;
   }
 
   void pin() {
@@ -370,17 +441,19 @@ class History {
     const ProcessId dead = remote ? remote_owners_[i] : callers_[i].process;
     const uint64_t calls = freed_calls_;
     const size_t before = objects_.size();
+    bool unpinned = false;  // So that it may leave memory.
     table_.process_died(dead);
     for (auto it = objects_.begin(); it != objects_.end();) {
       ModelObject& object = it->second;
-      object.pins.erase(dead);
+      if (object.pins.erase(dead) > 0 && object.pins.empty()) unpinned |= object.readable();
       if (object.owner == dead) object.owner_holds = false;
       const bool reclaimed = !object.sealed && object.producer.process == dead;
       it = reclaimed || !object.held() ? objects_.erase(it) : std::next(it);
     }
     const size_t extents_gone =
         std::erase_if(extents_, [&](const ModelExtent& one) { return one.holder.process == dead; });
-    ASSERT_EQ(freed_calls_ - calls, objects_.size() < before || extents_gone > 0 ? 1U : 0U);
+    const bool frees = objects_.size() < before || extents_gone > 0 || unpinned;
+    ASSERT_EQ(freed_calls_ - calls, frees ? 1U : 0U);
     if (remote) {
       remote_owners_[i] = ProcessId::random(random_);
     } else {
@@ -389,8 +462,15 @@ class History {
   }
 
   void close_dropped() {
+    for (const Gone& gone : table_.take_gone()) {
+      ASSERT_TRUE(gone.spilled);
+      ASSERT_FALSE(objects_.contains(gone.object));
+      ++gone_;
+    }
     for (const SegmentId id : table_.take_dropped()) {
-      for (const auto& [object_id, object] : objects_) ASSERT_NE(object.block.segment, id);
+      for (const auto& [object_id, object] : objects_) {
+        ASSERT_TRUE(object.out || object.block.segment != id);
+      }
       for (const ModelExtent& extent : extents_) ASSERT_NE(extent.block.segment, id);
       ASSERT_TRUE(table_.segment_closed(id));
       ++segments_closed;
@@ -406,6 +486,7 @@ class History {
   std::map<ObjectId, ModelObject> objects_;
   std::vector<ModelExtent> extents_;
   uint64_t freed_calls_ = 0;
+  uint64_t gone_ = 0;  // That were spilled.
 };
 
 TEST(ObjectTable, AgreesWithANaiveModelOverRandomHistories) {
@@ -421,6 +502,8 @@ TEST(ObjectTable, AgreesWithANaiveModelOverRandomHistories) {
     EXPECT_GT(history.created, 500U);
     EXPECT_GT(history.exhausted, 10U);
     EXPECT_GT(history.sealed_reserved, 50U);
+    EXPECT_GT(history.evicted, 50U);
+    EXPECT_GT(history.restored, 20U);
     EXPECT_GT(history.deaths, 10U);
     EXPECT_GT(history.segments_closed, 5U);
   }

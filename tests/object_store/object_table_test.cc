@@ -377,5 +377,151 @@ TEST_F(ObjectTableTest, ListTellsWhoHoldsWhat) {
   EXPECT_EQ(table.list(10).size(), 2U);
 }
 
+// --- Pressure
+
+TEST_F(ObjectTableTest, TheColdestUnpinnedObjectsLeaveFirst) {
+  for (uint64_t n = 1; n <= 4; ++n) create_sealed(object_id(n), page_bytes);
+  ASSERT_TRUE(create(object_id(5), page_bytes));  // Unsealed: it stays.
+  ASSERT_TRUE(table.pin(reader, object_id(1)));
+  ASSERT_TRUE(table.pin(reader, object_id(2)));
+  ASSERT_TRUE(table.release(reader, object_id(2), 1));  // Used last.
+  const auto all = table.evictees(producer, page_bytes, capacity);
+  std::vector<ObjectId> order;
+  for (const Evictee& one : all) {
+    order.push_back(one.object);
+    EXPECT_TRUE(one.must_be_written);
+  }
+  EXPECT_EQ(order, (std::vector{object_id(3), object_id(4), object_id(2)}));
+  EXPECT_EQ(table.evictees(producer, page_bytes, 0).size(), 1U);
+  expect_all_goes();
+}
+
+TEST_F(ObjectTableTest, ASpilledObjectLeavesMemoryAndComesBack) {
+  create_sealed(object, 5000);
+  EXPECT_EQ(code_of(table.evict(object)), Code::conflict);  // It lies nowhere else.
+  ASSERT_TRUE(table.set_spilled(object));
+  EXPECT_EQ(code_of(table.set_spilled(object)), Code::conflict);
+  EXPECT_EQ(table.spilled_bytes(), 2 * page_bytes);
+  EXPECT_TRUE(table.get(reader, object).value());  // In memory, too.
+  ASSERT_TRUE(table.pin(reader, object));
+  EXPECT_EQ(code_of(table.evict(object)), Code::conflict);  // Somebody reads it.
+  ASSERT_TRUE(table.release(reader, object, 1));
+  ASSERT_TRUE(table.evict(object));
+  EXPECT_EQ(code_of(table.evict(object)), Code::conflict);
+  EXPECT_TRUE(table.is_out(object));
+  EXPECT_EQ(table.used_bytes(), 0U);
+  EXPECT_EQ(table.get(reader, object).value(), std::nullopt);
+
+  ASSERT_TRUE(table.add_segment(reader, capacity));
+  ASSERT_TRUE(table.pin(reader, object));
+  const Block block = table.restore(reader, object).value();
+  EXPECT_EQ(block.size_bytes, 5000U);
+  EXPECT_EQ(code_of(table.restore(reader, object)), Code::conflict);
+  EXPECT_EQ(table.get(reader, object).value(), std::nullopt);  // Nobody reads half of it.
+  ASSERT_TRUE(table.restore_failed(object));
+  EXPECT_EQ(table.used_bytes(), 0U);
+  ASSERT_TRUE(table.restore(reader, object));
+  ASSERT_TRUE(table.restored(object));
+  EXPECT_TRUE(table.get(producer, object).value());
+  EXPECT_TRUE(table.take_gone().empty());
+  // A second time nothing has to be written.
+  ASSERT_TRUE(table.release(reader, object, 1));
+  const auto again = table.evictees(reader, page_bytes, 0);
+  ASSERT_EQ(again.size(), 1U);
+  EXPECT_FALSE(again[0].must_be_written);
+
+  ASSERT_TRUE(table.evict(object));
+  ASSERT_TRUE(table.release_owner(owner, object));
+  const auto gone = table.take_gone();
+  ASSERT_EQ(gone.size(), 1U);
+  EXPECT_EQ(gone[0].object, object);
+  EXPECT_TRUE(gone[0].spilled);
+  EXPECT_EQ(table.spilled_bytes(), 0U);
+  expect_all_goes();
+}
+
+TEST_F(ObjectTableTest, WhatIsOutOnDiskGoesWithItsOwnerAndItsJob) {
+  for (const uint64_t n : {1, 2}) {
+    create_sealed(object_id(n), 100);
+    ASSERT_TRUE(table.set_spilled(object_id(n)));
+    ASSERT_TRUE(table.evict(object_id(n)));
+  }
+  ASSERT_TRUE(table.pin(reader, object_id(2)));  // It waits for it.
+  table.process_died(owner);
+  EXPECT_EQ(table.take_gone().size(), 1U);
+  table.end_job(producer.job);
+  EXPECT_EQ(table.take_gone().size(), 1U);
+  EXPECT_EQ(table.stats().spilled_objects, 0U);
+  EXPECT_EQ(table.spilled_bytes(), 0U);
+  expect_all_goes();
+}
+
+TEST_F(ObjectTableTest, ACopyIsEvictedAltogether) {
+  const CreateRequest request{.object = object, .owner = owner, .size_bytes = 100, .is_copy = true};
+  ASSERT_TRUE(table.create(producer, request, Instant{}));
+  ASSERT_TRUE(table.seal(producer, object));
+  EXPECT_EQ(code_of(table.set_spilled(object)), Code::conflict);
+  const auto leaving = table.evictees(producer, 100, 0);
+  ASSERT_EQ(leaving.size(), 1U);
+  EXPECT_FALSE(leaving[0].must_be_written);
+  ASSERT_TRUE(table.evict(object));
+  EXPECT_EQ(code_of(table.get(reader, object)), Code::not_found);
+  const auto gone = table.take_gone();
+  ASSERT_EQ(gone.size(), 1U);
+  EXPECT_TRUE(gone[0].is_copy);
+  EXPECT_TRUE(gone[0].owner_held);  // So it has to be told.
+  expect_all_goes();
+}
+
+// A segment gives its memory back only when nothing lies in it.
+TEST_F(ObjectTableTest, AnotherProcessGetsRoomByEmptyingWholeSegments) {
+  create_sealed(object_id(1), capacity / 2);
+  create_sealed(object_id(2), capacity / 2);
+  ASSERT_TRUE(table.add_segment(reader, capacity));
+  EXPECT_FALSE(table.can_fit(reader, 100));
+  ASSERT_TRUE(table.pin(producer, object_id(1)));
+  EXPECT_TRUE(table.evictees(reader, 100, 0).empty());  // To spill the other would be in vain.
+  ASSERT_TRUE(table.release(producer, object_id(1), 1));
+  const auto leaving = table.evictees(reader, 100, 0);
+  ASSERT_EQ(leaving.size(), 2U);
+  for (const Evictee& one : leaving) {
+    ASSERT_TRUE(table.set_spilled(one.object));
+    ASSERT_TRUE(table.evict(one.object));
+  }
+  EXPECT_GT(table.drop_empty_segments(100), 0U);
+  for (const SegmentId id : table.take_dropped()) ASSERT_TRUE(table.segment_closed(id));
+  EXPECT_TRUE(table.can_fit(reader, 100));
+  EXPECT_EQ(table.evictees(stranger, 100, 0).size(), 0U);  // It has no segment to be placed in.
+  expect_all_goes();
+}
+
+TEST(ObjectTableReserve, WhatComesBackFindsRoomBesideAPinnedSegment) {
+  SeededRandom random{1};
+  ObjectTable table{capacity, random};
+  const Caller worker{process_id(1), job_id(1)};
+  const Caller maker{process_id(2), job_id(1)};
+  table.keep_for(worker.process, capacity / 8);
+  for (const Caller& caller : {worker, maker}) {
+    ASSERT_TRUE(table.attach(caller));
+    ASSERT_TRUE(table.add_segment(caller, capacity));
+  }
+  const auto create = [&](const Caller& caller, uint64_t n, uint64_t size) {
+    const CreateRequest request{.object = object_id(n), .owner = process_id(9), .size_bytes = size};
+    return table.create(caller, request, Instant{});
+  };
+  EXPECT_EQ(code_of(create(maker, 1, capacity / 4)), Code::ok);
+  EXPECT_EQ(code_of(create(maker, 2, capacity / 2)), Code::ok);
+  EXPECT_EQ(code_of(create(maker, 3, capacity / 4)), Code::exhausted);
+  EXPECT_EQ(code_of(create(maker, 3, capacity / 8)), Code::ok);
+  EXPECT_EQ(code_of(create(worker, 4, capacity / 8)), Code::ok);
+  EXPECT_EQ(table.committed_bytes(), capacity);
+  // It is not for ever closed to what needs all of the store.
+  ObjectTable empty{capacity, random};
+  empty.keep_for(worker.process, capacity / 8);
+  ASSERT_TRUE(empty.attach(maker));
+  ASSERT_TRUE(empty.add_segment(maker, capacity));
+  EXPECT_TRUE(empty.can_fit(maker, capacity));
+}
+
 }  // namespace
 }  // namespace troupe::object_store

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <numeric>
+#include <vector>
 
 #include "base/random.h"
 
@@ -31,9 +31,10 @@ TEST(ChunkPlan, CutsWholeChunksAndAShorterLastOne) {
 TEST(ChunkPlan, AnEmptyObjectHasNoChunksAndIsComplete) {
   const auto plan = ChunkPlan::make(0).value();
   EXPECT_EQ(plan.count(), 0U);
-  const auto assembler = ChunkAssembler::make(plan, {}).value();
-  EXPECT_TRUE(assembler.complete());
-  EXPECT_FALSE(assembler.next_missing());
+  ChunkLedger ledger{plan};
+  EXPECT_TRUE(ledger.complete());
+  EXPECT_FALSE(ledger.take());
+  EXPECT_TRUE(ledger.has(0, 0));
 }
 
 TEST(ChunkPlan, HugeSizesDoNotWrap) {
@@ -42,76 +43,94 @@ TEST(ChunkPlan, HugeSizesDoNotWrap) {
   EXPECT_EQ(plan.at(plan.count() - 1).value(), (Chunk{plan.count() - 1, UINT64_MAX - 1, 1}));
 }
 
-TEST(ChunkAssembler, BuildsTheObjectFromChunksInAnyOrder) {
+Result<PackedChunk> pack(const Bytes& bytes, bool compress) {
+  return pack_chunk([&]() -> Result<BytesView> { return BytesView{bytes}; }, compress);
+}
+std::string_view codec_of(const PackedChunk& packed) {
+  return packed.compressed ? chunk_codec : "";
+}
+BytesView travelling(const PackedChunk& packed) {
+  return packed.compressed ? BytesView{*packed.compressed} : packed.raw;
+}
+
+TEST(ChunkLedger, HandsOutEachChunkUntilItHasCome) {
   for (uint64_t seed = 1; seed <= 50; ++seed) {
     SCOPED_TRACE(fmt::format("TROUPE_SEED={}", seed));
     SeededRandom random{seed};
-    const Bytes object = random_bytes(random, random.below(20'000));
-    const auto plan = ChunkPlan::make(object.size(), 1 + random.below(1000)).value();
-    Bytes target(object.size());
-    auto assembler = ChunkAssembler::make(plan, target).value();
-    std::vector<uint64_t> order(plan.count());
-    std::iota(order.begin(), order.end(), uint64_t{0});
-    for (uint64_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+    const uint64_t size = random.below(20'000);
+    ChunkLedger ledger{ChunkPlan::make(size, 1 + random.below(1000)).value()};
+    std::vector<Chunk> asked;
     uint64_t arrived = 0;
-    for (const uint64_t index : order) {
-      ASSERT_FALSE(assembler.complete());
-      const auto sent = cut_chunk(plan, object, index).value();
-      Bytes data{sent.data.begin(), sent.data.end()};
-      if (random.chance(0.3)) {  // Damage on the way: refused, nothing written, still missing.
-        data[random.below(data.size())] ^= static_cast<uint8_t>(1 + random.below(255));
-        ASSERT_EQ(assembler.accept(index, sent.checksum, data).error().code(), Code::data_loss);
-        ASSERT_EQ(assembler.next_missing(index)->index, index);
-      }
-      ASSERT_EQ(assembler.accept(index, sent.checksum, sent.data).value(), Arrival::fresh);
-      arrived += sent.chunk.size_bytes;
-      ASSERT_EQ(assembler.arrived_bytes(), arrived);
+    while (!ledger.complete()) {
+      if (const auto chunk = ledger.take()) asked.push_back(*chunk);
+      ASSERT_FALSE(asked.empty()) << "a chunk was lost";
+      if (random.chance(0.5)) continue;
+      const auto one = asked.begin() + static_cast<std::ptrdiff_t>(random.below(asked.size()));
+      const Chunk chunk = *one;
+      asked.erase(one);
       if (random.chance(0.3)) {
-        ASSERT_EQ(assembler.accept(index, sent.checksum, sent.data).value(), Arrival::duplicate);
-        ASSERT_EQ(assembler.arrived_bytes(), arrived);
+        ledger.give_back(chunk);
+        ASSERT_FALSE(ledger.has(chunk.offset_bytes, chunk.size_bytes));
+        continue;
       }
+      ASSERT_TRUE(ledger.arrived(chunk));
+      ASSERT_FALSE(ledger.arrived(chunk));  // Twice counts once.
+      ledger.give_back(chunk);              // What has come is not asked for again.
+      arrived += chunk.size_bytes;
+      ASSERT_EQ(ledger.arrived_bytes(), arrived);
+      ASSERT_TRUE(ledger.has(chunk.offset_bytes, chunk.size_bytes));
     }
-    ASSERT_TRUE(assembler.complete());
-    ASSERT_EQ(target, object);
+    ASSERT_EQ(arrived, size);
+    ASSERT_FALSE(ledger.take());
+    ASSERT_TRUE(ledger.has(0, size));
+    ASSERT_FALSE(ledger.has(0, size + ledger.plan().chunk_bytes() + 1));
   }
 }
 
-TEST(ChunkAssembler, RefusedChunksWriteNothing) {
-  const Bytes object(10, 7);
-  Bytes target(10, 1);
-  const auto plan = ChunkPlan::make(10, 4).value();
-  auto assembler = ChunkAssembler::make(plan, target).value();
-  const auto chunk = cut_chunk(plan, object, 0).value();
-  EXPECT_EQ(assembler.accept(0, chunk.checksum ^ 1, chunk.data).error().code(), Code::data_loss);
-  EXPECT_EQ(assembler.accept(0, chunk.checksum, chunk.data.first(3)).error().code(), Code::invalid);
-  EXPECT_EQ(assembler.accept(2, chunk.checksum, chunk.data).error().code(), Code::invalid);
-  EXPECT_EQ(assembler.accept(3, chunk.checksum, chunk.data).error().code(), Code::invalid);
-  EXPECT_EQ(assembler.accept(UINT64_MAX, 0, {}).error().code(), Code::invalid);
-  EXPECT_EQ(target, Bytes(10, 1));
-  EXPECT_EQ(assembler.arrived_bytes(), 0U);
+TEST(ChunkPacking, BytesComeAsTheyWere) {
+  SeededRandom random{1};
+  const Bytes noise = random_bytes(random, 300'000);
+  const Bytes zeros(300'000);
+  for (const Bytes* object : {&noise, &zeros}) {
+    for (const bool compress : {false, true}) {
+      const auto packed = pack(*object, compress).value();
+      EXPECT_EQ(packed.compressed != nullptr, compress && object == &zeros);
+      Bytes target(object->size());
+      ASSERT_TRUE(unpack_chunk(codec_of(packed), packed.checksum, travelling(packed), target));
+      EXPECT_EQ(target, *object);
+    }
+  }
+  EXPECT_LT(pack(zeros, true).value().compressed->size(), zeros.size() / 10);
+  Bytes none;
+  EXPECT_TRUE(unpack_chunk("", pack(none, true).value().checksum, {}, none));
 }
 
-TEST(ChunkAssembler, ALateDamagedDuplicateDoesNotTouchWhatArrived) {
-  const Bytes object(8, 7);
-  Bytes target(8);
-  const auto plan = ChunkPlan::make(8, 4).value();
-  auto assembler = ChunkAssembler::make(plan, target).value();
-  const auto chunk = cut_chunk(plan, object, 1).value();
-  ASSERT_TRUE(assembler.accept(1, chunk.checksum, chunk.data));
-  const Bytes damaged(4, 9);
-  EXPECT_EQ(assembler.accept(1, chunk.checksum, damaged).value(), Arrival::duplicate);
-  EXPECT_EQ(target, (Bytes{0, 0, 0, 0, 7, 7, 7, 7}));
-  EXPECT_EQ(assembler.next_missing()->index, 0U);
-  EXPECT_FALSE(assembler.next_missing(1));
-  EXPECT_FALSE(assembler.next_missing(UINT64_MAX));
+TEST(ChunkPacking, DamageIsRefused) {
+  const Bytes object(100'000, 7);
+  const auto raw = pack(object, false).value();
+  const auto packed = pack(object, true).value();
+  Bytes target(object.size());
+  EXPECT_EQ(unpack_chunk("", raw.checksum ^ 1, raw.raw, target).error().code(), Code::data_loss);
+  EXPECT_EQ(unpack_chunk("", raw.checksum, raw.raw.first(3), target).error().code(), Code::invalid);
+  EXPECT_EQ(unpack_chunk("zip", raw.checksum, raw.raw, target).error().code(), Code::invalid);
+  Bytes damaged = *packed.compressed;
+  damaged[damaged.size() / 2] ^= 0x55;
+  EXPECT_EQ(unpack_chunk(chunk_codec, packed.checksum, damaged, target).error().code(),
+            Code::data_loss);
+  const BytesView cut = BytesView{*packed.compressed}.first(packed.compressed->size() / 2);
+  EXPECT_EQ(unpack_chunk(chunk_codec, packed.checksum, cut, target).error().code(),
+            Code::data_loss);
+  Bytes smaller(object.size() - 1);
+  EXPECT_FALSE(unpack_chunk(chunk_codec, packed.checksum, *packed.compressed, smaller));
 }
 
-TEST(ChunkAssembler, PlanAndBytesMustAgree) {
-  Bytes bytes(9);
-  const auto plan = ChunkPlan::make(10).value();
-  EXPECT_EQ(ChunkAssembler::make(plan, bytes).error().code(), Code::invalid);
-  EXPECT_EQ(cut_chunk(plan, bytes, 0).error().code(), Code::invalid);
-  EXPECT_EQ(cut_chunk(plan, Bytes(10), 1).error().code(), Code::invalid);
+// It lands where it is wanted, so nothing is to be copied.
+TEST(ChunkPacking, WhatLiesInPlaceIsOnlyChecked) {
+  Bytes object(1000, 7);
+  const uint64_t checksum = chunk_checksum(object);
+  EXPECT_TRUE(unpack_chunk("", checksum, object, object));
+  object[5] = 8;
+  EXPECT_EQ(unpack_chunk("", checksum, object, object).error().code(), Code::data_loss);
 }
 
 // The checksum crosses between nodes of different builds: it may not change.

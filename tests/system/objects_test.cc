@@ -39,10 +39,10 @@ class ObjectsSystem : public testing::Test {
 };
 Cluster* ObjectsSystem::cluster = nullptr;
 
-// The program `objects hold`, which holds some until this goes.
+// The program `objects hold`, or another that holds some until this goes.
 class HeldObjects {
  public:
-  explicit HeldObjects(Cluster& of) {
+  explicit HeldObjects(Cluster& of, std::string name = "hold") {
     int in[2], out[2];
     EXPECT_EQ(::pipe2(in, O_CLOEXEC), 0);
     EXPECT_EQ(::pipe2(out, O_CLOEXEC), 0);
@@ -55,7 +55,6 @@ class HeldObjects {
     for (std::string& variable : variables) environment.push_back(variable.data());
     environment.push_back(nullptr);
     std::string program = std::string(TROUPE_BIN) + "/objects";
-    std::string name = "hold";
     char* arguments[] = {program.data(), name.data(), nullptr};
     EXPECT_EQ(::posix_spawn(&pid_, program.c_str(), &files, nullptr, arguments, environment.data()),
               0);
@@ -156,9 +155,33 @@ TEST_F(ObjectsSystem, AreListedWithWhoHoldsThem) {
 
 TEST(ObjectsSystemOfASmallStore, RoomGoesToWhoeverNeedsIt) {
   Cluster cluster;
-  ASSERT_EQ(cluster.up({"--workers", "1", "--store-mib", "64", "--gateway-port", "-1"}).status, 0);
+  ASSERT_EQ(
+      cluster
+          .up({"--workers", "1", "--store-mib", "64", "--spill-mib", "0", "--gateway-port", "-1"})
+          .status,
+      0);
   const Outcome outcome = cluster.program("objects", {"full_store"});
   EXPECT_EQ(outcome.status, 0) << outcome.err << outcome.out;
+}
+
+TEST(ObjectsSystemOfASmallStore, SpilledObjectsAreListedAndRead) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up({"--workers", "1", "--store-mib", "64", "--gateway-port", "-1"}).status, 0);
+  HeldObjects held{cluster, "hold_spilled"};
+  const std::string pinned = held.line();
+  ASSERT_EQ(pinned.size(), 32u);
+  const Outcome json = cluster.troupe({"objects", "-o", "json"});
+  const auto rows = boost::json::parse(json.out).as_array();
+  EXPECT_EQ(rows.size(), 41u) << json.out;
+  int spilled = 0;
+  for (const auto& row : rows) {
+    const auto state = row.at("state").as_string();
+    if (state == "spilled") ++spilled;
+    if (row.at("id").as_string() == pinned) EXPECT_EQ(state, "stored") << json.out;
+    EXPECT_GE(row.at("size_bytes").to_number<int64_t>(), 2 << 20) << json.out;
+  }
+  EXPECT_GE(spilled, 10) << json.out;
+  EXPECT_NE(cluster.describe("worker-0", "store_spilled_mib"), "0");
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "transport/real_environment.h"
@@ -50,6 +51,11 @@ class PeerTest : public testing::Test {
   static Async<Result<Message>> give_descriptor() {
     Message reply;
     reply.descriptors.emplace_back(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
+    co_return reply;
+  }
+  static Async<Result<Message>> give_bulk(Bytes body, std::shared_ptr<const Bytes> bytes) {
+    Message reply{std::move(body), {}};
+    reply.bulk = {*bytes, bytes};
     co_return reply;
   }
   Async<Status> count(Message message, OutgoingStream& out) {
@@ -190,6 +196,72 @@ TEST_F(PeerTest, DescriptorsTravelBesideMessages) {
     struct stat status {};
     EXPECT_EQ(::fstat(reply.descriptors[0].get(), &status), 0);
     EXPECT_TRUE(S_ISCHR(status.st_mode));
+  });
+}
+
+// Bulk is written where the caller wants it, between messages that keep their order.
+TEST_F(PeerTest, BulkLandsWhereItIsWanted) {
+  auto sent = std::make_shared<Bytes>(3 << 20);
+  for (size_t i = 0; i < sent->size(); ++i) (*sent)[i] = static_cast<uint8_t>(i * 7 >> 3);
+  const std::weak_ptr<Bytes> watch = sent;
+  server.on_message(Method::fetch_chunk, [&](Message message, CallContext) {
+    return give_bulk(std::move(message.body), sent);
+  });
+  with_client([&](std::shared_ptr<Peer> peer) -> Async<void> {
+    auto target = std::make_shared<Bytes>(sent->size() + 10);
+    std::vector<OutgoingCall> calls;
+    for (int i = 0; i < 3; ++i) {
+      Message request{Bytes(1, static_cast<uint8_t>(i)), {}};
+      calls.push_back(peer->begin_call(Method::fetch_chunk, std::move(request), 5s).value());
+    }
+    Landing right{*target, target};
+    calls[0].land(std::move(right));
+    Landing small{std::span{*target}.first(100), target};
+    calls[1].land(std::move(small));
+    for (int i = 0; i < 3; ++i) {
+      auto reply = (co_await calls[static_cast<size_t>(i)].reply()).value();
+      EXPECT_EQ(reply.body[0], i);
+      EXPECT_TRUE(std::ranges::equal(reply.bulk.bytes, *sent));
+      // Without room for it, it lies in memory of its own.
+      EXPECT_EQ(reply.bulk.bytes.data() == target->data(), i == 0);
+    }
+    Message plain{Bytes(1, 9), {}};
+    auto echoed = co_await peer->call(Method::invoke, std::move(plain), 5s);
+    EXPECT_TRUE(echoed.value().bulk.bytes.empty());
+    calls.clear();
+    sent.reset();
+    EXPECT_EQ(target.use_count(), 1);
+  });
+  EXPECT_TRUE(watch.expired()) << "what was sent is still held";
+}
+
+TEST_F(PeerTest, BulkOverTheLimitIsRefused) {
+  auto large = std::make_shared<Bytes>(protocol::bulk_bytes_max + 1);
+  server.on_message(Method::fetch_chunk, [&](Message message, CallContext) {
+    return give_bulk(std::move(message.body), large);
+  });
+  with_client([&](std::shared_ptr<Peer> peer) -> Async<void> {
+    auto reply = co_await peer->call(Method::fetch_chunk, Message(), 5s);
+    EXPECT_EQ(reply.error().code(), Code::invalid);
+    EXPECT_TRUE(co_await peer->call(Method::invoke, Message(), 5s));
+  });
+}
+
+// Who gave up must not find its memory written later: the bulk goes elsewhere.
+TEST_F(PeerTest, BulkOfACallThatWasGivenUpLandsNowhere) {
+  auto sent = std::make_shared<Bytes>(1 << 20, uint8_t{5});
+  server.on_message(Method::fetch_chunk, [&](Message message, CallContext) {
+    return give_bulk(std::move(message.body), sent);
+  });
+  with_client([&](std::shared_ptr<Peer> peer) -> Async<void> {
+    Bytes target(sent->size());
+    {
+      auto call = peer->begin_call(Method::fetch_chunk, Message(), 5s).value();
+      Landing landing{target, sent};
+      call.land(std::move(landing));
+    }
+    EXPECT_TRUE(co_await peer->call(Method::invoke, Message(), 5s));
+    EXPECT_EQ(target, Bytes(target.size()));
   });
 }
 

@@ -59,6 +59,7 @@ class FakeHead : public transport::Router {
   std::vector<protocol::ActorGauges> gauges;
   std::vector<protocol::JobInfo> jobs;
   int beats = 0;
+  uint64_t store_spilled_bytes = 0;
   int exits_to_refuse = 0;
   uint64_t epoch = 1;
   bool register_again = false;
@@ -86,6 +87,7 @@ class FakeHead : public transport::Router {
   }
   Async<Result<protocol::HeartbeatReply>> heartbeat(protocol::Heartbeat beat, CallContext) {
     ++beats;
+    store_spilled_bytes = beat.store_spilled_bytes;
     for (auto& report : beat.gauges) gauges.push_back(std::move(report));
     changed.pulse();
     co_return protocol::HeartbeatReply{epoch, std::exchange(register_again, false)};

@@ -19,6 +19,8 @@ struct UpOptions {
   double cpus = 0;         // A worker; 0: the machine's cores shared out evenly.
   double gpus = -1;        // A worker; -1: the machine's, shared out evenly.
   uint64_t store_mib = 0;  // A worker's object store; 0: a quarter of memory, shared out evenly.
+  std::string spill_dir;   // Where full stores spill objects; empty: below the state directory.
+  int64_t spill_mib = -1;  // At most so much a worker; 0: off; -1: four times its object store.
   // NAME=AMOUNT and KEY=VALUE, of each worker; with "worker-N:" before it, of that one alone.
   std::vector<std::string> resources;
   std::vector<std::string> labels;
@@ -79,6 +81,8 @@ struct DaemonOptions {
   uint32_t first_gpu = 0;
   uint64_t memory_mib = 0;
   uint64_t store_mib = 0;
+  std::string spill_dir;               // Empty: below the state directory.
+  uint64_t spill_mib = 0;              // 0: spilling is off.
   std::vector<std::string> resources;  // NAME=AMOUNT.
   std::vector<std::string> labels;     // KEY=VALUE.
 };

@@ -172,6 +172,10 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
   worker_options.socket_folder = daemon.folder().sockets();
   worker_options.log_folder = daemon.folder().logs();
   worker_options.store_capacity_bytes = daemon.options().store_mib << 20;
+  worker_options.spill_folder = daemon.options().spill_dir.empty()
+                                    ? daemon.folder().spill().string()
+                                    : daemon.options().spill_dir;
+  worker_options.spill_bytes_max = daemon.options().spill_mib << 20;
   worker_options.certificate_pem = daemon.pem().certificate_pem;
   worker_options.key_pem = daemon.pem().key_pem;
   worker_options.authority_pem = daemon.pem().authority_pem;

@@ -41,6 +41,12 @@ int main(int argc, char** argv) {
   up_command->add_option("--cpus", up.cpus, "Cores a worker (default: shared out evenly)");
   up_command->add_option("--gpus", up.gpus, "GPUs a worker (default: shared out evenly)");
   up_command->add_option("--store-mib", up.store_mib, "Object store a worker, in MiB");
+  up_command->add_option("--spill-dir", up.spill_dir,
+                         "Folder for objects that a full store spills (default: below the state "
+                         "directory)");
+  up_command->add_option("--spill-mib", up.spill_mib,
+                         "Spilled objects a worker, in MiB, at most; 0: none (default: four times "
+                         "--store-mib)");
   up_command
       ->add_option("--resource", up.resources,
                    "NAME=AMOUNT of a resource of your own, for each worker; "
@@ -162,6 +168,8 @@ int main(int argc, char** argv) {
     command->add_option("--first-gpu", daemon.first_gpu, "The machine's number of the first");
     command->add_option("--memory-mib", daemon.memory_mib, "Memory of this worker");
     command->add_option("--store-mib", daemon.store_mib);
+    command->add_option("--spill-dir", daemon.spill_dir, "Folder for spilled objects");
+    command->add_option("--spill-mib", daemon.spill_mib, "How much is spilled; 0: nothing");
     command->add_option("--resource", daemon.resources, "NAME=AMOUNT of a resource of your own")
         ->allow_extra_args(false);
     command->add_option("--label", daemon.labels, "KEY=VALUE")->allow_extra_args(false);

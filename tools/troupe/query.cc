@@ -57,6 +57,7 @@ json::object describe_node(const protocol::NodeInfo& node) {
           {"cpu_used", static_cast<double>(node.cpu_used_milli) / 1000},
           {"memory_used_mib", node.memory_used_bytes >> 20},
           {"store_used_mib", node.store_used_bytes >> 20},
+          {"store_spilled_mib", node.store_spilled_bytes >> 20},
           {"store_capacity_mib", node.store_capacity_bytes >> 20},
           {"version", node.version}};
 }

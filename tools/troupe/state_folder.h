@@ -42,6 +42,7 @@ class StateFolder {
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path sockets() const { return path_ / "sockets"; }
   std::filesystem::path logs() const { return path_ / "logs"; }
+  std::filesystem::path spill() const { return path_ / "spill"; }
   std::filesystem::path authority() const { return path_ / "authority"; }
   // What the gateway's HTTPS is verified with (curl --cacert).
   std::filesystem::path authority_certificate() const { return authority() / "authority.pem"; }

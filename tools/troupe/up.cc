@@ -174,6 +174,8 @@ class Starter {
     const uint64_t memory_mib =
         (worker::detect_memory_bytes("/") >> 20) / static_cast<uint64_t>(count);
     const uint64_t store_mib = options_.store_mib > 0 ? options_.store_mib : memory_mib / 4;
+    const uint64_t spill_mib =
+        options_.spill_mib >= 0 ? static_cast<uint64_t>(options_.spill_mib) : 4 * store_mib;
     std::vector<StartedDaemon> started;
     for (int i = 0; i < options_.workers; ++i) {
       const std::string name = fmt::format("worker-{}", i);
@@ -185,7 +187,12 @@ class Starter {
           "--gpus",          fmt::format("{}", gpus),
           "--first-gpu",     fmt::format("{}", i * gpus_apart),
           "--memory-mib",    fmt::format("{}", memory_mib),
-          "--store-mib",     fmt::format("{}", store_mib)};
+          "--store-mib",     fmt::format("{}", store_mib),
+          "--spill-mib",     fmt::format("{}", spill_mib)};
+      if (!options_.spill_dir.empty()) {
+        arguments.insert(arguments.end(),
+                         {"--spill-dir", std::filesystem::absolute(options_.spill_dir)});
+      }
       for (const std::string& text : meant_for(name, options_.resources)) {
         arguments.insert(arguments.end(), {"--resource", text});
       }
