@@ -516,21 +516,24 @@ std::shared_ptr<client::Object> start_call(const std::shared_ptr<SessionImpl>& s
                                            const std::shared_ptr<client::ActorTarget>& target,
                                            std::string_view method, uint64_t signature,
                                            std::vector<ArgumentValue>& arguments,
-                                           const CallOptions& options, uint32_t results,
-                                           client::Client::Objects* more,
+                                           const CallOptions& options, int max_call_retries,
+                                           uint32_t results, client::Client::Objects* more,
                                            std::shared_ptr<client::ItemSource> items = nullptr) {
   client::ActorCallSpec spec;
   spec.actor = target->actor();
   spec.method = method;
   spec.signature = signature;
   spec.budget = options.timeout;
-  if (const int retries = options.retries.value_or(0); retries != 0) {
-    spec.retry = to_policy(retries, options.retry_on, options.retry_delay);
+  const int retries = options.retries.value_or(max_call_retries);
+  if (retries != 0 || !options.name.empty() || results > 0 || items) {
+    auto extras = std::make_shared<client::ActorCallExtras>();
+    if (retries != 0) extras->retry = to_policy(retries, options.retry_on, options.retry_delay);
+    extras->name = options.name;
+    extras->results = results;
+    extras->items_max = std::max(options.generator_items_max, 1u);
+    extras->items = std::move(items);
+    spec.extras = std::move(extras);
   }
-  spec.results = results;
-  spec.items_max = std::max(options.generator_items_max, 1u);
-  spec.items = std::move(items);
-  spec.name = options.name;
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
   spec.held = std::move(lowered.held);
@@ -545,18 +548,18 @@ std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& sessi
                                        const std::shared_ptr<client::ActorTarget>& target,
                                        std::string_view method, uint64_t signature,
                                        std::vector<ArgumentValue> arguments,
-                                       const CallOptions& options) {
+                                       const CallOptions& options, int max_call_retries) {
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return make_failed(session, std::move(stored).error());
   }
-  return own(session,
-             start_call(session, target, method, signature, arguments, options, 0, nullptr));
+  return own(session, start_call(session, target, method, signature, arguments, options,
+                                 max_call_retries, 0, nullptr));
 }
 
 std::vector<std::shared_ptr<RefHandle>> submit_call_many(
     const std::shared_ptr<SessionImpl>& session, const std::shared_ptr<client::ActorTarget>& target,
     std::string_view method, uint64_t signature, std::vector<ArgumentValue> arguments,
-    const CallOptions& options, uint32_t count) {
+    const CallOptions& options, int max_call_retries, uint32_t count) {
   if (count > results_max) {
     return all_failed(
         session, error(Code::invalid, fmt::format("a call has at most {} results", results_max)),
@@ -566,7 +569,7 @@ std::vector<std::shared_ptr<RefHandle>> submit_call_many(
     return all_failed(session, std::move(stored).error(), count);
   }
   client::Client::Objects more;
-  auto first = start_call(session, target, method, signature, arguments, options,
+  auto first = start_call(session, target, method, signature, arguments, options, max_call_retries,
                           std::max(count, 1u), &more);
   return own_all(session, std::move(first), std::move(more));
 }
@@ -1207,7 +1210,8 @@ StartedStream stream_method(const std::shared_ptr<SessionImpl>& session,
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return failed_stream(session, std::move(items), std::move(stored).error());
   }
-  auto call = start_call(session, target, method, signature, arguments, options, 0, nullptr, items);
+  auto call =
+      start_call(session, target, method, signature, arguments, options, 0, 0, nullptr, items);
   return started(session, std::move(items), own(session, std::move(call)));
 }
 

@@ -126,7 +126,11 @@ class Program {
     call.actor = actor;
     call.budget = 3s;
     const bool retriable = random_.chance(0.5);
-    if (retriable) call.retry.retries = -1;
+    if (retriable) {
+      client::ActorCallExtras extras;
+      extras.retry.retries = -1;
+      call.extras = std::make_shared<const client::ActorCallExtras>(std::move(extras));
+    }
     const uint64_t kind = random_.below(20);
     call.method = kind == 0 ? "crash" : kind == 1 ? "fail" : kind < 6 ? "slow" : "echo";
     // Says so in its argument, for the check that nothing else runs twice.
