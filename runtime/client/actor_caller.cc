@@ -244,12 +244,7 @@ Async<void> ActorCaller::pump(Target target) {
 Async<void> ActorCaller::await_reply(Target target, Queued queued, transport::OutgoingCall call,
                                      uint32_t incarnation, protocol::ProcessAddress callee) {
   const auto given_up = on_cancel(*queued->result);
-  std::optional<Result<Message>> outcome;
-  {
-    using namespace boost::asio::experimental::awaitable_operators;
-    auto raced = co_await (call.reply() || given_up->wait());
-    if (raced.index() == 0) outcome = std::get<0>(std::move(raced));
-  }
+  auto outcome = co_await call.reply_unless(*given_up);
   if (!outcome) {
     call.cancel(given_up->how);
     finish(queued);

@@ -715,14 +715,13 @@ Async<Result<protocol::InvokeReply>> LeasePool::invoke(SlotPointer slot, TaskPoi
   if (!(*peer)->is_writable()) co_await ((*peer)->writable() || given_up->wait());
   auto sent = (*peer)->begin_call(Method::invoke, std::move(message), budget);
   if (!sent) co_return std::move(sent).error();
-  auto raced = co_await (sent->reply() || given_up->wait());
-  if (raced.index() == 1) {
+  auto reply = co_await sent->reply_unless(*given_up);
+  if (!reply) {
     sent->cancel(given_up->how);
     co_return error(Code::cancelled, "the task was cancelled");
   }
-  auto reply = std::get<0>(std::move(raced));
-  if (!reply) co_return std::move(reply).error();
-  co_return protocol::decode<protocol::InvokeReply>(reply->body);
+  if (!*reply) co_return std::move(*reply).error();
+  co_return protocol::decode<protocol::InvokeReply>((*reply)->body);
 }
 
 Async<Status> LeasePool::run_stream(TaskPointer task,
