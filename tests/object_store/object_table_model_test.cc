@@ -502,7 +502,7 @@ TEST(ObjectTable, AgreesWithANaiveModelOverRandomHistories) {
     EXPECT_GT(history.created, 500U);
     EXPECT_GT(history.exhausted, 10U);
     EXPECT_GT(history.sealed_reserved, 50U);
-    EXPECT_GT(history.evicted, 50U);
+    EXPECT_GT(history.evicted, 20U);
     EXPECT_GT(history.restored, 20U);
     EXPECT_GT(history.deaths, 10U);
     EXPECT_GT(history.segments_closed, 5U);
