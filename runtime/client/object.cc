@@ -11,7 +11,8 @@ Object::~Object() {
 }
 
 void CallCount::end() {
-  if (unfinished_.fetch_sub(1) != 1 || !is_awaited_.load()) return;
+  ended_.fetch_add(1);
+  if (!is_awaited_.load() || unfinished() > 0) return;
   const std::lock_guard lock{mutex_};
   for (auto* waiter : waiters_) waiter->signal();
 }
@@ -22,7 +23,7 @@ void CallCount::add_waiter(transport::RingPort::Waiter& waiter) {
   if (std::find(waiters_.begin(), waiters_.end(), &waiter) == waiters_.end()) {
     waiters_.push_back(&waiter);
   }
-  if (unfinished_.load() == 0) waiter.signal();
+  if (unfinished() == 0) waiter.signal();
 }
 
 void CallCount::remove_waiter(transport::RingPort::Waiter& waiter) {

@@ -20,15 +20,21 @@ namespace troupe::client {
 // How many of a process's calls have no outcome yet. Thread-safe.
 class CallCount {
  public:
-  void begin() { unfinished_.fetch_add(1); }
+  void begin() { begun_.fetch_add(1); }
   void end();
-  size_t unfinished() const { return unfinished_.load(); }
+  // Those that end meanwhile may still count.
+  size_t unfinished() const {
+    const size_t ended = ended_.load();
+    return begun_.load() - ended;
+  }
   // Until remove_waiter it is signalled when none is left.
   void add_waiter(transport::RingPort::Waiter& waiter);
   void remove_waiter(transport::RingPort::Waiter& waiter);
 
  private:
-  std::atomic<size_t> unfinished_ = 0;
+  // Apart, for one thread begins calls and another ends them.
+  alignas(64) std::atomic<size_t> begun_ = 0;
+  alignas(64) std::atomic<size_t> ended_ = 0;
   std::atomic<bool> is_awaited_ = false;
   std::mutex mutex_;
   std::vector<transport::RingPort::Waiter*> waiters_;  // Guarded.
