@@ -63,7 +63,7 @@ Async<Status> ObjectSpiller::start() {
   TROUPE_CO_TRY(auto folder, co_await run_blocking(environment_, std::move(open)));
   folder_ = std::make_shared<const SpillFolder>(std::move(folder));
   object_store::ObjectTable& table = objects_.table_;
-  table.reserve(objects_.self_.address.process, table.capacity_bytes() / reserved_share);
+  table.keep_room(objects_.self_.address.process, table.capacity_bytes() / reserved_share);
   co_return ok();
 }
 
