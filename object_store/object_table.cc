@@ -141,8 +141,8 @@ Status ObjectTable::segment_closed(SegmentId id) {
     return error(Code::not_found, fmt::format("segment {} was not dropped", id.number));
   }
   committed_bytes_ -= found->second.committed_bytes();
-  if (found->second.producer.process == kept_for_) {
-    kept_committed_bytes_ -= found->second.committed_bytes();
+  if (found->second.producer.process == room_for_) {
+    room_committed_bytes_ -= found->second.committed_bytes();
   }
   segments_.erase(found);
   freed_ = true;
@@ -217,7 +217,7 @@ Result<Block> ObjectTable::place(Caller caller, const CreateRequest& request, ui
   if (!found) return does_not_fit(request);
   const uint64_t grown = segment.committed_bytes() - committed_before;
   committed_bytes_ += grown;
-  if (caller.process == kept_for_) kept_committed_bytes_ += grown;
+  if (caller.process == room_for_) room_committed_bytes_ += grown;
   used_bytes_ += found->size_bytes;
   handle = found->handle;
   return Block{*id, found->offset_bytes, request.size_bytes};
@@ -322,10 +322,10 @@ Status ObjectTable::release_owner(ProcessId owner, ObjectId id) {
 
 // --- Pressure ---
 
-void ObjectTable::keep_for(ProcessId process, uint64_t bytes) {
-  TROUPE_ASSERT(segments_.empty(), "memory is kept before anybody takes it");
-  kept_for_ = process;
-  kept_bytes_ = std::min(page_floor(bytes), capacity_bytes_);
+void ObjectTable::keep_room(ProcessId process, uint64_t bytes) {
+  TROUPE_ASSERT(segments_.empty(), "room is kept before anybody takes it");
+  room_for_ = process;
+  room_bytes_ = std::min(page_floor(bytes), capacity_bytes_);
 }
 
 std::vector<Evictee> ObjectTable::evictees(Caller caller, uint64_t size_bytes,
@@ -542,9 +542,9 @@ Result<ObjectTable::Objects::iterator> ObjectTable::find_as_producer(Caller call
 uint64_t ObjectTable::touched_bytes_max(const Segment& segment, uint64_t size_bytes) const {
   const uint64_t own = segment.committed_bytes();
   const uint64_t left = capacity_bytes_ - (committed_bytes_ - own);
-  if (segment.producer.process == kept_for_) return left;
-  if (block_bytes(size_bytes) > capacity_bytes_ - kept_bytes_) return left;
-  const uint64_t kept = kept_bytes_ - std::min(kept_bytes_, kept_committed_bytes_);
+  if (segment.producer.process == room_for_) return left;
+  if (block_bytes(size_bytes) > capacity_bytes_ - room_bytes_) return left;
+  const uint64_t kept = room_bytes_ - std::min(room_bytes_, room_committed_bytes_);
   return std::max(own, left - std::min(left, kept));
 }
 

@@ -213,7 +213,7 @@ class ObjectTable {
   // Keeps so much memory for segments of this process, which restores objects: a segment of another
   // in which one object is pinned gives none back. A create that is larger than the rest ignores
   // it.
-  void keep_for(ProcessId process, uint64_t bytes);
+  void keep_room(ProcessId process, uint64_t bytes);
 
   // What should leave memory for a create of `size_bytes` by this caller, coldest first,
   // `batch_bytes` of it at least where there is as much: from the caller's own segment; or, if
@@ -361,9 +361,9 @@ class ObjectTable {
   uint64_t spilled_bytes_ = 0;
   Entry* coldest_ = nullptr;
   Entry* hottest_ = nullptr;
-  ProcessId kept_for_;
-  uint64_t kept_bytes_ = 0;
-  uint64_t kept_committed_bytes_ = 0;  // Behind segments of that process.
+  ProcessId room_for_;
+  uint64_t room_bytes_ = 0;
+  uint64_t room_committed_bytes_ = 0;  // Behind segments of that process.
   uint64_t last_segment_ = 0;
   bool freed_ = false;
   Objects objects_;

@@ -32,8 +32,6 @@ constexpr Duration copy_patience = std::chrono::seconds(2);
 // must not do so for ever.
 constexpr Duration stalled_after = std::chrono::seconds(2);
 constexpr int fruitless_rounds_max = 3;
-// lz4 fills no link that is faster than this.
-constexpr double compress_below_bytes_s = 300e6;
 constexpr uint64_t judge_rate_after_bytes = 2 * transfer_chunk_bytes;
 
 }  // namespace
@@ -335,8 +333,9 @@ Async<Status> ObjectPuller::fetch_chunk(std::shared_ptr<Round> round, PeerPointe
   const uint64_t bytes = building->ledger.arrived_bytes();
   const double seconds =
       std::chrono::duration<double>(environment_.clock.now() - pull->began).count();
-  request.compress = bytes >= judge_rate_after_bytes &&
-                     static_cast<double>(bytes) < compress_below_bytes_s * seconds;
+  request.compress =
+      bytes >= judge_rate_after_bytes &&
+      static_cast<double>(bytes) < objects_.options_.compress_below_bytes_s * seconds;
   Message message{protocol::encode(request), {}};
   TROUPE_CO_TRY(auto sent,
                 source->begin_call(Method::fetch_chunk, std::move(message), chunk_budget));

@@ -18,7 +18,7 @@ namespace {
 constexpr uint64_t batch_bytes_max = 32 << 20;
 constexpr uint64_t batches_a_store = 16;
 // Of the store is kept for what comes back, however much of the rest is pinned.
-constexpr uint64_t kept_share = 8;
+constexpr uint64_t reserved_share = 8;
 constexpr Duration retry_pause = std::chrono::seconds(1);
 constexpr Duration room_budget = std::chrono::seconds(60);
 
@@ -63,7 +63,7 @@ Async<Status> ObjectSpiller::start() {
   TROUPE_CO_TRY(auto folder, co_await run_blocking(environment_, std::move(open)));
   folder_ = std::make_shared<const SpillFolder>(std::move(folder));
   object_store::ObjectTable& table = objects_.table_;
-  table.keep_for(objects_.self_.address.process, table.capacity_bytes() / kept_share);
+  table.keep_room(objects_.self_.address.process, table.capacity_bytes() / reserved_share);
   co_return ok();
 }
 

@@ -29,6 +29,8 @@ struct WorkerOptions {
   // Where objects are spilled, in a folder of the node's own, and how much of them: 0 turns it off.
   std::string spill_folder;
   uint64_t spill_bytes_max = 0;
+  // Pulls that get less than this ask for compression, which lz4 does about as fast.
+  double compress_below_bytes_s = 300e6;
   std::string certificate_pem;  // The node's credentials, handed to this node's processes.
   std::string key_pem;
   std::string authority_pem;

@@ -500,7 +500,7 @@ TEST(ObjectTableReserve, WhatComesBackFindsRoomBesideAPinnedSegment) {
   ObjectTable table{capacity, random};
   const Caller worker{process_id(1), job_id(1)};
   const Caller maker{process_id(2), job_id(1)};
-  table.keep_for(worker.process, capacity / 8);
+  table.keep_room(worker.process, capacity / 8);
   for (const Caller& caller : {worker, maker}) {
     ASSERT_TRUE(table.attach(caller));
     ASSERT_TRUE(table.add_segment(caller, capacity));
@@ -517,7 +517,7 @@ TEST(ObjectTableReserve, WhatComesBackFindsRoomBesideAPinnedSegment) {
   EXPECT_EQ(table.committed_bytes(), capacity);
   // It is not for ever closed to what needs all of the store.
   ObjectTable empty{capacity, random};
-  empty.keep_for(worker.process, capacity / 8);
+  empty.keep_room(worker.process, capacity / 8);
   ASSERT_TRUE(empty.attach(maker));
   ASSERT_TRUE(empty.add_segment(maker, capacity));
   EXPECT_TRUE(empty.can_fit(maker, capacity));

@@ -245,8 +245,7 @@ class Program {
       if (value && as_text(value->bytes) != "task") {
         cluster_.checks().violation("a wrong result");
       }
-      const bool ended =
-          co_await cluster_.driver().wait_ready(result, simulation_.clock().now() + 1ms);
+      const bool ended = value || value.error().code() != Code::deadline_exceeded;
       if (!ended) cluster_.checks().violation("a task never ends");
       cluster_.driver().drop_reference(result);
     }
