@@ -438,9 +438,9 @@ void check_hold_spilled(const troupe::Session& session) {
   for (size_t i = 0; i < objects; ++i) kept.push_back(session.put(make_numbers(count)).value());
   const auto view = kept[0].view().value();
   kept.push_back(session.put(make_numbers(count)).value());
-  for (const auto& ref : kept) REQUIRE(ref.view().value().back() == count - 1);
+  for (const auto& ref : kept) REQUIRE(ref.view().value()[count - 1] == count - 1);
   REQUIRE(session.submit(sum_of_view, kept[1]).get());
-  REQUIRE(view.back() == count - 1);
+  REQUIRE(view[count - 1] == count - 1);
   std::cout << kept[0].id().to_string() << std::endl;
   std::string line;
   std::getline(std::cin, line);
