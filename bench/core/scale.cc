@@ -17,6 +17,14 @@ void run_while_exists(const std::string& path) {
 }
 TROUPE_TASK(run_while_exists);
 
+// As many results, each an object of its own.
+std::vector<int64_t> many_results(int64_t count) {
+  std::vector<int64_t> values(static_cast<size_t>(count));
+  std::iota(values.begin(), values.end(), 0);
+  return values;
+}
+TROUPE_TASK(many_results);
+
 using Shorts = std::vector<int16_t>;
 
 int64_t sum_all(const std::vector<troupe::ObjectRef<Shorts>>& refs) {
@@ -93,6 +101,18 @@ void get_many(Harness& harness, const troupe::Session& session) {
   harness.print("get_10k_objects_s", get_s, "s", {{"put_s", put_s}, {"copied_s", copied_s}});
 }
 
+void returns_of_a_task(Harness& harness, const troupe::Session& session) {
+  constexpr uint32_t count = 3000;
+  (void)session.submit_many({.returns = 1}, many_results, 1).at(0).get(patience).value();
+  std::vector<int64_t> got;
+  const double took = seconds_of([&] {
+    got =
+        session.get(session.submit_many({.returns = count}, many_results, count), patience).value();
+  });
+  if (got.size() != count || got.back() != count - 1) throw std::runtime_error("a value is wrong");
+  harness.print("returns_3k", took, "s");
+}
+
 void idle_worker(Harness& harness) {
   const pid_t worker = harness.processes().find("worker");
   if (worker == 0) throw std::runtime_error("no worker runs");
@@ -112,6 +132,7 @@ void scale_rows(Harness& harness, const troupe::Session& session) {
   harness.row("idle_worker_cpu_percent", [&] { idle_worker(harness); });
   harness.row("args_10k_s", [&] { many_arguments(harness, session); });
   harness.row("get_10k_objects_s", [&] { get_many(harness, session); });
+  harness.row("returns_3k", [&] { returns_of_a_task(harness, session); });
   harness.row("queued_million_drain_s", [&] { drain_a_million(harness, session); });
 }
 

@@ -64,7 +64,7 @@ struct Rings {
       channel->reply(call, payload.size(),
                      [&](uint8_t* out) { std::copy(payload.begin(), payload.end(), out); });
     }
-    void ring_cancel(const std::shared_ptr<transport::RingChannel>&, uint64_t) override {}
+    void ring_cancel(const std::shared_ptr<transport::RingChannel>&, uint64_t, uint8_t) override {}
     void ring_recall(const std::shared_ptr<transport::RingChannel>&) override {}
     void ring_closed(const std::shared_ptr<transport::RingChannel>&) override {}
   };

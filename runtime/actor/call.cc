@@ -151,7 +151,8 @@ bool Call::begin(Instant now) {
   if (begun_.exchange(true)) return false;
   begun_at_ns_.store(now.time_since_epoch().count(), std::memory_order_relaxed);
   if (origin_.channel) origin_.channel->begin(origin_.ordinal);
-  if (request_.begun) request_.begun(shared_from_this());
+  const RequestExtras* extras = request_.extras.get();
+  if (extras != nullptr && extras->begun) extras->begun(shared_from_this());
   return true;
 }
 

@@ -68,6 +68,16 @@ class StopHook {
   void* const argument_;
 };
 
+// What few calls have.
+struct RequestExtras {
+  std::string name;       // The caller's; empty: none.
+  uint32_t results = 0;   // 0: one, by finish_value.
+  Duration time_limit{};  // Zero: none.
+  Duration grace{};
+  // Of one with a time limit: called on its thread when it begins.
+  std::function<void(const std::shared_ptr<Call>&)> begun;
+};
+
 struct CallRequest {
   std::string method;
   uint64_t signature = 0;
@@ -77,12 +87,7 @@ struct CallRequest {
   uint32_t lane = 0;       // Of the mailbox; its instance says which.
   uint32_t items_max = 0;  // How many its receiver leaves unread; 0: stream_items_max wait here.
   Bytes record;            // What the arguments point into, if the call came through a ring.
-  std::string name;        // The caller's; empty: none.
-  uint32_t results = 0;    // 0: one, by finish_value.
-  Duration time_limit{};   // Zero: none.
-  Duration grace{};
-  // Of one with a time limit: called on its thread when it begins.
-  std::function<void(const std::shared_ptr<Call>&)> begun;
+  std::unique_ptr<RequestExtras> extras;  // Null: none.
 };
 
 // Items of a stream that wait for the receiver: at most so many, and so many bytes unless it is
@@ -103,8 +108,10 @@ class Call : public std::enable_shared_from_this<Call> {
   CallRequest& request() { return request_; }
   const CallRequest& request() const { return request_; }
   const RingOrigin& origin() const { return origin_; }
+  uint32_t results() const { return request_.extras ? request_.extras->results : 0; }
   const std::string& label() const {
-    return request_.name.empty() ? request_.method : request_.name;
+    const bool is_named = request_.extras && !request_.extras->name.empty();
+    return is_named ? request_.extras->name : request_.method;
   }
 
   // Refs inside the outcome, which the reply must keep alive. Set before finish(), read after it.

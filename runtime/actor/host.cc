@@ -60,19 +60,22 @@ Error Host::refusal(Error failure, const std::string& call, ActorId actor) const
 
 void Host::add_extras(CallRequest& request, const protocol::CallExtras& extras) {
   constexpr uint64_t longest_us = client::default_budget / std::chrono::microseconds(1);
-  request.name = extras.name.substr(0, name_bytes_max);
-  request.results = extras.results;
+  if (extras.is_empty()) return;
+  request.extras = std::make_unique<RequestExtras>();
+  RequestExtras& made = *request.extras;
+  made.name = extras.name.substr(0, name_bytes_max);
+  made.results = extras.results;
   if (extras.time_limit_us == 0) return;
-  request.time_limit = std::chrono::microseconds(std::min(extras.time_limit_us, longest_us));
-  request.grace = std::chrono::microseconds(std::min(extras.grace_us, longest_us));
-  request.begun = [this](const std::shared_ptr<Call>& call) {
+  made.time_limit = std::chrono::microseconds(std::min(extras.time_limit_us, longest_us));
+  made.grace = std::chrono::microseconds(std::min(extras.grace_us, longest_us));
+  made.begun = [this](const std::shared_ptr<Call>& call) {
     boost::asio::post(client_.environment().loop,
                       [this, call] { spawn(client_.scope(), keep_time_limit(call)); });
   };
 }
 
 Async<void> Host::keep_time_limit(std::shared_ptr<Call> call) {
-  const CallRequest& request = call->request();
+  const RequestExtras& request = *call->request().extras;
   co_await sleep_for(client_.environment().clock, request.time_limit);
   if (call->is_finished()) co_return;
   const int64_t limit_ms = request.time_limit / std::chrono::milliseconds(1);

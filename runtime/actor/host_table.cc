@@ -109,14 +109,14 @@ void host_call_on_stop(troupe_call* call, StopHook::Run run, void* argument) {
 
 uint32_t host_call_results(const troupe_call* call) {
   const auto found = call->table->find(call);
-  return found ? found->request().results : 0;
+  return found ? found->results() : 0;
 }
 
 int32_t host_call_reply_many(troupe_call* call, const troupe_bytes* values, size_t count) {
   auto refs = client::take_result_refs();
   const auto found = call->table->find(call);
   if (!found) return TROUPE_INVALID;
-  const size_t wanted = std::max<uint32_t>(found->request().results, 1);
+  const size_t wanted = std::max<uint32_t>(found->results(), 1);
   if (count != wanted || count == 0) {
     call->table->finish(call, error(Code::invalid, "it gave " + std::to_string(count) +
                                                        " results where its caller wants " +

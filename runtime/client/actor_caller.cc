@@ -27,6 +27,16 @@ bool surely_not_run(const Error& failure) {
          (failure.code() == Code::unavailable || failure.code() == Code::conflict);
 }
 
+const ActorCallExtras& extras_of(const ActorCallSpec& spec) {
+  static const ActorCallExtras none;
+  return spec.extras ? *spec.extras : none;
+}
+
+const std::string& label_of(const ActorCallSpec& spec) {
+  const std::string& name = extras_of(spec).name;
+  return name.empty() ? spec.method : name;
+}
+
 uint64_t to_us(Duration budget) {
   return static_cast<uint64_t>(std::max<int64_t>(budget / std::chrono::microseconds(1), 1));
 }
@@ -87,14 +97,14 @@ std::shared_ptr<Object> ActorCaller::submit(const Target& target, ActorCallSpec 
   const bool unlimited = spec.budget >= default_budget;
   const Instant deadline =
       unlimited ? Instant::max() : client_.environment_.clock.now() + spec.budget;
-  auto made = client_.objects_->make_results(Object::Maker::actor, spec.results, more);
+  auto made = client_.objects_->make_results(Object::Maker::actor, extras_of(spec).results, more);
   auto queued = std::make_shared<ActorTarget::Queued>(
       ActorTarget::Queued{std::move(spec), std::move(made), deadline, retry_first});
   client_.objects_->hold(queued->spec.held);
   {
     const std::lock_guard lock{target->mutex_};
     if (unlimited && target->on_loop_ == 0 && target->channel_ && queued->spec.held.empty() &&
-        !queued->spec.items && send_in_ring(target, queued)) {
+        !extras_of(queued->spec).items && send_in_ring(target, queued)) {
       return queued->result;
     }
     ++target->on_loop_;
@@ -109,7 +119,7 @@ std::shared_ptr<Object> ActorCaller::submit(const Target& target, ActorCallSpec 
             queued->result,
             error(Code::deadline_exceeded,
                   fmt::format("the actor did not answer {} within the call's time of {} ms",
-                              queued->spec.label(),
+                              label_of(queued->spec),
                               queued->spec.budget / std::chrono::milliseconds(1))));
       });
     }
@@ -130,8 +140,8 @@ Status ActorCaller::send_in_ring(const Target& target, const Queued& queued) {
     head.budget_us = to_us(queued->deadline - client_.environment_.clock.now());
   }
   protocol::CallExtras extras;
-  extras.results = spec.results;
-  extras.name = spec.name;
+  extras.results = extras_of(spec).results;
+  extras.name = extras_of(spec).name;
   const size_t bytes = protocol::call_record_bytes(spec.method, spec.arguments, extras);
   TROUPE_TRY(const uint64_t number,
              channel->call(std::make_unique<RingCall>(target, queued), bytes, [&](uint8_t* out) {
@@ -195,7 +205,7 @@ Async<void> ActorCaller::pump(Target target) {
       fail(queued, std::move(peer).error());
       continue;
     }
-    if (queued->spec.items) {
+    if (extras_of(queued->spec).items) {
       taken();
       begin_stream(target, queued, *peer);
       continue;
@@ -234,12 +244,7 @@ Async<void> ActorCaller::pump(Target target) {
 Async<void> ActorCaller::await_reply(Target target, Queued queued, transport::OutgoingCall call,
                                      uint32_t incarnation, protocol::ProcessAddress callee) {
   const auto given_up = on_cancel(*queued->result);
-  std::optional<Result<Message>> outcome;
-  {
-    using namespace boost::asio::experimental::awaitable_operators;
-    auto raced = co_await (call.reply() || given_up->wait());
-    if (raced.index() == 0) outcome = std::get<0>(std::move(raced));
-  }
+  auto outcome = co_await call.reply_unless(*given_up);
   if (!outcome) {
     call.cancel(given_up->how);
     finish(queued);
@@ -260,12 +265,12 @@ void ActorCaller::begin_stream(const Target& target, const Queued& queued,
   invoke.incarnation = target->info_->incarnation;
   Message message{protocol::encode(invoke), {}};
   auto stream = peer->open_stream(Method::invoke_stream, std::move(message), Duration::zero(),
-                                  queued->spec.items_max);
+                                  extras_of(queued->spec).items_max);
   if (!stream) {
     fail(queued, std::move(stream).error());
     return;
   }
-  queued->spec.items->begin(*stream);
+  extras_of(queued->spec).items->begin(*stream);
   spawn(client_.scope_, await_stream(target, queued, *stream, invoke.incarnation, peer));
 }
 
@@ -314,8 +319,8 @@ void ActorCaller::settle(const Target& target, const Queued& queued, uint32_t in
   }
   Error failure = std::move(outcome).error();
   const bool not_run = surely_not_run(failure);
-  const RetryPolicy& policy = queued->spec.retry;
-  const bool again = not_run || (policy.covers(failure) && !queued->spec.items &&
+  const RetryPolicy& policy = extras_of(queued->spec).retry;
+  const bool again = not_run || (policy.covers(failure) && !extras_of(queued->spec).items &&
                                  (policy.retries < 0 || queued->retried < policy.retries));
   const Duration delay = not_run ? queued->delay : policy.delay(queued->retried);
   const bool in_time = client_.environment_.clock.now() + delay < queued->deadline;
@@ -337,18 +342,19 @@ void ActorCaller::settle(const Target& target, const Queued& queued, uint32_t in
 
 void ActorCaller::fail(const Queued& queued, Error failure) {
   client_.objects_->set_failed(queued->result, after_retries(std::move(failure), queued->retried),
-                               queued->spec.label());
+                               label_of(queued->spec));
   finish(queued);
 }
 
 void ActorCaller::finish(const Queued& queued) {
-  if (queued->spec.held.empty() && queued->deadline == Instant::max() && !queued->spec.items) {
+  if (queued->spec.held.empty() && queued->deadline == Instant::max() &&
+      !extras_of(queued->spec).items) {
     return;
   }
   boost::asio::post(client_.environment_.loop, [this, queued] {
-    if (queued->spec.items) {
+    if (extras_of(queued->spec).items) {
       const Error* failure = queued->result->failure();
-      queued->spec.items->settle(failure != nullptr ? Status{*failure} : ok());
+      extras_of(queued->spec).items->settle(failure != nullptr ? Status{*failure} : ok());
     }
     if (queued->timer != 0) client_.environment_.clock.cancel(std::exchange(queued->timer, 0));
     client_.drop_references(queued->spec.held);
@@ -364,9 +370,9 @@ protocol::Invoke ActorCaller::to_invoke(const ActorCallSpec& spec, ObjectId resu
   invoke.task = TaskId::random(client_.environment_.random);
   invoke.job = client_.options_.job;
   invoke.result = result;
-  invoke.results = spec.results;
-  invoke.items_max = spec.items_max;
-  invoke.name = spec.name;
+  invoke.results = extras_of(spec).results;
+  invoke.items_max = extras_of(spec).items_max;
+  invoke.name = extras_of(spec).name;
   return invoke;
 }
 

@@ -88,6 +88,15 @@ struct TaskSpec {
   std::shared_ptr<ItemSource> items = {};  // Set: a generator, whose items go there.
 };
 
+// What few calls of actors have.
+struct ActorCallExtras {
+  RetryPolicy retry;  // By default it must not run twice.
+  std::string name;
+  uint32_t results = 0;  // As in TaskTraits.
+  uint32_t items_max = 0;
+  std::shared_ptr<ItemSource> items;  // As in TaskSpec.
+};
+
 struct ActorCallSpec {
   ActorId actor;
   std::string method;
@@ -95,12 +104,7 @@ struct ActorCallSpec {
   std::vector<protocol::Argument> arguments;
   std::vector<ObjectName> held;  // As in TaskSpec.
   Duration budget = default_budget;
-  RetryPolicy retry = {};  // By default it must not run twice.
-  uint32_t results = 0;    // As in TaskTraits.
-  uint32_t items_max = 0;
-  std::shared_ptr<ItemSource> items = {};  // As in TaskSpec.
-  std::string name = {};
-  const std::string& label() const { return name.empty() ? method : name; }
+  std::shared_ptr<const ActorCallExtras> extras = {};  // Null: none.
 };
 
 // The id of a call's result after the first.

@@ -209,14 +209,15 @@ std::shared_ptr<Object> LeasePool::submit(TaskSpec spec,
     cls->queue.push_back(task);
     busy = send_waiting(cls);
     // Any other is forgotten when its turn comes.
-    if (busy && (!task->held.empty() || task->items))
+    if (busy && task->needs_release()) {
       result->on_cancel([this, cls](uint8_t) { forget_cancelled(cls); });
+    }
   }
   if (!unlimited) {
     boost::asio::dispatch(loop, [this, task] {
       if (task->result->is_ready()) return;
-      task->timer = client_.environment_.clock.call_at(task->deadline, [this, task] {
-        task->timer = 0;
+      task->rare->timer = client_.environment_.clock.call_at(task->deadline(), [this, task] {
+        task->rare->timer = 0;
         const auto& refusal = task->cls->refusal;
         client_.objects_->cancel(
             task->result,
@@ -260,7 +261,7 @@ bool LeasePool::send_waiting(const ClassPointer& cls) {
     }
     SlotPointer best;
     for (const auto& [process, slot] : cls->slots) {
-      const uint32_t window = task->items ? 1 : slot->window;
+      const uint32_t window = task->items() ? 1 : slot->window;
       const bool has_room = slot->connected && !slot->blocked && !slot->leaving &&
                             !slot->is_alone && slot->in_flight < window;
       if (has_room && (!best || slot->in_flight < best->in_flight)) best = slot;
@@ -274,8 +275,8 @@ bool LeasePool::send_waiting(const ClassPointer& cls) {
 
 bool LeasePool::send(const SlotPointer& slot, const TaskPointer& task) {
   ++slot->in_flight;
-  if (!slot->channel || task->items) {
-    slot->is_alone = task->items != nullptr;
+  if (!slot->channel || task->items()) {
+    slot->is_alone = task->items() != nullptr;
     boost::asio::dispatch(client_.environment_.loop,
                           [this, slot, task] { spawn(client_.scope_, run_alone(slot, task)); });
     return true;
@@ -283,17 +284,17 @@ bool LeasePool::send(const SlotPointer& slot, const TaskPointer& task) {
   protocol::CallHead head;
   head.result = task->result->id();
   head.signature = task->traits->signature;
-  if (task->deadline != Instant::max()) {
-    const Duration left = task->deadline - client_.environment_.clock.now();
+  if (task->deadline() != Instant::max()) {
+    const Duration left = task->deadline() - client_.environment_.clock.now();
     head.budget_us =
         static_cast<uint64_t>(std::max<int64_t>(left / std::chrono::microseconds(1), 1));
   }
   const TaskTraits& traits = *task->traits;
   const protocol::CallExtras extras = extras_of(traits);
-  const size_t bytes = protocol::call_record_bytes(traits.function, task->arguments, extras);
+  const size_t bytes = protocol::call_record_bytes(traits.function, task->arguments(), extras);
   const auto number =
       slot->channel->call(std::make_unique<TaskCall>(*this, slot, task), bytes, [&](uint8_t* out) {
-        protocol::write_call_record(out, head, traits.function, task->arguments, extras);
+        protocol::write_call_record(out, head, traits.function, task->arguments(), extras);
       });
   if (!number) {
     --slot->in_flight;
@@ -342,17 +343,17 @@ Async<void> LeasePool::end_with_reason(TaskPointer task, Error failure) {
 
 bool LeasePool::queue_again(const TaskPointer& task, const Error& failure) {
   const Instant now = client_.environment_.clock.now();
-  if (task->result->is_ready() || now >= task->deadline) return false;
+  if (task->result->is_ready() || now >= task->deadline()) return false;
   if (failure.where().empty() && failure.code() == Code::unavailable) {
     const std::lock_guard lock{task->cls->mutex};
     task->cls->queue.push_front(task);
     return true;
   }
   const RetryPolicy& policy = task->traits->retry;
-  if (!policy.covers(failure) || task->items) return false;  // Some of its items may be read.
+  if (!policy.covers(failure) || task->items()) return false;  // Some of its items may be read.
   if (policy.retries >= 0 && task->retried >= policy.retries) return false;
   const Duration delay = policy.delay(task->retried);
-  if (task->deadline - now <= delay) return false;
+  if (task->deadline() - now <= delay) return false;
   ++task->retried;
   log::info("task_retried", {{"task", task->traits->label()},
                              {"object", task->result->id()},
@@ -416,14 +417,15 @@ void LeasePool::finish(const TaskPointer& task, Result<protocol::InvokeReply> ou
 }
 
 void LeasePool::release(const TaskPointer& task) {
-  if (task->held.empty() && task->deadline == Instant::max() && !task->items) return;
+  if (!task->needs_release()) return;
   boost::asio::dispatch(client_.environment_.loop, [this, task] {
-    if (task->items) {
+    if (task->items()) {
       const Error* failure = task->result->failure();
-      task->items->settle(failure != nullptr ? Status{*failure} : ok());
+      task->items()->settle(failure != nullptr ? Status{*failure} : ok());
     }
-    if (task->timer != 0) client_.environment_.clock.cancel(std::exchange(task->timer, 0));
-    client_.drop_references(std::exchange(task->held, {}));
+    auto& timer = task->rare->timer;
+    if (timer != 0) client_.environment_.clock.cancel(std::exchange(timer, 0));
+    client_.drop_references(std::exchange(task->rare->held, {}));
   });
 }
 
@@ -526,7 +528,7 @@ Duration LeasePool::time_left(const ClassPointer& cls, Duration most) {
   const Instant now = client_.environment_.clock.now();
   const std::lock_guard lock{cls->mutex};
   for (const auto& task : cls->queue) {
-    if (task->deadline != Instant::max()) most = std::min(most, task->deadline - now);
+    if (task->deadline() != Instant::max()) most = std::min(most, task->deadline() - now);
   }
   return std::max<Duration>(most, std::chrono::milliseconds(1));
 }
@@ -538,7 +540,7 @@ void LeasePool::end_late_tasks(const ClassPointer& cls, const Error& why) {
     const std::lock_guard lock{cls->mutex};
     std::deque<TaskPointer> waiting;
     for (auto& task : cls->queue) {
-      if (task->deadline > now) {
+      if (task->deadline() > now) {
         waiting.push_back(std::move(task));
       } else {
         late.push_back(std::move(task));
@@ -695,17 +697,17 @@ Async<Result<protocol::InvokeReply>> LeasePool::invoke(SlotPointer slot, TaskPoi
   call.grace_us = extras.grace_us;
   call.name = extras.name;
   call.items_max = traits.items_max;
-  call.arguments = task->arguments;
+  call.arguments = task->arguments();
   call.task = TaskId::random(client_.environment_.random);
   call.job = client_.options_.job;
   call.result = task->result->id();
   Message message{protocol::encode(call), {}};
   const Duration budget =
-      task->deadline == Instant::max() ? default_budget : task->deadline - clock.now();
+      task->deadline() == Instant::max() ? default_budget : task->deadline() - clock.now();
   if (budget <= Duration::zero()) {
     co_return error(Code::deadline_exceeded, "the task's time ended before it could start");
   }
-  if (task->items) {
+  if (task->items()) {
     auto ended = co_await run_stream(task, given_up, *peer, std::move(message), budget);
     if (!ended) co_return std::move(ended).error();
     co_return protocol::InvokeReply{};
@@ -713,25 +715,24 @@ Async<Result<protocol::InvokeReply>> LeasePool::invoke(SlotPointer slot, TaskPoi
   if (!(*peer)->is_writable()) co_await ((*peer)->writable() || given_up->wait());
   auto sent = (*peer)->begin_call(Method::invoke, std::move(message), budget);
   if (!sent) co_return std::move(sent).error();
-  auto raced = co_await (sent->reply() || given_up->wait());
-  if (raced.index() == 1) {
+  auto reply = co_await sent->reply_unless(*given_up);
+  if (!reply) {
     sent->cancel(given_up->how);
     co_return error(Code::cancelled, "the task was cancelled");
   }
-  auto reply = std::get<0>(std::move(raced));
-  if (!reply) co_return std::move(reply).error();
-  co_return protocol::decode<protocol::InvokeReply>(reply->body);
+  if (!*reply) co_return std::move(*reply).error();
+  co_return protocol::decode<protocol::InvokeReply>((*reply)->body);
 }
 
 Async<Status> LeasePool::run_stream(TaskPointer task,
                                     std::shared_ptr<transport::CancelEvent> given_up,
                                     std::shared_ptr<Peer> peer, Message message, Duration budget) {
   using namespace boost::asio::experimental::awaitable_operators;
-  const bool unlimited = task->deadline == Instant::max();
+  const bool unlimited = task->deadline() == Instant::max();
   TROUPE_CO_TRY(const auto stream,
                 peer->open_stream(Method::invoke_stream, std::move(message),
                                   unlimited ? Duration::zero() : budget, task->traits->items_max));
-  task->items->begin(stream);
+  task->items()->begin(stream);
   auto raced = co_await (stream->ended() || given_up->wait());
   if (raced.index() == 1) {
     stream->cancel(given_up->how);

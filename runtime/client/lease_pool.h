@@ -35,24 +35,37 @@ class LeasePool {
   friend class TaskCall;
   struct Class;
   struct Slot;
+  // Small, for there may be millions.
   struct Task {
-    Task(TaskSpec s, std::shared_ptr<Object> r, std::shared_ptr<Class> c, Instant d)
-        : traits(std::move(s.traits)),
-          arguments(std::move(s.arguments)),
-          held(std::move(s.held)),
-          items(std::move(s.items)),
-          result(std::move(r)),
-          cls(std::move(c)),
-          deadline(d) {}
+    Task(TaskSpec s, std::shared_ptr<Object> r, std::shared_ptr<Class> c, Instant deadline)
+        : traits(std::move(s.traits)), result(std::move(r)), cls(std::move(c)) {
+      if (s.arguments.empty() && s.held.empty() && !s.items && deadline == Instant::max()) return;
+      rare = std::make_unique<Rare>(
+          Rare{std::move(s.arguments), std::move(s.held), std::move(s.items), deadline});
+    }
     const std::shared_ptr<const TaskTraits> traits;
-    const std::vector<protocol::Argument> arguments;
-    std::vector<ObjectName> held;
-    const std::shared_ptr<ItemSource> items;
-    int32_t retried = 0;
     const std::shared_ptr<Object> result;
     const std::shared_ptr<Class> cls;
-    const Instant deadline;
-    TimerClock::TimerId timer = 0;  // On the loop.
+    struct Rare {
+      std::vector<protocol::Argument> arguments;
+      std::vector<ObjectName> held;
+      std::shared_ptr<ItemSource> items;
+      Instant deadline;
+      TimerClock::TimerId timer = 0;  // On the loop.
+    };
+    std::unique_ptr<Rare> rare;  // Null: nothing of it.
+    int32_t retried = 0;
+
+    const std::vector<protocol::Argument>& arguments() const {
+      static const std::vector<protocol::Argument> none;
+      return rare ? rare->arguments : none;
+    }
+    Instant deadline() const { return rare ? rare->deadline : Instant::max(); }
+    ItemSource* items() const { return rare ? rare->items.get() : nullptr; }
+    // Something has to be given back once it has an outcome.
+    bool needs_release() const {
+      return rare && (!rare->held.empty() || rare->items || rare->deadline != Instant::max());
+    }
   };
   using TaskPointer = std::shared_ptr<Task>;
   using ClassPointer = std::shared_ptr<Class>;

@@ -11,7 +11,8 @@ Object::~Object() {
 }
 
 void CallCount::end() {
-  if (unfinished_.fetch_sub(1) != 1 || !is_awaited_.load()) return;
+  ended_.fetch_add(1);
+  if (!is_awaited_.load() || unfinished() > 0) return;
   const std::lock_guard lock{mutex_};
   for (auto* waiter : waiters_) waiter->signal();
 }
@@ -22,7 +23,7 @@ void CallCount::add_waiter(transport::RingPort::Waiter& waiter) {
   if (std::find(waiters_.begin(), waiters_.end(), &waiter) == waiters_.end()) {
     waiters_.push_back(&waiter);
   }
-  if (unfinished_.load() == 0) waiter.signal();
+  if (unfinished() == 0) waiter.signal();
 }
 
 void CallCount::remove_waiter(transport::RingPort::Waiter& waiter) {
@@ -36,6 +37,7 @@ void Object::publish() {
   if (rare_) rare_->cancel = nullptr;
   ready_.store(true);
   if (maker_ != Maker::none) home_.calls.end();
+  if (const uint64_t watch = watch_.load()) home_.watches.ready(watch);
   if (!rare_) return;
   for (auto* waiter : rare_->waiters) waiter->signal();
   for (const auto& [hook, index] : std::exchange(rare_->hooks, {})) hook->ready(index);
@@ -148,6 +150,13 @@ void Object::remove_hook(const ReadyHook& hook) {
   const std::lock_guard lock{mutex_};
   if (!rare_) return;
   std::erase_if(rare_->hooks, [&](const auto& entry) { return entry.first.get() == &hook; });
+}
+
+Object::Watch Object::watch(uint64_t watch) {
+  uint64_t none = 0;
+  if (!watch_.compare_exchange_strong(none, watch)) return Watch::taken;
+  // Whichever comes last, this or publish(), sees the other.
+  return ready_.load() ? Watch::ready : Watch::watched;
 }
 
 void Object::on_freed(std::function<void()> hook) {

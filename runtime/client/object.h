@@ -11,30 +11,30 @@
 #include <vector>
 
 #include "client/client.h"
+#include "client/ready_watches.h"
 #include "transport/ring_channel.h"
+#include "transport/small_mutex.h"
 
 namespace troupe::client {
-
-// Told that an object became ready, once, on whichever thread made it so: it must neither block nor
-// touch the object.
-class ReadyHook {
- public:
-  virtual ~ReadyHook() = default;
-  virtual void ready(uint32_t index) = 0;
-};
 
 // How many of a process's calls have no outcome yet. Thread-safe.
 class CallCount {
  public:
-  void begin() { unfinished_.fetch_add(1); }
+  void begin() { begun_.fetch_add(1); }
   void end();
-  size_t unfinished() const { return unfinished_.load(); }
+  // Those that end meanwhile may still count.
+  size_t unfinished() const {
+    const size_t ended = ended_.load();
+    return begun_.load() - ended;
+  }
   // Until remove_waiter it is signalled when none is left.
   void add_waiter(transport::RingPort::Waiter& waiter);
   void remove_waiter(transport::RingPort::Waiter& waiter);
 
  private:
-  std::atomic<size_t> unfinished_ = 0;
+  // Apart, for one thread begins calls and another ends them.
+  alignas(64) std::atomic<size_t> begun_ = 0;
+  alignas(64) std::atomic<size_t> ended_ = 0;
   std::atomic<bool> is_awaited_ = false;
   std::mutex mutex_;
   std::vector<transport::RingPort::Waiter*> waiters_;  // Guarded.
@@ -44,6 +44,7 @@ class CallCount {
 struct ObjectHome {
   Executor loop;
   CallCount calls;
+  ReadyWatches watches;
 };
 
 class Object : public std::enable_shared_from_this<Object> {
@@ -81,6 +82,10 @@ class Object : public std::enable_shared_from_this<Object> {
   // False: it is ready, and the hook is not called.
   bool add_hook(std::shared_ptr<ReadyHook> hook, uint32_t index);
   void remove_hook(const ReadyHook& hook);
+  // The same for a wait of `watches`, one at a time.
+  enum class Watch { watched, ready, taken };
+  Watch watch(uint64_t watch);
+  void unwatch(uint64_t watch) { watch_.compare_exchange_strong(watch, 0); }
   // Called when nobody holds the object any more, by whoever let go of it last.
   void on_freed(std::function<void()> hook);
   // Its value is given up, though there are refs. False: it was before.
@@ -143,16 +148,17 @@ class Object : public std::enable_shared_from_this<Object> {
 
   const ObjectId id_;
   ObjectHome& home_;
+  std::atomic<uint64_t> watch_ = 0;
   std::atomic<uint32_t> references_ = 1;
   std::atomic<bool> ready_ = false;
+  transport::SmallMutex mutex_;
   std::atomic<bool> entangled_ = false;
   std::atomic<bool> discarded_ = false;
   bool in_store_ = false;
   const Maker maker_;
   Value value_;
   std::unique_ptr<Rare> rare_;
-  std::unique_ptr<Ties> ties_;  // The loop's.
-  std::mutex mutex_;
+  std::unique_ptr<Ties> ties_;                       // The loop's.
   std::shared_ptr<transport::RingChannel> channel_;  // Of the call that makes it.
   uint64_t call_ = 0;
   std::unique_ptr<std::vector<std::function<void()>>> on_freed_;

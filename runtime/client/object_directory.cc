@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "client/connections.h"
 #include "client/store_client.h"
+#include "protocol/object_list.h"
 
 namespace troupe::client {
 
@@ -97,7 +98,7 @@ ObjectDirectory::ObjectDirectory(transport::Environment environment, Scope& scop
       scope_(scope),
       connections_(connections),
       store_(store),
-      home_{environment.loop, {}},
+      home_{environment.loop, {}, {}},
       id_base_(environment.random.next()),
       borrows_(environment, scope, connections, [this](ObjectId gone) { store_.forget(gone); }) {}
 
@@ -828,11 +829,8 @@ protocol::ObjectEntry ObjectDirectory::describe(Object& object) const {
 
 protocol::ObjectList ObjectDirectory::list(const protocol::ListObjects& request) const {
   protocol::ObjectList list;
-  const auto room = [&] { return request.limit == 0 || list.items.size() < request.limit; };
   for (const auto& [id, size_bytes] : store_.list_private()) {
     if (find(id)) continue;  // Below, with more to say.
-    ++list.total;
-    if (!room()) continue;
     protocol::ObjectEntry& entry = list.items.emplace_back();
     entry.object = id;
     entry.owner = connections_.address();
@@ -841,11 +839,12 @@ protocol::ObjectList ObjectDirectory::list(const protocol::ListObjects& request)
     entry.size_bytes = size_bytes;
     entry.why = "refs in its owner";
   }
-  const std::lock_guard lock{mutex_};
-  for (const auto& [id, object] : owned_) {
-    ++list.total;
-    if (room()) list.items.push_back(describe(*object));
+  {
+    const std::lock_guard lock{mutex_};
+    for (const auto& [id, object] : owned_) list.items.push_back(describe(*object));
   }
+  list.total = list.items.size();
+  protocol::keep_largest(list, request.limit);
   return list;
 }
 

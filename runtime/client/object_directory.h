@@ -53,6 +53,7 @@ class ObjectDirectory {
 
   // --- Thread-safe: refs of this process to objects of others.
   Borrows& borrows() { return borrows_; }
+  ReadyWatches& watches() { return home_.watches; }
 
   // --- On the loop but for what says otherwise.
   void set_stored(const std::shared_ptr<Object>& object, protocol::ProcessAddress node,

@@ -2,8 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <unordered_map>
+
+#include "protocol/object_list.h"
 
 namespace troupe::head {
 
@@ -52,8 +53,7 @@ ObjectList merge_objects(std::vector<ObjectList> lists, uint32_t limit) {
     if (entry.pins == 0) continue;
     entry.why += fmt::format("{}{} pins", entry.why.empty() ? "" : ", ", entry.pins);
   }
-  std::ranges::stable_sort(merged.items, std::greater{}, &ObjectEntry::size_bytes);
-  if (limit != 0 && merged.items.size() > limit) merged.items.resize(limit);
+  protocol::keep_largest(merged, limit);
   return merged;
 }
 

@@ -66,6 +66,68 @@ Async<void> Event::wait_beyond(uint64_t seen) {
   co_await asio::async_initiate<const asio::use_awaitable_t<>, void(error_code)>(start, token);
 }
 
+Async<Event::Winner> Event::race(Event& first, Event* second, TimerClock* clock, Instant deadline) {
+  if (first.set_) co_return Winner::first;
+  if (second != nullptr && second->set_) co_return Winner::second;
+  // Lives in this frame, which outlasts every waiter: they leave before it goes on.
+  struct Race {
+    struct Link final : Waiter {
+      Link(Race& of, size_t number) : race(of), which(number) {}
+      void complete(error_code outcome) override { race.end(which, outcome); }
+      Race& race;
+      const size_t which;
+    };
+    void enter(size_t which, Event& event) {
+      event.waiters_.push_back(std::make_unique<Link>(*this, which));
+      events[which] = &event;
+      positions[which] = std::prev(event.waiters_.end());
+    }
+    void end(size_t which, error_code outcome) {
+      if (!completion) return;
+      winner = which;
+      for (size_t i = 0; i < 2; ++i) {
+        // The winner's event has let go of its waiter.
+        if (i != which && events[i] != nullptr) events[i]->waiters_.erase(positions[i]);
+        events[i] = nullptr;
+      }
+      const auto ends = std::move(completion);
+      ends->complete(outcome);
+    }
+    Event* events[2] = {};
+    std::list<std::unique_ptr<Waiter>>::iterator positions[2];
+    std::unique_ptr<Waiter> completion;
+    size_t winner = 0;  // An event's number, or one of these.
+    enum : size_t { by_deadline = 2, by_cancellation = 3 };
+  } race;
+  auto start = [&](auto handler) {
+    using Handler = decltype(handler);
+    auto slot = asio::get_associated_cancellation_slot(handler);
+    race.completion = std::make_unique<HandlerWaiter<Handler>>(std::move(handler), first.executor_);
+    race.enter(0, first);
+    if (second != nullptr) race.enter(1, *second);
+    if (!slot.is_connected()) return;
+    slot.assign([&race](asio::cancellation_type) {
+      race.end(Race::by_cancellation, asio::error::operation_aborted);
+    });
+  };
+  struct Timer {
+    TimerClock* clock;
+    TimerClock::TimerId id = 0;
+    ~Timer() {
+      if (id != 0) clock->cancel(id);
+    }
+  } timer{clock};
+  if (clock != nullptr && deadline != Instant::max()) {
+    timer.id = clock->call_at(deadline, [&race] { race.end(Race::by_deadline, {}); });
+  }
+  auto token = asio::as_tuple(asio::use_awaitable);
+  const auto [outcome] =
+      co_await asio::async_initiate<decltype(token), void(error_code)>(start, token);
+  if (outcome) throw boost::system::system_error{outcome};
+  co_return race.winner == Race::by_deadline ? Winner::deadline
+                                             : (race.winner == 0 ? Winner::first : Winner::second);
+}
+
 Scope::Scope(Executor executor)
     : executor_(std::move(executor)),
       running_(std::make_shared<std::list<Running>>()),
@@ -143,10 +205,13 @@ Async<void> sleep_for(TimerClock& clock, Duration duration) {
 }
 
 Async<bool> wait_until(TimerClock& clock, Instant deadline, Event& event) {
-  using namespace asio::experimental::awaitable_operators;
-  if (event.is_set()) co_return true;
-  const auto raced = co_await (event.wait() || sleep_until(clock, deadline));
-  co_return raced.index() == 0;
+  const auto winner = co_await Event::race(event, nullptr, &clock, deadline);
+  co_return winner == Event::Winner::first;
+}
+
+Async<bool> wait_either(Event& first, Event& second) {
+  const auto winner = co_await Event::race(first, &second, nullptr, Instant::max());
+  co_return winner == Event::Winner::first;
 }
 
 }  // namespace troupe

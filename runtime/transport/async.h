@@ -52,7 +52,13 @@ class Event {
   };
 
  private:
+  friend Async<bool> wait_until(TimerClock& clock, Instant deadline, Event& event);
+  friend Async<bool> wait_either(Event& first, Event& second);
   Async<void> wait_beyond(uint64_t seen);
+  enum class Winner : uint8_t { first, second, deadline };
+  // Without the coroutines, and the exception that unwinds the loser, of `a || b`, which cost
+  // several times a message. `second` and `clock` may be null.
+  static Async<Winner> race(Event& first, Event* second, TimerClock* clock, Instant deadline);
 
   Executor executor_;
   std::list<std::unique_ptr<Waiter>> waiters_;
@@ -102,6 +108,8 @@ Async<Result<T>> with_deadline(TimerClock& clock, Instant deadline, Async<Result
 
 // Waits for the event; false if `deadline` came first.
 Async<bool> wait_until(TimerClock& clock, Instant deadline, Event& event);
+// Waits for the first of both; false: it was the second.
+Async<bool> wait_either(Event& first, Event& second);
 
 }  // namespace troupe
 

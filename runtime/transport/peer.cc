@@ -67,6 +67,13 @@ void OutgoingCall::cancel(uint8_t how) {
   }
 }
 
+Async<std::optional<Result<Message>>> OutgoingCall::reply_unless(Event& given_up) {
+  std::optional<Result<Message>> outcome;
+  const bool replied = co_await wait_either(pending_->done, given_up);
+  if (replied) outcome.emplace(co_await reply());
+  co_return outcome;
+}
+
 Async<Result<Message>> OutgoingCall::reply() {
   co_await pending_->done.wait();
   if (pending_->outcome) co_return std::move(*pending_->outcome);

@@ -109,6 +109,8 @@ class OutgoingCall {
   // Waits for the reply, once. Errors: deadline_exceeded, outcome_unknown (the connection closed),
   // and whatever the handler returned.
   Async<Result<Message>> reply();
+  // The same, or nothing once the event is set.
+  Async<std::optional<Result<Message>>> reply_unless(Event& given_up);
   // The same now, and how (protocol::CancelBits). No reply comes any more.
   void cancel(uint8_t how);
   // Where the reply's bulk is wanted, if it fits. The reply's bulk.bytes says where it lies.

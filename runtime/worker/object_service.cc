@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "object_store/transfer.h"
+#include "protocol/object_list.h"
 
 namespace troupe::worker {
 
@@ -424,8 +425,6 @@ protocol::ObjectList ObjectService::list(const protocol::ListObjects& request) c
   protocol::ObjectList list;
   for (const object_store::ObjectInfo& info : table_.list(SIZE_MAX)) {
     if (!request.job.is_nil() && info.job != request.job) continue;
-    ++list.total;
-    if (request.limit != 0 && list.items.size() >= request.limit) continue;
     protocol::ObjectEntry& entry = list.items.emplace_back();
     entry.object = info.object;
     entry.job = info.job;
@@ -436,6 +435,8 @@ protocol::ObjectList ObjectService::list(const protocol::ListObjects& request) c
     entry.node = options_.node;
     if (info.owner_holds) entry.why = "its owner holds it";
   }
+  list.total = list.items.size();
+  protocol::keep_largest(list, request.limit);
   return list;
 }
 

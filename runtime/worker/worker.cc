@@ -317,10 +317,7 @@ Async<Result<protocol::ObjectList>> Worker::list_objects(protocol::ListObjects r
       continue;
     }
     list.total += owned->total;
-    for (protocol::ObjectEntry& entry : owned->items) {
-      if (request.limit != 0 && list.items.size() >= 2 * uint64_t{request.limit}) break;
-      list.items.push_back(std::move(entry));
-    }
+    for (protocol::ObjectEntry& entry : owned->items) list.items.push_back(std::move(entry));
   }
   co_return list;
 }

@@ -516,21 +516,24 @@ std::shared_ptr<client::Object> start_call(const std::shared_ptr<SessionImpl>& s
                                            const std::shared_ptr<client::ActorTarget>& target,
                                            std::string_view method, uint64_t signature,
                                            std::vector<ArgumentValue>& arguments,
-                                           const CallOptions& options, uint32_t results,
-                                           client::Client::Objects* more,
+                                           const CallOptions& options, int max_call_retries,
+                                           uint32_t results, client::Client::Objects* more,
                                            std::shared_ptr<client::ItemSource> items = nullptr) {
   client::ActorCallSpec spec;
   spec.actor = target->actor();
   spec.method = method;
   spec.signature = signature;
   spec.budget = options.timeout;
-  if (const int retries = options.retries.value_or(0); retries != 0) {
-    spec.retry = to_policy(retries, options.retry_on, options.retry_delay);
+  const int retries = options.retries.value_or(max_call_retries);
+  if (retries != 0 || !options.name.empty() || results > 0 || items) {
+    auto extras = std::make_shared<client::ActorCallExtras>();
+    if (retries != 0) extras->retry = to_policy(retries, options.retry_on, options.retry_delay);
+    extras->name = options.name;
+    extras->results = results;
+    extras->items_max = std::max(options.generator_items_max, 1u);
+    extras->items = std::move(items);
+    spec.extras = std::move(extras);
   }
-  spec.results = results;
-  spec.items_max = std::max(options.generator_items_max, 1u);
-  spec.items = std::move(items);
-  spec.name = options.name;
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
   spec.held = std::move(lowered.held);
@@ -545,18 +548,18 @@ std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& sessi
                                        const std::shared_ptr<client::ActorTarget>& target,
                                        std::string_view method, uint64_t signature,
                                        std::vector<ArgumentValue> arguments,
-                                       const CallOptions& options) {
+                                       const CallOptions& options, int max_call_retries) {
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return make_failed(session, std::move(stored).error());
   }
-  return own(session,
-             start_call(session, target, method, signature, arguments, options, 0, nullptr));
+  return own(session, start_call(session, target, method, signature, arguments, options,
+                                 max_call_retries, 0, nullptr));
 }
 
 std::vector<std::shared_ptr<RefHandle>> submit_call_many(
     const std::shared_ptr<SessionImpl>& session, const std::shared_ptr<client::ActorTarget>& target,
     std::string_view method, uint64_t signature, std::vector<ArgumentValue> arguments,
-    const CallOptions& options, uint32_t count) {
+    const CallOptions& options, int max_call_retries, uint32_t count) {
   if (count > results_max) {
     return all_failed(
         session, error(Code::invalid, fmt::format("a call has at most {} results", results_max)),
@@ -566,7 +569,7 @@ std::vector<std::shared_ptr<RefHandle>> submit_call_many(
     return all_failed(session, std::move(stored).error(), count);
   }
   client::Client::Objects more;
-  auto first = start_call(session, target, method, signature, arguments, options,
+  auto first = start_call(session, target, method, signature, arguments, options, max_call_retries,
                           std::max(count, 1u), &more);
   return own_all(session, std::move(first), std::move(more));
 }
@@ -860,17 +863,20 @@ class ReadyCount final : public client::ReadyHook {
 // are told to say so themselves once it is about to sleep.
 class OwnObjects {
  public:
-  OwnObjects(std::shared_ptr<ReadyCount> count) : count_(std::move(count)) {}
+  OwnObjects(client::ReadyWatches& watches, std::shared_ptr<ReadyCount> count)
+      : watches_(watches), count_(std::move(count)) {}
   ~OwnObjects() {
-    if (!armed_) return;
-    for (const auto& [object, index] : objects_) object->remove_hook(*count_);
+    if (name_ == 0) return;
+    watches_.close(name_);
+    for (const auto& [object, index] : objects_) object->unwatch(name_ | index);
+    for (client::Object* object : hooked_) object->remove_hook(*count_);
   }
   OwnObjects(const OwnObjects&) = delete;
   OwnObjects& operator=(const OwnObjects&) = delete;
 
   void add(client::Object* object, uint32_t index) { objects_.emplace_back(object, index); }
   void look() {
-    if (armed_) return;
+    if (name_ != 0) return;
     constexpr size_t looks = 64;
     for (size_t n = std::min(looks, objects_.size()); n > 0; --n) {
       if (next_ == objects_.size()) next_ = 0;
@@ -879,17 +885,28 @@ class OwnObjects {
     }
   }
   void arm() {
-    if (std::exchange(armed_, true)) return;
+    using Watch = client::Object::Watch;
+    if (name_ != 0) return;
+    name_ = watches_.open(*count_);
     for (const auto& [object, index] : objects_) {
-      if (!object->add_hook(count_, index)) count_->ready(index);
+      const Watch outcome = object->watch(name_ | index);
+      if (outcome == Watch::watched) continue;
+      // Another wait watches it, or this one does already.
+      if (outcome == Watch::taken && object->add_hook(count_, index)) {
+        hooked_.push_back(object);
+      } else {
+        count_->ready(index);
+      }
     }
   }
 
  private:
+  client::ReadyWatches& watches_;
   const std::shared_ptr<ReadyCount> count_;
   std::vector<std::pair<client::Object*, uint32_t>> objects_;
+  std::vector<client::Object*> hooked_;
   size_t next_ = 0;
-  bool armed_ = false;
+  uint64_t name_ = 0;  // 0: not armed.
 };
 
 // Has the owners say when their objects are ready, until it goes.
@@ -947,7 +964,7 @@ std::vector<bool> block_until_ready(SessionImpl& session, const RefList& refs, s
                                     Instant deadline) {
   transport::RingPort::Waiter waiter{*session.client().environment().rings};
   const auto ready = std::make_shared<ReadyCount>(refs.size, count, waiter);
-  OwnObjects own_objects{ready};
+  OwnObjects own_objects{session.client().objects().watches(), ready};
   BorrowedObjects borrowed{session};
   for (uint32_t i = 0; i < refs.size; ++i) {
     if (refs[i]->is_ready()) {
@@ -1193,7 +1210,8 @@ StartedStream stream_method(const std::shared_ptr<SessionImpl>& session,
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return failed_stream(session, std::move(items), std::move(stored).error());
   }
-  auto call = start_call(session, target, method, signature, arguments, options, 0, nullptr, items);
+  auto call =
+      start_call(session, target, method, signature, arguments, options, 0, 0, nullptr, items);
   return started(session, std::move(items), own(session, std::move(call)));
 }
 

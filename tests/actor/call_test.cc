@@ -50,7 +50,9 @@ TEST(Call, IsBegunOrWithdrawn) {
 
 // What a module was told, in order.
 struct Told {
-  static void run(void* argument, uint32_t why) { static_cast<Told*>(argument)->all.push_back(why); }
+  static void run(void* argument, uint32_t why) {
+    static_cast<Told*>(argument)->all.push_back(why);
+  }
   std::vector<uint32_t> all;
 };
 

@@ -6,6 +6,11 @@ namespace {
 
 class ActorCallTest : public ClientTest {
  protected:
+  static std::shared_ptr<const ActorCallExtras> retrying(RetryPolicy policy) {
+    ActorCallExtras extras;
+    extras.retry = std::move(policy);
+    return std::make_shared<const ActorCallExtras>(std::move(extras));
+  }
   Result<std::string> call(ActorCallSpec spec) {
     const Duration limit = std::min<Duration>(spec.budget, 1min) + 1s;
     auto value = await(client->call_actor(std::move(spec)), limit);
@@ -92,7 +97,7 @@ TEST_F(ActorCallTest, FailureOfWhatRanIsNeverSentAgain) {
     process.calls.clear();
     process.failures = {error(code, "the method says so").at("actor on node worker-1")};
     auto spec = call_of("hello");
-    spec.retry.retries = -1;
+    spec.extras = retrying({.retries = -1});
     EXPECT_EQ(code_of(call(spec)), code);
     simulation.run_for(10s);
     EXPECT_EQ(process.calls.size(), 1u) << code_name(code);
@@ -105,7 +110,7 @@ TEST_F(ActorCallTest, ListedFailuresAreSentAgainAsOftenAsTheyMay) {
   const Error conflict = error(Code::conflict, "not yet").at("actor on node worker-1");
   process.failures = {conflict, conflict, conflict};
   auto spec = call_of("hello");
-  spec.retry = {.retries = 2, .on = {Code::conflict}};
+  spec.extras = retrying({.retries = 2, .on = {Code::conflict}});
   const auto answer = call(spec);
   ASSERT_EQ(code_of(answer), Code::conflict);
   EXPECT_EQ(answer.error().message(), "not yet (tried 3 times)");
@@ -141,7 +146,7 @@ TEST_F(ActorCallTest, RetriableCallThatMayHaveRunIsSentToTheNextIncarnation) {
   FakeProcess& process = add_actor();
   process.hold = true;
   auto spec = call_of("hello");
-  spec.retry.retries = -1;
+  spec.extras = retrying({.retries = -1});
   const ObjectName result = client->submit_call(spec);
   simulation.run_for(1s);
   process.die();

@@ -8,6 +8,12 @@ struct Inner {
   bool flag = false;
   std::string text;
 };
+struct Packed {  // Copied as a whole.
+  std::array<uint16_t, 3> numbers{};
+  int8_t small = 0;
+  uint8_t last = 0;
+};
+static_assert(troupe::detail::Dense<Packed> && !troupe::detail::Dense<Inner>);
 struct Outer {
   std::vector<Inner> inners;
   std::map<std::string, std::vector<int32_t>> map;
@@ -36,7 +42,7 @@ void try_read(const uint8_t* data, size_t size) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
-  const uint8_t which = data[0] % 6;
+  const uint8_t which = data[0] % 7;
   ++data, --size;
   switch (which) {
     case 0:
@@ -53,6 +59,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       break;
     case 4:
       try_read<std::vector<double>>(data, size);
+      break;
+    case 5:
+      try_read<std::vector<Packed>>(data, size);
       break;
     default:
       try_read<std::tuple<std::string, std::vector<std::pair<int, bool>>>>(data, size);

@@ -1,8 +1,12 @@
+#include <capnp/any.h>
+#include <capnp/message.h>
+#include <capnp/serialize.h>
 #include <gtest/gtest.h>
 
 #include "base/random.h"
 #include "protocol/codec.h"
 #include "protocol/frame.h"
+#include "troupe.capnp.h"
 
 namespace troupe::protocol {
 namespace {
@@ -49,6 +53,77 @@ TEST(Codec, ListsOfIdsAndNumbersRoundTrip) {
   StartSlots slots;
   slots.devices = {1, 7};
   EXPECT_EQ(decode<StartSlots>(encode(slots)).value().devices, slots.devices);
+}
+
+Bytes bytes_of(capnp::MessageBuilder& message) {
+  const kj::Array<capnp::word> words = capnp::messageToFlatArray(message);
+  const auto bytes = words.asBytes();
+  return {bytes.begin(), bytes.end()};
+}
+
+// What the schema's own classes write and read.
+TEST(Codec, SpeaksAsTheSchemaDoes) {
+  capnp::MallocMessageBuilder message;
+  auto spec = message.initRoot<schema::ActorSpec>();
+  spec.setName("theirs");
+  spec.setMaxRestarts(-3);
+  spec.setDetached(true);
+  spec.setShared(true);
+  spec.setSignature(1ull << 63);
+  auto demand = spec.initDemand(2);
+  demand[1].setName("gpu");
+  demand[1].setMilli(-7);
+  auto placement = spec.initPlacement();
+  placement.setBundle(9);
+  placement.initSelectors(1)[0].initValues(2).set(1, "zone");
+  const auto read = decode<ActorSpec>(bytes_of(message)).value();
+  EXPECT_EQ(read.name, "theirs");
+  EXPECT_EQ(read.max_restarts, -3);
+  EXPECT_TRUE(read.detached);
+  EXPECT_FALSE(read.get_if_exists);
+  EXPECT_TRUE(read.shared);
+  EXPECT_EQ(read.signature, 1ull << 63);
+  EXPECT_EQ(read.demand.at(1).milli, -7);
+  EXPECT_EQ(read.placement.bundle, 9u);
+  EXPECT_EQ(read.placement.selectors.at(0).values.at(1), "zone");
+
+  const Bytes written = encode(read);
+  kj::ArrayInputStream in{kj::arrayPtr(written.data(), written.size())};
+  capnp::InputStreamMessageReader reader{in};
+  const auto again = reader.getRoot<schema::ActorSpec>();
+  EXPECT_STREQ(again.getName().cStr(), "theirs");
+  EXPECT_EQ(again.getMaxRestarts(), -3);
+  EXPECT_TRUE(again.getDetached());
+  EXPECT_EQ(again.getDemand()[1].getMilli(), -7);
+  EXPECT_STREQ(again.getPlacement().getSelectors()[0].getValues()[1].cStr(), "zone");
+  EXPECT_FALSE(again.hasArguments());
+}
+
+// A peer of an older version: its struct ends before the fields that came later.
+TEST(Codec, FieldsThatAnOlderPeerDoesNotKnowKeepTheirDefaults) {
+  capnp::MallocMessageBuilder message;
+  auto older = message.initRoot<schema::ErrorInfo>();
+  older.setCode(5);
+  older.setMessage("old");
+  const auto read = decode<ActorSpec>(bytes_of(message));
+  ASSERT_TRUE(read);
+  EXPECT_EQ(read->mailbox_calls_max, 0u);
+  EXPECT_TRUE(read->groups.empty());
+  EXPECT_FALSE(read->shared);
+}
+
+TEST(Codec, AListOfAnotherKindIsRefused) {
+  capnp::MallocMessageBuilder message;
+  auto root = message.getRoot<capnp::AnyPointer>().initAsAnyStruct(0, 1);
+  root.getPointerSection()[0].initAs<capnp::List<capnp::Void>>(1 << 28);
+  EXPECT_EQ(decode<ActorSpecs>(bytes_of(message)).error().code(), Code::invalid);
+}
+
+TEST(Codec, MisalignedBytesAreReadAlike) {
+  Bytes bytes = encode(sample_record());
+  bytes.insert(bytes.begin(), 0);
+  const auto read = decode<ActorRecord>(BytesView{bytes}.subspan(1));
+  EXPECT_EQ(read.value().spec.name, "counter");
 }
 
 TEST(Codec, TruncatedAndDamagedBytesAreRefusedOrDecodedWithinBounds) {

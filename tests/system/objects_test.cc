@@ -112,6 +112,10 @@ TEST_F(ObjectsSystem, FreedObjectsAreNotFound) {
   check("free");
 }
 
+TEST_F(ObjectsSystem, LargeArraysExample) {
+  const Outcome outcome = cluster->program("large_arrays", {"1000001"});
+  EXPECT_EQ(outcome.out, "mean 500000, largest 1e+06\nfreed\n") << outcome.err;
+}
 TEST_F(ObjectsSystem, AreListedWithWhoHoldsThem) {
   HeldObjects held{*cluster};
   const std::string large = held.line();

@@ -37,6 +37,11 @@ TEST_F(SdkSystem, CounterActor) {
   EXPECT_EQ(outcome.out, "value: 5060\nerror: a counter only grows\n") << outcome.err;
 }
 
+TEST_F(SdkSystem, WordStream) {
+  const Outcome outcome = cluster->program("word_stream");
+  EXPECT_EQ(outcome.out, "6 words, the longest: stream\nended at its limit\n") << outcome.err;
+}
+
 TEST_F(SdkSystem, ParallelPi) {
   const Outcome outcome = cluster->program("parallel_pi", {"16", "100000"});
   EXPECT_TRUE(outcome.out.starts_with("pi is about 3.14")) << outcome.out << outcome.err;

@@ -71,8 +71,8 @@ TEST_F(TasksSystem, WhatNobodyReadsIsStillTracked) {
 TEST(TasksSystemOfTwoNodes, TheSameHoldsBetweenNodes) {
   Cluster cluster;
   ASSERT_EQ(cluster.up({"--workers", "2", "--cpus", "1", "--gateway-port", "-1"}).status, 0);
-  for (const char* name : {"retries", "time_limits", "force", "children", "spared_children", "several", "dropped",
-                           "streams", "stream_failures", "actor_stream"}) {
+  for (const char* name : {"retries", "time_limits", "force", "children", "spared_children",
+                           "several", "dropped", "streams", "stream_failures", "actor_stream"}) {
     const Outcome outcome = cluster.program("task_checks", {name});
     EXPECT_EQ(outcome.status, 0) << name << ": " << outcome.err << outcome.out;
   }

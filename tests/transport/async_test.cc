@@ -133,6 +133,73 @@ TEST(WithDeadline, GivesTheAnswerOrUnwindsTheOperation) {
   EXPECT_TRUE(unwound);
 }
 
+Async<void> note_winner(Event& first, Event& second, std::vector<int>& winners) {
+  const bool was_first = co_await wait_either(first, second);
+  winners.push_back(was_first ? 1 : 2);
+}
+
+TEST(WaitEither, SaysWhichCameFirstAndLeavesTheOther) {
+  Loop loop;
+  std::vector<int> winners;
+  {
+    Event first{loop.real.io().get_executor()};
+    Event second{loop.real.io().get_executor()};
+    spawn(loop.scope, note_winner(first, second, winners));
+    loop.poll();
+    second.pulse();
+    first.pulse();
+    loop.run();
+    spawn(loop.scope, note_winner(first, second, winners));
+    loop.poll();
+    first.set();
+    second.set();
+    loop.run();
+    spawn(loop.scope, note_winner(first, second, winners));
+    loop.run();
+    // The events' destructors find nobody waiting.
+  }
+  EXPECT_EQ(winners, (std::vector<int>{2, 1, 1}));
+}
+
+Async<void> wait_for_both(Event& first, Event& second, bool& unwound) {
+  Unwound mark{unwound};
+  (void)co_await wait_either(first, second);
+  ADD_FAILURE() << "it went on";
+}
+
+TEST(WaitEither, UnwindsWhenItIsCancelled) {
+  Loop loop;
+  Event first{loop.real.io().get_executor()};
+  Event second{loop.real.io().get_executor()};
+  bool unwound = false;
+  spawn(loop.scope, wait_for_both(first, second, unwound));
+  loop.poll();
+  loop.scope.cancel();
+  loop.run();
+  EXPECT_TRUE(unwound);
+}
+
+Async<void> wait_a_while(TimerClock& clock, Event& event, Duration budget, int& outcome) {
+  outcome = co_await wait_until(clock, clock.now() + budget, event) ? 1 : 0;
+}
+
+TEST(WaitUntil, GivesUpAtTheDeadlineAndLeavesTheEvent) {
+  Loop loop;
+  int late = -1;
+  int woken = -1;
+  {
+    Event event{loop.real.io().get_executor()};
+    spawn(loop.scope, wait_a_while(loop.clock, event, 1ms, late));
+    loop.run();
+    spawn(loop.scope, wait_a_while(loop.clock, event, 1h, woken));
+    loop.poll();
+    event.pulse();
+    loop.run();
+  }
+  EXPECT_EQ(late, 0);
+  EXPECT_EQ(woken, 1);
+}
+
 TEST(TimerClock, RunsInOrderAndNotAfterCancel) {
   Loop loop;
   std::vector<int> order;

@@ -133,11 +133,11 @@ std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& sessi
                                        const std::shared_ptr<client::ActorTarget>& target,
                                        std::string_view method, uint64_t signature,
                                        std::vector<ArgumentValue> arguments,
-                                       const CallOptions& options);
+                                       const CallOptions& options, int max_call_retries);
 std::vector<std::shared_ptr<RefHandle>> submit_call_many(
     const std::shared_ptr<SessionImpl>& session, const std::shared_ptr<client::ActorTarget>& target,
     std::string_view method, uint64_t signature, std::vector<ArgumentValue> arguments,
-    const CallOptions& options, uint32_t count);
+    const CallOptions& options, int max_call_retries, uint32_t count);
 Result<std::shared_ptr<RefHandle>> put(const std::shared_ptr<SessionImpl>& session, Writer value);
 Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::string module,
                              std::string_view class_name, uint64_t signature,
@@ -229,7 +229,8 @@ class ActorRef {
   template <auto method, class... Args>
     requires(!detail::starts_with_options<Args...>)
   auto call(Args&&... arguments) const {
-    return call<method>(CallOptions{}, std::forward<Args>(arguments)...);
+    static const CallOptions none;
+    return call<method>(none, std::forward<Args>(arguments)...);
   }
   template <auto method, class... Args>
   auto call(const CallOptions& options, Args&&... arguments) const {
@@ -239,18 +240,18 @@ class ActorRef {
     auto values = encode<method>(std::forward<Args>(arguments)...);
     return ObjectRef<typename Traits::Value>{
         detail::submit_call(session_, target_, method_name<method>(), Traits::signature(),
-                            std::move(values), with_defaults(options))};
+                            std::move(values), options, max_call_retries_)};
   }
   // As Session::submit_many.
   template <auto method, class... Args>
-  auto call_many(CallOptions options, Args&&... arguments) const {
+  auto call_many(const CallOptions& options, Args&&... arguments) const {
     using Traits = detail::FunctionTraits<decltype(method)>;
     using Results = detail::Several<typename Traits::Value>;
     static_assert(Results::possible, "the method gives neither a tuple nor a vector");
     auto values = encode<method>(std::forward<Args>(arguments)...);
     return Results::refs(detail::submit_call_many(
-        session_, target_, method_name<method>(), Traits::signature(), std::move(values),
-        with_defaults(options), Results::count(options.returns)));
+        session_, target_, method_name<method>(), Traits::signature(), std::move(values), options,
+        max_call_retries_, Results::count(options.returns)));
   }
   // Of a method that returns Generator<T>: Stream<T>. Such a call may be overtaken by later ones.
   template <auto method, class... Args>
@@ -281,10 +282,6 @@ class ActorRef {
     static_assert(sizeof...(Args) == Traits::arity, "the method takes another number of arguments");
     return detail::encode_arguments<typename Traits::Arguments>(std::index_sequence_for<Args...>{},
                                                                 std::forward<Args>(arguments)...);
-  }
-  CallOptions with_defaults(CallOptions options) const {
-    if (!options.retries) options.retries = max_call_retries_;
-    return options;
   }
 
   std::shared_ptr<detail::SessionImpl> session_;
@@ -549,7 +546,7 @@ class Session {
                                      Traits::signature(), std::move(values), options));
     std::vector<ActorRef<A>> refs;
     refs.reserve(ids.size());
-    for (const ActorId id : ids) refs.emplace_back(impl_, id);
+    for (const ActorId id : ids) refs.emplace_back(impl_, id, options.max_call_retries);
     return refs;
   }
   // Blocks until all are ready to be called. Errors: unavailable (one died: why),

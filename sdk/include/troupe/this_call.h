@@ -14,7 +14,8 @@ namespace troupe {
 bool should_stop();
 
 // The same as a token, e.g. for std::stop_callback, whose callbacks run on a thread of the
-// runtime's and must not block. Good for as long as somebody wants it; without a call it never asks.
+// runtime's and must not block. Good for as long as somebody wants it; without a call it never
+// asks.
 std::stop_token stop_token();
 
 namespace detail {

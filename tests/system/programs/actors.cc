@@ -244,7 +244,8 @@ void check_shared_fate(const troupe::Session& session) {
   }
   for (const auto& cell : lasting) {
     REQUIRE(eventually([&] {
-      const auto now = cell.call_retriable<&Cell::incarnation>().get(deadline);
+      const auto now =
+          cell.call<&Cell::incarnation>(troupe::CallOptions{.retries = 5}).get(deadline);
       return now && *now == 2;
     }));
   }
@@ -264,7 +265,7 @@ void check_stuck(const troupe::Session& session) {
   cells[0].kill().value();
   REQUIRE(!held.get(deadline));
   REQUIRE(eventually([&] {
-    const auto now = cells[1].call_retriable<&Cell::pid>().get(deadline);
+    const auto now = cells[1].call<&Cell::pid>(troupe::CallOptions{.retries = 5}).get(deadline);
     return now && *now != pid;
   }));
   cells[1].kill().value();

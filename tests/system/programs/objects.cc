@@ -254,7 +254,7 @@ void check_many_refs(const troupe::Session& session) {
   std::vector<ObjectRef<int64_t>> failing{session.submit(one)};
   failing.push_back(session.submit(one));
   failing.push_back(ref.get().value()[1]);
-  session.cancel(failing[1]);
+  session.cancel(failing[1]).value();
   const auto outcome = session.get(failing);
   REQUIRE(outcome || outcome.error().code() == Code::cancelled);
   std::filesystem::remove(path);

@@ -269,7 +269,8 @@ void check_retries(const troupe::Session& session) {
   slow.retries = 2;
   slow.retry_delay = 100ms;
   const auto before = std::chrono::steady_clock::now();
-  const auto failure = failure_of(session.submit(slow, fail_until, never.path(), 99, Code::conflict));
+  const auto failure =
+      failure_of(session.submit(slow, fail_until, never.path(), 99, Code::conflict));
   REQUIRE(std::chrono::steady_clock::now() - before >= 300ms);
   REQUIRE(failure.code() == Code::conflict && contains(failure.message(), "tried 3 times"));
   REQUIRE(contains(failure.where(), "patient") && never.marks() == 3);
@@ -291,8 +292,7 @@ void check_retries(const troupe::Session& session) {
 }
 
 void check_call_retries(const troupe::Session& session) {
-  const auto worker =
-      session.create<Worker>({.max_restarts = -1, .max_call_retries = 1}).value();
+  const auto worker = session.create<Worker>({.max_restarts = -1, .max_call_retries = 1}).value();
   const Gate deaths;
   REQUIRE(worker.call<&Worker::die_until>(deaths.path(), 2).get(deadline).value() == 7);
   const Gate more;
@@ -314,8 +314,8 @@ void check_time_limits(const troupe::Session& session) {
   // Of all of it.
   const Gate begun;
   const Gate told;
-  const auto late = failure_of(
-      session.submit({.name = "slow", .timeout = 300ms}, run_until_told, begun.path(), told.path()));
+  const auto late = failure_of(session.submit({.name = "slow", .timeout = 300ms}, run_until_told,
+                                              begun.path(), told.path()));
   REQUIRE(late.code() == Code::deadline_exceeded && contains(late.message(), "slow"));
   REQUIRE(eventually([&] { return told.marks() == 1 || begun.marks() == 0; }));
   // Of a run that heeds it.
@@ -553,6 +553,7 @@ void check_actor_stream(const troupe::Session& session) {
   REQUIRE(marks.marks() <= 6);
   REQUIRE(read_all(numbers).back() == 109);
   (void)desk.kill();
+  REQUIRE(eventually([&] { return desk.status().value().state == "dead"; }));
   auto dead = desk.stream<&Desk::count>({}, marks.path(), session.submit(successor, 9), 100);
   REQUIRE(!dead.next(deadline));
 }
