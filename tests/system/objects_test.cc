@@ -177,7 +177,9 @@ TEST(ObjectsSystemOfASmallStore, SpilledObjectsAreListedAndRead) {
   for (const auto& row : rows) {
     const auto state = row.at("state").as_string();
     if (state == "spilled") ++spilled;
-    if (row.at("id").as_string() == pinned) EXPECT_EQ(state, "stored") << json.out;
+    if (row.at("id").as_string() == pinned) {
+      EXPECT_EQ(state, "stored") << json.out;
+    }
     EXPECT_GE(row.at("size_bytes").to_number<int64_t>(), 2 << 20) << json.out;
   }
   EXPECT_GE(spilled, 10) << json.out;
