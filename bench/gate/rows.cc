@@ -166,10 +166,12 @@ struct Simulated {
     require(await(cluster.driver().call_actor(std::move(spec))).has_value(), "a call fails");
   }
   void run_task() {
+    client::TaskTraits traits;
+    traits.module = "module";
+    traits.function = "echo";
+    traits.demand = {{"cpu", 1000}};
     client::TaskSpec spec;
-    spec.module = "module";
-    spec.function = "echo";
-    spec.demand = {{"cpu", 1000}};
+    spec.traits = std::make_shared<const client::TaskTraits>(std::move(traits));
     spec.arguments.resize(1);
     spec.arguments[0].inline_value = to_bytes("text");
     const auto result = cluster.driver().submit_task(std::move(spec));

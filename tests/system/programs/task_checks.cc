@@ -113,6 +113,11 @@ int64_t hold(const std::string& path) {
   return 1;
 }
 TROUPE_TASK(hold);
+void fail_when_free(std::string path) {
+  hold(path);
+  throw troupe::error(Code::conflict, "as it was asked to");
+}
+TROUPE_TASK(fail_when_free);
 // Runs until it is told to end, and marks that in the other file.
 int64_t run_until_told(const std::string& begun, const std::string& told) {
   leave_mark(begun);
@@ -572,11 +577,12 @@ void check_dropped(const troupe::Session& session) {
   gate.open();
   session.drain(deadline).value();
   // Failures that nobody can read are counted; others are not.
-  const Gate failures;
+  const Gate until_dropped;
   for (int i = 0; i < 3; ++i) {
-    (void)session.submit({.name = "lost"}, fail_until, failures.path(), 99, Code::conflict);
+    (void)session.submit({.name = "lost"}, fail_when_free, until_dropped.path());
   }
-  const auto read = session.submit(fail_until, failures.path(), 99, Code::conflict);
+  const auto read = session.submit(fail_when_free, until_dropped.path());
+  until_dropped.open();
   session.drain(deadline).value();
   REQUIRE(session.unread_failures() == 3);
   REQUIRE(failure_of(read).code() == Code::conflict);
