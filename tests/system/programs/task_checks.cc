@@ -113,8 +113,8 @@ int64_t hold(const std::string& path) {
   return 1;
 }
 TROUPE_TASK(hold);
-void fail_when_free(std::string path) {
-  hold(path);
+void fail_when_free(const std::string& path) {
+  while (std::filesystem::exists(path)) ::poll(nullptr, 0, 2);
   throw troupe::error(Code::conflict, "as it was asked to");
 }
 TROUPE_TASK(fail_when_free);
