@@ -8,9 +8,9 @@ packages=(
   # Libraries.
   libboost1.81-dev libboost-system1.81-dev libboost-json1.81-dev
   capnproto libcapnp-dev librocksdb-dev libfmt-dev libspdlog-dev libssl-dev libxxhash-dev
-  libcli11-dev libdnnl-dev
+  libcli11-dev libdnnl-dev liblz4-dev
   # Tests and benchmarks.
-  libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev
+  libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev valgrind
   # Checks; clang-tidy needs clang's own omp.h.
   clang-tidy-16 clang-format-16 libomp-16-dev
   # What the demo uses: curl, and its text (public domain).

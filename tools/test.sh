@@ -125,6 +125,7 @@ check_tidy() {
 leg "Packages" bash tools/install-deps.sh
 leg "Release build" build release
 leg "Tests" run_tests release
+leg "Instruction gate" build/release/bench/bench_gate
 if [ "$lint" = 1 ]; then
   leg "Format" check_format
   leg "clang-tidy on changed files" check_tidy

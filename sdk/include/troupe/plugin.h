@@ -169,7 +169,8 @@ typedef struct troupe_host {
    * block. One at a time. */
   int32_t (*call_on_room)(troupe_call* call, size_t item_size, void (*run)(void* argument),
                           void* argument);
-  /* Any thread. Keeps `context` valid for defer beyond the end of its actor, until as many releases. */
+  /* Any thread. Keeps `context` valid for defer beyond the end of its actor, until as many
+   * releases. */
   void (*context_retain)(troupe_context* context);
   void (*context_release)(troupe_context* context);
 } troupe_host;
