@@ -299,7 +299,7 @@ Async<void> ActorCaller::await_stream(Target target, Queued queued,
 
 // Set when the caller gives up on what the object is.
 std::shared_ptr<transport::CancelEvent> ActorCaller::on_cancel(Object& result) const {
-  const auto given_up = std::make_shared<transport::CancelEvent>(client_.environment_.loop);
+  auto given_up = std::make_shared<transport::CancelEvent>(client_.environment_.loop);
   result.on_cancel([given_up, loop = client_.environment_.loop](uint8_t how) {
     boost::asio::post(loop, [given_up, how] {
       given_up->how = how;
