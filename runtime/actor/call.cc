@@ -97,8 +97,10 @@ bool Call::finish(Result<Bytes> outcome) {
 
 Code Call::emit(BytesView item) {
   if (!request_.streams) return Code::invalid;
-  if (is_cancelled()) return Code::cancelled;
-  if (should_stop()) return Code::deadline_exceeded;
+  // Once: it may be told to stop, for either reason, between two looks.
+  const uint32_t told = stop_.load();
+  if ((told & TROUPE_STOP_CANCELLED) != 0) return Code::cancelled;
+  if (told != 0) return Code::deadline_exceeded;
   {
     const std::lock_guard lock{mutex_};
     if (finished_) return Code::invalid;
