@@ -45,6 +45,7 @@ StoreClient::StoreClient(transport::Environment environment, Scope& scope, Conne
       scope_(scope),
       connections_(connections),
       attached_(environment.loop),
+      exposed_(environment.loop),
       pins_(std::make_shared<PinReturns>(environment.loop, [this](std::vector<ObjectId> objects) {
         protocol::ReleaseBlocks request{std::move(objects), {}};
         spawn(scope_, release(std::move(request), *node_));
@@ -256,20 +257,37 @@ Async<Status> StoreClient::seal(uint64_t segment, std::vector<protocol::SealedBl
 Async<Status> StoreClient::expose(std::vector<ObjectId> objects) {
   // A process has one segment but for the moment after one was dropped.
   std::map<uint64_t, std::vector<protocol::SealedBlock>> by_segment;
+  std::vector<ObjectId> others;  // On their way already: the worker must know of them, too.
+  struct Exposing {
+    StoreClient& store;
+    std::vector<ObjectId> objects;
+    ~Exposing() {
+      for (const ObjectId object : objects) store.exposing_.erase(object);
+      store.exposed_.pulse();
+    }
+  };
+  std::optional<Exposing> mine{std::in_place, *this};
   {
     const std::lock_guard lock{mutex_};
     for (const ObjectId object : objects) {
+      if (exposing_.contains(object)) others.push_back(object);
       const auto found = views_.find(object);
       if (found == views_.end() || !found->second.block) continue;
       LocalBlock& block = *found->second.block;
       if (!block.is_private()) continue;
       block.give_away(object, true);
+      exposing_.insert(object);
+      mine->objects.push_back(object);
       by_segment[block.home()->number()].push_back(
           {object, {}, block.offset_bytes(), block.bytes().size(), true});
     }
   }
   for (auto& [segment, items] : by_segment)
     TROUPE_CO_CHECK(co_await seal(segment, std::move(items)));
+  mine.reset();
+  for (const ObjectId object : others) {
+    while (exposing_.contains(object)) co_await exposed_.wait();
+  }
   co_return ok();
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <unordered_map>
 
 #include "client/client.h"
@@ -92,6 +93,8 @@ class StoreClient {
   std::map<uint64_t, std::shared_ptr<object_store::ReaderSegment>> segments_;
   bool attaching_ = false;
   Event attached_;
+  std::set<ObjectId> exposing_;  // The worker has been told and has not answered.
+  Event exposed_;
   std::map<ProcessId, Release> releases_;  // To be told, by the worker.
   std::shared_ptr<PinReturns> pins_;
   const std::shared_ptr<const bool> alive_ = std::make_shared<const bool>(true);

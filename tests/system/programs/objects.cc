@@ -256,6 +256,7 @@ void check_many_refs(const troupe::Session& session) {
   failing.push_back(ref.get().value()[1]);
   session.cancel(failing[1]).value();
   const auto outcome = session.get(failing);
+  if (!outcome) std::cerr << outcome.error().to_string() << "\n";
   REQUIRE(outcome || outcome.error().code() == Code::cancelled);
   std::filesystem::remove(path);
 }
