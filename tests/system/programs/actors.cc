@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "check.h"
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -24,51 +26,14 @@ using troupe::Code;
 using troupe::Coroutine;
 using troupe::ObjectRef;
 
-constexpr auto deadline = 60s;
 // For what must not happen: if it happens later, a check shows nothing but breaks nothing.
 constexpr auto moment = 300ms;
-
-#define REQUIRE(condition)                                     \
-  do {                                                         \
-    if (!(condition)) {                                        \
-      std::cerr << __LINE__ << ": not true: " #condition "\n"; \
-      std::exit(1);                                            \
-    }                                                          \
-  } while (false)
-
-// A file that holds actors up while it exists.
-class Gate {
- public:
-  Gate() {
-    char path[] = "/tmp/troupe-gate-XXXXXX";
-    ::close(::mkstemp(path));
-    path_ = path;
-  }
-  Gate(const Gate&) = delete;
-  Gate& operator=(const Gate&) = delete;
-  ~Gate() { open(); }
-  void open() const { ::unlink(path_.c_str()); }
-  const std::string& path() const { return path_; }
-  size_t marks() const { return std::filesystem::file_size(path_); }
-
- private:
-  std::string path_;
-};
 
 void mark(const std::string& path) {
   std::ofstream{path, std::ios::app} << '.' << std::flush;
 }
 void wait_while_exists(const std::string& path) {
   while (std::filesystem::exists(path)) ::poll(nullptr, 0, 2);
-}
-template <class Condition>
-bool eventually(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + deadline;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    ::poll(nullptr, 0, 5);
-  }
-  return true;
 }
 template <class T>
 bool is_ready(const troupe::Session& session, const ObjectRef<T>& ref,

@@ -22,6 +22,8 @@
 #include <string>
 #include <vector>
 
+#include "check.h"
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -29,37 +31,8 @@ using troupe::Code;
 using troupe::Coroutine;
 using troupe::ObjectRef;
 
-constexpr auto deadline = 60s;
 // For what must not happen: if it happens later, a check shows nothing but breaks nothing.
 constexpr auto moment = 300ms;
-
-#define REQUIRE(condition)                                     \
-  do {                                                         \
-    if (!(condition)) {                                        \
-      std::cerr << __LINE__ << ": not true: " #condition "\n"; \
-      std::exit(1);                                            \
-    }                                                          \
-  } while (false)
-
-// A file that holds tasks and actors up while it exists.
-class Gate {
- public:
-  Gate() {
-    char path[] = "/tmp/troupe-gate-XXXXXX";
-    ::close(::mkstemp(path));
-    path_ = path;
-  }
-  Gate(const Gate&) = delete;
-  Gate& operator=(const Gate&) = delete;
-  ~Gate() { open(); }
-  void open() const { ::unlink(path_.c_str()); }
-  const std::string& path() const { return path_; }
-  // One byte of it is one mark.
-  int64_t marks() const { return static_cast<int64_t>(std::filesystem::file_size(path_)); }
-
- private:
-  std::string path_;
-};
 
 int64_t thread_id() {
   return ::syscall(SYS_gettid);

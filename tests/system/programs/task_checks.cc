@@ -17,6 +17,8 @@
 #include <string>
 #include <vector>
 
+#include "check.h"
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -26,49 +28,11 @@ using troupe::Coroutine;
 using troupe::ObjectRef;
 using troupe::TaskOptions;
 
-constexpr auto deadline = 60s;
-
-#define REQUIRE(condition)                                     \
-  do {                                                         \
-    if (!(condition)) {                                        \
-      std::cerr << __LINE__ << ": not true: " #condition "\n"; \
-      std::exit(1);                                            \
-    }                                                          \
-  } while (false)
-
-// A file that holds tasks up while it exists, and in which they leave marks of a byte.
-class Gate {
- public:
-  Gate() {
-    char path[] = "/tmp/troupe-gate-XXXXXX";
-    ::close(::mkstemp(path));
-    path_ = path;
-  }
-  Gate(const Gate&) = delete;
-  Gate& operator=(const Gate&) = delete;
-  ~Gate() { open(); }
-  void open() const { ::unlink(path_.c_str()); }
-  const std::string& path() const { return path_; }
-  int64_t marks() const { return static_cast<int64_t>(std::filesystem::file_size(path_)); }
-
- private:
-  std::string path_;
-};
-
 void leave_mark(const std::string& path) {
   const int file = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
   const ssize_t written = ::write(file, "x", 1);
   ::close(file);
   if (written != 1) throw std::runtime_error("cannot mark");
-}
-
-bool eventually(const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + deadline;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    ::poll(nullptr, 0, 2);
-  }
-  return true;
 }
 
 bool contains(const std::string& text, std::string_view part) {
