@@ -69,7 +69,7 @@ TEST_F(SegmentTest, WhatIsWrittenIsReadWithoutACopy) {
 }
 
 TEST_F(SegmentTest, CostsMemoryOnlyForPreparedPages) {
-  auto producer = ProducerSegment::create(uint64_t{1} << 40).value();
+  auto producer = ProducerSegment::create(uint64_t{1} << 38).value();
   const auto reader = ReaderSegment::open(copy_of(producer.fd())).value();
   EXPECT_EQ(reader.memory_bytes().value(), 0U);
   ASSERT_TRUE(producer.prepare(0, 100));
@@ -79,7 +79,7 @@ TEST_F(SegmentTest, CostsMemoryOnlyForPreparedPages) {
   ASSERT_TRUE(producer.prepare(0, 3 * page_bytes));
   EXPECT_EQ(reader.memory_bytes().value(), 3 * page_bytes);
   // Far above what was used so far: only that block, not all that lies below it.
-  ASSERT_TRUE(producer.prepare(uint64_t{1} << 39, page_bytes));
+  ASSERT_TRUE(producer.prepare(uint64_t{1} << 37, page_bytes));
   EXPECT_EQ(reader.memory_bytes().value(), 4 * page_bytes);
   // What lies between has no memory yet, so preparing it must get some.
   ASSERT_TRUE(producer.prepare(100 * page_bytes, page_bytes));
