@@ -76,6 +76,14 @@ std::string method_name(Method method) {
       TROUPE_NAME(drop_segments);
       TROUPE_NAME(accept_ring);
       TROUPE_NAME(yield_slots);
+      TROUPE_NAME(get_job);
+      TROUPE_NAME(get_package);
+      TROUPE_NAME(explain);
+      TROUPE_NAME(explain_objects);
+      TROUPE_NAME(explain_calls);
+      TROUPE_NAME(job_logs);
+      TROUPE_NAME(get_timelines);
+      TROUPE_NAME(attach_timeline);
 #undef TROUPE_NAME
   }
   return fmt::format("method {}", static_cast<uint32_t>(method));

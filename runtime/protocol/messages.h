@@ -45,6 +45,9 @@ enum class Method : uint32_t {
   create_actors = 34,
   kill_actors = 35,
   get_actors = 36,
+  get_job = 37,      // Answered by JobInfo.
+  get_package = 38,  // A stream of PackageChunk; also to a driver.
+  explain = 39,      // What the head knows of anything with an id.
   // To a worker.
   start_actor = 40,
   stop_actor = 41,
@@ -81,9 +84,14 @@ enum class Method : uint32_t {
   drop_segments = 73,
   object_copied = 76,
   free_objects = 77,
-  wait_objects = 78,  // A stream of ObjectIds: those that became ready.
-  yield_slots = 75,   // YieldSlots, from the head: somebody else waits for what its slots hold.
-  accept_ring = 74,   // RingOffer, from the worker, with the same descriptors.
+  wait_objects = 78,     // A stream of ObjectIds: those that became ready.
+  explain_objects = 79,  // ObjectIds, to their owner; answered by Explanations.
+  explain_calls = 80,    // To an actor process.
+  job_logs = 81,         // To a driver.
+  get_timelines = 82,    // A stream of ProcessTimeline, from the head or a worker.
+  attach_timeline = 83,  // Empty, to the worker, with the memory of the process's timeline.
+  yield_slots = 75,      // YieldSlots, from the head: somebody else waits for what its slots hold.
+  accept_ring = 74,      // RingOffer, from the worker, with the same descriptors.
 };
 // "create_actor"; "method 99" for a number that this build does not know.
 std::string method_name(Method method);
@@ -240,11 +248,59 @@ struct NodeInfo {
   uint64_t store_spilled_bytes = 0;
 };
 
+// Files that a job's processes need, named by what is in them.
+struct Package {
+  std::string hash;  // SHA-256, in hexadecimal.
+  std::string kind;  // module, working_dir.
+  std::string path;  // At the driver.
+  uint64_t size_bytes = 0;
+};
+
+struct JobEnvironment {
+  std::vector<NamedValue> variables;
+  std::vector<Package> packages;
+  bool log_to_driver = false;
+};
+
+struct GetJob {
+  JobId job;
+};
+
+struct GetPackage {
+  JobId job;
+  std::string hash;
+  uint64_t offset_bytes = 0;
+};
+
+struct PackageChunk {
+  Bytes data;
+  uint64_t offset_bytes = 0;
+  uint64_t total_bytes = 0;
+};
+
+// What a process wrote since the last batch.
+struct ProcessLines {
+  ProcessId process;
+  ActorId actor;
+  uint32_t pid = 0;
+  std::string name;  // For people: of its actor or task.
+  std::vector<std::string> lines;
+  uint64_t lost = 0;  // Lines before these that were left out.
+};
+
+struct JobLogs {
+  JobId job;
+  NodeId node;
+  std::string node_name;
+  std::vector<ProcessLines> items;
+};
+
 struct BeginJob {
   JobId job;
   std::string name;
   std::string entrypoint;
   std::string name_space;
+  JobEnvironment environment = {};
 };
 
 struct EndJob {
@@ -263,6 +319,7 @@ struct JobInfo {
   uint64_t started_unix_us = 0;
   uint64_t ended_unix_us = 0;
   ProcessAddress driver;
+  JobEnvironment environment = {};
 };
 
 // Inline bytes, or, with object set, a ref that the callee resolves through its owner.
@@ -804,6 +861,55 @@ struct ClusterInfo {
   uint32_t deployments = 0;
   std::vector<PendingInfo> pending;
   uint32_t placement_groups = 0;
+};
+
+struct Explain {
+  RawId id;
+};
+
+// About calls that a process has taken; with no tasks: about all, or all of the actor.
+struct ExplainCalls {
+  ActorId actor;
+  std::vector<TaskId> tasks;
+};
+
+struct WaitsFor {
+  std::string kind;  // object, call, actor, lease, process.
+  RawId id;
+  std::string name;
+  ProcessAddress at;  // Who to ask next; without a process: the head.
+};
+
+struct Explanation {
+  std::string kind;  // As in WaitsFor, or node, job, placement group.
+  RawId id;
+  std::string name;          // For people.
+  std::string state;         // One word or two: queued, running, waiting, alive, ...
+  std::string why;           // A sentence.
+  uint64_t since_us = 0;     // How long it has been so; 0: not known.
+  uint64_t deadline_us = 0;  // What is left until its deadline; 0: none.
+  std::vector<WaitsFor> waits_for;
+};
+
+struct Explanations {
+  std::vector<Explanation> items;
+};
+
+struct GetTimelines {
+  JobId job;  // Nil: of all.
+};
+
+// What one process noted, oldest first.
+struct ProcessTimeline {
+  ProcessAddress process;
+  std::string kind;
+  uint32_t pid = 0;
+  JobId job;
+  std::string node_name;
+  std::vector<std::string> names;  // That the records refer to.
+  Bytes records;
+  uint64_t lost = 0;  // Records that newer ones overwrote.
+  bool ended = false;
 };
 
 }  // namespace troupe::protocol

@@ -180,6 +180,49 @@ struct BeginJob {
   name @1 :Text;
   entrypoint @2 :Text;
   nameSpace @3 :Text;
+  environment @4 :JobEnvironment;
+}
+
+# What the processes of a job find around them. Files are named by what is in them, so that a node
+# gets each once; who lacks one asks the head, and the head the job's driver.
+struct Package {
+  hash @0 :Text;
+  kind @1 :Text;
+  path @2 :Text;
+  sizeBytes @3 :UInt64;
+}
+struct JobEnvironment {
+  variables @0 :List(NamedValue);
+  packages @1 :List(Package);
+  logToDriver @2 :Bool;
+}
+struct GetJob { job @0 :Data; }
+# Answered with a stream of PackageChunk.
+struct GetPackage {
+  job @0 :Data;
+  hash @1 :Text;
+  offsetBytes @2 :UInt64;
+}
+struct PackageChunk {
+  data @0 :Data;
+  offsetBytes @1 :UInt64;
+  totalBytes @2 :UInt64;
+}
+
+# From a worker to a job's driver: what processes wrote since the last.
+struct ProcessLines {
+  process @0 :Data;
+  actor @1 :Data;
+  pid @2 :UInt32;
+  name @3 :Text;
+  lines @4 :List(Text);
+  lost @5 :UInt64;
+}
+struct JobLogs {
+  job @0 :Data;
+  node @1 :Data;
+  nodeName @2 :Text;
+  items @3 :List(ProcessLines);
 }
 
 struct EndJob {
@@ -198,6 +241,7 @@ struct JobInfo {
   startedUnixUs @6 :UInt64;
   endedUnixUs @7 :UInt64;
   driver @8 :ProcessAddress;
+  environment @9 :JobEnvironment;
 }
 
 # --- Actors ----------------------------------------------------------------------------------
@@ -758,4 +802,46 @@ struct ClusterInfo {
   deployments @9 :UInt32;
   pending @10 :List(PendingInfo);
   placementGroups @11 :UInt32;
+}
+
+# --- Why something waits, and what happened when -----------------------------------------------
+
+struct Explain { id @0 :Data; }
+# About calls that a process has taken; none: about all of them.
+struct ExplainCalls {
+  actor @0 :Data;
+  tasks @1 :List(Data);
+}
+# `at` is the process to be asked next.
+struct WaitsFor {
+  kind @0 :Text;
+  id @1 :Data;
+  name @2 :Text;
+  at @3 :ProcessAddress;
+}
+struct Explanation {
+  kind @0 :Text;
+  id @1 :Data;
+  name @2 :Text;
+  state @3 :Text;
+  why @4 :Text;
+  sinceUs @5 :UInt64;
+  deadlineUs @6 :UInt64;
+  waitsFor @7 :List(WaitsFor);
+}
+struct Explanations { items @0 :List(Explanation); }
+
+struct GetTimelines { job @0 :Data; }
+# What one process did, as it noted it in memory that outlives it: the records of
+# base/timeline.h, oldest first.
+struct ProcessTimeline {
+  process @0 :ProcessAddress;
+  kind @1 :Text;
+  pid @2 :UInt32;
+  job @3 :Data;
+  nodeName @4 :Text;
+  names @5 :List(Text);
+  records @6 :Data;
+  lost @7 :UInt64;
+  ended @8 :Bool;
 }
