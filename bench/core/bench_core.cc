@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -28,10 +29,14 @@ void handle_signals(void (*handler)(int)) {
 }
 
 // In the driver.
-int run_rows(const bench::Options& options, const std::string& state) try {
+int run_rows(const bench::Options& options, const std::string& state, bool is_alone) try {
   const bench::Processes processes{"TROUPE_STATE=" + state};
   bench::Harness harness{options, processes};
   const auto session = troupe::connect().value();
+  if (!is_alone) {
+    bench::remote_rows(harness, session);
+    return harness.all_good() ? 0 : 1;
+  }
   bench::scale_rows(harness, session);
   bench::task_rows(harness, session);
   bench::actor_rows(harness, session);
@@ -44,7 +49,7 @@ int run_rows(const bench::Options& options, const std::string& state) try {
 }
 
 // The exit status of the driver.
-int run_driver(const bench::Options& options, const std::string& state) {
+int run_driver(const bench::Options& options, const std::string& state, bool is_alone) {
   const pid_t driver = ::fork();
   if (driver < 0) {
     fmt::print(stderr, "cannot fork: {}\n", std::strerror(errno));
@@ -52,7 +57,7 @@ int run_driver(const bench::Options& options, const std::string& state) {
   }
   if (driver == 0) {
     handle_signals(SIG_DFL);
-    std::exit(run_rows(options, state));
+    std::exit(run_rows(options, state, is_alone));
   }
   int status = 0;
   while (::waitpid(driver, &status, 0) < 0 && errno == EINTR) {
@@ -68,8 +73,12 @@ int main(int argc, char** argv) {
   const auto options = bench::read_options(argc, argv);
   if (!options) return 2;
   handle_signals(on_signal);
-  const auto cluster = bench::Cluster::start();
-  if (!cluster) return 1;
-  const int status = interrupted != 0 ? 1 : run_driver(*options, cluster->state());
+  int status = 0;
+  for (const int workers : {1, 2}) {
+    const auto cluster = bench::Cluster::start(workers);
+    if (!cluster) return 1;
+    if (interrupted != 0) return 1;
+    status = std::max(status, run_driver(*options, cluster->state(), workers == 1));
+  }
   return status;
 }

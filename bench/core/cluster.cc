@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -42,7 +43,7 @@ bool troupe(std::vector<std::string> words) {
 
 }  // namespace
 
-std::optional<Cluster> Cluster::start() {
+std::optional<Cluster> Cluster::start(int workers) {
   std::string folder = std::filesystem::temp_directory_path() / "troupe-bench-XXXXXX";
   if (::mkdtemp(folder.data()) == nullptr) {
     fmt::print(stderr, "cannot make {}: {}\n", folder, std::strerror(errno));
@@ -50,7 +51,11 @@ std::optional<Cluster> Cluster::start() {
   }
   Cluster cluster{std::move(folder)};
   ::setenv("TROUPE_STATE", cluster.state().c_str(), 1);
-  if (!troupe({"up", "--workers", "1", "--gateway-port", "-1"})) return {};
+  const std::string count = std::to_string(workers);
+  if (!troupe({"up", "--workers", count, "--label",
+               "worker-" + std::to_string(workers - 1) + ":bench=far", "--gateway-port", "-1"})) {
+    return {};
+  }
   return cluster;
 }
 

@@ -1,4 +1,4 @@
-// A cluster of one worker on this machine, in a state folder of its own.
+// A cluster on this machine, in a state folder of its own.
 #pragma once
 
 #include <optional>
@@ -8,8 +8,9 @@ namespace bench {
 
 class Cluster {
  public:
-  // Starts one and points TROUPE_STATE at it; nothing if that failed, with the reason on stderr.
-  static std::optional<Cluster> start();
+  // Starts one of so many workers, of which the last has the label bench=far, and points
+  // TROUPE_STATE at it; nothing if that failed, with the reason on stderr.
+  static std::optional<Cluster> start(int workers);
   Cluster(Cluster&& other) noexcept;
   Cluster& operator=(Cluster&&) = delete;
   // Takes it down and removes its folder.

@@ -24,6 +24,8 @@ void actor_rows(Harness& harness, const troupe::Session& session);
 void concurrent_actor_rows(Harness& harness, const troupe::Session& session);
 void object_rows(Harness& harness, const troupe::Session& session);
 void scale_rows(Harness& harness, const troupe::Session& session);
+// On a cluster of two nodes, of which one has the label bench=far.
+void remote_rows(Harness& harness, const troupe::Session& session);
 
 // What is not there by then is lost, and the row fails.
 inline constexpr auto patience = std::chrono::minutes(5);

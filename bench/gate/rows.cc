@@ -56,17 +56,17 @@ std::function<void()> invoke_message() {
 // A call and its reply through a pair of rings, both ends in this thread, which leads both ports:
 // nobody sleeps, and nobody else reads.
 struct Rings {
-  class Echo final : public transport::RingHandler {
+  class Echo final : public transport::CallHandler {
    public:
-    void ring_call(const std::shared_ptr<transport::RingChannel>& channel, uint64_t call,
+    void take_call(const std::shared_ptr<transport::CallChannel>& channel, uint64_t call,
                    BytesView payload) override {
       channel->begin(channel->count_call());
       channel->reply(call, payload.size(),
                      [&](uint8_t* out) { std::copy(payload.begin(), payload.end(), out); });
     }
-    void ring_cancel(const std::shared_ptr<transport::RingChannel>&, uint64_t, uint8_t) override {}
-    void ring_recall(const std::shared_ptr<transport::RingChannel>&) override {}
-    void ring_closed(const std::shared_ptr<transport::RingChannel>&) override {}
+    void cancel_call(const std::shared_ptr<transport::CallChannel>&, uint64_t, uint8_t) override {}
+    void recall_calls(const std::shared_ptr<transport::CallChannel>&) override {}
+    void channel_closed(const std::shared_ptr<transport::CallChannel>&) override {}
   };
 
   Rings() {

@@ -32,7 +32,7 @@ class CallSink {
 // Where such a call came from.
 struct RingOrigin {
   CallSink* sink = nullptr;
-  std::shared_ptr<transport::RingChannel> channel;
+  std::shared_ptr<transport::CallChannel> channel;
   uint64_t number = 0;
   ObjectId result;
   uint64_t ordinal = 0;  // Among the caller's calls.

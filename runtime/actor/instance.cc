@@ -134,7 +134,7 @@ std::shared_ptr<Call> Instance::make_call(CallRequest request,
   return std::make_shared<Call>(std::move(request), std::move(abandoned), doorbell_);
 }
 
-std::vector<std::shared_ptr<Call>> Instance::withdraw(const transport::RingChannel& channel) {
+std::vector<std::shared_ptr<Call>> Instance::withdraw(const transport::CallChannel& channel) {
   std::vector<std::shared_ptr<Call>> withdrawn;
   mailbox_.for_each([&](const std::shared_ptr<Call>& call) {
     if (call->origin().channel.get() == &channel && call->withdraw()) withdrawn.push_back(call);

@@ -65,7 +65,7 @@ class Instance final : private Crew::Member {
 
   // Those in the mailbox that came through this channel: they will not run, and the caller of this
   // answers them. Thread-safe.
-  std::vector<std::shared_ptr<Call>> withdraw(const transport::RingChannel& channel);
+  std::vector<std::shared_ptr<Call>> withdraw(const transport::CallChannel& channel);
 
   // Runs `work` on an actor thread, before the calls that wait. False: the instance stops.
   // Thread-safe.

@@ -16,13 +16,13 @@ namespace {
 constexpr size_t message_bytes_max = 16 << 10;  // Of an error.
 constexpr uint32_t tracked_max = 1 << 20;  // Calls of one caller; beyond it none can be cancelled.
 
-void reply_with(transport::RingChannel& channel, uint64_t number, ReplyForm form, BytesView body,
+void reply_with(transport::CallChannel& channel, uint64_t number, ReplyForm form, BytesView body,
                 uint32_t ran_ns = 0) {
   channel.reply(number, protocol::reply_head_bytes + body.size(),
                 [&](uint8_t* out) { protocol::write_reply_record(out, form, ran_ns, body); });
 }
 
-void refuse(transport::RingChannel& channel, uint64_t number, const Error& failure,
+void refuse(transport::CallChannel& channel, uint64_t number, const Error& failure,
             uint32_t ran_ns = 0) {
   auto info = protocol::to_info(failure);
   // A record over the size limit would end the connection.
@@ -94,7 +94,7 @@ bool RingCalls::is_direct(const Hosted* hosted, const Caller& caller,
                              [](const auto& argument) { return argument.ref.empty(); });
 }
 
-void RingCalls::ring_call(const Channel& channel, uint64_t number, BytesView payload) {
+void RingCalls::take_call(const Channel& channel, uint64_t number, BytesView payload) {
   Caller& caller = caller_of(channel);
   const uint64_t ordinal = channel->count_call();
   Bytes record{payload.begin(), payload.end()};
@@ -231,7 +231,7 @@ Async<void> RingCalls::end_after_grace(std::shared_ptr<Call> call) {
   host_.end_soon();
 }
 
-void RingCalls::ring_cancel(const Channel& channel, uint64_t number, uint8_t how) {
+void RingCalls::cancel_call(const Channel& channel, uint64_t number, uint8_t how) {
   Caller& caller = caller_of(channel);
   const auto place = static_cast<uint32_t>(number);
   if (place >= caller.running.size() || caller.running[place].number != number) return;
@@ -246,7 +246,7 @@ void RingCalls::ring_cancel(const Channel& channel, uint64_t number, uint8_t how
   }
 }
 
-void RingCalls::ring_recall(const Channel& channel) {
+void RingCalls::recall_calls(const Channel& channel) {
   const Hosted* hosted = ready_.load(std::memory_order_acquire);
   if (hosted == nullptr) return;
   for (const auto& call : hosted->instance->withdraw(*channel)) {
@@ -254,7 +254,7 @@ void RingCalls::ring_recall(const Channel& channel) {
   }
 }
 
-void RingCalls::ring_closed(const Channel& channel) {
+void RingCalls::channel_closed(const Channel& channel) {
   for (const auto& running : caller_of(channel).running) {
     if (const auto call = running.call.lock()) {
       if (!call->is_finished()) give_up(call, 0);

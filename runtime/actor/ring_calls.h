@@ -18,7 +18,7 @@ namespace troupe::actor {
 
 class Host;
 
-class RingCalls final : public transport::RingHandler, public CallSink {
+class RingCalls final : public transport::CallHandler, public CallSink {
  public:
   RingCalls(client::Client& client, Host& host) : client_(client), host_(host) {}
 
@@ -33,16 +33,16 @@ class RingCalls final : public transport::RingHandler, public CallSink {
   void deliver_to(const Hosted& hosted, bool is_only);
   void remove(ActorId actor);
 
-  void ring_call(const std::shared_ptr<transport::RingChannel>& channel, uint64_t number,
+  void take_call(const std::shared_ptr<transport::CallChannel>& channel, uint64_t number,
                  BytesView payload) override;
-  void ring_cancel(const std::shared_ptr<transport::RingChannel>& channel, uint64_t number,
+  void cancel_call(const std::shared_ptr<transport::CallChannel>& channel, uint64_t number,
                    uint8_t how) override;
-  void ring_recall(const std::shared_ptr<transport::RingChannel>& channel) override;
-  void ring_closed(const std::shared_ptr<transport::RingChannel>& channel) override;
+  void recall_calls(const std::shared_ptr<transport::CallChannel>& channel) override;
+  void channel_closed(const std::shared_ptr<transport::CallChannel>& channel) override;
   void finished(const std::shared_ptr<Call>& call, Result<BytesView> outcome) override;
 
  private:
-  using Channel = std::shared_ptr<transport::RingChannel>;
+  using Channel = std::shared_ptr<transport::CallChannel>;
   // One caller's unfinished calls. Only threads that read the rings touch it, but for `on_loop`.
   struct Caller;
 

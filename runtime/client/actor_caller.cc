@@ -153,7 +153,7 @@ Status ActorCaller::send_in_ring(const Target& target, const Queued& queued) {
 
 // Sends the first call of the queue, and takes it off.
 Status ActorCaller::pass_to_ring(const Target& target,
-                                 const std::shared_ptr<transport::RingChannel>& channel) {
+                                 const std::shared_ptr<transport::CallChannel>& channel) {
   // From here on calls need not come through the loop, but those that did are sent first.
   const std::lock_guard lock{target->mutex_};
   target->channel_ = channel;

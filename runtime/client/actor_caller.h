@@ -38,7 +38,7 @@ class ActorTarget {
   ActorCaller& caller_;
 
   std::mutex mutex_;  // Guards what follows.
-  std::shared_ptr<transport::RingChannel> channel_;
+  std::shared_ptr<transport::CallChannel> channel_;
   uint32_t incarnation_ = 0;
   std::shared_ptr<const protocol::ProcessAddress> address_;
   size_t on_loop_ = 0;  // Calls that the loop has not sent yet: later ones queue behind them.
@@ -75,7 +75,7 @@ class ActorCaller {
 
   // With the target's lock held. Errors: those of RingChannel::call.
   Status send_in_ring(const Target& target, const Queued& queued);
-  Status pass_to_ring(const Target& target, const std::shared_ptr<transport::RingChannel>& channel);
+  Status pass_to_ring(const Target& target, const std::shared_ptr<transport::CallChannel>& channel);
   void enqueue(Target target, Queued queued);
   Async<void> enqueue_later(Target target, Queued queued, Duration delay);
   Async<void> pump(Target target);

@@ -83,7 +83,7 @@ struct LeasePool::Slot {
 
   // --- Guarded by the class's mutex.
   bool connected = false;
-  std::shared_ptr<transport::RingChannel> channel;  // Null when connected: on another node.
+  std::shared_ptr<transport::CallChannel> channel;  // Null when connected: frames alone.
   uint32_t in_flight = 0;
   uint32_t window = 1;     // How many may be.
   int64_t service_ns = 0;  // Of one task, smoothed; 0: unknown.
@@ -251,6 +251,15 @@ void LeasePool::forget_cancelled(const ClassPointer& cls) {
   for (const auto& task : cancelled) release(task);
 }
 
+// How many tasks the slot may have when this one is sent. One that was sent ahead must run elsewhere
+// if the process dies before it begins: so that must be seen, or the task may run any number of
+// times.
+uint32_t LeasePool::window_of(const Slot& slot, const Task& task) {
+  const bool may_repeat = task.traits->retry.retries < 0;
+  const bool sends_ahead = slot.channel && (slot.channel->shows_begun() || may_repeat);
+  return sends_ahead && !task.items() ? slot.window : 1;
+}
+
 bool LeasePool::send_waiting(const ClassPointer& cls) {
   while (!cls->queue.empty()) {
     const TaskPointer task = cls->queue.front();
@@ -261,7 +270,7 @@ bool LeasePool::send_waiting(const ClassPointer& cls) {
     }
     SlotPointer best;
     for (const auto& [process, slot] : cls->slots) {
-      const uint32_t window = task->items() ? 1 : slot->window;
+      const uint32_t window = window_of(*slot, *task);
       const bool has_room = slot->connected && !slot->blocked && !slot->leaving &&
                             !slot->is_alone && slot->in_flight < window;
       if (has_room && (!best || slot->in_flight < best->in_flight)) best = slot;
@@ -632,7 +641,7 @@ Async<void> LeasePool::recall_late(ClassPointer cls) {
   auto& clock = client_.environment_.clock;
   for (;;) {
     co_await sleep_for(clock, look_period);
-    std::vector<std::shared_ptr<transport::RingChannel>> late;
+    std::vector<std::shared_ptr<transport::CallChannel>> late;
     {
       const std::lock_guard lock{cls->mutex};
       if (cls->slots.empty()) break;

@@ -80,6 +80,7 @@ class LeasePool {
   // --- From any thread, with the class's lock held.
   // Sends what waits to slots that have room. True: the loop has something to do for the class.
   bool send_waiting(const ClassPointer& cls);
+  static uint32_t window_of(const Slot& slot, const Task& task);
   static uint32_t slots_wanted(const Class& cls);
   bool send(const SlotPointer& slot, const TaskPointer& task);
   // --- From any thread, without it.

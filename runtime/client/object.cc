@@ -77,7 +77,7 @@ void Object::on_cancel(std::function<void(uint8_t)> hook) {
   channel_ = nullptr;
 }
 
-void Object::on_cancel(std::shared_ptr<transport::RingChannel> channel, uint64_t call) {
+void Object::on_cancel(std::shared_ptr<transport::CallChannel> channel, uint64_t call) {
   {
     const std::lock_guard lock{mutex_};
     if (!ready_) {
@@ -104,7 +104,7 @@ std::vector<std::shared_ptr<Object>> Object::take_more() {
 
 void Object::cancel(Error why, uint8_t how) {
   std::function<void(uint8_t)> hook;
-  std::shared_ptr<transport::RingChannel> channel;
+  std::shared_ptr<transport::CallChannel> channel;
   uint64_t call = 0;
   {
     const std::lock_guard lock{mutex_};

@@ -70,7 +70,7 @@ class Object : public std::enable_shared_from_this<Object> {
   bool set_error(Error failure);
   // Called by cancel(), once, unless an outcome came first. `how`: protocol::CancelBits.
   void on_cancel(std::function<void(uint8_t how)> hook);
-  void on_cancel(std::shared_ptr<transport::RingChannel> channel, uint64_t call);
+  void on_cancel(std::shared_ptr<transport::CallChannel> channel, uint64_t call);
   // The outcome becomes `why`, unless there is one, and what makes the object is told to stop.
   void cancel(Error why, uint8_t how = 0);
   // The other results of its call, until they are taken.
@@ -159,7 +159,7 @@ class Object : public std::enable_shared_from_this<Object> {
   Value value_;
   std::unique_ptr<Rare> rare_;
   std::unique_ptr<Ties> ties_;                       // The loop's.
-  std::shared_ptr<transport::RingChannel> channel_;  // Of the call that makes it.
+  std::shared_ptr<transport::CallChannel> channel_;  // Of the call that makes it.
   uint64_t call_ = 0;
   std::unique_ptr<std::vector<std::function<void()>>> on_freed_;
 };

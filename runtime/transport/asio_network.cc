@@ -42,13 +42,15 @@ template <class Protocol>
 class AsioListener final : public Listener {
  public:
   AsioListener(typename Protocol::acceptor acceptor, Endpoint endpoint, TimerClock& clock,
-               Scope& connections, Credentials* credentials, std::shared_ptr<BulkThreads> threads)
+               Scope& connections, Credentials* credentials, std::shared_ptr<BulkThreads> threads,
+               std::shared_ptr<RingPort*> rings)
       : acceptor_(std::move(acceptor)),
         endpoint_(std::move(endpoint)),
         clock_(clock),
         connections_(connections),
         credentials_(credentials),
         threads_(std::move(threads)),
+        rings_(std::move(rings)),
         scope_(connections.executor()),
         changed_(connections.executor()) {
     spawn(scope_, accept_all());
@@ -128,7 +130,8 @@ class AsioListener final : public Listener {
     auto secured = co_await with_deadline(clock_, deadline,
                                           tls_accept(std::move(socket), *credentials_, threads_));
     if (!secured) co_return std::move(secured).error();
-    co_return make_connection(connections_, std::move(secured->stream), std::move(secured->peer));
+    co_return make_connection(connections_, std::move(secured->stream), std::move(secured->peer),
+                              *rings_);
   }
 
   typename Protocol::acceptor acceptor_;
@@ -137,6 +140,7 @@ class AsioListener final : public Listener {
   Scope& connections_;
   Credentials* credentials_;
   std::shared_ptr<BulkThreads> threads_;
+  std::shared_ptr<RingPort*> rings_;
   Scope scope_;
   std::deque<std::unique_ptr<Connection>> ready_;
   Event changed_;
@@ -177,7 +181,11 @@ Result<Endpoint> Endpoint::parse(std::string_view text) {
 }
 
 AsioNetwork::AsioNetwork(asio::io_context& loop, TimerClock& clock, Scope& scope)
-    : loop_(loop), clock_(clock), scope_(scope), threads_(std::make_shared<BulkThreads>()) {}
+    : loop_(loop),
+      clock_(clock),
+      scope_(scope),
+      rings_(std::make_shared<RingPort*>(nullptr)),
+      threads_(std::make_shared<BulkThreads>()) {}
 
 Async<Result<std::unique_ptr<Connection>>> AsioNetwork::connect(Endpoint endpoint,
                                                                 Instant deadline) {
@@ -226,7 +234,8 @@ Async<Result<std::unique_ptr<Connection>>> AsioNetwork::connect_unbounded(Endpoi
     auto secured = co_await tls_connect(std::move(socket), *credentials_, threads_);
     if (!secured)
       co_return std::move(secured).error().context("connect to " + endpoint.to_string());
-    co_return make_connection(scope_, std::move(secured->stream), std::move(secured->peer));
+    co_return make_connection(scope_, std::move(secured->stream), std::move(secured->peer),
+                              *rings_);
   }
   co_return last;
 }
@@ -252,7 +261,7 @@ Result<std::unique_ptr<Listener>> AsioNetwork::listen(const Endpoint& endpoint) 
       return error(code, fmt::format("listen on {}: {}", endpoint.to_string(), failed.message()));
     }
     return std::make_unique<AsioListener<local>>(std::move(acceptor), endpoint, clock_, scope_,
-                                                 nullptr, threads_);
+                                                 nullptr, threads_, rings_);
   }
   if (credentials_ == nullptr) {
     return error(Code::denied, "without a certificate no port is opened: " + endpoint.to_string());
@@ -274,7 +283,7 @@ Result<std::unique_ptr<Listener>> AsioNetwork::listen(const Endpoint& endpoint) 
   Endpoint bound = endpoint;
   bound.port = acceptor.local_endpoint().port();
   return std::make_unique<AsioListener<tcp>>(std::move(acceptor), bound, clock_, scope_,
-                                             credentials_, threads_);
+                                             credentials_, threads_, rings_);
 }
 
 std::unique_ptr<Connection> adopt_unix_socket(Scope& scope, asio::io_context& loop,

@@ -14,6 +14,8 @@ class AsioNetwork final : public Network {
 
   // Null: TLS is refused.
   void set_credentials(Credentials* credentials) { credentials_ = credentials; }
+  // Threads that wait in it read from TLS connections, too. Outlives their last use.
+  void set_rings(class RingPort* rings) { *rings_ = rings; }
 
   Async<Result<std::unique_ptr<Connection>>> connect(Endpoint endpoint, Instant deadline) override;
   Result<std::unique_ptr<Listener>> listen(const Endpoint& endpoint) override;
@@ -25,6 +27,7 @@ class AsioNetwork final : public Network {
   TimerClock& clock_;
   Scope& scope_;
   Credentials* credentials_ = nullptr;
+  std::shared_ptr<RingPort*> rings_;            // Shared with the listeners.
   std::shared_ptr<class BulkThreads> threads_;  // Shared with the connections.
 };
 

@@ -14,6 +14,8 @@
 
 namespace troupe::transport {
 
+class RingPort;
+
 class ByteStream {
  public:
   virtual ~ByteStream() = default;
@@ -27,8 +29,25 @@ class ByteStream {
   // in use until these return, whatever cancels them.
   virtual Async<Status> read_bulk(std::span<uint8_t> out);
   virtual Async<Status> write_bulk(std::span<const uint8_t> bytes) { return write(bytes, {}); }
-  // Ends pending reads and writes. Idempotent.
+  // Ends pending reads and writes. Idempotent. On the loop.
   virtual void close() = 0;
+
+  // --- What other threads than the loop's may do, where is_direct(). One thread reads at a time,
+  // and one writes.
+  virtual bool is_direct() const { return false; }
+  // What can be had without waiting: 0 if nothing. Errors: unavailable, denied.
+  virtual Result<size_t> try_read(std::span<uint8_t> out);
+  virtual Result<size_t> try_write(std::span<const uint8_t> bytes);
+  // Readable when try_read may have something.
+  virtual int descriptor() const { return -1; }
+  // Whether the loop is to be woken by what arrives, as it is at first.
+  virtual void wake_loop_on_data(bool wakes) { (void)wakes; }
+  // Wakes the loop from readable().
+  virtual void wake_loop() {}
+  // As close(), but the loop only hears of it.
+  virtual void shut_down() {}
+  // On the loop: returns when there may be something to read.
+  virtual Async<void> readable();
 };
 
 std::unique_ptr<ByteStream> make_unix_stream(boost::asio::local::stream_protocol::socket socket);
@@ -55,8 +74,9 @@ Async<Result<TlsStream>> tls_connect(boost::asio::ip::tcp::socket socket, Creden
 Async<Result<TlsStream>> tls_accept(boost::asio::ip::tcp::socket socket, Credentials& credentials,
                                     std::shared_ptr<BulkThreads> threads);
 
-// Frames over a byte stream. The writer coroutine lives in `scope`.
+// Frames over a byte stream. The writer coroutine lives in `scope`. With a port, calls can be made
+// beside them if the stream is direct; the port outlives their last.
 std::unique_ptr<Connection> make_connection(Scope& scope, std::unique_ptr<ByteStream> stream,
-                                            PeerIdentity peer);
+                                            PeerIdentity peer, RingPort* port = nullptr);
 
 }  // namespace troupe::transport

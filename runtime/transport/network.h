@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/file_descriptor.h"
+#include "base/ids.h"
 #include "protocol/frame.h"
 #include "transport/async.h"
 #include "transport/credentials.h"
@@ -27,7 +28,7 @@ struct Endpoint {
   static Result<Endpoint> parse(std::string_view text);
 };
 
-class RingChannel;
+class CallChannel;
 
 // Bytes beside a message that travel uncopied, up to protocol::bulk_bytes_max. `keep` holds what
 // they lie in and is let go on the loop.
@@ -69,9 +70,14 @@ class Connection {
   virtual bool is_writable() const = 0;
   // Sends what is queued, then closes; receive() fails from then on. Idempotent.
   virtual void close() = 0;
-  // The rings that it goes through, beside which calls can be made from any thread; null if it goes
-  // through none.
-  virtual std::shared_ptr<RingChannel> channel() const { return nullptr; }
+  // Beside the frames, calls that are made and answered on any thread; null where there are none.
+  virtual std::shared_ptr<CallChannel> channel() const { return nullptr; }
+  // Where there is a channel: the peer, a process of this id, may call from now on. Errors:
+  // cancelled (this process stops).
+  virtual Status accept_calls(ProcessId peer) {
+    (void)peer;
+    return ok();
+  }
 };
 
 class Listener {

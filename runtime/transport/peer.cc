@@ -13,6 +13,8 @@ using protocol::FrameKind;
 
 namespace {
 
+// Of protocol::Hello::features: calls beside the frames, see call_channel.h.
+constexpr uint64_t takes_calls = 1;
 constexpr uint32_t stream_window = 256;  // Items that a receiver takes before it grants more.
 
 Frame make_frame(FrameKind kind, uint64_t call, Method method, Message message) {
@@ -104,6 +106,7 @@ Async<Result<std::shared_ptr<Peer>>> Peer::start(Scope& scope, Environment envir
                                                  Service& service, protocol::Hello self,
                                                  Instant deadline) {
   std::shared_ptr<Peer> peer{new Peer(scope, environment, std::move(connection), service)};
+  if (peer->connection_->channel()) self.features |= takes_calls;
   Message greeting{protocol::encode(self), {}};
   TROUPE_CO_CHECK(peer->connection_->send(
       make_frame(FrameKind::request, 0, Method::hello, std::move(greeting))));
@@ -131,6 +134,10 @@ Async<Result<std::shared_ptr<Peer>>> Peer::start(Scope& scope, Environment envir
     peer->send_reply(0, accepted.error());
     peer->connection_->close();
     co_return std::move(accepted).error();
+  }
+  if ((peer->remote_.features & takes_calls) != 0 && peer->connection_->channel()) {
+    TROUPE_CO_CHECK(peer->connection_->accept_calls(peer->remote_.address.process));
+    peer->takes_calls_ = true;
   }
   spawn(scope, serve(peer));
   co_return peer;

@@ -141,8 +141,10 @@ class Peer : public std::enable_shared_from_this<Peer> {
   const protocol::Hello& remote() const { return remote_; }
   const PeerIdentity& identity() const { return connection_->peer(); }
   bool is_open() const { return !closed_.is_set(); }
-  // As Connection::channel.
-  std::shared_ptr<RingChannel> channel() const { return connection_->channel(); }
+  // As Connection::channel; null also if the peer does not take such calls.
+  std::shared_ptr<CallChannel> channel() const {
+    return takes_calls_ ? connection_->channel() : nullptr;
+  }
   Event& closed() { return closed_; }
   // Sends what is queued, then closes; pending calls fail with outcome_unknown.
   void close();
@@ -187,6 +189,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   std::unique_ptr<Connection> connection_;
   Service& service_;
   protocol::Hello remote_;
+  bool takes_calls_ = false;
   Event closed_;
   Error closing_reason_{Code::cancelled, "this process stops"};
   uint64_t next_call_ = 1;

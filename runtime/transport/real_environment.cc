@@ -84,6 +84,7 @@ void RealEnvironment::set_credentials(Credentials* credentials) {
 
 Status RealEnvironment::enable_rings() {
   TROUPE_TRY(rings_, RingPort::create(io_.get_executor()));
+  network_->set_rings(rings_.get());
   return ok();
 }
 

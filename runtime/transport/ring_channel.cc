@@ -12,15 +12,16 @@ constexpr int records_a_visit = 256;
 }  // namespace
 
 RingChannel::RingChannel(RingPort& port, RingMemory memory, Doorbell peer, RingPort::Offer& offer)
-    : port_(port),
+    : CallChannel(&port, nullptr),
       memory_(std::move(memory)),
       peer_(std::move(peer)),
-      process_(offer.process),
       side_(offer.side),
       index_(offer.index),
       peer_index_(offer.peer_index),
       reader_(memory_, 1 - offer.side),
-      writer_(memory_, offer.side) {}
+      writer_(memory_, offer.side) {
+  process_ = offer.process;
+}
 
 RingChannel::~RingChannel() = default;
 
@@ -72,16 +73,8 @@ void RingChannel::flush() {
   if (wrote) peer_.ring_now(peer_index_);
   if (((closing_ && queue_.empty()) || writer_.is_broken()) && is_open()) {
     mark_closed();
-    port_.look_at(index_);
+    port_->look_at(index_);
   }
-}
-
-void RingChannel::cancel(uint64_t call, uint8_t how) {
-  const std::lock_guard lock{mutex_};
-  if (!is_open()) return;
-  const RecordHeader header{1, call_cancel, 0, call};
-  const auto fill = [how](uint8_t* out) { *out = how; };
-  write(header, fill);
 }
 
 void RingChannel::begin(uint64_t ordinal) {
@@ -90,17 +83,6 @@ void RingChannel::begin(uint64_t ordinal) {
   auto& begun = memory_.control().ring[1 - side_].begun;
   uint64_t before = begun.load(std::memory_order_relaxed);
   while (before < ordinal && !begun.compare_exchange_weak(before, ordinal)) {
-  }
-}
-
-void RingChannel::recall() {
-  const std::lock_guard lock{mutex_};
-  if (!is_open()) return;
-  const RecordHeader header{0, call_recall, 0, 0};
-  if (reserve(0) != nullptr) {
-    publish(header);
-  } else {
-    queue(header, {});
   }
 }
 
@@ -117,7 +99,7 @@ Status RingChannel::send_frame(Bytes payload) {
   return ok();
 }
 
-bool RingChannel::receive(RingHandler* handler) {
+bool RingChannel::receive(CallHandler* handler) {
   bool more = false;
   for (int i = 0; !told_closed_; ++i) {
     if (i == records_a_visit) {
@@ -135,7 +117,7 @@ bool RingChannel::receive(RingHandler* handler) {
     if (record.header.more == 0 && partial_.empty()) {
       scratch_.assign(record.payload.begin(), record.payload.end());
       reader_.consume();
-      handle(handler, record.header, scratch_);
+      handle_record(handler, record.header, scratch_);
       continue;
     }
     if (partial_.size() + record.payload.size() > message_bytes_max) {
@@ -147,7 +129,7 @@ bool RingChannel::receive(RingHandler* handler) {
     reader_.consume();
     if (record.header.more != 0) continue;
     const Bytes whole = std::exchange(partial_, {});
-    handle(handler, record.header, whole);
+    handle_record(handler, record.header, whole);
   }
   if (reader_.release()) peer_.ring_now(peer_index_);
   if (queued_bytes() > 0) {
@@ -172,71 +154,32 @@ bool RingChannel::receive(RingHandler* handler) {
   return false;
 }
 
-void RingChannel::tell_closed(RingHandler* handler) {
+void RingChannel::tell_closed(CallHandler* handler) {
   told_closed_ = true;
-  port_.forget(*this);
-  fail_pending();
-  if (handler != nullptr) handler->ring_closed(shared_from_this());
+  port_->forget(*this);
+  {
+    const std::lock_guard lock{mutex_};
+    queue_.clear();
+    queued_bytes_ = 0;
+  }
+  fail_pending(memory_.control().ring[side_].begun.load());
+  if (handler != nullptr) handler->channel_closed(shared_from_this());
   const std::lock_guard lock{sink_mutex_};
   closed_unclaimed_ = true;
   if (sink_) sink_->closed();
 }
 
-void RingChannel::handle(RingHandler* handler, RecordHeader header, BytesView payload) {
-  switch (header.kind) {
-    case frame: {
-      Bytes copy{payload.begin(), payload.end()};
-      const std::lock_guard lock{sink_mutex_};
-      if (sink_) {
-        sink_->frame(std::move(copy));
-      } else {
-        unclaimed_.push_back(std::move(copy));
-      }
-      return;
-    }
-    case call_request:
-      if (handler != nullptr) handler->ring_call(shared_from_this(), header.call, payload);
-      return;
-    case call_reply:
-      // A reply to nobody is ignored: a peer may send anything.
-      if (auto pending = take(header.call)) pending->reply(payload);
-      return;
-    case call_recall:
-      if (handler != nullptr) handler->ring_recall(shared_from_this());
-      return;
-    case call_cancel:
-      if (handler != nullptr) {
-        handler->ring_cancel(shared_from_this(), header.call, payload.empty() ? 0 : payload[0]);
-      }
-      return;
-    default:
-      log::debug("record_ignored", {{"kind", header.kind}});
+void RingChannel::handle_record(CallHandler* handler, RecordHeader header, BytesView payload) {
+  if (header.kind != frame) {
+    handle(handler, header, payload);
+    return;
   }
-}
-
-std::unique_ptr<PendingReply> RingChannel::take(uint64_t call) {
-  const std::lock_guard lock{mutex_};
-  const auto index = static_cast<uint32_t>(call);
-  const auto generation = static_cast<uint32_t>(call >> 32);
-  if (index >= slots_.size()) return nullptr;
-  Slot& slot = slots_[index];
-  if (!slot.pending || slot.generation != generation) return nullptr;
-  free_slots_.push_back(index);
-  return std::move(slot.pending);
-}
-
-void RingChannel::fail_pending() {
-  const uint64_t begun = memory_.control().ring[side_].begun.load();
-  std::vector<Slot> slots;
-  {
-    const std::lock_guard lock{mutex_};
-    slots.swap(slots_);
-    free_slots_.clear();
-    queue_.clear();
-    queued_bytes_ = 0;
-  }
-  for (Slot& slot : slots) {
-    if (slot.pending) slot.pending->lost(slot.ordinal <= begun);
+  Bytes copy{payload.begin(), payload.end()};
+  const std::lock_guard lock{sink_mutex_};
+  if (sink_) {
+    sink_->frame(std::move(copy));
+  } else {
+    unclaimed_.push_back(std::move(copy));
   }
 }
 
@@ -253,13 +196,13 @@ void RingChannel::close() {
     if (!queue_.empty() || !is_open()) return;  // flush() closes once all is written.
     mark_closed();
   }
-  port_.look_at(index_);
+  port_->look_at(index_);
 }
 
 void RingChannel::abandon() {
   if (!is_open()) return;  // Its port may be gone.
   mark_closed();
-  port_.look_at(index_);
+  port_->look_at(index_);
 }
 
 void RingChannel::set_frame_sink(std::shared_ptr<FrameSink> sink) {

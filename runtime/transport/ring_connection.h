@@ -20,7 +20,7 @@ class RingConnection final : public Connection {
   Async<void> writable() override;
   bool is_writable() const override;
   void close() override { channel_->close(); }
-  std::shared_ptr<RingChannel> channel() const override { return channel_; }
+  std::shared_ptr<CallChannel> channel() const override { return channel_; }
 
  private:
   struct Inbox;

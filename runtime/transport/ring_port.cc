@@ -1,6 +1,9 @@
 #include "transport/ring_port.h"
 
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -44,11 +47,21 @@ struct AwakeThread {
 };
 thread_local AwakeThread awake_thread;
 
+// What wakes this thread from a poll.
+int thread_alarm() {
+  thread_local const FileDescriptor alarm{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  return alarm.get();
+}
+
 }  // namespace
 
 void RingPort::Waiter::signal() {
   const uint32_t was = word_.exchange(signalled);
   if (was == sleeping) futex_wake(word_);
+  if (was == polling) {
+    const uint64_t one = 1;
+    (void)!::write(alarm_, &one, sizeof one);
+  }
   if (port_.leader_.load() == this) {
     uint32_t asleep = Doorbell::leader_sleeps;
     auto& state = port_.doorbell_.page().state;
@@ -84,9 +97,11 @@ void RingPort::stop() {
   // Threads that wait may be reading.
   while (draining_.exchange(true, std::memory_order_acquire)) std::this_thread::yield();
   std::vector<std::shared_ptr<RingChannel>> open;
+  std::vector<std::shared_ptr<ReadSource>> sources;
   {
     const std::lock_guard lock{channels_mutex_};
     stopped_ = true;
+    sources.swap(sources_);
     open.swap(channels_);
     channels_.resize(rings_max);
   }
@@ -95,6 +110,7 @@ void RingPort::stop() {
     channel->mark_closed();
     channel->receive(nullptr);
   }
+  for (const auto& source : sources) source->stop();
   draining_.store(false, std::memory_order_release);
 }
 
@@ -165,14 +181,63 @@ bool RingPort::drain() {
   return true;
 }
 
+Status RingPort::add_source(const std::shared_ptr<ReadSource>& source) {
+  const std::lock_guard lock{channels_mutex_};
+  if (stopped_) return error(Code::cancelled, "this process is leaving its node");
+  sources_.push_back(source);
+  return ok();
+}
+
+void RingPort::remove_source(const ReadSource& source) {
+  const std::lock_guard lock{channels_mutex_};
+  std::erase_if(sources_, [&](const auto& known) { return known.get() == &source; });
+  if (next_source_.load() == &source) next_source_.store(nullptr);
+}
+
+std::shared_ptr<ReadSource> RingPort::next_source() {
+  const std::lock_guard lock{channels_mutex_};
+  const auto found =
+      std::ranges::find(sources_, next_source_.load(), &std::shared_ptr<ReadSource>::get);
+  return found == sources_.end() ? nullptr : *found;
+}
+
+// With the mutex held.
+void RingPort::count_awake() {
+  if (!node_ || awake_thread.own == doorbell_.memory()) return;
+  if (awake_thread.node) awake_thread.sleeps();  // Of a port that it waited on before.
+  awake_thread.node = node_;
+  awake_thread.own = doorbell_.memory();
+  awake_thread.wakes();
+}
+
+void RingPort::poll(Waiter& waiter, int descriptor, Instant until) {
+  waiter.alarm_ = thread_alarm();
+  uint32_t word = Waiter::idle;
+  bool rang = false;
+  if (waiter.word_.compare_exchange_strong(word, Waiter::polling)) {
+    pollfd watched[2] = {{descriptor, POLLIN, 0}, {waiter.alarm_, POLLIN, 0}};
+    timespec left{};
+    const bool bounded = until != Instant::max();
+    if (bounded) {
+      const Duration duration = std::max<Duration>(until - now(), Duration::zero());
+      left.tv_sec = duration / std::chrono::seconds(1);
+      left.tv_nsec = duration % std::chrono::seconds(1) / std::chrono::nanoseconds(1);
+    }
+    const bool counted = awake_thread.node != nullptr;
+    if (counted) awake_thread.sleeps();
+    ::ppoll(watched, 2, bounded ? &left : nullptr, nullptr);
+    if (counted) awake_thread.wakes();
+    rang = watched[1].revents != 0;
+  }
+  waiter.word_.exchange(Waiter::idle);
+  if (!rang) return;
+  uint64_t signals = 0;
+  (void)!::read(waiter.alarm_, &signals, sizeof signals);
+}
+
 void RingPort::begin_wait(Waiter& waiter) {
   const std::lock_guard lock{mutex_};
-  if (node_ && awake_thread.own != doorbell_.memory()) {
-    if (awake_thread.node) awake_thread.sleeps();  // Of a port that it waited on before.
-    awake_thread.node = node_;
-    awake_thread.own = doorbell_.memory();
-    awake_thread.wakes();
-  }
+  count_awake();
   if (leader_.load() == nullptr) {
     leader_.store(&waiter);
     waiter.leads_ = true;
@@ -246,15 +311,15 @@ bool RingPort::may_spin() const {
   return awake_thread.node->as<NodePage>().awake.load(std::memory_order_relaxed) <= processors;
 }
 
-void RingPort::learn(Duration waited) {
+void RingPort::learn(std::atomic<int64_t>& spin_ns, Duration waited) {
   // Long waits say that spinning is in vain; short ones how long it should be. Two processes that
   // both sleep wait for each other's wake-ups, tens of microseconds a call that would take one:
   // that must count as short, or they never begin to spin.
   const int64_t sample =
       waited.count() > 3 * spin_ns_max ? 0 : std::min(2 * waited.count(), spin_ns_max);
-  const int64_t before = spin_ns_.load(std::memory_order_relaxed);
-  spin_ns_.store(std::clamp(before + (sample - before) / 8, spin_ns_min, spin_ns_max),
-                 std::memory_order_relaxed);
+  const int64_t before = spin_ns.load(std::memory_order_relaxed);
+  spin_ns.store(std::clamp(before + (sample - before) / 8, spin_ns_min, spin_ns_max),
+                std::memory_order_relaxed);
 }
 
 void RingPort::watch() {

@@ -12,6 +12,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -22,21 +23,41 @@
 
 namespace troupe::transport {
 
+class CallChannel;
 class RingChannel;
 
-// What a process does with calls that arrive in rings. Runs on whichever thread reads them: it must
-// neither block nor wait. `payload` is private memory, valid during the call.
-class RingHandler {
+// What a process does with calls that arrive. Runs on whichever thread reads them, one at a time a
+// channel: it must neither block nor wait. `payload` is private memory, valid during the call.
+class CallHandler {
  public:
-  virtual ~RingHandler() = default;
-  virtual void ring_call(const std::shared_ptr<RingChannel>& channel, uint64_t call,
+  virtual ~CallHandler() = default;
+  virtual void take_call(const std::shared_ptr<CallChannel>& channel, uint64_t call,
                          BytesView payload) = 0;
   // `how`: protocol::CancelBits.
-  virtual void ring_cancel(const std::shared_ptr<RingChannel>& channel, uint64_t call,
+  virtual void cancel_call(const std::shared_ptr<CallChannel>& channel, uint64_t call,
                            uint8_t how) = 0;
   // The caller wants the calls back that have not begun: they are refused with unavailable.
-  virtual void ring_recall(const std::shared_ptr<RingChannel>& channel) = 0;
-  virtual void ring_closed(const std::shared_ptr<RingChannel>& channel) = 0;
+  virtual void recall_calls(const std::shared_ptr<CallChannel>& channel) = 0;
+  virtual void channel_closed(const std::shared_ptr<CallChannel>& channel) = 0;
+};
+
+// Where messages of another node arrive: a socket that the loop reads unless a thread that waits
+// does. Thread-safe; one thread at a time reads.
+class ReadSource {
+ public:
+  virtual ~ReadSource() = default;
+  // From now on until leave() the caller reads, and the loop does not. False: another does.
+  virtual bool take() = 0;
+  // Reads what is there, without waiting for it.
+  enum class Look : uint8_t { nothing, read, over };  // over: only the loop can go on.
+  virtual Look look() = 0;
+  virtual void leave() = 0;
+  // Readable when there is more.
+  virtual int descriptor() const = 0;
+  // Nobody waits for it from now on: closed, with everything answered that is pending.
+  virtual void stop() = 0;
+
+  std::atomic<int64_t> spin_ns{10'000};  // How long it pays to spin for it.
 };
 
 // Thread-safe but for what is said otherwise.
@@ -55,11 +76,12 @@ class RingPort {
 
    private:
     friend class RingPort;
-    enum Word : uint32_t { idle = 0, sleeping = 1, signalled = 2 };
+    enum Word : uint32_t { idle = 0, sleeping = 1, signalled = 2, polling = 3 };
     RingPort& port_;
     const Kind kind_;
     std::atomic<uint32_t> word_{idle};  // The futex of a follower.
     std::atomic<bool> leads_{false};    // Written under the port's mutex.
+    int alarm_ = -1;                    // While it polls: what wakes it.
   };
 
   // Errors: exhausted.
@@ -74,7 +96,8 @@ class RingPort {
   // Errors: those of SharedPage::open.
   Status join_node(FileDescriptor node_page);
   // Before any channel is open.
-  void set_handler(RingHandler* handler) { handler_ = handler; }
+  void set_handler(CallHandler* handler) { handler_ = handler; }
+  CallHandler* handler() const { return handler_; }
 
   // A pair of rings that the worker made. `side` is 0 or 1; `index` is the bit in the own doorbell,
   // `peer_index` in the peer's. Errors: invalid, exhausted, conflict (the index is taken).
@@ -93,7 +116,15 @@ class RingPort {
   template <class Done, class Arm>
   bool wait(Waiter& waiter, Instant deadline, Done done, Arm arm);
 
-  // Reads what has arrived. False: there was nothing, or another thread does it.
+  // Who waits next reads there (null: in the rings), for there most likely its message arrives.
+  void read_next(ReadSource* source) {
+    if (next_source_.load(std::memory_order_relaxed) != source) next_source_.store(source);
+  }
+  // Sources that may be read. Errors: cancelled (the port has stopped).
+  Status add_source(const std::shared_ptr<ReadSource>& source);
+  void remove_source(const ReadSource& source);
+
+  // Reads what has arrived in the rings. False: there was nothing, or another thread does it.
   bool drain();
   const Executor& loop() const { return loop_; }
 
@@ -101,12 +132,21 @@ class RingPort {
   friend class RingChannel;
   explicit RingPort(Executor loop, SharedPage page);
 
+  // As wait(), but reads the source. Nothing: the wait is to go on in the rings.
+  template <class Done, class Arm>
+  std::optional<bool> wait_at(ReadSource& source, Waiter& waiter, Instant deadline, Done& done,
+                              Arm& arm);
+  std::shared_ptr<ReadSource> next_source();
+  // With the mutex held: this thread counts as awake, from its first wait to its end.
+  void count_awake();
+  // Sleeps until the descriptor is readable or the waiter is signalled.
+  void poll(Waiter& waiter, int descriptor, Instant until);
   void begin_wait(Waiter& waiter);
   void end_wait(Waiter& waiter);
   // Sleeps once. The leader: until a ring is ready or it is signalled.
   void sleep(Waiter& waiter, Instant until);
   bool may_spin() const;
-  void learn(Duration waited);
+  static void learn(std::atomic<int64_t>& spin_ns, Duration waited);
   void watch();
   // A reading thread should visit the ring, though its peer wrote nothing.
   void look_at(uint32_t index);
@@ -116,7 +156,7 @@ class RingPort {
   const Executor loop_;
   Doorbell doorbell_;
   std::shared_ptr<SharedPage> node_;  // Also of threads that still count as awake.
-  RingHandler* handler_ = nullptr;
+  CallHandler* handler_ = nullptr;
 
   std::atomic<bool> draining_ = false;
   std::atomic<uint64_t> drains_ = 0;  // Those that found something.
@@ -124,6 +164,8 @@ class RingPort {
   std::mutex channels_mutex_;
   bool stopped_ = false;
   std::vector<std::shared_ptr<RingChannel>> channels_;  // By index.
+  std::vector<std::shared_ptr<ReadSource>> sources_;
+  std::atomic<ReadSource*> next_source_ = nullptr;
 
   std::mutex mutex_;
   std::atomic<Waiter*> leader_ = nullptr;
@@ -137,6 +179,11 @@ class RingPort {
 template <class Done, class Arm>
 bool RingPort::wait(Waiter& waiter, Instant deadline, Done done, Arm arm) {
   if (done()) return true;
+  if (next_source_.load(std::memory_order_relaxed) != nullptr) {
+    if (const auto source = next_source()) {
+      if (const auto ended = wait_at(*source, waiter, deadline, done, arm)) return *ended;
+    }
+  }
   begin_wait(waiter);
   const Instant began = now();
   const Instant spin_until = began + Duration{spin_ns_.load(std::memory_order_relaxed)};
@@ -164,9 +211,42 @@ bool RingPort::wait(Waiter& waiter, Instant deadline, Done done, Arm arm) {
     if (over) break;
     sleep(waiter, deadline);
   }
-  learn(now() - began);
+  learn(spin_ns_, now() - began);
   end_wait(waiter);
   return over;
+}
+
+template <class Done, class Arm>
+std::optional<bool> RingPort::wait_at(ReadSource& source, Waiter& waiter, Instant deadline,
+                                      Done& done, Arm& arm) {
+  if (!source.take()) return {};
+  struct Leave {
+    ReadSource& source;
+    ~Leave() { source.leave(); }
+  } leave{source};
+  {
+    const std::lock_guard lock{mutex_};
+    count_awake();
+  }
+  const Instant began = now();
+  const Instant spin_until = began + Duration{source.spin_ns.load(std::memory_order_relaxed)};
+  bool spins = may_spin();
+  for (;;) {
+    const ReadSource::Look look = source.look();
+    if (done()) break;
+    if (look == ReadSource::Look::over) return {};
+    const Instant moment = now();
+    if (moment >= deadline) return false;
+    if (look == ReadSource::Look::read) continue;
+    if (spins && moment < spin_until && may_spin()) continue;
+    spins = false;
+    arm();
+    if (done()) break;
+    poll(waiter, source.descriptor(), deadline);
+    if (done()) break;
+  }
+  learn(source.spin_ns, now() - began);
+  return true;
 }
 
 }  // namespace troupe::transport

@@ -2,16 +2,20 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "transport/byte_stream.h"
@@ -65,16 +69,31 @@ BIO_METHOD* socket_bio() {
   return method;
 }
 
-// Bulk is encrypted and decrypted on a thread of its own, everything else on the loop; an SSL
-// belongs to one thread at a time, a record long.
+// Bulk is encrypted and decrypted on a thread of its own; messages by the loop or by whoever sends
+// them or waits for them. An SSL belongs to one thread at a time, a record long.
+//
+// The loop waits for the socket through an epoll of its own, whose readiness it watches: so what
+// arrives need not wake it while a thread reads, for a reactor takes no such wish.
 class TlsByteStream final : public ByteStream {
  public:
   TlsByteStream(tcp::socket socket, SSL_CTX* context, std::shared_ptr<BulkThreads> threads)
-      : socket_(std::move(socket)), ssl_(SSL_new(context)), threads_(std::move(threads)) {
-    boost::system::error_code ignored;
-    socket_.native_non_blocking(true, ignored);
+      : ssl_(SSL_new(context)), threads_(std::move(threads)) {
+    boost::system::error_code failed;
+    set_options(socket);
+    socket.native_non_blocking(true, failed);
+    const auto executor = socket.get_executor();
+    socket_ = FileDescriptor{socket.release(failed)};
+    FileDescriptor interest{::epoll_create1(EPOLL_CLOEXEC)};
+    epoll_event none{};
+    if (!interest.is_open() ||
+        ::epoll_ctl(interest.get(), EPOLL_CTL_ADD, socket_.get(), &none) != 0) {
+      failure_ = std::string("epoll: ") + std::strerror(errno);
+    } else {
+      interest_.emplace(executor, interest.release());
+      show_interest();
+    }
     BIO* bio = BIO_new(socket_bio());
-    BIO_set_data(bio, reinterpret_cast<void*>(static_cast<intptr_t>(socket_.native_handle())));
+    BIO_set_data(bio, reinterpret_cast<void*>(static_cast<intptr_t>(socket_.get())));
     BIO_set_init(bio, 1);
     SSL_set_bio(ssl_.get(), bio, bio);
     SSL_set_mode(ssl_.get(), SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
@@ -128,24 +147,50 @@ class TlsByteStream final : public ByteStream {
     co_return ok();
   }
 
-  // Without a close_notify: frames carry their length, so a truncation cannot pass for an end.
+  // Without a close_notify: frames carry their length, so a truncation cannot pass for an end. The
+  // descriptor lives as long as the stream, for other threads may be using it.
   void close() override {
-    const std::lock_guard lock{mutex_};  // A bulk thread must not use a descriptor's next life.
+    shut_down();
+    std::optional<asio::posix::stream_descriptor> gone;
+    const std::lock_guard lock{mutex_};
+    gone.swap(interest_);
+  }
+  void shut_down() override {
+    const std::lock_guard lock{mutex_};
     closed_ = true;
-    boost::system::error_code ignored;
-    socket_.shutdown(tcp::socket::shutdown_both, ignored);
-    socket_.close(ignored);
+    ::shutdown(socket_.get(), SHUT_RDWR);
+  }
+
+  bool is_direct() const override { return true; }
+  Result<size_t> try_read(std::span<uint8_t> out) override {
+    const Step step = read_step(out);
+    if (step.waits_for == SSL_ERROR_WANT_WRITE) wake_loop();  // Once it can be written to.
+    return count_of(step);
+  }
+  Result<size_t> try_write(std::span<const uint8_t> bytes) override {
+    return count_of(write_step(bytes));
+  }
+  int descriptor() const override { return socket_.get(); }
+  void wake_loop_on_data(bool wakes) override {
+    const std::lock_guard lock{mutex_};
+    wakes_on_data_ = wakes;
+    // What the SSL has read ahead does not make the socket readable.
+    woken_ = woken_ || (wakes && SSL_has_pending(ssl_.get()) == 1);
+    show_interest();
+  }
+  void wake_loop() override {
+    const std::lock_guard lock{mutex_};
+    woken_ = true;
+    show_interest();
+  }
+  Async<void> readable() override {
+    co_await wait_for_interest();
+    const std::lock_guard lock{mutex_};
+    if (std::exchange(woken_, false)) show_interest();
   }
 
   Async<Status> handshake(int (*advance)(SSL*)) {
-    boost::system::error_code ignored;
-    socket_.set_option(tcp::no_delay(true), ignored);
-    // A machine that went without a word is noticed, with data on the way or without.
-    socket_.set_option(asio::socket_base::keep_alive(true), ignored);
-    socket_.set_option(TcpOption<TCP_KEEPIDLE>(5), ignored);
-    socket_.set_option(TcpOption<TCP_KEEPINTVL>(2), ignored);
-    socket_.set_option(TcpOption<TCP_KEEPCNT>(3), ignored);
-    socket_.set_option(TcpOption<TCP_USER_TIMEOUT>(10'000), ignored);
+    if (!failure_.empty()) co_return error(Code::exhausted, failure_);
     for (;;) {
       const Step step = take_step([&](size_t& count) {
         const int outcome = advance(ssl_.get());
@@ -176,6 +221,26 @@ class TlsByteStream final : public ByteStream {
   struct FreeSsl {
     void operator()(SSL* ssl) const { SSL_free(ssl); }
   };
+
+  static void set_options(tcp::socket& socket) {
+    boost::system::error_code ignored;
+    socket.set_option(tcp::no_delay(true), ignored);
+    // A machine that went without a word is noticed, with data on the way or without.
+    socket.set_option(asio::socket_base::keep_alive(true), ignored);
+    socket.set_option(TcpOption<TCP_KEEPIDLE>(5), ignored);
+    socket.set_option(TcpOption<TCP_KEEPINTVL>(2), ignored);
+    socket.set_option(TcpOption<TCP_KEEPCNT>(3), ignored);
+    socket.set_option(TcpOption<TCP_USER_TIMEOUT>(10'000), ignored);
+  }
+
+  static Status status_of(const Step& step) {
+    if (step.failure.empty()) return ok();
+    return error(step.foreign ? Code::denied : Code::unavailable, step.failure);
+  }
+  static Result<size_t> count_of(const Step& step) {
+    if (step.count == 0) TROUPE_CHECK(status_of(step));
+    return step.count;
+  }
 
   template <class Operation>
   Step take_step(Operation operation) {
@@ -229,7 +294,7 @@ class TlsByteStream final : public ByteStream {
       }
       if (!step.failure.empty()) break;
       const bool reads = step.waits_for == SSL_ERROR_WANT_READ;
-      pollfd socket{descriptor_, static_cast<short>(reads ? POLLIN : POLLOUT), 0};
+      pollfd socket{socket_.get(), static_cast<short>(reads ? POLLIN : POLLOUT), 0};
       if (::poll(&socket, 1, bulk_poll_ms) == 0) break;
     }
     step.count = done;
@@ -242,25 +307,50 @@ class TlsByteStream final : public ByteStream {
     co_return co_await asio::co_spawn(threads_->executor(), body(std::move(turn)), token);
   }
 
+  // With the mutex held: what the loop is to be woken by. A socket that can be written to is ready
+  // at once, which also wakes a loop that waits to read.
+  void show_interest() {
+    if (!interest_) return;
+    epoll_event event{};
+    event.events = (wakes_on_data_ ? EPOLLIN : 0u) | (wants_to_write_ || woken_ ? EPOLLOUT : 0u);
+    ::epoll_ctl(interest_->native_handle(), EPOLL_CTL_MOD, socket_.get(), &event);
+  }
+  // On the loop. Wakes early, too.
+  Async<void> wait_for_interest() {
+    if (!interest_) co_return;
+    auto token = asio::as_tuple(asio::use_awaitable);
+    co_await interest_->async_wait(asio::posix::descriptor_base::wait_read, token);
+  }
+  void want_to_write(bool wants) {
+    const std::lock_guard lock{mutex_};
+    wants_to_write_ = wants;
+    show_interest();
+  }
   // On the loop.
   Async<Status> wait_for(Step step) {
-    if (!step.failure.empty()) {
-      co_return error(step.foreign ? Code::denied : Code::unavailable, step.failure);
-    }
+    TROUPE_CO_CHECK(status_of(step));
     if (step.waits_for == SSL_ERROR_NONE) co_return ok();
-    const auto what =
-        step.waits_for == SSL_ERROR_WANT_READ ? tcp::socket::wait_read : tcp::socket::wait_write;
-    auto token = asio::as_tuple(asio::use_awaitable);
-    const auto [failed] = co_await socket_.async_wait(what, token);
-    if (failed) co_return error(Code::unavailable, failed.message());
+    if (!interest_) co_return error(Code::unavailable, "closed by this side");
+    if (step.waits_for == SSL_ERROR_WANT_READ) {
+      co_await wait_for_interest();
+    } else {
+      want_to_write(true);
+      co_await wait_for_interest();
+      want_to_write(false);
+    }
     co_return ok();
   }
 
-  tcp::socket socket_;
-  const int descriptor_ = socket_.native_handle();
-  std::mutex mutex_;  // Guards ssl_ and closed_.
-  std::unique_ptr<SSL, FreeSsl> ssl_;
+  FileDescriptor socket_;
+  std::string failure_;  // Why it cannot be used.
+  // The loop's; an epoll with the socket in it. Reset under the mutex.
+  std::optional<asio::posix::stream_descriptor> interest_;
+  std::mutex mutex_;  // Guards ssl_ and what follows.
+  bool wakes_on_data_ = true;
+  bool wants_to_write_ = false;
+  bool woken_ = false;
   bool closed_ = false;
+  std::unique_ptr<SSL, FreeSsl> ssl_;
   std::shared_ptr<BulkThreads> threads_;
 };
 

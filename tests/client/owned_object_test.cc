@@ -14,7 +14,7 @@ using namespace transport;
 class OwnedObject : public testing::Test {
  protected:
   OwnedObject() {
-    callee.on_call = [](const Channel&, uint64_t, BytesView) {};  // It never answers.
+    callee.on_call = [](const transport::AnyChannel&, uint64_t, BytesView) {};  // It never answers.
     rings = open_rings(*caller.port, 0, *callee.port, 0);
     call = begin_call(rings.left, to_bytes("x"));
   }

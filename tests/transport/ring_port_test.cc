@@ -44,7 +44,7 @@ size_t ring_mappings() {
 class HeldCalls {
  public:
   explicit HeldCalls(RingProcess& process) {
-    process.on_call = [this](const Channel& channel, uint64_t call, BytesView payload) {
+    process.on_call = [this](const AnyChannel& channel, uint64_t call, BytesView payload) {
       const std::lock_guard lock{mutex_};
       held_[number_of(payload)] = {channel, call};
       count_ = held_.size();
@@ -63,7 +63,7 @@ class HeldCalls {
 
  private:
   std::mutex mutex_;
-  std::map<uint64_t, std::pair<Channel, uint64_t>> held_;
+  std::map<uint64_t, std::pair<AnyChannel, uint64_t>> held_;
   std::atomic<size_t> count_ = 0;
 };
 
@@ -220,7 +220,7 @@ TEST_F(RingPortTest, ManySignalsAndWaitsMissNone) {
 TEST_F(RingPortTest, CallsBeyondTheRingAreQueuedAndKeepTheirOrder) {
   std::atomic<uint64_t> next = 0;
   std::atomic<bool> ordered = true;
-  right.on_call = [&](const Channel& channel, uint64_t call, BytesView payload) {
+  right.on_call = [&](const AnyChannel& channel, uint64_t call, BytesView payload) {
     if (number_of(payload) != next++) ordered = false;
     RingProcess::answer(channel, call, payload);
   };
@@ -388,7 +388,7 @@ TEST_F(RingPortTest, StopBesideAThreadThatWaitsLeavesItToItsSignal) {
 
 TEST_F(RingPortTest, CloseSendsWhatIsQueuedFirst) {
   std::atomic<uint64_t> arrived = 0;
-  right.on_call = [&](const Channel&, uint64_t, BytesView) { ++arrived; };
+  right.on_call = [&](const AnyChannel&, uint64_t, BytesView) { ++arrived; };
   open();
   for (uint64_t i = 0; i < 3000; ++i) (void)begin_call(rings.left, number_bytes(i, 1000));
   rings.left->close();
@@ -689,7 +689,7 @@ TEST_F(RingPortTest, FramesBothWaysWithBothRingsFullArriveInOrder) {
 // What had not begun when the callee died surely did not run, and can be sent elsewhere.
 TEST_F(RingPortTest, SaysOfALostCallWhetherItHadBegun) {
   std::atomic<int> taken = 0;
-  right.on_call = [&](const Channel& channel, uint64_t, BytesView) {
+  right.on_call = [&](const AnyChannel& channel, uint64_t, BytesView) {
     const uint64_t ordinal = channel->count_call();
     if (++taken <= 2) channel->begin(ordinal);
   };

@@ -17,6 +17,7 @@ namespace troupe::transport {
 
 using namespace std::chrono_literals;
 using Channel = std::shared_ptr<RingChannel>;
+using AnyChannel = std::shared_ptr<CallChannel>;
 
 inline Instant in(Duration duration) {
   return Instant{std::chrono::steady_clock::now().time_since_epoch()} + duration;
@@ -39,35 +40,35 @@ inline FileDescriptor copy_of(const FileDescriptor& file) {
 
 // One process's port, and what it does with calls: each is answered with its own bytes unless told
 // otherwise.
-class RingProcess : public RingHandler {
+class RingProcess : public CallHandler {
  public:
   explicit RingProcess(const Executor& loop) : port(RingPort::create(loop).value()) {
     port->set_handler(this);
   }
   ~RingProcess() override { port.reset(); }
 
-  void ring_call(const Channel& channel, uint64_t call, BytesView payload) override {
+  void take_call(const AnyChannel& channel, uint64_t call, BytesView payload) override {
     if (on_call) {
       on_call(channel, call, payload);
     } else {
       answer(channel, call, payload);
     }
   }
-  void ring_cancel(const Channel&, uint64_t call, uint8_t) override {
+  void cancel_call(const AnyChannel&, uint64_t call, uint8_t) override {
     last_cancelled = call;
     ++cancelled;
     if (on_cancel) on_cancel();
   }
-  void ring_recall(const Channel&) override { ++recalled; }
-  void ring_closed(const Channel&) override { ++closed; }
+  void recall_calls(const AnyChannel&) override { ++recalled; }
+  void channel_closed(const AnyChannel&) override { ++closed; }
 
-  static void answer(const Channel& channel, uint64_t call, BytesView payload) {
+  static void answer(const AnyChannel& channel, uint64_t call, BytesView payload) {
     channel->reply(call, payload.size(),
                    [&](uint8_t* out) { std::copy(payload.begin(), payload.end(), out); });
   }
 
   // Before rings are opened.
-  std::function<void(const Channel&, uint64_t, BytesView)> on_call;
+  std::function<void(const AnyChannel&, uint64_t, BytesView)> on_call;
   std::function<void()> on_cancel;
   std::atomic<uint64_t> last_cancelled = 0;
   std::atomic<int> cancelled = 0;
@@ -138,7 +139,7 @@ class RingCallState {
 using CallState = std::shared_ptr<RingCallState>;
 
 // Null: the channel refused it.
-inline CallState begin_call(const Channel& channel, const Bytes& payload) {
+inline CallState begin_call(const AnyChannel& channel, const Bytes& payload) {
   auto state = std::make_shared<RingCallState>();
   const auto number =
       channel->call(std::make_unique<RingCallState::Pending>(state), payload.size(),
