@@ -126,6 +126,7 @@ std::shared_ptr<Object> ObjectDirectory::make_results(Object::Maker maker, uint3
       const auto found = call.lock();
       if (found) cancel(found, error(Code::cancelled, "another of its results was cancelled"), how);
     });
+    one->set_first(first);
     more->push_back(std::move(one));
   }
   first->set_more(*more);
