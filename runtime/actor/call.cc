@@ -24,8 +24,9 @@ void Doorbell::answer() {
 }
 
 Call::Call(CallRequest request, std::shared_ptr<transport::CancelEvent> abandoned,
-           std::shared_ptr<Doorbell> doorbell)
+           std::shared_ptr<Doorbell> doorbell, ObjectId result)
     : request_(std::move(request)),
+      origin_{nullptr, nullptr, 0, result},
       abandoned_(std::move(abandoned)),
       doorbell_(std::move(doorbell)),
       changed_(doorbell_->loop()) {}

@@ -29,7 +29,7 @@ class CallSink {
   virtual void finished(const std::shared_ptr<Call>& call, Result<BytesView> outcome) = 0;
 };
 
-// Where such a call came from.
+// Where such a call came from. Of any other: the result alone.
 struct RingOrigin {
   CallSink* sink = nullptr;
   std::shared_ptr<transport::CallChannel> channel;
@@ -99,7 +99,7 @@ class Call : public std::enable_shared_from_this<Call> {
  public:
   // `abandoned` is the event of the call's context, set on the loop when the caller gives up.
   Call(CallRequest request, std::shared_ptr<transport::CancelEvent> abandoned,
-       std::shared_ptr<Doorbell> doorbell);
+       std::shared_ptr<Doorbell> doorbell, ObjectId result = {});
 
   // A call of a ring: its outcome goes to the origin's sink, and nobody waits for it here.
   Call(CallRequest request, RingOrigin origin);
@@ -138,6 +138,8 @@ class Call : public std::enable_shared_from_this<Call> {
   bool begin(Instant now);
   // Of what began. 0: it did not.
   uint32_t ran_ns(Instant now) const;
+  // Of what began; the clock's first instant: it did not.
+  Instant begun_at() const { return Instant{Duration{begun_at_ns_.load()}}; }
   // It does not run if it has not begun: true, and whoever withdrew it answers the caller.
   bool withdraw();
   // The caller gave up; the module sees it and should finish soon. `how`: protocol::CancelBits.

@@ -32,6 +32,14 @@ class CallTable {
   void on_finish(std::function<void(const Call&)> hook) { on_finish_ = std::move(hook); }
   // The call of a handle; null if it was finished.
   std::shared_ptr<Call> find(const troupe_call* handle) const;
+  // Looks at each unfinished call, with its handle. `look` must not come back here.
+  template <class Look>
+  void for_each_open(Look look) const {
+    const std::lock_guard lock{mutex_};
+    for (const auto& handle : handles_) {
+      if (handle->is_open) look(handle.get(), handle->call);
+    }
+  }
   // Closes the handle. False: it was finished before (logged).
   bool finish(troupe_call* handle, Result<Bytes> outcome);
   bool finish_value(troupe_call* handle, BytesView value);

@@ -22,6 +22,8 @@ constexpr Duration last_grace = std::chrono::seconds(2);
 constexpr Duration gauge_period = std::chrono::seconds(1);
 constexpr Duration flush_time = std::chrono::seconds(1);
 constexpr size_t name_bytes_max = 256;  // Of what a caller calls its task.
+// A call without a deadline travels with a budget that stands for none, and shrinks on its way.
+constexpr Duration way_most = std::chrono::minutes(1);
 }  // namespace
 
 Host::Host(client::Client& client, HostOptions options)
@@ -223,6 +225,7 @@ Async<Status> Host::create(HostedPointer hosted, protocol::ActorSpec spec,
   made.crew = crew;
   for (auto& group : spec.groups) made.groups.push_back({std::move(group.name), group.limit});
   hosted->out_of_order = spec.out_of_order;
+  hosted->class_name = spec.class_name;
   hosted->instance = std::make_unique<Instance>(client_.environment(), services_, std::move(made),
                                                 options_.instance);
   const ActorId actor = hosted->identity.actor;
@@ -439,6 +442,18 @@ Async<void> Host::stop() {
   }
 }
 
+namespace {
+
+std::vector<client::ObjectName> refs_among(const std::vector<protocol::Argument>& arguments) {
+  std::vector<client::ObjectName> refs;
+  for (const protocol::Argument& argument : arguments) {
+    if (!argument.object.is_nil()) refs.push_back({argument.object, argument.owner});
+  }
+  return refs;
+}
+
+}  // namespace
+
 // What makes the arguments may need the cpu that this call's slot holds.
 Async<Result<std::vector<client::ObjectBytes>>> Host::resolve(
     std::vector<protocol::Argument> arguments, Duration budget) {
@@ -474,9 +489,14 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin
   const Duration budget = origin.deadline == Instant::max()
                               ? client::default_budget
                               : origin.deadline - client_.environment().clock.now();
+  const std::string label = call.name.empty() ? call.method : call.name;
+  const ObjectId result = call.result;
+  const client::Roster<Arriving>::Entry arrives{
+      arriving_,
+      {TaskId{result}, caller, label, refs_among(call.arguments), ordered,
+       client_.environment().clock.now(), origin.deadline}};
   auto arguments = co_await resolve(std::move(call.arguments), budget);
   if (ordered && earlier && !earlier->is_set()) co_await earlier->wait();
-  const std::string label = call.name.empty() ? call.method : call.name;
   if (!arguments) co_return placed(std::move(arguments).error(), label, actor);
   CallRequest request;
   add_extras(request, {call.time_limit_us, call.grace_us, call.results, call.name});
@@ -486,7 +506,7 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin
   request.deadline = origin.deadline;
   request.streams = streams;
   request.items_max = call.items_max;
-  auto made = hosted->instance->make_call(std::move(request), origin.cancelled);
+  auto made = hosted->instance->make_call(std::move(request), origin.cancelled, result);
   if (auto taken = hosted->instance->submit(made); !taken) {
     co_return refusal(std::move(taken).error(), label, actor);
   }
@@ -501,8 +521,11 @@ Async<void> Host::outlives_cancel(std::shared_ptr<transport::CancelEvent> cancel
   co_await sleep_for(client_.environment().clock, cancel_grace);
 }
 
-Host::Origin Host::origin_of(const CallContext& context) {
-  return {context.peer->remote().address.process, context.deadline, context.cancelled, nullptr};
+Host::Origin Host::origin_of(const CallContext& context) const {
+  const auto& clock = client_.environment().clock;
+  const bool has_deadline = context.deadline - clock.now() < client::default_budget - way_most;
+  return {context.peer->remote().address.process, has_deadline ? context.deadline : Instant::max(),
+          context.cancelled, nullptr};
 }
 
 Async<Result<protocol::InvokeReply>> Host::invoke(protocol::Invoke call, CallContext context) {

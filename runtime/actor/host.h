@@ -10,12 +10,14 @@
 #include <set>
 #include <vector>
 
+#include "actor/call_report.h"
 #include "actor/cluster_services.h"
 #include "actor/crew.h"
 #include "actor/instance.h"
 #include "actor/module.h"
 #include "actor/ring_calls.h"
 #include "client/client.h"
+#include "client/roster.h"
 
 namespace troupe::actor {
 
@@ -65,10 +67,13 @@ class Host final : public client::InvocationHandler {
                                               transport::CallContext context) override;
   Async<Status> invoke_stream(protocol::Invoke call, transport::CallContext context,
                               transport::OutgoingStream& out) override;
+  protocol::Explanations explain_calls(const protocol::ExplainCalls& asked) override;
+  TaskId call_of(const client::BlockedWait& wait) override;
 
  private:
   struct Hosted {
     Identity identity;
+    std::string class_name;
     std::unique_ptr<Instance> instance;
     bool out_of_order = false;
     bool ready = false;  // It was created, and takes calls.
@@ -76,6 +81,16 @@ class Host final : public client::InvocationHandler {
   };
   using HostedPointer = std::shared_ptr<Hosted>;
   using CallerAndActor = std::pair<ProcessId, ActorId>;
+  // A call on its way to its mailbox.
+  struct Arriving {
+    TaskId task;
+    CallerAndActor caller;
+    std::string label;
+    std::vector<client::ObjectName> arguments;  // Those that are refs.
+    bool ordered = false;  // It goes in after those of its caller that came before it.
+    Instant since;
+    Instant deadline;
+  };
   // What came of light actors, until it was told.
   struct Outcomes {
     explicit Outcomes(const Executor& loop) : changed(loop) {}
@@ -116,7 +131,7 @@ class Host final : public client::InvocationHandler {
   Identity identity_of(const protocol::ActorSpec& spec, uint32_t incarnation) const;
   // Null: this process does not host it, or not yet.
   HostedPointer find(ActorId actor) const;
-  static Origin origin_of(const transport::CallContext& context);
+  Origin origin_of(const transport::CallContext& context) const;
   Async<void> watch_only();
   void gauges_changed(ActorId actor);
   Async<void> report_gauges();
@@ -132,6 +147,10 @@ class Host final : public client::InvocationHandler {
   Async<Result<std::vector<client::ObjectBytes>>> resolve(std::vector<protocol::Argument> arguments,
                                                           Duration budget);
   Async<Result<std::shared_ptr<Call>>> enqueue(protocol::Invoke call, Origin origin, bool streams);
+  // What is hosted, as it is reported; null: it is not there (yet).
+  static std::optional<Reported> reported(const HostedPointer& hosted);
+  void report_arriving(const std::unordered_set<TaskId>& wanted, CallReports& out) const;
+  protocol::Explanations explain_actor(ActorId actor) const;
 
   client::Client& client_;
   const HostOptions options_;
@@ -146,6 +165,7 @@ class Host final : public client::InvocationHandler {
   bool assigning_ = false;
   // Of each caller of an actor: set once its latest call was enqueued.
   std::map<CallerAndActor, std::shared_ptr<Event>> last_arrival_;
+  client::Roster<Arriving> arriving_;
   std::set<ActorId> gauges_changed_;
   bool reporting_ = false;
   Event done_;

@@ -130,8 +130,9 @@ Async<Status> Instance::start() {
 }
 
 std::shared_ptr<Call> Instance::make_call(CallRequest request,
-                                          std::shared_ptr<transport::CancelEvent> abandoned) {
-  return std::make_shared<Call>(std::move(request), std::move(abandoned), doorbell_);
+                                          std::shared_ptr<transport::CancelEvent> abandoned,
+                                          ObjectId result) {
+  return std::make_shared<Call>(std::move(request), std::move(abandoned), doorbell_, result);
 }
 
 std::vector<std::shared_ptr<Call>> Instance::withdraw(const transport::CallChannel& channel) {

@@ -55,7 +55,8 @@ class Instance final : private Crew::Member {
   bool has_started() const { return started_; }
   // A call as submit takes it; its context's event tells that the caller gave up.
   std::shared_ptr<Call> make_call(CallRequest request,
-                                  std::shared_ptr<transport::CancelEvent> abandoned);
+                                  std::shared_ptr<transport::CancelEvent> abandoned,
+                                  ObjectId result = {});
   // The same of a call that came through a ring. Thread-safe, as submit.
   static std::shared_ptr<Call> make_call(CallRequest request, RingOrigin origin) {
     return std::make_shared<Call>(std::move(request), std::move(origin));
@@ -67,6 +68,24 @@ class Instance final : private Crew::Member {
   // answers them. Thread-safe.
   std::vector<std::shared_ptr<Call>> withdraw(const transport::CallChannel& channel);
 
+  // Looks at the calls in the mailbox, the oldest of a lane first, and at those that have begun and
+  // have no outcome yet. Neither may come back here. Thread-safe.
+  template <class Look>
+  void for_each_waiting(Look look) {
+    mailbox_.for_each(look);
+  }
+  template <class Look>
+  void for_each_running(Look look) const {
+    calls_.for_each_open(look);
+  }
+  // A part of the mailbox: the calls of a concurrency group, or of none.
+  struct LaneView {
+    std::string_view name;  // Empty: of none.
+    uint32_t limit = 1;     // Threads, or unfinished calls if they are coroutines.
+  };
+  LaneView lane(uint32_t number) const { return {lanes_[number].name, lanes_[number].limit}; }
+  // Its methods are coroutines, which share a thread.
+  bool has_coroutines() const { return defers(); }
   // Runs `work` on an actor thread, before the calls that wait. False: the instance stops.
   // Thread-safe.
   bool defer(std::function<void()> work);

@@ -13,6 +13,7 @@
 
 #include "actor/host.h"
 #include "base/log.h"
+#include "client/blocked_waits.h"
 #include "security/credentials.h"
 #include "transport/asio_network.h"
 #include "transport/real_environment.h"
@@ -102,6 +103,7 @@ int actor_main(int, char**) {
   options.kind = "actor";
   options.process = *process;
   if (job) options.job = *job;
+  options.blocked_log_after = client::blocked_log_after(std::getenv("TROUPE_BLOCKED_LOG_S"));
   options.worker_connection =
       transport::adopt_unix_socket(connection, real.io(), FileDescriptor{inherited_descriptor});
   options.use_credentials = [&](const protocol::Attached& attached) -> Status {

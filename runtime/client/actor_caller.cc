@@ -113,6 +113,7 @@ std::shared_ptr<Object> ActorCaller::submit(const Target& target, ActorCallSpec 
   auto result = queued->result;
   boost::asio::post(client_.environment_.loop, [this, target, queued = std::move(queued)] {
     if (queued->deadline != Instant::max()) {
+      deadlines_[queued->result->id()] = queued->deadline;
       queued->timer = client_.environment_.clock.call_at(queued->deadline, [this, queued] {
         queued->timer = 0;
         client_.objects_->cancel(
@@ -171,7 +172,10 @@ void ActorCaller::enqueue(Target target, Queued queued) {
 }
 
 Async<void> ActorCaller::enqueue_later(Target target, Queued queued, Duration delay) {
-  co_await sleep_for(client_.environment_.clock, delay);
+  {
+    const Roster<Later>::Entry later{later_, {queued, client_.environment_.clock.now() + delay}};
+    co_await sleep_for(client_.environment_.clock, delay);
+  }
   {
     const std::lock_guard lock{target->mutex_};
     ++target->on_loop_;
@@ -243,6 +247,7 @@ Async<void> ActorCaller::pump(Target target) {
 
 Async<void> ActorCaller::await_reply(Target target, Queued queued, transport::OutgoingCall call,
                                      uint32_t incarnation, protocol::ProcessAddress callee) {
+  const Roster<Sent>::Entry sent{sent_, {queued, callee}};
   const auto given_up = on_cancel(*queued->result);
   auto outcome = co_await call.reply_unless(*given_up);
   if (!outcome) {
@@ -261,7 +266,7 @@ Async<void> ActorCaller::await_reply(Target target, Queued queued, transport::Ou
 
 void ActorCaller::begin_stream(const Target& target, const Queued& queued,
                                const std::shared_ptr<Peer>& peer) {
-  protocol::Invoke invoke = to_invoke(queued->spec, {});
+  protocol::Invoke invoke = to_invoke(queued->spec, queued->result->id());
   invoke.incarnation = target->info_->incarnation;
   Message message{protocol::encode(invoke), {}};
   auto stream = peer->open_stream(Method::invoke_stream, std::move(message), Duration::zero(),
@@ -278,6 +283,7 @@ Async<void> ActorCaller::await_stream(Target target, Queued queued,
                                       std::shared_ptr<transport::IncomingStream> stream,
                                       uint32_t incarnation, std::shared_ptr<Peer> peer) {
   using namespace boost::asio::experimental::awaitable_operators;
+  const Roster<Sent>::Entry sent{sent_, {queued, peer->remote().address}};
   const auto given_up = on_cancel(*queued->result);
   auto raced = co_await (stream->ended() || given_up->wait());
   if (raced.index() == 1) {
@@ -357,6 +363,7 @@ void ActorCaller::finish(const Queued& queued) {
       extras_of(queued->spec).items->settle(failure != nullptr ? Status{*failure} : ok());
     }
     if (queued->timer != 0) client_.environment_.clock.cancel(std::exchange(queued->timer, 0));
+    deadlines_.erase(queued->result->id());
     client_.drop_references(queued->spec.held);
   });
 }
@@ -389,12 +396,16 @@ void ActorCaller::learn(protocol::ActorInfo info) {
   if (!known->info_) known->info_ = std::move(info);
 }
 
-void ActorCaller::process_gone(ProcessId process) {
+std::vector<ActorCaller::Target> ActorCaller::targets() const {
   std::vector<Target> all;
-  {
-    const std::lock_guard lock{mutex_};
-    for (const auto& [actor, target] : targets_) all.push_back(target);
-  }
+  const std::lock_guard lock{mutex_};
+  all.reserve(targets_.size());
+  for (const auto& [actor, target] : targets_) all.push_back(target);
+  return all;
+}
+
+void ActorCaller::process_gone(ProcessId process) {
+  std::vector<Target> all = targets();
   for (const Target& target : all) {
     if (!target->info_ || target->info_->address.process != process) continue;
     target->info_.reset();

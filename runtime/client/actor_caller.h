@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "client/object.h"
+#include "client/roster.h"
 
 namespace troupe::client {
 
@@ -67,13 +68,24 @@ class ActorCaller {
   void learn(protocol::ActorInfo info);
   // Forgets that its actors live there; the head knows where they are now.
   void process_gone(ProcessId process);
+  // Why the object, which a call makes, is not ready. False: it is none of these calls', or on its
+  // way between two states.
+  bool explain(const Object& result, protocol::Explanation& told) const;
 
  private:
   friend class RingCall;
   using Target = std::shared_ptr<ActorTarget>;
   using Queued = std::shared_ptr<ActorTarget::Queued>;
+  struct Sent {
+    Queued queued;
+    protocol::ProcessAddress process;
+  };
+  struct Later {
+    Queued queued;
+    Instant when;
+  };
 
-  // With the target's lock held. Errors: those of RingChannel::call.
+  // With the target's lock held. Errors: those of CallChannel::call.
   Status send_in_ring(const Target& target, const Queued& queued);
   Status pass_to_ring(const Target& target, const std::shared_ptr<transport::CallChannel>& channel);
   void enqueue(Target target, Queued queued);
@@ -97,9 +109,17 @@ class ActorCaller {
   void forget_incarnation(const Target& target, uint32_t incarnation);
   protocol::Invoke to_invoke(const ActorCallSpec& spec, ObjectId result) const;
 
+  std::vector<Target> targets() const;
+  bool explain_queued(const Target& target, const Object& result,
+                      protocol::Explanation& told) const;
+
   Client& client_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<ActorId, Target> targets_;  // Guarded.
+  // --- On the loop.
+  Roster<Sent> sent_;                      // By it, rather than through a ring.
+  Roster<Later> later_;                    // Sent again a moment later.
+  std::map<ObjectId, Instant> deadlines_;  // Of those that have one.
 };
 
 }  // namespace troupe::client

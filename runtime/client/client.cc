@@ -7,12 +7,14 @@
 
 #include "base/log.h"
 #include "client/actor_caller.h"
+#include "client/blocked_waits.h"
 #include "client/connections.h"
 #include "client/lease_pool.h"
 #include "client/lent_cpu.h"
 #include "client/object_directory.h"
 #include "client/placement.h"
 #include "client/store_client.h"
+#include "client/testimony.h"
 #include "transport/ring_port.h"
 
 namespace troupe::client {
@@ -65,6 +67,9 @@ Client::Client(transport::Environment environment, ClientOptions options)
   actors_ = std::make_unique<ActorCaller>(*this);
   leases_ = std::make_unique<LeasePool>(*this);
   lent_cpu_ = std::make_unique<LentCpu>(*this);
+  testimony_ = std::make_unique<Testimony>(*this);
+  explainer_ = std::make_unique<Explainer>(environment_, scope_, *testimony_);
+  waits_ = std::make_unique<BlockedWaits>(*this, options_.blocked_log_after);
   router_.on(Method::resolve_objects, *objects_, &ObjectDirectory::resolve_objects);
   router_.on(Method::list_objects, *this, &Client::list_objects);
   router_.on(Method::free_objects, *objects_, &ObjectDirectory::free_objects);
@@ -385,6 +390,10 @@ Async<Result<protocol::ObjectList>> Client::list_objects(protocol::ListObjects r
 
 Async<Result<ObjectBytes>> Client::get(ObjectName object, Duration budget) {
   return objects_->get(std::move(object), environment_.clock.now() + budget);
+}
+
+TaskId Client::call_of(const BlockedWait& wait) const {
+  return invocations_ != nullptr ? invocations_->call_of(wait) : TaskId{};
 }
 
 void Client::set_lease(LeaseId lease) {

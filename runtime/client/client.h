@@ -27,6 +27,7 @@ struct ClientOptions {
   std::unique_ptr<transport::Connection> worker_connection;  // An inherited one.
   // Called with the node's credentials before anything listens on or connects over TLS.
   std::function<Status(const protocol::Attached&)> use_credentials;
+  Duration blocked_log_after{};  // A wait that takes so long is logged; zero: none is.
 };
 
 // A ref to an object as it travels: which object, and the process that owns it.
@@ -110,6 +111,10 @@ struct ActorCallSpec {
 // The id of a call's result after the first.
 ObjectId result_id(ObjectId first, uint32_t index);
 
+class BlockedWait;
+class BlockedWaits;
+class Explainer;
+
 // What a process that hosts actors adds to its client: the answering of calls.
 class InvocationHandler {
  public:
@@ -118,6 +123,11 @@ class InvocationHandler {
                                                       transport::CallContext context) = 0;
   virtual Async<Status> invoke_stream(protocol::Invoke call, transport::CallContext context,
                                       transport::OutgoingStream& out) = 0;
+  // What it knows of calls that it has taken, by the ids of their first results: an answer each; or
+  // of an actor and its calls.
+  virtual protocol::Explanations explain_calls(const protocol::ExplainCalls& asked) = 0;
+  // The call whose code waits there; nil if none does, or it has ended.
+  virtual TaskId call_of(const BlockedWait& wait) = 0;
 };
 
 class ActorTarget;
@@ -128,6 +138,7 @@ class ObjectDirectory;
 class ActorCaller;
 class LeasePool;
 class LentCpu;
+class Testimony;
 
 // On the environment's loop but for what says otherwise. Must be stopped before it is destroyed.
 class Client {
@@ -211,6 +222,12 @@ class Client {
   // Cancels the task or call that makes an object of this process; its get gives cancelled.
   void cancel(ObjectId object);
 
+  // --- Why something waits. Thread-safe: what waits in this process.
+  BlockedWaits& waits() { return *waits_; }
+  Explainer& explainer() { return *explainer_; }
+  // As InvocationHandler's; nil in a process that hosts none.
+  TaskId call_of(const BlockedWait& wait) const;
+
   // --- For processes that run tasks. While a task waits, its slot's cpu is lent to others.
   void set_lease(LeaseId lease);
   void begin_wait();
@@ -241,6 +258,7 @@ class Client {
   friend class ActorCaller;
   friend class LeasePool;
   friend class RingCall;
+  friend class Testimony;
 
   Async<Result<transport::Message>> answer_invoke(transport::Message message,
                                                   transport::CallContext context);
@@ -269,6 +287,9 @@ class Client {
   std::unique_ptr<ActorCaller> actors_;
   std::unique_ptr<LeasePool> leases_;
   std::unique_ptr<LentCpu> lent_cpu_;
+  std::unique_ptr<Testimony> testimony_;
+  std::unique_ptr<Explainer> explainer_;
+  std::unique_ptr<BlockedWaits> waits_;
 };
 
 // A wait for other tasks, for as long as it lives. On the loop.

@@ -11,10 +11,10 @@
 #include "base/log.h"
 #include "client/connections.h"
 #include "client/item_source.h"
+#include "client/lease_slots.h"
 #include "client/object_directory.h"
 #include "client/placement.h"
 #include "protocol/call_record.h"
-#include "transport/adaptive_mutex.h"
 #include "transport/ring_port.h"
 
 namespace troupe::client {
@@ -28,7 +28,6 @@ constexpr uint32_t slots_max = 256;                               // Of one clas
 constexpr Duration linger_time = std::chrono::milliseconds(500);  // Idle slots are kept so long.
 constexpr Duration lease_budget = std::chrono::seconds(30);       // Of one request.
 constexpr Duration connect_budget = std::chrono::seconds(10);
-constexpr Duration retry_first = std::chrono::milliseconds(10);
 constexpr Duration retry_most = std::chrono::milliseconds(500);
 
 constexpr int64_t ahead_ns = 1'000'000;                         // Of work is sent ahead to a slot,
@@ -74,53 +73,6 @@ std::string class_key(const TaskTraits& spec, const protocol::PlacementSpec& pla
 
 }  // namespace
 
-struct LeasePool::Slot {
-  Slot(ClassPointer c, LeaseId l, protocol::ProcessAddress a)
-      : cls(std::move(c)), lease(l), address(std::move(a)) {}
-  const ClassPointer cls;
-  const LeaseId lease;
-  const protocol::ProcessAddress address;
-
-  // --- Guarded by the class's mutex.
-  bool connected = false;
-  std::shared_ptr<transport::CallChannel> channel;  // Null when connected: frames alone.
-  uint32_t in_flight = 0;
-  uint32_t window = 1;     // How many may be.
-  int64_t service_ns = 0;  // Of one task, smoothed; 0: unknown.
-  uint64_t done = 0;       // Tasks.
-  uint64_t done_at_look = 0;
-  Instant idle_since{};  // As the last look saw it.
-  Instant granted_at{};
-  bool leaving = false;  // It is sent no more, and goes back when it is idle.
-  bool blocked = false;  // It sent tasks back: none more until it has done one.
-  bool dropped = false;
-  bool is_alone = false;  // It runs a generator, which may take long: it is sent no other.
-};
-
-// Tasks that any slot of a lease can run: same module, demand and priority.
-struct LeasePool::Class {
-  std::string key;
-  std::string module;
-  std::vector<protocol::ResourceAmount> demand;
-  int32_t priority = 0;
-  protocol::PlacementSpec placement;
-
-  transport::AdaptiveMutex mutex;  // Guards what follows.
-  std::deque<TaskPointer> queue;
-  std::map<ProcessId, SlotPointer> slots;
-  bool tended_soon = false;
-  bool yields = false;  // Somebody else waits, until yield_until.
-  Instant yield_until;
-
-  // --- On the loop.
-  bool requesting = false;
-  bool looking = false;
-  Duration pause = retry_first;  // Before the next request, when the head has no room or a slot was
-                                 // not there.
-  bool unreached = false;
-  std::optional<Error> refusal;  // What the head said last, if it had no room.
-};
-
 // A task in a ring.
 class TaskCall final : public transport::PendingReply {
  public:
@@ -151,6 +103,13 @@ class TaskCall final : public transport::PendingReply {
 };
 
 LeasePool::LeasePool(Client& client) : client_(client) {}
+
+std::vector<LeasePool::ClassPointer> LeasePool::classes() const {
+  std::vector<ClassPointer> all;
+  const std::lock_guard lock{mutex_};
+  for (const auto& [key, cls] : classes_) all.push_back(cls);
+  return all;
+}
 
 LeasePool::ClassPointer LeasePool::class_of(const TaskTraits& spec,
                                             const protocol::PlacementSpec& placement) {
@@ -216,6 +175,7 @@ std::shared_ptr<Object> LeasePool::submit(TaskSpec spec,
   if (!unlimited) {
     boost::asio::dispatch(loop, [this, task] {
       if (task->result->is_ready()) return;
+      deadlines_[task->result->id()] = task->deadline();
       task->rare->timer = client_.environment_.clock.call_at(task->deadline(), [this, task] {
         task->rare->timer = 0;
         const auto& refusal = task->cls->refusal;
@@ -251,9 +211,9 @@ void LeasePool::forget_cancelled(const ClassPointer& cls) {
   for (const auto& task : cancelled) release(task);
 }
 
-// How many tasks the slot may have when this one is sent. One that was sent ahead must run elsewhere
-// if the process dies before it begins: so that must be seen, or the task may run any number of
-// times.
+// How many tasks the slot may have when this one is sent. One that was sent ahead must run
+// elsewhere if the process dies before it begins: so that must be seen, or the task may run any
+// number of times.
 uint32_t LeasePool::window_of(const Slot& slot, const Task& task) {
   const bool may_repeat = task.traits->retry.retries < 0;
   const bool sends_ahead = slot.channel && (slot.channel->shows_begun() || may_repeat);
@@ -374,6 +334,7 @@ bool LeasePool::queue_again(const TaskPointer& task, const Error& failure) {
 }
 
 Async<void> LeasePool::queue_later(TaskPointer task, Duration delay) {
+  const Roster<Later>::Entry later{later_, {task, client_.environment_.clock.now() + delay}};
   co_await sleep_for(client_.environment_.clock, delay);
   {
     const std::lock_guard lock{task->cls->mutex};
@@ -434,6 +395,7 @@ void LeasePool::release(const TaskPointer& task) {
     }
     auto& timer = task->rare->timer;
     if (timer != 0) client_.environment_.clock.cancel(std::exchange(timer, 0));
+    if (task->deadline() != Instant::max()) deadlines_.erase(task->result->id());
     client_.drop_references(std::exchange(task->rare->held, {}));
   });
 }
@@ -497,8 +459,10 @@ Async<void> LeasePool::request_lease(ClassPointer cls) {
     cls->requesting = false;
     co_return;
   }
+  cls->asked = request.lease;
   auto granted = co_await client_.ask_head<protocol::LeaseGranted>(Method::request_lease, request,
                                                                    time_left(cls, lease_budget));
+  cls->asked = {};
   if (granted) {
     cls->refusal.reset();
     for (const protocol::Slot& given : granted->slots) {
@@ -598,7 +562,7 @@ Async<void> LeasePool::connect(SlotPointer slot) {
     cls->unreached = true;
     drop_slot(slot);
   } else {
-    cls->pause = retry_first;
+    cls->pause = pause_first;
     const std::lock_guard lock{cls->mutex};
     slot->channel = (*peer)->channel();
     slot->connected = true;
@@ -614,12 +578,7 @@ Async<Result<Empty>> LeasePool::yield_slots(protocol::YieldSlots wanted,
   if (!head.local && head.role != transport::Role::head) {
     co_return error(Code::denied, "only the head may ask for slots");
   }
-  std::vector<ClassPointer> classes;
-  {
-    const std::lock_guard lock{mutex_};
-    for (const auto& [key, cls] : classes_) classes.push_back(cls);
-  }
-  for (const auto& cls : classes) {
+  for (const auto& cls : classes()) {
     const bool helps = std::ranges::any_of(wanted.demand, [&](const auto& amount) {
       return std::ranges::find(cls->demand, amount.name, &protocol::ResourceAmount::name) !=
              cls->demand.end();
@@ -664,6 +623,7 @@ Async<void> LeasePool::recall_late(ClassPointer cls) {
 // --- A slot on another node.
 
 Async<void> LeasePool::run_alone(SlotPointer slot, TaskPointer task) {
+  const Roster<Alone>::Entry alone{alone_, {slot, task}};
   auto outcome = co_await invoke(slot, task);
   const ClassPointer cls = slot->cls;
   if (outcome || !outcome.error().where().empty()) {
@@ -799,12 +759,7 @@ Async<void> LeasePool::return_lease(protocol::ReturnLease request) {
 
 Async<void> LeasePool::stop() {
   std::map<LeaseId, std::vector<ProcessId>> all;
-  std::vector<ClassPointer> classes;
-  {
-    const std::lock_guard lock{mutex_};
-    for (const auto& [key, cls] : classes_) classes.push_back(cls);
-  }
-  for (const auto& cls : classes) {
+  for (const auto& cls : classes()) {
     const std::lock_guard lock{cls->mutex};
     cls->queue.clear();
     for (const auto& [process, slot] : cls->slots) {

@@ -15,6 +15,7 @@
 #include <unordered_map>
 
 #include "client/object.h"
+#include "client/roster.h"
 
 namespace troupe::client {
 
@@ -28,6 +29,9 @@ class LeasePool {
   // From the head: somebody else waits for what the slots hold.
   Async<Result<protocol::Empty>> yield_slots(protocol::YieldSlots wanted,
                                              transport::CallContext context);
+  // On the loop. Why the object, which a task makes, is not ready. False: it is none of these
+  // tasks', or on its way between two states.
+  bool explain(const Object& result, protocol::Explanation& told) const;
   // Gives every lease back.
   Async<void> stop();
 
@@ -70,6 +74,20 @@ class LeasePool {
   using TaskPointer = std::shared_ptr<Task>;
   using ClassPointer = std::shared_ptr<Class>;
   using SlotPointer = std::shared_ptr<Slot>;
+  struct Alone {
+    SlotPointer slot;
+    TaskPointer task;
+  };
+  struct Later {
+    TaskPointer task;
+    Instant when;
+  };
+  static constexpr Duration pause_first = std::chrono::milliseconds(10);  // Between two requests.
+
+  std::vector<ClassPointer> classes() const;
+  // As explain(), of a task that waits for a slot.
+  bool explain_queued(const ClassPointer& cls, const Object& result,
+                      protocol::Explanation& told) const;
 
   // The node of most of the arguments' bytes; nil: they are few, or it is not known.
   NodeId node_of(const std::vector<protocol::Argument>& arguments) const;
@@ -120,8 +138,12 @@ class LeasePool {
   Async<void> return_lease(protocol::ReturnLease request);
 
   Client& client_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::unordered_map<std::string, ClassPointer> classes_;  // Guarded.
+  // --- On the loop.
+  Roster<Alone> alone_;                    // Sent to slots on other nodes, or as generators.
+  Roster<Later> later_;                    // Run again a moment later.
+  std::map<ObjectId, Instant> deadlines_;  // Of those that have one.
 };
 
 }  // namespace troupe::client

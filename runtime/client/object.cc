@@ -102,6 +102,21 @@ std::vector<std::shared_ptr<Object>> Object::take_more() {
   return std::exchange(rare_->more, {});
 }
 
+void Object::set_first(std::weak_ptr<Object> first) {
+  const std::lock_guard lock{mutex_};
+  rare().first = std::move(first);
+}
+
+std::shared_ptr<Object> Object::first() {
+  const std::lock_guard lock{mutex_};
+  return rare_ ? rare_->first.lock() : nullptr;
+}
+
+ProcessId Object::sent_to() const {
+  const std::lock_guard lock{mutex_};
+  return channel_ ? channel_->process() : ProcessId{};
+}
+
 void Object::cancel(Error why, uint8_t how) {
   std::function<void(uint8_t)> hook;
   std::shared_ptr<transport::CallChannel> channel;

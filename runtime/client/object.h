@@ -76,6 +76,11 @@ class Object : public std::enable_shared_from_this<Object> {
   // The other results of its call, until they are taken.
   void set_more(std::vector<std::shared_ptr<Object>> more);
   std::vector<std::shared_ptr<Object>> take_more();
+  // Of another result: the call's first, with which it comes. Null: it is none, or that is gone.
+  void set_first(std::weak_ptr<Object> first);
+  std::shared_ptr<Object> first();
+  // The process whose ring its call was sent through; nil: none, or not yet.
+  ProcessId sent_to() const;
   // From now on until remove_waiter the waiter is signalled when it becomes ready.
   void add_waiter(transport::RingPort::Waiter& waiter);
   void remove_waiter(transport::RingPort::Waiter& waiter);
@@ -121,7 +126,8 @@ class Object : public std::enable_shared_from_this<Object> {
     return *ties_;
   }
   bool has_ties() const { return ties_ != nullptr; }
-  bool freed = false;
+  bool is_freed() const { return freed_; }
+  void set_freed() { freed_ = true; }
   // It has ties, or others know its name: it must be freed on the loop.
   void entangle() { entangled_.store(true, std::memory_order_release); }
 
@@ -137,6 +143,7 @@ class Object : public std::enable_shared_from_this<Object> {
     std::shared_ptr<Event> event;  // Of the loop; made by the first coroutine that waits.
     std::function<void(uint8_t)> cancel;
     std::vector<std::shared_ptr<Object>> more;
+    std::weak_ptr<Object> first;
   };
   // With the lock held, before it is ready.
   Rare& rare() {
@@ -151,10 +158,12 @@ class Object : public std::enable_shared_from_this<Object> {
   std::atomic<uint64_t> watch_ = 0;
   std::atomic<uint32_t> references_ = 1;
   std::atomic<bool> ready_ = false;
-  transport::SmallMutex mutex_;
+  // Ordered by size: a million of them may wait.
   std::atomic<bool> entangled_ = false;
   std::atomic<bool> discarded_ = false;
   bool in_store_ = false;
+  mutable transport::SmallMutex mutex_;
+  bool freed_ = false;
   const Maker maker_;
   Value value_;
   std::unique_ptr<Rare> rare_;

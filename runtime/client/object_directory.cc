@@ -126,6 +126,7 @@ std::shared_ptr<Object> ObjectDirectory::make_results(Object::Maker maker, uint3
       const auto found = call.lock();
       if (found) cancel(found, error(Code::cancelled, "another of its results was cancelled"), how);
     });
+    one->set_first(first);
     more->push_back(std::move(one));
   }
   first->set_more(*more);
@@ -195,7 +196,7 @@ void ObjectDirectory::give_back(ObjectId id, const protocol::ProcessAddress& nod
 
 void ObjectDirectory::set_result(const std::shared_ptr<Object>& object, protocol::ObjectValue value,
                                  bool held, const protocol::ProcessAddress& producer) {
-  if (object->is_ready() || object->freed) {  // Cancelled meanwhile.
+  if (object->is_ready() || object->is_freed()) {  // Cancelled meanwhile.
     give_back(object->id(), value.node, held, producer);
     return;
   }
@@ -218,7 +219,7 @@ void ObjectDirectory::set_stored(const std::shared_ptr<Object>& object,
   auto shared = node.process == store_.node()->process
                     ? store_.node()
                     : std::make_shared<const protocol::ProcessAddress>(node);
-  if (object->freed || !object->set_stored(std::move(shared), size_bytes)) {
+  if (object->is_freed() || !object->set_stored(std::move(shared), size_bytes)) {
     store_.release_owned(object->id(), node);
     return;
   }
@@ -301,12 +302,12 @@ void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {
   while (!unused_.empty()) {
     const auto object = std::move(unused_.back());
     unused_.pop_back();
-    if (object->freed || (object->has_ties() && !object->ties().borrowers.empty())) continue;
+    if (object->is_freed() || (object->has_ties() && !object->ties().borrowers.empty())) continue;
     {
       const std::lock_guard lock{mutex_};
       if (object->references() > 0) continue;
       owned_.erase(object->id());
-      object->freed = true;
+      object->set_freed();
     }
     if (object->is_ready() && object->in_store() && !object->is_discarded()) {
       release_stored(*object);
@@ -422,11 +423,11 @@ Async<Result<ObjectBytes>> ObjectDirectory::get_owned(std::shared_ptr<Object> ob
   const ObjectName name{object->id(), connections_.address()};
   auto place = place_for(*object, *store_.node());
   // A worker that brings a copy tells of it by the name.
-  if (place.node.node != store_.node()->node && !object->freed) (void)publish(object);
+  if (place.node.node != store_.node()->node && !object->is_freed()) (void)publish(object);
   auto view = co_await store_.get(name, std::move(place), deadline);
   // Once more: the world has moved.
   if (object->is_discarded()) co_return was_discarded(object->id());
-  if (view && !object->freed) store_.keep(object->id(), *view);
+  if (view && !object->is_freed()) store_.keep(object->id(), *view);
   co_return view;
 }
 
@@ -751,7 +752,7 @@ void ObjectDirectory::discard(const std::shared_ptr<Object>& object) {
   if (!object->discard()) return;
   if (!object->is_ready()) {
     set_error(object, was_discarded(object->id()));
-  } else if (object->in_store() && !object->freed) {
+  } else if (object->in_store() && !object->is_freed()) {
     release_stored(*object);
   }
 }

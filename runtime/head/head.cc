@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "head/actors.h"
 #include "head/deployments.h"
+#include "head/explain.h"
 #include "head/groups.h"
 #include "head/jobs.h"
 #include "head/journal.h"
@@ -260,6 +261,10 @@ struct Head::Parts : JobListener {
     }
     co_return merge_objects(std::move(lists), request.limit);
   }
+  Async<Result<protocol::Explanation>> explain(protocol::Explain request, CallContext) {
+    const Known known{membership, groups, actors, leases, jobs, environment.clock.now()};
+    co_return head::explain(known, request.id);
+  }
   Async<Result<protocol::JobList>> list_jobs(Empty, CallContext) {
     co_return protocol::JobList{jobs.list()};
   }
@@ -337,6 +342,7 @@ class Head::Door final : public transport::Router {
     on(Method::list_actors, parts, &Parts::list_actors);
     on(Method::list_jobs, parts, &Parts::list_jobs);
     on(Method::list_objects, parts, &Parts::list_objects);
+    on(Method::explain, parts, &Parts::explain);
     on(Method::list_deployments, parts, &Parts::list_deployments);
     on(Method::cluster_info, parts, &Parts::cluster_info);
     on_stream(Method::watch_deployments, [&parts](Message, CallContext call, OutgoingStream& out) {

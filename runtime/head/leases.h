@@ -4,6 +4,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -36,6 +37,15 @@ class Leases : public NodeListener, public PlacementListener, public GroupListen
 
   size_t size() const { return leases_.size(); }
   size_t slots_on(NodeId node) const;
+  // Whether it waits, and why; nothing: it is not known (any more).
+  std::optional<protocol::Explanation> explain(LeaseId lease) const;
+  struct SlotPlace {
+    LeaseId lease;
+    NodeId node;
+    JobId job;
+  };
+  // Of the process of a slot.
+  std::optional<SlotPlace> place_of(ProcessId process) const;
   // Those that wait for their first slot, with the reason.
   std::vector<protocol::PendingInfo> pending(size_t items_max) const;
 

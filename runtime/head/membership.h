@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "head/journal.h"
 #include "head/options.h"
@@ -47,6 +48,12 @@ class Membership {
   bool is_dead(NodeId node) const;
   size_t alive() const;
   std::vector<NodeId> alive_nodes() const;
+  // One that is alive, suspect or of the latest dead.
+  struct Found {
+    protocol::NodeInfo info;
+    Duration silent{};  // Since it was heard of last, unless it is dead.
+  };
+  std::optional<Found> find(NodeId node) const;
   // Without resources and counts, which others know. Ascending by id, then the dead.
   std::vector<protocol::NodeInfo> list() const;
 

@@ -1,7 +1,8 @@
-// Calls and replies as they lie in a ring between two processes of a node: a fixed head, then the
-// method and the arguments. Both ends are of one build or speak one protocol version, and nothing
-// of it reaches a disk, so it is laid out by hand: it is written in place, without an arena, at a
-// quarter of what a Cap'n Proto message costs. Between nodes the same calls are protocol::Invoke.
+// Calls and replies between two processes, as they lie in a ring or in a TLS stream: a fixed head
+// (little-endian), then the method and the arguments. Both ends speak one protocol version, and
+// nothing of it reaches a disk, so it is laid out by hand: it is written in place, without an
+// arena, at a quarter of what a Cap'n Proto message costs. protocol::Invoke is the same call where
+// frames are all there is.
 #pragma once
 
 #include <boost/container/small_vector.hpp>

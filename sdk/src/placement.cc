@@ -4,6 +4,7 @@
 
 #include "placement_lowering.h"
 #include "session_impl.h"
+#include "waiting.h"
 
 namespace troupe {
 namespace detail {
@@ -188,12 +189,18 @@ std::shared_ptr<GroupBatches> batches_of(SessionImpl& session) {
 
 Result<protocol::PlacementGroupInfo> ask(SessionImpl& session, protocol::GetPlacementGroup request,
                                          Duration budget) {
-  const auto question = [&] {
-    return session.client().ask_head<protocol::PlacementGroupInfo>(Method::get_placement_group,
-                                                                   request, budget);
+  client::Client& client = session.client();
+  const auto question = [&client, request, budget] {
+    return client.ask_head<protocol::PlacementGroupInfo>(Method::get_placement_group, request,
+                                                         budget);
   };
-  return request.wait ? session.run_waiting<protocol::PlacementGroupInfo>(question)
-                      : session.run<protocol::PlacementGroupInfo>(question);
+  if (!request.wait) return session.run<protocol::PlacementGroupInfo>(question);
+  const Instant deadline = client.environment().clock.now() + budget;
+  const auto facts = [&] {
+    return client::WaitFacts{
+        "wait", {{"placement group", request.group, {}, {}}}, false, false, deadline};
+  };
+  return run_blocked<protocol::PlacementGroupInfo>(session, facts, question);
 }
 
 }  // namespace

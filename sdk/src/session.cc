@@ -25,6 +25,7 @@
 #include "placement_lowering.h"
 #include "session_impl.h"
 #include "transport/ring_port.h"
+#include "waiting.h"
 
 namespace troupe {
 namespace detail {
@@ -35,6 +36,7 @@ using transport::Method;
 namespace {
 
 constexpr Duration control_budget = std::chrono::seconds(30);
+constexpr size_t told_max = 1000;  // Of what a wait waits for.
 
 // A name that other processes can use.
 ObjectName name_of(const RefHandle& ref) {
@@ -205,34 +207,23 @@ void keep_result_refs(std::vector<std::vector<std::shared_ptr<RefHandle>>> refs)
 
 namespace {
 
-// Most waits of a task are over before the head could make use of its cpu.
-constexpr Duration lend_cpu_after = std::chrono::milliseconds(10);
-
-// Blocks this thread until done(), as RingPort::wait; false at the deadline. The thread reads the
-// process's rings meanwhile, and a task lends its cpu.
-template <class Done, class Arm>
-bool wait_in_rings(SessionImpl& session, transport::RingPort::Waiter& waiter, Instant deadline,
-                   Done done, Arm arm) {
-  const auto& environment = session.client().environment();
-  const Instant soon = environment.clock.now() + lend_cpu_after;
-  if (environment.rings->wait(waiter, std::min(soon, deadline), done, arm)) return true;
-  if (soon >= deadline) return false;
-  const ThreadWait lends;
-  return environment.rings->wait(waiter, deadline, done, arm);
-}
-
-bool wait_ready(SessionImpl& session, client::Object& object, Instant deadline) {
-  if (object.is_ready()) return true;
+// Errors: deadline_exceeded, and those of wait_in_rings.
+Status wait_ready(SessionImpl& session, const std::shared_ptr<client::Object>& object,
+                  Instant deadline) {
+  if (object->is_ready()) return ok();
   transport::RingPort::Waiter waiter{*session.client().environment().rings};
-  const bool ready = wait_in_rings(
-      session, waiter, deadline, [&] { return object.is_ready(); },
-      [&] { object.add_waiter(waiter); });
-  object.remove_waiter(waiter);
-  return ready;
-}
-
-Error not_ready(ObjectId object) {
-  return error(Code::deadline_exceeded, fmt::format("object {} is not ready", object.to_string()));
+  const auto facts = [&] {
+    const ObjectName name = session.client().objects().publish(object);
+    return client::WaitFacts{"get", {client::as_subject(name)}, false, false, deadline};
+  };
+  const auto ready = wait_in_rings(
+      session, waiter, deadline, [&] { return object->is_ready(); },
+      [&] { object->add_waiter(waiter); }, facts);
+  object->remove_waiter(waiter);
+  if (!ready) return ready.error();
+  if (*ready) return ok();
+  return error(Code::deadline_exceeded,
+               fmt::format("object {} is not ready", object->id().to_string()));
 }
 
 Result<Fetched> to_fetched(Result<client::ObjectBytes> bytes) {
@@ -248,14 +239,20 @@ Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout) {
   const auto& object = ref.object();
   if (object) {
     const Instant deadline = client.environment().clock.now() + timeout;
-    if (!wait_ready(session, *object, deadline)) return not_ready(object->id());
+    TROUPE_CHECK(wait_ready(session, object, deadline));
     if (auto there = client.objects().read(object)) return to_fetched(std::move(*there));
     return to_fetched(session.run<client::ObjectBytes>(
         [&] { return client.objects().get_owned(object, deadline); }));
   }
   if (auto view = client.store().find(ref.id())) return to_fetched(std::move(*view));
-  return to_fetched(
-      session.run_waiting<client::ObjectBytes>([&] { return client.get(name_of(ref), timeout); }));
+  const Instant deadline = client.environment().clock.now() + timeout;
+  const auto facts = [&] {
+    return client::WaitFacts{"get", {client::as_subject(name_of(ref))}, false, false, deadline};
+  };
+  return to_fetched(run_blocked<client::ObjectBytes>(
+      session, facts, [&client, name = name_of(ref), timeout]() mutable {
+        return client.get(std::move(name), timeout);
+      }));
 }
 
 namespace {
@@ -281,8 +278,8 @@ Result<std::vector<Fetched>> fetch_all(const std::shared_ptr<SessionImpl>& sessi
   for (size_t i = 0; i < refs.size() && !failure; ++i) {
     std::optional<Result<client::ObjectBytes>> there;
     if (const auto& object = refs[i]->object()) {
-      if (!wait_ready(*session, *object, deadline)) {
-        failure = not_ready(object->id());
+      if (const Status waited = wait_ready(*session, object, deadline); !waited) {
+        failure = waited.error();
         break;
       }
       there = client.objects().read(object);
@@ -300,8 +297,17 @@ Result<std::vector<Fetched>> fetch_all(const std::shared_ptr<SessionImpl>& sessi
   }
   if (!missing.empty()) {
     using Values = std::vector<Result<client::ObjectBytes>>;
-    TROUPE_TRY(auto got, session->run_waiting<Values>(
-                             [&] { return get_many(client, std::move(missing), deadline); }));
+    const auto facts = [&] {
+      client::WaitFacts told{"get", {}, false, false, deadline};
+      for (const size_t place : std::span{places}.first(std::min(places.size(), told_max))) {
+        told.subjects.push_back(client::as_subject(name_of(*refs[place])));
+      }
+      return told;
+    };
+    auto ask = [&client, names = std::move(missing), deadline]() mutable {
+      return get_many(client, std::move(names), deadline);
+    };
+    TROUPE_TRY(auto got, run_blocked<Values>(*session, facts, std::move(ask)));
     for (size_t i = 0; i < got.size(); ++i) {
       TROUPE_TRY(values[places[i]], to_fetched(std::move(got[i])));
     }
@@ -326,26 +332,52 @@ Async<Result<client::ObjectBytes>> get_any(client::Client& client,
   return client.get(std::move(name), no_timeout);
 }
 
-Async<void> fetch_and_call(client::Client& client, std::shared_ptr<client::Object> object,
-                           ObjectName name,
-                           std::shared_ptr<std::function<void(Result<Fetched>)>> done) {
-  Result<Fetched> fetched = error(Code::cancelled, "the session was closed");
-  struct Guard {
-    std::shared_ptr<std::function<void(Result<Fetched>)>> done;
-    Result<Fetched>& fetched;
-    ~Guard() {
-      boost::asio::post(callbacks(),
-                        [callback = std::move(done), value = std::move(fetched)]() mutable {
-                          (*callback)(std::move(value));
-                        });
-    }
-  } guard{std::move(done), fetched};
-  auto bytes = co_await get_any(client, std::move(object), std::move(name));
-  if (bytes) {
-    fetched = Fetched{bytes->bytes, std::move(bytes->keep_alive)};
-  } else {
-    fetched = std::move(bytes).error();
+// A coroutine's wait for an object, on the loop until it is called back: once, with the first
+// outcome.
+class FetchWait final : public client::BlockedWait {
+ public:
+  using Callback = std::shared_ptr<std::function<void(Result<Fetched>)>>;
+
+  FetchWait(client::Client& client, const void* call, std::shared_ptr<client::Object> own,
+            ObjectName name, Callback done)
+      : BlockedWait(call, false),
+        client_(client),
+        object_(std::move(own)),
+        name_(std::move(name)),
+        done_(std::move(done)) {}
+  ~FetchWait() override { give(error(Code::cancelled, "the session was closed")); }
+
+  client::WaitFacts facts() override {
+    const ObjectName known = object_ ? client_.objects().publish(object_) : name_;
+    return {"co_await", {client::as_subject(known)}};
   }
+  void fail(const Error& why) override { give(why); }
+  void give(Result<Fetched> outcome) {
+    if (!done_) return;
+    boost::asio::post(callbacks(),
+                      [callback = std::exchange(done_, nullptr),
+                       value = std::move(outcome)]() mutable { (*callback)(std::move(value)); });
+  }
+
+  bool is_ready() const { return object_ && object_->is_ready(); }
+  Async<Result<client::ObjectBytes>> fetch() const { return get_any(client_, object_, name_); }
+
+ private:
+  client::Client& client_;
+  const std::shared_ptr<client::Object> object_;  // Null: another process's.
+  const ObjectName name_;
+  Callback done_;
+};
+
+Async<void> fetch_and_call(client::Client& client, const void* call,
+                           std::shared_ptr<client::Object> object, ObjectName name,
+                           FetchWait::Callback done) {
+  FetchWait wait{client, call, std::move(object), std::move(name), std::move(done)};
+  std::optional<client::InBlockedWaits> listed;
+  if (!wait.is_ready()) listed.emplace(client.waits(), wait);
+  auto bytes = co_await wait.fetch();
+  listed.reset();
+  wait.give(to_fetched(std::move(bytes)));
 }
 
 }  // namespace
@@ -357,9 +389,10 @@ void fetch_later(std::shared_ptr<RefHandle> ref, std::function<void(Result<Fetch
       [ref, call = std::move(done)](Result<Fetched> value) { call(std::move(value)); });
   ObjectName name;
   if (!ref->object()) name = name_of(*ref);
-  ref->session()->post([&client, object = ref->object(), name = std::move(name), shared]() mutable {
+  ref->session()->post([&client, call = current_call().call, object = ref->object(),
+                        name = std::move(name), shared]() mutable {
     spawn(client.scope(),
-          fetch_and_call(client, std::move(object), std::move(name), std::move(shared)));
+          fetch_and_call(client, call, std::move(object), std::move(name), std::move(shared)));
   });
 }
 
@@ -770,8 +803,14 @@ Result<ActorStatus> actor_status(const std::shared_ptr<SessionImpl>& session, Ac
 
 Status wait_alive(const std::shared_ptr<SessionImpl>& session, ActorId actor,
                   std::chrono::nanoseconds timeout) {
-  TROUPE_CHECK(session->run_waiting<protocol::ActorInfo>(
-      [&] { return session->client().locate_actor(actor, 0, timeout); }));
+  client::Client& client = session->client();
+  const Instant deadline = client.environment().clock.now() + timeout;
+  const auto facts = [&] {
+    return client::WaitFacts{"wait_alive", {{"actor", actor, {}, {}}}, false, false, deadline};
+  };
+  TROUPE_CHECK(run_blocked<protocol::ActorInfo>(*session, facts, [&client, actor, timeout] {
+    return client.locate_actor(actor, 0, timeout);
+  }));
   return ok();
 }
 
@@ -960,8 +999,9 @@ WaitResult sort_out(size_t size, size_t count, IsReady is_ready) {
   return result;
 }
 
-std::vector<bool> block_until_ready(SessionImpl& session, const RefList& refs, size_t count,
-                                    Instant deadline) {
+// Which are ready once `count` are, or at the deadline.
+Result<std::vector<bool>> block_until_ready(SessionImpl& session, const RefList& refs, size_t count,
+                                            Instant deadline) {
   transport::RingPort::Waiter waiter{*session.client().environment().rings};
   const auto ready = std::make_shared<ReadyCount>(refs.size, count, waiter);
   OwnObjects own_objects{session.client().objects().watches(), ready};
@@ -980,8 +1020,17 @@ std::vector<bool> block_until_ready(SessionImpl& session, const RefList& refs, s
     own_objects.look();
     return ready->is_enough();
   };
-  wait_in_rings(session, waiter, deadline, done, [&] { own_objects.arm(); });
+  const auto facts = [&] {
+    client::WaitFacts told{"wait", {}, count < refs.size, false, deadline};
+    for (size_t i = 0; i < std::min(refs.size, told_max); ++i) {
+      told.subjects.push_back(client::as_subject(name_of(*refs[i])));
+    }
+    return told;
+  };
+  const auto waited = wait_in_rings(
+      session, waiter, deadline, done, [&] { own_objects.arm(); }, facts);
   auto flags = ready->close();
+  if (!waited) return waited.error();
   for (size_t i = 0; i < refs.size; ++i) {
     if (flags[i] && !refs[i]->object()) refs[i]->note_ready();
   }
@@ -1001,7 +1050,7 @@ Result<WaitResult> wait(const std::shared_ptr<SessionImpl>& session, const RefLi
   if (any_empty) return error(Code::invalid, "an empty ref cannot be waited for");
   if (there.ready.size() == count) return there;
   const Instant deadline = session->client().environment().clock.now() + options.timeout;
-  const auto ready = block_until_ready(*session, refs, count, deadline);
+  TROUPE_TRY(const auto ready, block_until_ready(*session, refs, count, deadline));
   return sort_out(refs.size, count, [&](size_t i) { return ready[i]; });
 }
 
@@ -1122,8 +1171,15 @@ class ClientItemStream final : public ItemStream {
   Result<std::optional<Bytes>> next(std::chrono::nanoseconds timeout) override {
     auto& clock = session_->client().environment().clock;
     const Instant deadline = clock.now() + timeout;
-    return session_->run_waiting<std::optional<Bytes>>(
-        [&] { return with_deadline(clock, deadline, source_->next()); });
+    const auto facts = [&] {
+      client::WaitFacts told{"next", {}, false, true, deadline};
+      if (call_) told.subjects.push_back(client::as_subject(name_of(*call_)));
+      return told;
+    };
+    return run_blocked<std::optional<Bytes>>(
+        *session_, facts, [&clock, deadline, source = source_] {
+          return with_deadline(clock, deadline, source->next());
+        });
   }
   void next_later(std::function<void(Result<std::optional<Bytes>>)> done) override {
     auto shared =
@@ -1352,6 +1408,7 @@ Result<std::unique_ptr<DriverCore>> start_driver(const std::string& socket, JobI
   options.kind = "driver";
   options.job = job;
   options.worker.unix_path = socket;
+  options.blocked_log_after = client::blocked_log_after(std::getenv("TROUPE_BLOCKED_LOG_S"));
   options.use_credentials = [raw](const protocol::Attached& attached) -> Status {
     TROUPE_TRY(raw->credentials,
                security::Credentials::load(
@@ -1417,8 +1474,10 @@ Result<Bytes> Session::ask_plugin_actor(ActorId actor, std::string_view method,
   spec.method = method;
   spec.arguments = detail::opaque(std::move(arguments));
   spec.budget = timeout;
-  TROUPE_TRY(const auto reply, impl_->run_waiting<client::ObjectBytes>(
-                                   [&] { return impl_->client().call_actor(std::move(spec)); }));
+  auto& client = impl_->client();
+  const auto target = client.target_of(actor);
+  const detail::RefHandle result{impl_, client.start_call(target, std::move(spec))};
+  TROUPE_TRY(const auto reply, detail::fetch(result, no_timeout));
   return Bytes(reply.bytes.begin(), reply.bytes.end());
 }
 

@@ -180,6 +180,18 @@ Async<Result<InvokeReply>> SimProcess::invoke(protocol::Invoke call, CallContext
   co_return reply;
 }
 
+// It keeps no account of them.
+protocol::Explanations SimProcess::explain_calls(const protocol::ExplainCalls& asked) {
+  protocol::Explanations told;
+  for (const TaskId task : asked.tasks) {
+    auto& one = told.items.emplace_back();
+    one.kind = "call";
+    one.id = task;
+    one.state = "unknown";
+  }
+  return told;
+}
+
 Async<Status> SimProcess::invoke_stream(protocol::Invoke, CallContext, transport::OutgoingStream&) {
   co_return error(Code::unimplemented, "simulated processes have no streams");
 }

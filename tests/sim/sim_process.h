@@ -54,6 +54,8 @@ class SimProcess final : public client::InvocationHandler,
                                               transport::CallContext context) override;
   Async<Status> invoke_stream(protocol::Invoke call, transport::CallContext context,
                               transport::OutgoingStream& out) override;
+  protocol::Explanations explain_calls(const protocol::ExplainCalls& asked) override;
+  TaskId call_of(const client::BlockedWait&) override { return {}; }
 
  private:
   static Async<void> live(std::shared_ptr<SimProcess> self);

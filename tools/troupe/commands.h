@@ -42,6 +42,8 @@ struct ObjectsOptions {
 // Who holds which objects, and why.
 int run_objects(const CommonOptions& common, const ObjectsOptions& options);
 int run_logs(const CommonOptions& common, const std::string& id, bool follow);
+// Why something waits, by its id (or the start of one) or its name.
+int run_why(const CommonOptions& common, const std::string& id);
 
 struct SubmitOptions {
   std::string name;

@@ -86,6 +86,14 @@ int main(int argc, char** argv) {
   describe_command->add_option("id", id)->required();
   describe_command->callback([&] { status = run_describe(common, id); });
 
+  auto* why_command = app.add_subcommand(
+      "why",
+      "Why something waits: an object, call, task, actor, lease, placement group, node, job or "
+      "process, by id or name");
+  add_common(*why_command, common);
+  why_command->add_option("id", id)->required();
+  why_command->callback([&] { status = run_why(common, id); });
+
   ObjectsOptions objects;
   auto* objects_command = app.add_subcommand("objects", "Who holds which objects, and why");
   add_common(*objects_command, common);

@@ -10,6 +10,7 @@
 #include "protocol/codec.h"
 #include "troupe/commands.h"
 #include "troupe/daemon_process.h"
+#include "troupe/everything.h"
 #include "troupe/rpc.h"
 #include "troupe/state_folder.h"
 
@@ -153,13 +154,7 @@ json::object describe_object(const protocol::ObjectEntry& object,
           {"why", object.why}};
 }
 
-struct Everything {
-  std::vector<protocol::NodeInfo> nodes;
-  std::vector<protocol::ActorInfo> actors;
-  std::vector<protocol::JobInfo> jobs;
-  std::vector<protocol::DeploymentInfo> deployments;
-  std::vector<protocol::PlacementGroupInfo> groups;
-};
+}  // namespace
 
 Result<Everything> ask_everything(Rpc& head) {
   Everything all;
@@ -182,6 +177,8 @@ bool matches(const RawId& id, const std::string& name, const std::string& wanted
   return (!name.empty() && name == wanted) ||
          (wanted.size() >= 4 && id.to_string().starts_with(wanted));
 }
+
+namespace {
 
 Result<json::value> find(Everything& all, const std::string& wanted) {
   std::vector<json::value> found;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "troupe/explain.h"
 #include "troupe/module.h"
 #include "troupe/placement.h"
 
@@ -484,6 +485,12 @@ class Session {
   template <class T>
   Status cancel(const ObjectRef<T>& ref, const CancelOptions& options = {}) const {
     return detail::cancel(ref.handle(), options);
+  }
+
+  // Why the object is not ready; see explain.h.
+  template <class T>
+  Result<Explanation> explain(const ObjectRef<T>& ref) const {
+    return troupe::explain(ref);
   }
 
   // How many tasks and calls of this process have no outcome yet, also those whose refs are
