@@ -52,12 +52,15 @@ class RingPort {
     Waiter& operator=(const Waiter&) = delete;
     // What it waits for may be there: it looks. From any thread.
     void signal();
+    // How long, in all its waits.
+    Duration waited() const { return waited_; }
 
    private:
     friend class RingPort;
     enum Word : uint32_t { idle = 0, sleeping = 1, signalled = 2 };
     RingPort& port_;
     const Kind kind_;
+    Duration waited_{};
     std::atomic<uint32_t> word_{idle};  // The futex of a follower.
     std::atomic<bool> leads_{false};    // Written under the port's mutex.
   };
@@ -164,7 +167,9 @@ bool RingPort::wait(Waiter& waiter, Instant deadline, Done done, Arm arm) {
     if (over) break;
     sleep(waiter, deadline);
   }
-  learn(now() - began);
+  const Duration waited = now() - began;
+  waiter.waited_ += waited;
+  learn(waited);
   end_wait(waiter);
   return over;
 }

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "protocol/messages.h"
 #include "transport/network.h"
+#include "transport/timeline_memory.h"
 
 namespace troupe::worker {
 
@@ -37,6 +38,8 @@ struct WorkerOptions {
   std::string version;
   uint32_t pid = 0;
 
+  // Where the worker notes what it does; null: nowhere. Outlives the worker.
+  transport::TimelineMemory* timeline = nullptr;
   // Read at each heartbeat; null reports zeros. Outlives the worker.
   MachineUsage* usage = nullptr;
   Duration reconnect_first = std::chrono::milliseconds(50);  // Doubles up to the longest.

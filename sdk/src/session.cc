@@ -22,6 +22,7 @@
 #include "client/object_directory.h"
 #include "client/result_refs.h"
 #include "client/store_client.h"
+#include "client/timeline_notes.h"
 #include "placement_lowering.h"
 #include "session_impl.h"
 #include "transport/ring_port.h"
@@ -208,6 +209,12 @@ namespace {
 // Most waits of a task are over before the head could make use of its cpu.
 constexpr Duration lend_cpu_after = std::chrono::milliseconds(10);
 
+void note_if_long(SessionImpl& session, Duration waited, const RawId& object, const char* name) {
+  Timeline* const timeline = session.client().timeline();
+  if (waited < timeline_long_wait || timeline == nullptr) return;
+  client::note_wait(*timeline, object, name, waited);
+}
+
 // Blocks this thread until done(), as RingPort::wait; false at the deadline. The thread reads the
 // process's rings meanwhile, and a task lends its cpu.
 template <class Done, class Arm>
@@ -228,6 +235,7 @@ bool wait_ready(SessionImpl& session, client::Object& object, Instant deadline) 
       session, waiter, deadline, [&] { return object.is_ready(); },
       [&] { object.add_waiter(waiter); });
   object.remove_waiter(waiter);
+  note_if_long(session, waiter.waited(), object.id(), "get");
   return ready;
 }
 
@@ -254,8 +262,11 @@ Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout) {
         [&] { return client.objects().get_owned(object, deadline); }));
   }
   if (auto view = client.store().find(ref.id())) return to_fetched(std::move(*view));
-  return to_fetched(
-      session.run_waiting<client::ObjectBytes>([&] { return client.get(name_of(ref), timeout); }));
+  const Instant began = client.environment().clock.now();
+  auto bytes =
+      session.run_waiting<client::ObjectBytes>([&] { return client.get(name_of(ref), timeout); });
+  note_if_long(session, client.environment().clock.now() - began, ref.id(), "get");
+  return to_fetched(std::move(bytes));
 }
 
 namespace {
@@ -300,8 +311,11 @@ Result<std::vector<Fetched>> fetch_all(const std::shared_ptr<SessionImpl>& sessi
   }
   if (!missing.empty()) {
     using Values = std::vector<Result<client::ObjectBytes>>;
-    TROUPE_TRY(auto got, session->run_waiting<Values>(
-                             [&] { return get_many(client, std::move(missing), deadline); }));
+    const Instant began = client.environment().clock.now();
+    auto outcome = session->run_waiting<Values>(
+        [&] { return get_many(client, std::move(missing), deadline); });
+    note_if_long(*session, client.environment().clock.now() - began, {}, "get of several");
+    TROUPE_TRY(auto got, std::move(outcome));
     for (size_t i = 0; i < got.size(); ++i) {
       TROUPE_TRY(values[places[i]], to_fetched(std::move(got[i])));
     }
@@ -624,6 +638,10 @@ std::shared_ptr<RefHandle> seal(const std::shared_ptr<SessionImpl>& session, Roo
   client::Client& client = session->client();
   auto object = client.objects().make();
   const size_t size_bytes = room.bytes.size();
+  Timeline* const timeline = client.timeline();
+  if (timeline != nullptr && timeline->wants(object->id())) {
+    client::note_stored(*timeline, object->id(), timeline->now(), size_bytes);
+  }
   client.store().keep_private(object->id(), std::move(room.block));
   object->set_stored(client.store().node(), size_bytes);
   return own(session, std::move(object));
@@ -981,6 +999,7 @@ std::vector<bool> block_until_ready(SessionImpl& session, const RefList& refs, s
     return ready->is_enough();
   };
   wait_in_rings(session, waiter, deadline, done, [&] { own_objects.arm(); });
+  note_if_long(session, waiter.waited(), {}, "wait");
   auto flags = ready->close();
   for (size_t i = 0; i < refs.size; ++i) {
     if (flags[i] && !refs[i]->object()) refs[i]->note_ready();
@@ -1359,6 +1378,9 @@ Result<std::unique_ptr<DriverCore>> start_driver(const std::string& socket, JobI
     raw->real.set_credentials(raw->credentials.get());
     return ok();
   };
+  TROUPE_TRY(core->timeline,
+             transport::TimelineMemory::create_if_on(core->real.environment().clock));
+  options.timeline = core->timeline.get();
   core->client = std::make_unique<client::Client>(core->real.environment(), std::move(options));
   std::promise<Status> started;
   core->thread = std::thread([raw, &started] {
