@@ -13,6 +13,14 @@ namespace troupe::worker {
 
 class MachineUsage;
 
+// Of whose timelines are kept. Of processes that have ended the newest: so many, and so much of
+// their records.
+struct TimelineLimits {
+  size_t ended_max = 256;
+  size_t ended_bytes_max = 64 << 20;
+  size_t living_max = 4096;
+};
+
 struct WorkerOptions {
   NodeId node;
   std::string name;
@@ -40,6 +48,7 @@ struct WorkerOptions {
 
   // Where the worker notes what it does; null: nowhere. Outlives the worker.
   transport::TimelineMemory* timeline = nullptr;
+  TimelineLimits timeline_limits;
   // Read at each heartbeat; null reports zeros. Outlives the worker.
   MachineUsage* usage = nullptr;
   Duration reconnect_first = std::chrono::milliseconds(50);  // Doubles up to the longest.

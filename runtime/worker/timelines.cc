@@ -38,9 +38,8 @@ void note(const WorkerOptions& options, const WorkerNote& what) {
   timeline.add(event);
 }
 
-Timelines::Timelines(transport::Environment environment, Scope& scope, const WorkerOptions& options,
-                     TimelineLimits limits)
-    : environment_(environment), scope_(scope), options_(options), limits_(limits) {}
+Timelines::Timelines(transport::Environment environment, Scope& scope, const WorkerOptions& options)
+    : environment_(environment), scope_(scope), options_(options) {}
 
 Async<Result<Message>> Timelines::attach(Message message, CallContext call, JobId job) {
   const auto& identity = call.peer->identity();
@@ -55,10 +54,10 @@ Async<Result<Message>> Timelines::attach(Message message, CallContext call, JobI
   if (living_.contains(process.address.process)) {
     co_return error(Code::conflict, "the process has a timeline already");
   }
-  if (living_.size() >= limits_.living_max) {
+  if (living_.size() >= options_.timeline_limits.living_max) {
     co_return error(Code::exhausted,
                     fmt::format("{} processes of this node have a timeline, no more are read",
-                                limits_.living_max));
+                                options_.timeline_limits.living_max));
   }
   TROUPE_CO_TRY(auto view, TimelineView::open(std::move(message.descriptors[0])));
   Living living;
@@ -99,7 +98,8 @@ Async<void> Timelines::keep(ProcessId process) {
 }
 
 void Timelines::forget_oldest() {
-  while (ended_.size() > limits_.ended_max || ended_bytes_ > limits_.ended_bytes_max) {
+  while (ended_.size() > options_.timeline_limits.ended_max ||
+         ended_bytes_ > options_.timeline_limits.ended_bytes_max) {
     ended_bytes_ -= size_of(*ended_.front());
     ended_.pop_front();
   }

@@ -25,18 +25,10 @@ struct WorkerNote {
 };
 void note(const WorkerOptions& options, const WorkerNote& what);
 
-// Of processes that have ended the newest are kept: so many, and so much of their records.
-struct TimelineLimits {
-  size_t ended_max = 256;
-  size_t ended_bytes_max = 64 << 20;
-  size_t living_max = 4096;
-};
-
 class Timelines {
  public:
   // `scope` and `options` outlive it.
-  Timelines(transport::Environment environment, Scope& scope, const WorkerOptions& options,
-            TimelineLimits limits = {});
+  Timelines(transport::Environment environment, Scope& scope, const WorkerOptions& options);
 
   // A process of this node gives the memory of its timeline. Once a process. Errors: denied
   // (another node's, or the memory may shrink), invalid, conflict, exhausted.
@@ -70,7 +62,6 @@ class Timelines {
   transport::Environment environment_;
   Scope& scope_;
   const WorkerOptions& options_;
-  const TimelineLimits limits_;
   std::map<ProcessId, Living> living_;
   std::deque<Ended> ended_;  // The oldest first.
   size_t ended_bytes_ = 0;

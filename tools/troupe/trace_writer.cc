@@ -83,6 +83,20 @@ const char* amount_name(TimelineKind kind) {
   }
 }
 
+// What goes before the name.
+const char* doing(const TimelineEvent& event) {
+  switch (event.kind) {
+    case TimelineKind::submitted:
+      return "submit ";
+    case TimelineKind::process_started:
+      return "start ";
+    case TimelineKind::actor_started:
+      return event.amount > 1 ? "restart " : "start ";
+    default:
+      return "";
+  }
+}
+
 std::string microseconds(Duration time) {
   const int64_t ns = time.count();
   return fmt::format("{}.{:03}", ns / 1000, ns % 1000);
@@ -231,9 +245,7 @@ void TraceWriter::open_event() {
 
 void TraceWriter::write_span(const TimelineEvent& event, uint64_t row) {
   open_event();
-  const std::string_view name = name_of(event);
-  const std::string shown =
-      event.kind == TimelineKind::submitted ? "submit " + std::string(name) : std::string(name);
+  const std::string shown = fmt::format("{}{}", doing(event), name_of(event));
   fmt::format_to(std::back_inserter(out_),
                  R"({{"ph":"X","name":{},"cat":"{}","pid":{},"tid":{},"ts":{},"dur":{},"args":{{)",
                  json_string(shown), category_of(event.kind), number_, row,
