@@ -59,6 +59,10 @@ Words words_of(const TimelineEvent& event, uint16_t stamp) {
               (event.thread & thread_mask) << thread_shift};
 }
 
+uint8_t sampled_of(uint64_t last_word) {
+  return static_cast<uint8_t>(last_word >> sampled_shift & 15);
+}
+
 // Nothing: it makes no sense.
 std::optional<TimelineEvent> event_of(const Words& words) {
   const uint64_t last = words[3];
@@ -66,7 +70,7 @@ std::optional<TimelineEvent> event_of(const Words& words) {
   event.kind = static_cast<TimelineKind>(last >> kind_shift & 31);
   event.is_open = (last >> open_shift & 1) != 0;
   event.has_failed = (last >> failed_shift & 1) != 0;
-  event.sampled_log2 = static_cast<uint8_t>(last >> sampled_shift & 15);
+  event.sampled_log2 = sampled_of(last);
   event.name = static_cast<uint16_t>(last >> name_shift & 4095);
   event.thread = static_cast<uint32_t>(last >> thread_shift & thread_mask);
   event.start = Instant{Duration{static_cast<int64_t>(words[0])}};
@@ -147,19 +151,25 @@ void Timeline::finish(uint64_t place, TimelineEvent event) {
   event.thread = this_thread();
   if (next - place >= timeline_records_max - margin) {
     place = next_.fetch_add(1, std::memory_order_relaxed);
+    event.sampled_log2 = sampled_log2_.load(std::memory_order_relaxed);
+  } else {
+    event.sampled_log2 = sampled_of(word_at(place, 3).load(std::memory_order_relaxed));
   }
   write(place, event);
+}
+
+Timeline::Word& Timeline::word_at(uint64_t place, size_t word) const {
+  return reinterpret_cast<Word*>(memory_ + records_at +
+                                 place % timeline_records_max * timeline_record_bytes)[word];
 }
 
 // A reader that sees any of the new words sees the stamp gone, too. Two threads write to one place
 // only if one of them slept for a whole round of the ring: then a record is lost, or mixed.
 void Timeline::write(uint64_t place, const TimelineEvent& event) {
   const Words words = words_of(event, stamp_of(place));
-  auto* const at = reinterpret_cast<Word*>(memory_ + records_at +
-                                           place % timeline_records_max * timeline_record_bytes);
-  at[3].store(0, std::memory_order_relaxed);
-  for (size_t i = 0; i < 3; ++i) at[i].store(words[i], std::memory_order_release);
-  at[3].store(words[3], std::memory_order_release);
+  word_at(place, 3).store(0, std::memory_order_relaxed);
+  for (size_t i = 0; i < 3; ++i) word_at(place, i).store(words[i], std::memory_order_release);
+  word_at(place, 3).store(words[3], std::memory_order_release);
 }
 
 void Timeline::look_at_rate(Instant now) {

@@ -92,7 +92,8 @@ class Timeline {
   uint64_t add(TimelineEvent event);
   // The same of what wants() chose: it counts for the rate.
   uint64_t add_sampled(TimelineEvent event);
-  // What was added at `place` has become this. If others took its place, it is added anew.
+  // What was added at `place` has become this, which stands for as many as that did. If others took
+  // its place, it is added anew.
   void finish(uint64_t place, TimelineEvent event);
 
   // Called, on the thread that notes, when fewer than all begin to be noted: from then on relax()
@@ -103,6 +104,7 @@ class Timeline {
 
  private:
   using Word = std::atomic<uint64_t>;
+  Word& word_at(uint64_t place, size_t word) const;
   void write(uint64_t place, const TimelineEvent& event);
   void look_at_rate(Instant now);
   void set_sampling(uint8_t log2);

@@ -222,6 +222,10 @@ TEST_F(TimelineTest, ABusyProcessNotesOneCallOfSoMany) {
   EXPECT_LE(a_second, timeline_rate * 11 / 10);
   EXPECT_GE(a_second, timeline_rate / 4);
   EXPECT_EQ(events_of(read().records).back().sampled_log2, 7);
+  TimelineEvent open = run_of(1);
+  open.start = clock.now();
+  timeline.finish(timeline.add_sampled(open), run_of(1));
+  EXPECT_EQ(events_of(read().records).back().sampled_log2, 7);
   // Callee and caller choose alike: what one of 128 chooses is among what one of 64 does.
   for (uint64_t i = 1; i < 10'000; ++i) {
     if (timeline.wants(result(i))) {

@@ -91,7 +91,7 @@ int run_timeline(const CommonOptions& common, const TimelineOptions& options) {
     fmt::print(stderr, "troupe: without node {}, which did not answer: {}\n", node, why);
   }
   if (!written) return fail(written.error());
-  if (trace.events() == 0 && !trace.missing().empty()) {
+  if (trace.nodes() == 0) {
     return fail(error(Code::unavailable, "no node answered: see 'troupe status'"));
   }
   if (trace.processes() == 0 && !options.job.empty()) {

@@ -27,6 +27,8 @@ class TraceWriter {
   const std::vector<std::pair<std::string, std::string>>& missing() const { return missing_; }
   // Those of jobs and the gateway; workers do not count.
   size_t processes() const { return processes_; }
+  // Those that answered.
+  size_t nodes() const { return clocks_.size(); }
   // The records that were written, also of workers.
   size_t events() const { return events_count_; }
 
