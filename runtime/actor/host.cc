@@ -459,7 +459,7 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin
   if (hosted_.empty() || assigning_)
     co_return error(Code::unavailable, "this process hosts nothing yet");
   const ActorId actor = call.actor;
-  const ObjectId result = call.result;
+  const RawId noted = call.result.is_nil() ? RawId{call.task} : RawId{call.result};
   const HostedPointer hosted = find(actor);
   if (!hosted || (!actor.is_nil() && call.incarnation != hosted->identity.incarnation)) {
     co_return error(Code::conflict, "this process hosts another actor, or another incarnation");
@@ -496,7 +496,7 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin
   request.streams = streams;
   request.items_max = call.items_max;
   auto made = hosted->instance->make_call(std::move(request), origin.cancelled);
-  made->note_in(client_.timeline(), result);
+  made->note_in(client_.timeline(), noted);
   if (auto taken = hosted->instance->submit(made); !taken) {
     co_return refusal(std::move(taken).error(), label, actor);
   }

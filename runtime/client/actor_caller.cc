@@ -267,6 +267,7 @@ Async<void> ActorCaller::await_reply(Target target, Queued queued, transport::Ou
 void ActorCaller::begin_stream(const Target& target, const Queued& queued,
                                const std::shared_ptr<Peer>& peer) {
   protocol::Invoke invoke = to_invoke(queued->spec, {});
+  invoke.task = TaskId{queued->result->id()};  // By which its run is known in timelines.
   invoke.incarnation = target->info_->incarnation;
   Message message{protocol::encode(invoke), {}};
   auto stream = peer->open_stream(Method::invoke_stream, std::move(message), Duration::zero(),
@@ -455,6 +456,7 @@ Async<Result<std::shared_ptr<transport::IncomingStream>>> ActorCaller::stream(Ac
   const Target called = target(spec.actor);
   TROUPE_CO_TRY(auto peer, co_await reach(called, deadline));
   protocol::Invoke invoke = to_invoke(spec, {});
+  (void)submitted_now(client_.timeline(), invoke.task, label_of(spec));
   invoke.incarnation = called->info_->incarnation;
   Message message{protocol::encode(invoke), {}};
   co_return peer->open_stream(Method::invoke_stream, std::move(message), spec.budget);

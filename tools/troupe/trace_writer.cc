@@ -231,10 +231,12 @@ void TraceWriter::add_rows() {
 }
 
 void TraceWriter::write_event(const TimelineEvent& event, uint64_t row) {
+  const bool is_run = event.kind == TimelineKind::run;
   write_span(event, row);
-  if (event.kind == TimelineKind::submitted) write_flow(event, row, true);
-  if (event.kind != TimelineKind::run) return;
-  if (event.id != 0) write_flow(event, row, false);
+  if (event.id != 0 && (is_run || event.kind == TimelineKind::submitted)) {
+    write_flow(event, row, !is_run);
+  }
+  if (!is_run) return;
   const Duration waited{static_cast<int64_t>(event.amount)};
   if (waited > Duration::zero()) write_async(event, event.start - waited, waited, "in mailbox");
 }
