@@ -89,6 +89,7 @@ bool Call::finish(Result<Bytes> outcome) {
     const std::lock_guard lock{mutex_};
     if (finished_) return false;
     finished_ = true;
+    if (timeline_ != nullptr) note_run_end(timeline_->now(), !outcome);
     outcome_ = std::move(outcome);
     hook = std::move(stop_hook_);
   }
@@ -150,8 +151,46 @@ uint32_t Call::ran_ns(Instant now) const {
       std::clamp<int64_t>(now.time_since_epoch().count() - began, 1, UINT32_MAX));
 }
 
+void Call::note_in(Timeline* timeline, const RawId& result) {
+  timeline_ = timeline;
+  if (timeline == nullptr) return;
+  noted_id_ = timeline_id(result);
+  if (timeline->wants(result)) arrived_ = timeline->now();
+}
+
+TimelineEvent Call::run_event(Instant began) const {
+  TimelineEvent event;
+  event.kind = TimelineKind::run;
+  event.name = timeline_->name(label());
+  event.id = noted_id_;
+  event.start = began;
+  if (arrived_ != Instant{}) event.amount = static_cast<uint64_t>((began - arrived_).count());
+  return event;
+}
+
+void Call::note_run_end(Instant now, bool has_failed) {
+  const int64_t began_ns = begun_at_ns_.load(std::memory_order_relaxed);
+  if (began_ns == 0) return;
+  const Instant began{Duration{began_ns}};
+  const bool is_chosen = arrived_ != Instant{};
+  if (!is_chosen && now - began < timeline_long_run) return;
+  TimelineEvent event = run_event(began);
+  event.duration = now - began;
+  event.has_failed = has_failed;
+  if (is_chosen) {
+    timeline_->finish(noted_at_, event);
+  } else {
+    timeline_->add(event);
+  }
+}
+
 bool Call::begin(Instant now) {
   if (begun_.exchange(true)) return false;
+  if (arrived_ != Instant{}) {
+    TimelineEvent event = run_event(now);
+    event.is_open = true;
+    noted_at_ = timeline_->add_sampled(event);
+  }
   begun_at_ns_.store(now.time_since_epoch().count(), std::memory_order_relaxed);
   if (origin_.channel) origin_.channel->begin(origin_.ordinal);
   const RequestExtras* extras = request_.extras.get();

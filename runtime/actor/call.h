@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/timeline.h"
 #include "client/client.h"
 #include "client/result_refs.h"
 #include "sdk/include/troupe/plugin.h"
@@ -108,6 +109,9 @@ class Call : public std::enable_shared_from_this<Call> {
   CallRequest& request() { return request_; }
   const CallRequest& request() const { return request_; }
   const RingOrigin& origin() const { return origin_; }
+  // Before it is in a mailbox: its run is noted there, if it is chosen by its result or takes long.
+  // `timeline` may be null.
+  void note_in(Timeline* timeline, const RawId& result);
   uint32_t results() const { return request_.extras ? request_.extras->results : 0; }
   const std::string& label() const {
     const bool is_named = request_.extras && !request_.extras->name.empty();
@@ -140,6 +144,10 @@ class Call : public std::enable_shared_from_this<Call> {
   uint32_t ran_ns(Instant now) const;
   // Of what began; the clock's first instant: it did not.
   Instant begun_at() const { return Instant{Duration{begun_at_ns_.load()}}; }
+  // It has ended, and the first outcome is known.
+  void note_end(Instant now, bool has_failed) {
+    if (timeline_ != nullptr) note_run_end(now, has_failed);
+  }
   // It does not run if it has not begun: true, and whoever withdrew it answers the caller.
   bool withdraw();
   // The caller gave up; the module sees it and should finish soon. `how`: protocol::CancelBits.
@@ -170,6 +178,8 @@ class Call : public std::enable_shared_from_this<Call> {
 
   // Whether this is the first outcome.
   bool claim();
+  TimelineEvent run_event(Instant began) const;
+  void note_run_end(Instant now, bool has_failed);
 
   CallRequest request_;
   const RingOrigin origin_;
@@ -177,6 +187,11 @@ class Call : public std::enable_shared_from_this<Call> {
   const std::shared_ptr<Doorbell> doorbell_;
   std::atomic<uint32_t> stop_ = 0;  // TROUPE_STOP_...
   std::atomic<int64_t> begun_at_ns_ = 0;
+  // What notes the run, where, and when the call arrived; the last two if it was chosen.
+  Timeline* timeline_ = nullptr;
+  uint64_t noted_id_ = 0;
+  uint64_t noted_at_ = 0;
+  Instant arrived_{};
   std::atomic<bool> begun_ = false;  // Or withdrawn: whichever was first.
   std::optional<Event> changed_;     // Of the loop.
   mutable std::mutex mutex_;

@@ -8,6 +8,7 @@
 
 #include "actor/host_table.h"
 #include "base/log.h"
+#include "client/timeline_notes.h"
 #include "security/audit.h"
 
 namespace troupe::actor {
@@ -458,7 +459,14 @@ std::vector<client::ObjectName> refs_among(const std::vector<protocol::Argument>
 Async<Result<std::vector<client::ObjectBytes>>> Host::resolve(
     std::vector<protocol::Argument> arguments, Duration budget) {
   const client::TaskWait wait{client_};
-  co_return co_await client_.resolve(std::move(arguments), budget);
+  const Instant began = client_.environment().clock.now();
+  auto values = co_await client_.resolve(std::move(arguments), budget);
+  const Duration waited = client_.environment().clock.now() - began;
+  Timeline* const timeline = client_.timeline();
+  if (timeline != nullptr && waited >= timeline_long_wait) {
+    client::note_wait(*timeline, {}, "fetch arguments", waited);
+  }
+  co_return values;
 }
 
 Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin origin,
@@ -466,6 +474,7 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin
   if (hosted_.empty() || assigning_)
     co_return error(Code::unavailable, "this process hosts nothing yet");
   const ActorId actor = call.actor;
+  const RawId noted = call.result.is_nil() ? RawId{call.task} : RawId{call.result};
   const HostedPointer hosted = find(actor);
   if (!hosted || (!actor.is_nil() && call.incarnation != hosted->identity.incarnation)) {
     co_return error(Code::conflict, "this process hosts another actor, or another incarnation");
@@ -507,6 +516,7 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin
   request.streams = streams;
   request.items_max = call.items_max;
   auto made = hosted->instance->make_call(std::move(request), origin.cancelled, result);
+  made->note_in(client_.timeline(), noted);
   if (auto taken = hosted->instance->submit(made); !taken) {
     co_return refusal(std::move(taken).error(), label, actor);
   }

@@ -99,7 +99,13 @@ int actor_main(int, char**) {
     log::error("no_rings", {{"why", enabled.error()}});
     return 1;
   }
+  auto timeline = transport::TimelineMemory::create_if_on(real.environment().clock);
+  if (!timeline) {
+    log::error("no_timeline", {{"why", timeline.error()}});
+    return 1;
+  }
   client::ClientOptions options;
+  options.timeline = timeline->get();
   options.kind = "actor";
   options.process = *process;
   if (job) options.job = *job;

@@ -129,6 +129,7 @@ void RingCalls::take_call(const Channel& channel, uint64_t number, BytesView pay
   request.record = std::move(record);  // The views stay: its memory does not move.
   RingOrigin origin{this, channel, number, view->head.result, ordinal, view->head.actor};
   auto call = Instance::make_call(std::move(request), std::move(origin));
+  call->note_in(client_.timeline(), view->head.result);
   caller.track(number, call, nullptr);
   if (auto taken = hosted->instance->submit(call); !taken) {
     refuse(*channel, number,
@@ -177,7 +178,9 @@ Async<void> RingCalls::run(Channel channel, uint64_t number, protocol::Invoke ca
 
 void RingCalls::finished(const std::shared_ptr<Call>& call, Result<BytesView> outcome) {
   const RingOrigin& origin = call->origin();
-  const uint32_t ran_ns = call->ran_ns(client_.environment().clock.now());
+  const Instant now = client_.environment().clock.now();
+  const uint32_t ran_ns = call->ran_ns(now);
+  call->note_end(now, !outcome);
   if (!outcome) {
     refuse(*origin.channel, origin.number,
            host_.placed(std::move(outcome).error(), call->label(), origin.actor), ran_ns);

@@ -9,6 +9,7 @@
 #include "client/connections.h"
 #include "client/item_source.h"
 #include "client/object_directory.h"
+#include "client/timeline_notes.h"
 #include "protocol/call_record.h"
 
 namespace troupe::client {
@@ -101,6 +102,8 @@ std::shared_ptr<Object> ActorCaller::submit(const Target& target, ActorCallSpec 
   auto queued = std::make_shared<ActorTarget::Queued>(
       ActorTarget::Queued{std::move(spec), std::move(made), deadline, retry_first});
   client_.objects_->hold(queued->spec.held);
+  queued->submitted =
+      submitted_now(client_.timeline(), queued->result->id(), label_of(queued->spec));
   {
     const std::lock_guard lock{target->mutex_};
     if (unlimited && target->on_loop_ == 0 && target->channel_ && queued->spec.held.empty() &&
@@ -161,6 +164,7 @@ Status ActorCaller::pass_to_ring(const Target& target,
   target->incarnation_ = target->info_->incarnation;
   target->address_ = std::make_shared<const protocol::ProcessAddress>(target->info_->address);
   TROUPE_CHECK(send_in_ring(target, target->queue_.front()));
+  note_sent(target->queue_.front());
   target->queue_.pop_front();
   --target->on_loop_;
   return ok();
@@ -239,6 +243,7 @@ Async<void> ActorCaller::pump(Target target) {
       fail(queued, std::move(sent).error());
       continue;
     }
+    note_sent(queued);
     spawn(client_.scope_, await_reply(target, queued, std::move(*sent), invoke.incarnation,
                                       target->info_->address));
   }
@@ -267,6 +272,7 @@ Async<void> ActorCaller::await_reply(Target target, Queued queued, transport::Ou
 void ActorCaller::begin_stream(const Target& target, const Queued& queued,
                                const std::shared_ptr<Peer>& peer) {
   protocol::Invoke invoke = to_invoke(queued->spec, queued->result->id());
+  invoke.task = TaskId{queued->result->id()};  // By which its run is known in timelines.
   invoke.incarnation = target->info_->incarnation;
   Message message{protocol::encode(invoke), {}};
   auto stream = peer->open_stream(Method::invoke_stream, std::move(message), Duration::zero(),
@@ -275,6 +281,7 @@ void ActorCaller::begin_stream(const Target& target, const Queued& queued,
     fail(queued, std::move(stream).error());
     return;
   }
+  note_sent(queued);
   extras_of(queued->spec).items->begin(*stream);
   spawn(client_.scope_, await_stream(target, queued, *stream, invoke.incarnation, peer));
 }
@@ -344,6 +351,12 @@ void ActorCaller::settle(const Target& target, const Queued& queued, uint32_t in
     if (moved) forget_incarnation(target, incarnation);
     spawn(client_.scope_, enqueue_later(target, queued, delay));
   });
+}
+
+void ActorCaller::note_sent(const Queued& queued) {
+  const Instant submitted = std::exchange(queued->submitted, Instant{});
+  if (submitted == Instant{}) return;
+  client::note_sent(*client_.timeline(), queued->result->id(), label_of(queued->spec), submitted);
 }
 
 void ActorCaller::fail(const Queued& queued, Error failure) {
@@ -454,6 +467,7 @@ Async<Result<std::shared_ptr<transport::IncomingStream>>> ActorCaller::stream(Ac
   const Target called = target(spec.actor);
   TROUPE_CO_TRY(auto peer, co_await reach(called, deadline));
   protocol::Invoke invoke = to_invoke(spec, {});
+  (void)submitted_now(client_.timeline(), invoke.task, label_of(spec));
   invoke.incarnation = called->info_->incarnation;
   Message message{protocol::encode(invoke), {}};
   co_return peer->open_stream(Method::invoke_stream, std::move(message), spec.budget);

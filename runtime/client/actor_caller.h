@@ -33,6 +33,7 @@ class ActorTarget {
     Duration delay{};  // Before it is sent once more, if it surely did not run.
     int32_t retried = 0;
     TimerClock::TimerId timer = 0;
+    Instant submitted{};  // As the process's timeline has it; zero: it has not, or it was sent.
   };
 
   const ActorId actor_;
@@ -105,6 +106,7 @@ class ActorCaller {
   void settle(const Target& target, const Queued& queued, uint32_t incarnation,
               Result<protocol::InvokeReply> outcome, const protocol::ProcessAddress& callee);
   void fail(const Queued& queued, Error failure);
+  void note_sent(const Queued& queued);
   void finish(const Queued& queued);
   void forget_incarnation(const Target& target, uint32_t incarnation);
   protocol::Invoke to_invoke(const ActorCallSpec& spec, ObjectId result) const;

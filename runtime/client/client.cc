@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
 
 #include "base/log.h"
 #include "client/actor_caller.h"
@@ -59,7 +60,8 @@ Client::Client(transport::Environment environment, ClientOptions options)
     : environment_(environment),
       options_(std::move(options)),
       started_(environment.loop),
-      scope_(environment.loop) {
+      scope_(environment.loop),
+      timeline_(options_.timeline != nullptr ? &options_.timeline->timeline() : nullptr) {
   if (options_.process.is_nil()) options_.process = ProcessId::random(environment_.random);
   connections_ = std::make_unique<Connections>(environment_, scope_, router_);
   store_ = std::make_unique<StoreClient>(environment_, scope_, *connections_);
@@ -118,6 +120,7 @@ Async<Status> Client::start() {
   self.cluster = attached_.cluster;
   connections_->set_self(self);
   TROUPE_CO_CHECK(co_await connections_->attach_rings(deadline));
+  if (timeline_ != nullptr) co_await attach_timeline();
   Endpoint head;
   head.host = attached_.head_host;
   head.port = attached_.head_port;
@@ -135,6 +138,30 @@ Async<Status> Client::start() {
   address_ = connections_->address();
   started_.set();
   co_return ok();
+}
+
+// A process works without it, too.
+Async<void> Client::attach_timeline() {
+  timeline_->on_busy([this, loop = environment_.loop] {
+    boost::asio::post(loop, [this] { spawn(scope_, relax_timeline()); });
+  });
+  Message request;
+  Status attached;
+  if (auto file = options_.timeline->share()) {
+    request.descriptors.push_back(std::move(*file));
+    auto answer = co_await connections_->worker()->call(Method::attach_timeline, std::move(request),
+                                                        attach_budget);
+    if (!answer) attached = std::move(answer).error();
+  } else {
+    attached = std::move(file).error();
+  }
+  if (!attached) log::warning("timeline_not_attached", {{"why", attached.error()}});
+}
+
+Async<void> Client::relax_timeline() {
+  do {
+    co_await sleep_for(environment_.clock, Timeline::relax_period);
+  } while (!timeline_->relax());
 }
 
 Async<void> Client::stop() {

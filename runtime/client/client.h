@@ -12,6 +12,7 @@
 #include "transport/environment.h"
 #include "transport/peer.h"
 #include "transport/router.h"
+#include "transport/timeline_memory.h"
 
 namespace troupe::client {
 
@@ -25,6 +26,9 @@ struct ClientOptions {
   JobId job;
   Endpoint worker;  // The node's worker; not used when worker_connection is given.
   std::unique_ptr<transport::Connection> worker_connection;  // An inherited one.
+  // Where this process notes what it does, which its worker may read; null: nowhere. Outlives the
+  // client.
+  transport::TimelineMemory* timeline = nullptr;
   // Called with the node's credentials before anything listens on or connects over TLS.
   std::function<Status(const protocol::Attached&)> use_credentials;
   Duration blocked_log_after{};  // A wait that takes so long is logged; zero: none is.
@@ -158,6 +162,8 @@ class Client {
   const protocol::ProcessAddress& address() const { return address_; }
   const protocol::Attached& attached() const { return attached_; }
   JobId job() const { return options_.job; }
+  // Null: nothing is noted.
+  Timeline* timeline() const { return timeline_; }
   Scope& scope() { return scope_; }
   const transport::Environment& environment() const { return environment_; }
   // For methods of the process's own (assign_actor, collective, ...). Before start().
@@ -268,6 +274,10 @@ class Client {
   void complete(protocol::ActorSpec& spec);
   Async<Result<protocol::ObjectList>> list_objects(protocol::ListObjects request,
                                                    transport::CallContext context);
+  // Hands the worker the memory of this process's timeline.
+  Async<void> attach_timeline();
+  // While only some of the calls are noted.
+  Async<void> relax_timeline();
   Async<void> hold_until_dead(ActorId actor, std::vector<ObjectName> held);
   void drop_references(const std::vector<ObjectName>& held);
 
@@ -281,6 +291,7 @@ class Client {
   protocol::Attached attached_;
   Event started_;
   Scope scope_;
+  Timeline* const timeline_;
   std::unique_ptr<Connections> connections_;
   std::unique_ptr<StoreClient> store_;
   std::unique_ptr<ObjectDirectory> objects_;

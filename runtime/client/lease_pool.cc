@@ -14,6 +14,7 @@
 #include "client/lease_slots.h"
 #include "client/object_directory.h"
 #include "client/placement.h"
+#include "client/timeline_notes.h"
 #include "protocol/call_record.h"
 #include "transport/ring_port.h"
 
@@ -42,6 +43,10 @@ constexpr uint64_t locality_bytes_min = 8 << 20;
 
 uint64_t to_us(Duration duration) {
   return static_cast<uint64_t>(std::max<int64_t>(duration / std::chrono::microseconds(1), 0));
+}
+
+uint32_t short_us(Instant when) {
+  return static_cast<uint32_t>(to_us(when.time_since_epoch()));
 }
 
 protocol::CallExtras extras_of(const TaskTraits& traits) {
@@ -162,11 +167,13 @@ std::shared_ptr<Object> LeasePool::submit(TaskSpec spec,
       unlimited ? Instant::max() : client_.environment_.clock.now() + traits.budget;
   const auto task = std::make_shared<Task>(std::move(spec), result, cls, deadline);
   const auto& loop = client_.environment_.loop;
+  const Instant noted = submitted_now(client_.timeline(), result->id(), traits.label());
   bool busy = false;
   {
     const std::lock_guard lock{cls->mutex};
     cls->queue.push_back(task);
     busy = send_waiting(cls);
+    if (busy && noted != Instant{}) task->submitted_us = std::max(short_us(noted), 1u);
     // Any other is forgotten when its turn comes.
     if (busy && task->needs_release()) {
       result->on_cancel([this, cls](uint8_t) { forget_cancelled(cls); });
@@ -237,7 +244,14 @@ bool LeasePool::send_waiting(const ClassPointer& cls) {
     }
     if (!best) return true;
     cls->queue.pop_front();
-    if (!send(best, task)) cls->queue.push_front(task);
+    if (!send(best, task)) {
+      cls->queue.push_front(task);
+    } else if (const uint32_t submitted_us = std::exchange(task->submitted_us, 0)) {
+      Timeline& timeline = *client_.timeline();
+      const Instant now = timeline.now();
+      note_sent(timeline, task->result->id(), task->traits->label(),
+                now - std::chrono::microseconds(short_us(now) - submitted_us));
+    }
   }
   return false;
 }

@@ -59,6 +59,8 @@ class LeasePool {
     };
     std::unique_ptr<Rare> rare;  // Null: nothing of it.
     int32_t retried = 0;
+    // When its submission was noted, modulo an hour and more; 0: it was not, or it was sent since.
+    uint32_t submitted_us = 0;
 
     const std::vector<protocol::Argument>& arguments() const {
       static const std::vector<protocol::Argument> none;

@@ -14,6 +14,7 @@
 #include "head/object_listing.h"
 #include "head/placement.h"
 #include "head/tables.h"
+#include "head/timelines.h"
 #include "security/audit.h"
 #include "transport/peer.h"
 
@@ -348,6 +349,11 @@ class Head::Door final : public transport::Router {
     on_stream(Method::watch_deployments, [&parts](Message, CallContext call, OutgoingStream& out) {
       return parts.deployments.watch(std::move(call), out);
     });
+    on_stream(Method::get_timelines,
+              [&parts](Message message, CallContext call, OutgoingStream& out) {
+                return pass_timelines(parts.environment, parts.membership, std::move(message),
+                                      std::move(call), out);
+              });
   }
 
   Async<Result<Message>> handle(Method method, Message request, CallContext call) override {

@@ -73,12 +73,15 @@ class RingPort {
     Waiter& operator=(const Waiter&) = delete;
     // What it waits for may be there: it looks. From any thread.
     void signal();
+    // How long, in all its waits.
+    Duration waited() const { return waited_; }
 
    private:
     friend class RingPort;
     enum Word : uint32_t { idle = 0, sleeping = 1, signalled = 2, polling = 3 };
     RingPort& port_;
     const Kind kind_;
+    Duration waited_{};
     std::atomic<uint32_t> word_{idle};  // The futex of a follower.
     std::atomic<bool> leads_{false};    // Written under the port's mutex.
     int alarm_ = -1;                    // While it polls: what wakes it.
@@ -211,7 +214,9 @@ bool RingPort::wait(Waiter& waiter, Instant deadline, Done done, Arm arm) {
     if (over) break;
     sleep(waiter, deadline);
   }
-  learn(spin_ns_, now() - began);
+  const Duration waited = now() - began;
+  waiter.waited_ += waited;
+  learn(spin_ns_, waited);
   end_wait(waiter);
   return over;
 }
@@ -245,7 +250,9 @@ std::optional<bool> RingPort::wait_at(ReadSource& source, Waiter& waiter, Instan
     poll(waiter, source.descriptor(), deadline);
     if (done()) break;
   }
-  learn(source.spin_ns, now() - began);
+  const Duration waited = now() - began;
+  waiter.waited_ += waited;
+  learn(source.spin_ns, waited);
   return true;
 }
 

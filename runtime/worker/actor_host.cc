@@ -110,6 +110,7 @@ Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request) {
   protocol::AssignActor assignment;
   assignment.incarnation = request.incarnation;
   assignment.spec = std::move(request.spec);
+  const std::string class_name = assignment.spec.class_name;
   Bytes body = protocol::encode(assignment);
   auto started =
       co_await HostedProcess::greet_and_assign(process, processes_.service(), processes_.hello,
@@ -132,6 +133,7 @@ Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request) {
     remember_end(id, actor->incarnation, started.error());
     if (find(id) == actor) actors_.erase(id);
   }
+  processes_.note_actor(id, class_name, actor->incarnation, began, !started);
   actor->outcome = started;
   actor->settled.set();
   if (!started) co_await HostedProcess::end(process, failed_grace);
@@ -258,10 +260,11 @@ Result<ActorHost::LightPointer> ActorHost::light_process(const protocol::StartAc
 }
 
 Async<void> ActorHost::greet(LightPointer light) {
-  const Instant deadline = environment_.clock.now() + start_budget;
+  const Instant began = environment_.clock.now();
   auto process = light->process;
-  light->outcome =
-      co_await HostedProcess::greet(process, processes_.service(), processes_.hello, deadline);
+  light->outcome = co_await HostedProcess::greet(process, processes_.service(), processes_.hello,
+                                                 began + start_budget);
+  processes_.note_started("process of light actors", began, !light->outcome);
   if (light->outcome) {
     log::info("light_process_started", {{"process", process->id()}, {"pid", process->pid()}});
   } else {
@@ -331,6 +334,11 @@ Async<Status> ActorHost::stream_light(LightPointer light, protocol::AssignActors
 }
 
 void ActorHost::settle(ActorId id, const Pointer& actor, Result<ProcessStarted> outcome) {
+  // Of first starts there may be very many.
+  if (actor->incarnation > 1) {
+    processes_.note_actor(id, "light actor", actor->incarnation, environment_.clock.now(),
+                          !outcome);
+  }
   if (!outcome) {
     remember_end(id, actor->incarnation, outcome.error());
     leave_light(id, actor);

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "worker/object_service.h"
+#include "worker/timelines.h"
 
 namespace troupe::worker {
 
@@ -174,6 +175,10 @@ Async<void> ObjectPuller::run(std::shared_ptr<Pull> pull) {
                                  {"source", pull->source.node},
                                  {"us", took / std::chrono::microseconds(1)}});
   }
+  const NodeId source = outcome ? pull->source.node : pull->sources.back().node;
+  note(objects_.options_,
+       {TimelineKind::pulled, "pull from node " + source.short_string(), pull->object, pull->began,
+        pull->building ? pull->building->ledger.arrived_bytes() : 0, !outcome});
   pull->building.reset();
   const auto found = pulls_.find(pull->object);
   if (found != pulls_.end() && found->second == pull) pulls_.erase(found);

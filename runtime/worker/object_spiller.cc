@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "worker/object_service.h"
+#include "worker/timelines.h"
 
 namespace troupe::worker {
 
@@ -167,6 +168,7 @@ Async<Status> ObjectSpiller::spill(Evictees leaving, bool all) {
     (void)table.release(self, object, 1);
     (void)table.evict(object);  // Unless somebody reads it by now.
   }
+  note(options_, {TimelineKind::spilled, "spill", {}, began, spilled_bytes, false});
   log::info("objects_spilled",
             {{"objects", places.size()},
              {"bytes", spilled_bytes},
@@ -201,7 +203,11 @@ Async<void> ObjectSpiller::run(std::shared_ptr<Restore> restore) {
     ObjectId object;
     ~Leave() { spiller.restores_.erase(object); }
   } leave{*this, restore->object};
+  const auto place = places_.find(restore->object);
+  const uint64_t size_bytes = place != places_.end() ? place->second.size_bytes : 0;
+  const Instant began = environment_.clock.now();
   const Status outcome = co_await read_back(restore);
+  note(options_, {TimelineKind::restored, "restore", restore->object, began, size_bytes, !outcome});
   if (!outcome) {
     log::warning("object_not_restored", {{"object", restore->object}, {"why", outcome.error()}});
   }

@@ -7,10 +7,19 @@
 #include "base/clock.h"
 #include "protocol/messages.h"
 #include "transport/network.h"
+#include "transport/timeline_memory.h"
 
 namespace troupe::worker {
 
 class MachineUsage;
+
+// Of whose timelines are kept. Of processes that have ended the newest: so many, and so much of
+// their records.
+struct TimelineLimits {
+  size_t ended_max = 256;
+  size_t ended_bytes_max = 64 << 20;
+  size_t living_max = 4096;
+};
 
 struct WorkerOptions {
   NodeId node;
@@ -37,6 +46,9 @@ struct WorkerOptions {
   std::string version;
   uint32_t pid = 0;
 
+  // Where the worker notes what it does; null: nowhere. Outlives the worker.
+  transport::TimelineMemory* timeline = nullptr;
+  TimelineLimits timeline_limits;
   // Read at each heartbeat; null reports zeros. Outlives the worker.
   MachineUsage* usage = nullptr;
   Duration reconnect_first = std::chrono::milliseconds(50);  // Doubles up to the longest.

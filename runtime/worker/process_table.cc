@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include "base/log.h"
+#include "worker/timelines.h"
 
 namespace troupe::worker {
 
@@ -58,6 +59,15 @@ Async<void> ProcessTable::watch(HostedProcess::Pointer process) {
   processes_.erase(process->id());
   on_exit_(*process);
   changed_.pulse();
+}
+
+void ProcessTable::note_started(const std::string& what, Instant began, bool has_failed) const {
+  note(options_, {TimelineKind::process_started, what, {}, began, 0, has_failed});
+}
+
+void ProcessTable::note_actor(ActorId actor, const std::string& what, uint32_t incarnation,
+                              Instant began, bool has_failed) const {
+  note(options_, {TimelineKind::actor_started, what, actor, began, incarnation, has_failed});
 }
 
 HostedProcess::Pointer ProcessTable::find(ProcessId process) const {

@@ -28,6 +28,11 @@ class ProcessTable {
   };
   // Errors: those of ProcessLauncher; unavailable (the worker stops).
   Result<HostedProcess::Pointer> launch(const Request& request);
+  // Notes that a process took from `began` until now to be ready for its work.
+  void note_started(const std::string& what, Instant began, bool has_failed) const;
+  // The same of an actor, in a process of its own or in another's.
+  void note_actor(ActorId actor, const std::string& what, uint32_t incarnation, Instant began,
+                  bool has_failed) const;
   HostedProcess::Pointer find(ProcessId process) const;
   size_t size() const { return processes_.size(); }
   transport::Service& service() { return service_; }

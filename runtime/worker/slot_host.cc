@@ -102,6 +102,7 @@ Async<void> SlotHost::start_slot(Pointer lease, protocol::SlotToStart wanted_slo
   }
   const auto empty = lease->slots.find(number);
   if (lease->stopped || empty == lease->slots.end() || empty->second.process) co_return;
+  const Instant began = environment_.clock.now();
   const ProcessTable::Request launch{request.job, wanted_slot.devices, {}};
   auto launched = processes_.launch(launch);
   if (!launched) {
@@ -117,6 +118,7 @@ Async<void> SlotHost::start_slot(Pointer lease, protocol::SlotToStart wanted_slo
   auto outcome =
       co_await HostedProcess::greet_and_assign(process, processes_.service(), processes_.hello,
                                                Method::assign_slot, std::move(body), deadline);
+  processes_.note_started("process of tasks", began, !outcome);
   const auto slot = lease->slots.find(number);
   const bool wanted =
       !lease->stopped && slot != lease->slots.end() && slot->second.process == process;

@@ -43,6 +43,7 @@ Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, Wo
       slots_(environment, scope_, processes_, logs_, options_),
       objects_(environment, scope_, options_, door_),
       rings_(environment),
+      timelines_(environment, scope_, options_),
       head_(environment, scope_, options_, door_,
             {[this] { return registration(); }, [this] { return hello_; },
              [this] { return objects_.used_bytes(); }, [this] { return objects_.spilled_bytes(); },
@@ -146,6 +147,7 @@ void Worker::peer_closed(Peer& peer) {
   rings_.process_gone(process);
   // A process of ours may write until it has been reaped: process_exited follows.
   if (processes_.find(process)) return;
+  timelines_.process_gone(process);
   objects_.process_died(process);
   launcher_.remove_socket(socket_of(process));
 }
@@ -169,6 +171,7 @@ void Worker::process_exited(HostedProcess& process) {
   }
   slots_.process_exited(process);
   rings_.process_gone(process.id());
+  timelines_.process_gone(process.id());
   objects_.process_died(process.id());
   launcher_.remove_socket(socket_of(process.id()));
 }
@@ -241,6 +244,13 @@ void Worker::answer_methods() {
   door_.on_message(Method::open_ring, [this](Message message, CallContext call) {
     return rings_.open(std::move(message), std::move(call));
   });
+  door_.on_message(Method::attach_timeline, [this](Message message, CallContext call) {
+    return attach_timeline(std::move(message), std::move(call));
+  });
+  door_.on_stream(Method::get_timelines,
+                  [this](Message message, CallContext call, transport::OutgoingStream& out) {
+                    return get_timelines(std::move(message), std::move(call), out);
+                  });
   door_.on_stream(Method::read_log,
                   [this](Message message, CallContext call, transport::OutgoingStream& out) {
                     return logs_.read(std::move(message), std::move(call), out);
@@ -320,6 +330,17 @@ Async<Result<protocol::ObjectList>> Worker::list_objects(protocol::ListObjects r
     for (protocol::ObjectEntry& entry : owned->items) list.items.push_back(std::move(entry));
   }
   co_return list;
+}
+
+Async<Status> Worker::get_timelines(Message message, CallContext call,
+                                    transport::OutgoingStream& out) {
+  TROUPE_CO_CHECK(head_.check(call, head_.epoch()));
+  co_return co_await timelines_.send(std::move(message), hello_, out);
+}
+
+Async<Result<transport::Message>> Worker::attach_timeline(Message message, CallContext call) {
+  TROUPE_CO_TRY(const auto caller, caller_of(call));
+  co_return co_await timelines_.attach(std::move(message), std::move(call), caller.job);
 }
 
 Async<Result<Empty>> Worker::report_gauges(protocol::ActorGauges report, CallContext call) {

@@ -16,6 +16,7 @@
 #include "worker/process_table.h"
 #include "worker/ring_broker.h"
 #include "worker/slot_host.h"
+#include "worker/timelines.h"
 
 namespace troupe::worker {
 
@@ -71,11 +72,13 @@ class Worker {
   Async<Result<protocol::Empty>> stop_actors(protocol::StopActors, CallContext);
   Async<Result<protocol::SlotsStarted>> start_slots(protocol::StartSlots, CallContext);
   Async<Result<protocol::Empty>> stop_slots(protocol::StopSlots, CallContext);
+  Async<Status> get_timelines(Message, CallContext, transport::OutgoingStream&);
   Async<Result<protocol::Empty>> report_gauges(protocol::ActorGauges, CallContext);
   Async<Result<protocol::Empty>> job_ended(protocol::EndJob, CallContext);
   Async<Result<protocol::ObjectList>> list_objects(protocol::ListObjects, CallContext);
   // The node's processes'.
   Async<Result<protocol::Attached>> attach_process(protocol::AttachProcess, CallContext);
+  Async<Result<Message>> attach_timeline(Message, CallContext);
   Async<Result<Message>> attach_segment(Message, CallContext);
   Async<Result<protocol::Block>> reserve_extent(protocol::ReserveExtent, CallContext);
   Async<Result<protocol::Empty>> seal_blocks(protocol::SealBlocks, CallContext);
@@ -97,6 +100,7 @@ class Worker {
   SlotHost slots_;
   ObjectService objects_;
   RingBroker rings_;
+  Timelines timelines_;
   HeadLink head_;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
   std::map<ProcessId, int> local_connections_;

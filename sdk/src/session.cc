@@ -22,6 +22,7 @@
 #include "client/object_directory.h"
 #include "client/result_refs.h"
 #include "client/store_client.h"
+#include "client/timeline_notes.h"
 #include "placement_lowering.h"
 #include "session_impl.h"
 #include "transport/ring_port.h"
@@ -207,6 +208,12 @@ void keep_result_refs(std::vector<std::vector<std::shared_ptr<RefHandle>>> refs)
 
 namespace {
 
+void note_if_long(SessionImpl& session, Duration waited, const RawId& object, const char* name) {
+  Timeline* const timeline = session.client().timeline();
+  if (waited < timeline_long_wait || timeline == nullptr) return;
+  client::note_wait(*timeline, object, name, waited);
+}
+
 // Errors: deadline_exceeded, and those of wait_in_rings.
 Status wait_ready(SessionImpl& session, const std::shared_ptr<client::Object>& object,
                   Instant deadline) {
@@ -220,6 +227,7 @@ Status wait_ready(SessionImpl& session, const std::shared_ptr<client::Object>& o
       session, waiter, deadline, [&] { return object->is_ready(); },
       [&] { object->add_waiter(waiter); }, facts);
   object->remove_waiter(waiter);
+  note_if_long(session, waiter.waited(), object->id(), "get");
   if (!ready) return ready.error();
   if (*ready) return ok();
   return error(Code::deadline_exceeded,
@@ -249,10 +257,13 @@ Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout) {
   const auto facts = [&] {
     return client::WaitFacts{"get", {client::as_subject(name_of(ref))}, false, false, deadline};
   };
-  return to_fetched(run_blocked<client::ObjectBytes>(
-      session, facts, [&client, name = name_of(ref), timeout]() mutable {
-        return client.get(std::move(name), timeout);
-      }));
+  const Instant began = client.environment().clock.now();
+  auto bytes = run_blocked<client::ObjectBytes>(session, facts,
+                                                [&client, name = name_of(ref), timeout]() mutable {
+                                                  return client.get(std::move(name), timeout);
+                                                });
+  note_if_long(session, client.environment().clock.now() - began, ref.id(), "get");
+  return to_fetched(std::move(bytes));
 }
 
 namespace {
@@ -307,7 +318,10 @@ Result<std::vector<Fetched>> fetch_all(const std::shared_ptr<SessionImpl>& sessi
     auto ask = [&client, names = std::move(missing), deadline]() mutable {
       return get_many(client, std::move(names), deadline);
     };
-    TROUPE_TRY(auto got, run_blocked<Values>(*session, facts, std::move(ask)));
+    const Instant began = client.environment().clock.now();
+    auto outcome = run_blocked<Values>(*session, facts, std::move(ask));
+    note_if_long(*session, client.environment().clock.now() - began, {}, "get of several");
+    TROUPE_TRY(auto got, std::move(outcome));
     for (size_t i = 0; i < got.size(); ++i) {
       TROUPE_TRY(values[places[i]], to_fetched(std::move(got[i])));
     }
@@ -657,6 +671,10 @@ std::shared_ptr<RefHandle> seal(const std::shared_ptr<SessionImpl>& session, Roo
   client::Client& client = session->client();
   auto object = client.objects().make();
   const size_t size_bytes = room.bytes.size();
+  Timeline* const timeline = client.timeline();
+  if (timeline != nullptr && timeline->wants(object->id())) {
+    client::note_stored(*timeline, object->id(), timeline->now(), size_bytes);
+  }
   client.store().keep_private(object->id(), std::move(room.block));
   object->set_stored(client.store().node(), size_bytes);
   return own(session, std::move(object));
@@ -1029,6 +1047,7 @@ Result<std::vector<bool>> block_until_ready(SessionImpl& session, const RefList&
   };
   const auto waited = wait_in_rings(
       session, waiter, deadline, done, [&] { own_objects.arm(); }, facts);
+  note_if_long(session, waiter.waited(), {}, "wait");
   auto flags = ready->close();
   if (!waited) return waited.error();
   for (size_t i = 0; i < refs.size; ++i) {
@@ -1416,6 +1435,9 @@ Result<std::unique_ptr<DriverCore>> start_driver(const std::string& socket, JobI
     raw->real.set_credentials(raw->credentials.get());
     return ok();
   };
+  TROUPE_TRY(core->timeline,
+             transport::TimelineMemory::create_if_on(core->real.environment().clock));
+  options.timeline = core->timeline.get();
   core->client = std::make_unique<client::Client>(core->real.environment(), std::move(options));
   std::promise<Status> started;
   core->thread = std::thread([raw, &started] {

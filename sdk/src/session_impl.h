@@ -17,6 +17,7 @@ namespace troupe::detail {
 struct DriverCore {
   transport::RealEnvironment real;
   std::unique_ptr<security::Credentials> credentials;
+  std::unique_ptr<transport::TimelineMemory> timeline;
   std::unique_ptr<client::Client> client;
   std::thread thread;
   bool ends_job = true;  // False: `troupe submit` does, for its command may be several programs.

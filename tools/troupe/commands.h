@@ -41,6 +41,12 @@ struct ObjectsOptions {
 };
 // Who holds which objects, and why.
 int run_objects(const CommonOptions& common, const ObjectsOptions& options);
+struct TimelineOptions {
+  std::string file = "troupe-timeline.json";  // "-": standard output.
+  std::string job;                            // Its id; empty: of all.
+};
+// What happened when, as a trace for Perfetto or chrome://tracing.
+int run_timeline(const CommonOptions& common, const TimelineOptions& options);
 int run_logs(const CommonOptions& common, const std::string& id, bool follow);
 // Why something waits, by its id (or the start of one) or its name.
 int run_why(const CommonOptions& common, const std::string& id);

@@ -201,6 +201,9 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
   }
   Scope processes{daemon.real().io().get_executor()};
   worker::PosixLauncher launcher{daemon.real().io(), processes, actor_program()};
+  auto timeline = transport::TimelineMemory::create_if_on(daemon.real().environment().clock);
+  if (!timeline) return daemon.refuse(timeline.error());
+  worker_options.timeline = timeline->get();
   worker::Worker worker{daemon.real().environment(), launcher, std::move(worker_options)};
   return daemon.run(
       [&]() -> Async<Result<json::value>> {
@@ -233,6 +236,9 @@ int run_gateway(const CommonOptions& common, const DaemonOptions& options) {
     daemon.real().set_credentials(node_credentials.get());
     return ok();
   };
+  auto timeline = transport::TimelineMemory::create_if_on(daemon.real().environment().clock);
+  if (!timeline) return daemon.refuse(timeline.error());
+  client_options.timeline = timeline->get();
   client::Client client{daemon.real().environment(), std::move(client_options)};
   GatewayDaemon gateway{daemon.real(),
                         client,

@@ -15,9 +15,13 @@ using namespace troupe::tools;
 
 constexpr int usage_error = 2;
 
-void add_common(CLI::App& command, CommonOptions& common) {
+void add_state(CLI::App& command, CommonOptions& common) {
   command.add_option("--state", common.state,
                      "State directory (default: TROUPE_STATE or ~/.troupe)");
+}
+
+void add_common(CLI::App& command, CommonOptions& common) {
+  add_state(command, common);
   const std::map<std::string, Format> formats{
       {"table", Format::table}, {"json", Format::json}, {"yaml", Format::yaml}};
   command.add_option("-o,--output", common.format, "Output: table, json or yaml")
@@ -100,6 +104,15 @@ int main(int argc, char** argv) {
   objects_command->add_option("--job", objects.job, "Only this job's: its id");
   objects_command->add_option("--limit", objects.limit, "The largest only; 0: all");
   objects_command->callback([&] { status = run_objects(common, objects); });
+
+  TimelineOptions timeline;
+  auto* timeline_command = app.add_subcommand(
+      "timeline", "What happened when, as a trace for ui.perfetto.dev or chrome://tracing");
+  add_state(*timeline_command, common);
+  timeline_command->add_option("-o,--output", timeline.file,
+                               "The file (default: troupe-timeline.json); -: standard output");
+  timeline_command->add_option("--job", timeline.job, "Only this job's processes: its id");
+  timeline_command->callback([&] { status = run_timeline(common, timeline); });
 
   bool follow = false;
   auto* logs_command = app.add_subcommand("logs", "The output of an actor, a node or a daemon");
