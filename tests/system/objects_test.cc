@@ -153,6 +153,11 @@ TEST_F(ObjectsSystem, AreListedWithWhoHoldsThem) {
   EXPECT_NE(table.out.find(large), std::string::npos) << table.out;
 }
 
+TEST_F(ObjectsSystem, MessagesAreReadWhereTheyLie) {
+  const Outcome outcome = cluster->program("messages", {});
+  EXPECT_EQ(outcome.status, 0) << outcome.err << outcome.out;
+}
+
 TEST(ObjectsSystemOfASmallStore, RoomGoesToWhoeverNeedsIt) {
   Cluster cluster;
   ASSERT_EQ(
