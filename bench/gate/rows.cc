@@ -5,6 +5,7 @@
 #include "actor/mailbox.h"
 #include "base/random.h"
 #include "client/object_directory.h"
+#include "client/timeline_notes.h"
 #include "object_store/block_allocator.h"
 #include "protocol/call_record.h"
 #include "protocol/codec.h"
@@ -103,6 +104,40 @@ std::function<void()> mailbox_turn() {
     require(mailbox->put(std::move(call)).has_value(), "the mailbox is full");
     require(mailbox->take() != nullptr, "the mailbox is empty");
   };
+}
+
+// A call of a process that makes a million a second, as its owner and its callee note it, and what
+// holds it there.
+std::function<void()> call_noted() {
+  class StepClock final : public Clock {
+   public:
+    Instant now() const override { return now_; }
+    WallTime wall_now() const override { return {}; }
+    void step() { now_ += 1us; }
+
+   private:
+    Instant now_{1s};
+  };
+  struct Noted {
+    StepClock clock;
+    std::vector<uint64_t> memory = std::vector<uint64_t>(timeline_bytes / sizeof(uint64_t));
+    Timeline timeline{{reinterpret_cast<uint8_t*>(memory.data()), timeline_bytes}, clock};
+    uint64_t number = 0;
+
+    void call() {
+      clock.step();
+      const ObjectId result = client::result_id({}, static_cast<uint32_t>(++number));
+      (void)client::submitted_now(&timeline, result, "method");
+      actor::Call call{actor::CallRequest{"method"}, actor::RingOrigin{}};
+      call.note_in(&timeline, result);
+      require(call.begin(clock.now()), "a call does not begin");
+      call.note_end(clock.now(), false);
+    }
+  };
+  const auto noted = std::make_shared<Noted>();
+  // Until only some are.
+  for (int i = 0; i < 200'000; ++i) noted->call();
+  return [noted] { noted->call(); };
 }
 
 std::function<void()> block_taken_and_freed() {
@@ -223,6 +258,7 @@ std::vector<Row> gate_rows() {
       {"invoke_message", 1000, invoke_message},
       {"ring_call", 4000, ring_call},
       {"mailbox_turn", 2000, mailbox_turn},
+      {"call_noted", 8000, call_noted},
       {"block_taken_and_freed", 2000, block_taken_and_freed},
       {"lease_granted_and_returned", 500, lease_granted_and_returned},
       {"actor_call_over_the_loop", 400, actor_call_over_the_loop},

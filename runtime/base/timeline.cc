@@ -188,12 +188,14 @@ void Timeline::set_sampling(uint8_t log2) {
 }
 
 bool Timeline::relax() {
-  // Less than half of what is aimed at: twice as many would do.
+  // Less than half of what is aimed at: twice as many would do, and then perhaps twice as many
+  // again.
   constexpr uint64_t few = timeline_rate / 2 * (relax_period / std::chrono::milliseconds(1)) / 1000;
   const uint64_t sampled = sampled_.load(std::memory_order_relaxed);
   const uint64_t before = relaxed_at_.exchange(sampled, std::memory_order_relaxed);
-  const uint8_t log2 = sampled_log2_.load(std::memory_order_relaxed);
-  if (log2 != 0 && sampled - before < few) set_sampling(static_cast<uint8_t>(log2 - 1));
+  uint8_t log2 = sampled_log2_.load(std::memory_order_relaxed);
+  for (uint64_t expected = sampled - before; log2 != 0 && expected < few; expected *= 2) --log2;
+  if (log2 != sampled_log2_.load(std::memory_order_relaxed)) set_sampling(log2);
   return sampled_log2_.load(std::memory_order_relaxed) == 0;
 }
 

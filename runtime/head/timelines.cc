@@ -63,12 +63,9 @@ Async<NodeOutcome> pass_node(transport::Environment environment, Membership& mem
     Bytes passed = std::move(**item);
     if (is_first) {
       auto said = protocol::decode<ProcessTimeline>(passed);
-      Status compared = said ? compare_clocks(*said, asked, environment.clock.now())
-                             : Status{std::move(said).error()};
-      if (!compared) {
-        outcome.node = std::move(compared);
-        co_return outcome;
-      }
+      outcome.node =
+          said ? compare_clocks(*said, asked, environment.clock.now()) : Status{said.error()};
+      if (!outcome.node) co_return outcome;
       passed = protocol::encode(*said);
     }
     outcome.told = co_await out.send(std::move(passed));

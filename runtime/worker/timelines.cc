@@ -18,7 +18,7 @@ constexpr size_t records_a_message = 4096;
 
 size_t size_of(const ProcessTimeline& timeline) {
   size_t bytes = sizeof timeline + timeline.records.size();
-  for (const std::string& name : timeline.names) bytes += sizeof name + name.size();
+  for (const std::string& name : timeline.names) bytes += sizeof(std::string) + name.size();
   return bytes;
 }
 

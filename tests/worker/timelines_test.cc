@@ -201,7 +201,8 @@ TEST_F(TimelinesTest, WhatItCouldNotTrustIsRefused) {
   options.timeline_limits.living_max = 1;
   with_worker([&]() -> Async<void> {
     auto peer = co_await connect(ProcessId::random(random), job);
-    EXPECT_EQ((co_await attach(peer, {})).error().code(), Code::invalid);
+    FileDescriptor none;
+    EXPECT_EQ((co_await attach(peer, std::move(none))).error().code(), Code::invalid);
     FileDescriptor loose{::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
     EXPECT_EQ(::ftruncate(loose.get(), timeline_bytes), 0);
     EXPECT_EQ((co_await attach(peer, std::move(loose))).error().code(), Code::denied);

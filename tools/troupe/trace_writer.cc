@@ -208,7 +208,7 @@ void TraceWriter::flush() {
 }
 
 void TraceWriter::add_rows() {
-  std::ranges::stable_sort(events_, [this](const auto& a, const auto& b) {
+  std::ranges::stable_sort(events_, [](const auto& a, const auto& b) {
     return std::pair(a.start, b.duration) < std::pair(b.start, a.duration);
   });
   std::map<uint32_t, std::vector<Row>> threads;
