@@ -132,6 +132,13 @@ Async<Status> Client::start() {
   co_return ok();
 }
 
+void Client::set_packages(std::shared_ptr<const packages::Shelf> shelf) {
+  router_.on_stream(Method::get_package, [this, shelf = std::move(shelf)](
+                                             Message message, CallContext, OutgoingStream& out) {
+    return shelf->give(environment_, std::move(message), out);
+  });
+}
+
 Async<void> Client::stop() {
   objects_->stop();
   co_await leases_->stop();
