@@ -202,8 +202,9 @@ Async<Status> Host::load(std::string module) {
     co_return error(Code::conflict,
                     fmt::format("this process is for {}, not {}", module_name_, module));
   }
-  auto load = [module, folders = options_.plugin_folders] {
-    return Module::load(module, folders, host_table());
+  const std::string file = options_.module_file.empty() ? module : options_.module_file;
+  auto load = [file, folders = options_.plugin_folders] {
+    return Module::load(file, folders, host_table());
   };
   auto loaded = co_await transport::run_blocking(client_.environment(), load);
   if (!loaded) co_return std::move(loaded).error();

@@ -23,6 +23,7 @@ namespace troupe::actor {
 
 struct HostOptions {
   std::vector<std::filesystem::path> plugin_folders;
+  std::string module_file;  // Where the module that it is told to load lies; empty: at its name.
   InstanceOptions instance;
 };
 

@@ -9,6 +9,7 @@
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <cstdio>
 #include <cstdlib>
 
 #include "actor/host.h"
@@ -91,7 +92,16 @@ int actor_main(int, char**) {
   }
   const auto job = id_from_environment<JobId>("TROUPE_JOB_ID");
   // What user code starts must not take itself for this process or for its job's driver.
-  for (const char* name : {"TROUPE_PROCESS_ID", "TROUPE_JOB_ID"}) ::unsetenv(name);
+  const char* module_file = std::getenv("TROUPE_MODULE_FILE");
+  HostOptions host_options;
+  host_options.plugin_folders = plugin_folders();
+  if (module_file != nullptr) host_options.module_file = module_file;
+  for (const char* name :
+       {"TROUPE_PROCESS_ID", "TROUPE_JOB_ID", "TROUPE_MODULE", "TROUPE_MODULE_FILE"}) {
+    ::unsetenv(name);
+  }
+  // Whoever reads along wants each line when it is whole, though standard output is a file.
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
   transport::RealEnvironment real;
   std::unique_ptr<security::Credentials> credentials;
   Scope connection{real.io().get_executor()};
@@ -119,8 +129,6 @@ int actor_main(int, char**) {
     real.set_credentials(credentials.get());
     return ok();
   };
-  HostOptions host_options;
-  host_options.plugin_folders = plugin_folders();
   int status = 0;
   {
     client::Client client{real.environment(), std::move(options)};
@@ -130,6 +138,7 @@ int actor_main(int, char**) {
     real.io().run();
     // The module's static objects and this process's memory need no orderly end: its work is done,
     // and user code may still have threads that use them.
+    std::fflush(stdout);
     ::_exit(status);
   }
 }

@@ -20,6 +20,9 @@ spdlog::level::level_enum to_spdlog(Level level) {
   return spdlog::level::err;
 }
 
+// Dates take the place of the letters d; the level's letter follows.
+constexpr std::string_view line_shape = "dddd-dd-ddTdd:dd:dd.ddd ";
+
 spdlog::logger& logger() {
   // Constructed on first use, so that a library user who never calls start() still sees errors.
   static const std::shared_ptr<spdlog::logger> instance = [] {
@@ -92,6 +95,16 @@ void write(Level level, std::string_view event, Fields fields) {
     append_value(line, field.value);
   }
   logger().log(to_spdlog(level), line);
+}
+
+bool is_routine(std::string_view line) {
+  if (line.size() <= line_shape.size()) return false;
+  for (size_t i = 0; i < line_shape.size(); ++i) {
+    const bool digit = line[i] >= '0' && line[i] <= '9';
+    if (line_shape[i] == 'd' ? !digit : line[i] != line_shape[i]) return false;
+  }
+  line.remove_prefix(line_shape.size());
+  return line.substr(1).starts_with(" troupe ") && std::string_view("DIW").find(line[0]) < 3;
 }
 
 }  // namespace troupe::log

@@ -57,4 +57,8 @@ Level level_from(const char* name);
 // Lines go to standard error, which a daemon's supervisor points at its log file.
 void start(std::string_view process_name, Level level);
 
+// Whether a line of a process's output was written here, below the level error: nothing for who
+// reads what a program says.
+bool is_routine(std::string_view line);
+
 }  // namespace troupe::log

@@ -164,6 +164,13 @@ Async<void> Client::relax_timeline() {
   } while (!timeline_->relax());
 }
 
+void Client::set_packages(std::shared_ptr<const packages::Shelf> shelf) {
+  router_.on_stream(Method::get_package, [this, shelf = std::move(shelf)](
+                                             Message message, CallContext, OutgoingStream& out) {
+    return shelf->give(environment_, std::move(message), out);
+  });
+}
+
 Async<void> Client::stop() {
   objects_->stop();
   co_await leases_->stop();

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "packages/shelf.h"
 #include "protocol/messages.h"
 #include "transport/environment.h"
 #include "transport/peer.h"
@@ -158,6 +159,8 @@ class Client {
 
   // Set once start() succeeded. Requests can come before that, as soon as the worker is joined.
   Event& started() { return started_; }
+  // Set before start(): what this process has to give of its job's files.
+  void set_packages(std::shared_ptr<const packages::Shelf> shelf);
   // Where others reach this process; complete once started.
   const protocol::ProcessAddress& address() const { return address_; }
   const protocol::Attached& attached() const { return attached_; }

@@ -12,6 +12,7 @@
 #include "head/leases.h"
 #include "head/membership.h"
 #include "head/object_listing.h"
+#include "head/packages.h"
 #include "head/placement.h"
 #include "head/tables.h"
 #include "head/timelines.h"
@@ -42,6 +43,8 @@ Status admits(Method method, const PeerIdentity& identity) {
     case Method::register_node:
     case Method::heartbeat:
     case Method::process_exited:
+    case Method::get_job:  // With variables, which may be secrets.
+    case Method::get_package:
       if (of_node) return ok();
       break;
     default:
@@ -68,7 +71,7 @@ Status speaks_for(const PeerIdentity& identity, NodeId node) {
 }  // namespace
 
 // Everything that exists only once the epoch is known.
-struct Head::Parts : JobListener {
+struct Head::Parts : JobListener, ActorListener {
   Parts(transport::Environment env, const HeadOptions& head_options, Scope& owner, Store& store,
         uint64_t new_epoch)
       : environment(env),
@@ -82,6 +85,7 @@ struct Head::Parts : JobListener {
         actors(env, head_options, owner, journal, membership, placement, groups),
         leases(env, head_options, owner, membership, placement, groups),
         jobs(env, head_options, owner, journal),
+        packages(env, head_options, owner, jobs, [this] { return jobs_of_detached(); }),
         deployments(env, head_options, owner, journal, actors) {
     placement.set_actor_listener(actors);
     placement.set_lease_listener(leases);
@@ -94,8 +98,9 @@ struct Head::Parts : JobListener {
     membership.add_listener(leases);
     membership.add_listener(deployments);
     membership.add_listener(placement.opener());
-    actors.set_listener(deployments);
+    actors.set_listener(*this);
     jobs.set_listener(*this);
+    jobs.set_needed([this](JobId job) { return jobs_of_detached().contains(job); });
     started_unix_us = static_cast<uint64_t>(env.clock.wall_now().time_since_epoch() /
                                             std::chrono::microseconds(1));
   }
@@ -104,10 +109,25 @@ struct Head::Parts : JobListener {
     actors.end_job(job.job);
     leases.end_job(job.job);
     groups.end_job(job.job);
+    packages.collect_soon();
     protocol::EndJob news{job.job, job.state == "succeeded", {}};
     for (const NodeId node : membership.alive_nodes()) {
       spawn(scope, tell_job_end(node, news, written));
     }
+  }
+
+  void actor_changed(const Actor& actor) override {
+    deployments.actor_changed(actor);
+    if (actor.state == ActorState::dead && actor.spec().detached) packages.collect_soon();
+  }
+
+  // Of actors that live on, and may be started anew.
+  std::set<JobId> jobs_of_detached() const {
+    std::set<JobId> found;
+    for (const auto& [id, actor] : actors.all()) {
+      if (actor.spec().detached && actor.state != ActorState::dead) found.insert(actor.spec().job);
+    }
+    return found;
   }
 
   Async<void> tell_job_end(NodeId node, protocol::EndJob news, Journal::Ticket written) {
@@ -152,13 +172,44 @@ struct Head::Parts : JobListener {
     if (!ended) co_return std::move(ended).error();
     co_return Empty{};
   }
+  Async<Result<protocol::JobInfo>> get_job(protocol::GetJob request, CallContext) {
+    co_return jobs.find(request.job);
+  }
+  // Whoever outlives its job must not need the job's driver any more.
+  Async<Status> hold_packages(JobId job) {
+    TROUPE_CO_CHECK(co_await packages.hold(job));
+    co_return jobs.admits(job);
+  }
+  // From a driver that wants to read what its processes have written so far: answered when all
+  // nodes have sent it, or after a moment.
+  Async<Result<Empty>> flush_logs(protocol::JobLogs request, CallContext) {
+    TROUPE_CO_CHECK(jobs.admits(request.job));
+    const auto left = std::make_shared<size_t>(0);
+    const auto changed = std::make_shared<Event>(environment.loop);
+    for (const NodeId node : membership.alive_nodes()) {
+      ++*left;
+      spawn(scope, flush_logs_of(node, request, left, changed));
+    }
+    while (*left > 0) co_await changed->wait();
+    co_return Empty{};
+  }
+  Async<void> flush_logs_of(NodeId node, protocol::JobLogs request, std::shared_ptr<size_t> left,
+                            std::shared_ptr<Event> changed) {
+    auto flushed = co_await membership.call<Empty>(node, Method::job_logs, request,
+                                                   options.log_flush_budget, [] { return true; });
+    if (!flushed) log::debug("logs_not_flushed", {{"node", node}, {"why", flushed.error()}});
+    --*left;
+    changed->pulse();
+  }
   Async<Result<protocol::ActorInfo>> create_actor(protocol::ActorSpec spec, CallContext) {
     TROUPE_CO_CHECK(jobs.admits(spec.job));
+    if (spec.detached) TROUPE_CO_CHECK(co_await hold_packages(spec.job));
     co_return co_await actors.create(std::move(spec));
   }
   Async<Result<protocol::ActorResults>> create_actors(protocol::ActorSpecs request, CallContext) {
     for (const protocol::ActorSpec& spec : request.items) {
       TROUPE_CO_CHECK(jobs.admits(spec.job));
+      if (spec.detached) TROUPE_CO_CHECK(co_await hold_packages(spec.job));
     }
     co_return co_await actors.create_many(std::move(request));
   }
@@ -309,6 +360,7 @@ struct Head::Parts : JobListener {
   Actors actors;
   Leases leases;
   Jobs jobs;
+  Packages packages;
   Deployments deployments;
 };
 
@@ -323,6 +375,12 @@ class Head::Door final : public transport::Router {
     on(Method::process_exited, parts, &Parts::process_exited);
     on(Method::begin_job, parts, &Parts::begin_job);
     on(Method::end_job, parts, &Parts::end_job);
+    on(Method::get_job, parts, &Parts::get_job);
+    on(Method::job_logs, parts, &Parts::flush_logs);
+    on_stream(Method::get_package,
+              [&parts](Message message, CallContext call, OutgoingStream& out) {
+                return parts.packages.give(std::move(message), std::move(call), out);
+              });
     on(Method::create_actor, parts, &Parts::create_actor);
     on(Method::create_actors, parts, &Parts::create_actors);
     on(Method::get_actor, parts, &Parts::get_actor);
@@ -427,6 +485,7 @@ Async<Status> Head::start() {
   parts_->actors.restore(std::move(state->actors));
   parts_->groups.check_nodes();
   parts_->deployments.restore(std::move(state->deployments));
+  TROUPE_CO_CHECK(co_await parts_->packages.start());
   parts_->membership.start();
   door_->open(*parts_);
 

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/log.h"
+#include "head/job_environment.h"
 
 namespace troupe::head {
 
@@ -13,7 +16,11 @@ constexpr size_t entrypoint_bytes_max = 4096;
 
 Jobs::Jobs(transport::Environment environment, const HeadOptions& options, Scope& scope,
            Journal& journal)
-    : environment_(environment), options_(options), scope_(scope), journal_(journal) {}
+    : environment_(environment),
+      options_(options),
+      scope_(scope),
+      journal_(journal),
+      drivers_changed_(environment.loop) {}
 
 uint64_t Jobs::unix_us() const {
   const auto since = environment_.clock.wall_now().time_since_epoch();
@@ -40,14 +47,17 @@ Async<Status> Jobs::begin(protocol::BeginJob request, std::shared_ptr<transport:
     co_return error(Code::invalid,
                     "a job's name and namespace have at most 256 bytes, its entrypoint 4096");
   }
+  TROUPE_CO_CHECK(check(request.environment));
   const JobId id = request.job;
   if (const auto found = jobs_.find(id); found != jobs_.end()) {
     if (found->second.info.state != "running") {
       co_return error(Code::conflict,
                       fmt::format("job {} ended: {}", id.to_string(), found->second.info.message));
     }
+    TROUPE_CO_CHECK(join(found->second, std::move(request)));
     attach(id, found->second, *peer);
-    co_return co_await journal_.settled(found->second.written);
+    const Journal::Ticket written = found->second.written;
+    co_return co_await journal_.settled(written);
   }
   if (running() >= options_.jobs_running_max) {
     co_return error(Code::exhausted, fmt::format("the cluster runs {} jobs", running()));
@@ -60,6 +70,7 @@ Async<Status> Jobs::begin(protocol::BeginJob request, std::shared_ptr<transport:
   job.info.name_space = std::move(request.name_space);
   job.info.state = "running";
   job.info.started_unix_us = unix_us();
+  job.info.environment = std::move(request.environment);
   job.info.driver = peer->remote().address;
   attach(id, job, *peer);
   Batch batch;
@@ -68,6 +79,20 @@ Async<Status> Jobs::begin(protocol::BeginJob request, std::shared_ptr<transport:
   if (job.connections.empty()) await_driver(id, options_.driver_grace);  // It is gone already.
   log::info("job_began", {{"job", id}, {"name", job.info.name}});
   co_return co_await journal_.settled(written);
+}
+
+// Another program of a submitted job, or the same once more.
+Status Jobs::join(Job& job, protocol::BeginJob request) {
+  // Until a program is there, nothing runs that has seen the variables.
+  const bool open = !can_be_reached(job.info.driver);
+  TROUPE_TRY(auto merged, merge(job.info.environment, std::move(request.environment), open));
+  if (!merged) return ok();
+  TROUPE_CHECK(journal_.admits());
+  job.info.environment = std::move(*merged);
+  Batch batch;
+  put_job(batch, job.info);
+  job.written = journal_.write(std::move(batch));
+  return ok();
 }
 
 Async<Status> Jobs::end(protocol::EndJob request) {
@@ -86,7 +111,7 @@ void Jobs::finish(Job& job, const protocol::EndJob& request) {
   job.info.state = request.succeeded ? "succeeded" : "failed";
   job.info.message = request.message.substr(0, entrypoint_bytes_max);
   job.info.ended_unix_us = unix_us();
-  for (const transport::Peer* peer : job.connections) drivers_.erase(peer);
+  for (const auto& [peer, weak] : job.connections) drivers_.erase(peer);
   job.connections.clear();
   Batch batch;
   put_job(batch, job.info);
@@ -94,23 +119,39 @@ void Jobs::finish(Job& job, const protocol::EndJob& request) {
   job.written = journal_.write(std::move(batch));
   log::info("job_ended", {{"job", job.info.job}, {"state", job.info.state}});
   if (listener_ != nullptr) listener_->job_ended(job.info, job.written);
-  while (ended_.size() > options_.history_max) {
-    Batch oldest;
-    erase_job(oldest, ended_.front());
-    journal_.write(std::move(oldest));
-    jobs_.erase(ended_.front());
-    ended_.pop_front();
+  drivers_changed_.pulse();
+  forget_oldest();
+}
+
+void Jobs::forget_oldest() {
+  size_t surplus = ended_.size() - std::min(ended_.size(), options_.history_max);
+  for (auto oldest = ended_.begin(); surplus > 0 && oldest != ended_.end();) {
+    const auto& environment = jobs_.at(*oldest).info.environment;
+    const bool empty = environment.packages.empty() && environment.variables.empty();
+    if (!empty && is_needed_ && is_needed_(*oldest)) {
+      ++oldest;
+      continue;
+    }
+    Batch batch;
+    erase_job(batch, *oldest);
+    journal_.write(std::move(batch));
+    jobs_.erase(*oldest);
+    oldest = ended_.erase(oldest);
+    --surplus;
   }
 }
 
-void Jobs::attach(JobId id, Job& job, const transport::Peer& peer) {
-  if (!peer.is_open() || !job.connections.insert(&peer).second) return;
+void Jobs::attach(JobId id, Job& job, transport::Peer& peer) {
+  if (!peer.is_open() || !job.connections.try_emplace(&peer, peer.weak_from_this()).second) return;
   drivers_[&peer] = id;
   ++job.absences;
-  job.info.driver = peer.remote().address;
+  // Not of `troupe submit`, where nobody listens, once a program of it is there.
+  const protocol::ProcessAddress& address = peer.remote().address;
+  if (can_be_reached(address) || !can_be_reached(job.info.driver)) job.info.driver = address;
+  drivers_changed_.pulse();
 }
 
-void Jobs::seen(const transport::Peer& peer) {
+void Jobs::seen(transport::Peer& peer) {
   const JobId id = peer.remote().job;
   if (id.is_nil() || drivers_.contains(&peer)) return;
   const auto found = jobs_.find(id);
@@ -128,6 +169,7 @@ void Jobs::peer_closed(const transport::Peer& peer) {
   const auto found = jobs_.find(id);
   if (found == jobs_.end()) return;
   found->second.connections.erase(&peer);
+  drivers_changed_.pulse();
   if (found->second.connections.empty()) await_driver(id, options_.driver_grace);
 }
 
@@ -159,8 +201,38 @@ Status Jobs::admits(JobId id) const {
 
 std::vector<protocol::JobInfo> Jobs::list() const {
   std::vector<protocol::JobInfo> infos;
-  for (const auto& [id, job] : jobs_) infos.push_back(job.info);
+  for (const auto& [id, job] : jobs_) {
+    infos.push_back(job.info);
+    infos.back().environment = {};
+  }
   return infos;
+}
+
+Result<protocol::JobInfo> Jobs::find(JobId id) const {
+  const auto found = jobs_.find(id);
+  if (found != jobs_.end()) return found->second.info;
+  return error(Code::not_found, fmt::format("there is no job {}", id.to_string()));
+}
+
+std::vector<std::shared_ptr<transport::Peer>> Jobs::who_may_have(const std::string& package) const {
+  std::vector<std::shared_ptr<transport::Peer>> peers;
+  for (const auto& [id, job] : jobs_) {
+    if (job.info.state != "running" || !head::names(job.info.environment, package)) continue;
+    for (const auto& [key, weak] : job.connections) {
+      const auto peer = weak.lock();
+      if (!peer || !peer->is_open()) continue;
+      const bool drives = peer->remote().address.process == job.info.driver.process;
+      peers.insert(drives ? peers.begin() : peers.end(), peer);
+    }
+  }
+  return peers;
+}
+
+bool Jobs::names(const std::string& package) const {
+  return std::ranges::any_of(jobs_, [&](const auto& entry) {
+    const protocol::JobInfo& info = entry.second.info;
+    return info.state == "running" && head::names(info.environment, package);
+  });
 }
 
 }  // namespace troupe::head

@@ -40,6 +40,12 @@ struct HeadOptions {
   size_t nodes_max = 10'000;
   size_t deployments_max = 1'000;
   size_t groups_max = 100'000;
+  // Where the packages of jobs are kept; empty: nowhere, jobs then have none.
+  std::string package_folder;
+  // How long a driver that sends a package may be silent, or be away meanwhile.
+  Duration package_silence = std::chrono::seconds(30);
+  // What the processes of a job may take to send on what they have written, when it ends.
+  Duration log_flush_budget = std::chrono::seconds(1);
   // How many that ended are remembered, each.
   size_t history_max = 1'000;
 };

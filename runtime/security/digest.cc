@@ -1,7 +1,10 @@
 #include "security/digest.h"
 
 #include <openssl/crypto.h>
+#include <openssl/evp.h>
 #include <openssl/sha.h>
+
+#include <new>
 
 namespace troupe::security {
 namespace {
@@ -19,6 +22,28 @@ Digest sha256(BytesView bytes) {
   Digest digest;
   ::SHA256(bytes.data(), bytes.size(), digest.data());
   return digest;
+}
+
+Hasher::Hasher() : context_(::EVP_MD_CTX_new()) {
+  auto* context = static_cast<EVP_MD_CTX*>(context_.get());
+  // Both fail for want of memory alone.
+  if (context == nullptr || ::EVP_DigestInit_ex(context, ::EVP_sha256(), nullptr) != 1) {
+    throw std::bad_alloc{};
+  }
+}
+
+void Hasher::add(BytesView bytes) {
+  ::EVP_DigestUpdate(static_cast<EVP_MD_CTX*>(context_.get()), bytes.data(), bytes.size());
+}
+
+Digest Hasher::finish() {
+  Digest digest;
+  ::EVP_DigestFinal_ex(static_cast<EVP_MD_CTX*>(context_.get()), digest.data(), nullptr);
+  return digest;
+}
+
+void Hasher::Free::operator()(void* context) const {
+  ::EVP_MD_CTX_free(static_cast<EVP_MD_CTX*>(context));
 }
 
 std::string to_hex(BytesView bytes) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,6 +18,20 @@ Digest sha256(BytesView bytes);
 inline Digest sha256(std::string_view text) {
   return sha256(as_bytes(text));
 }
+
+// The same of bytes that come piece by piece. finish() once, at the end.
+class Hasher {
+ public:
+  Hasher();
+  void add(BytesView bytes);
+  Digest finish();
+
+ private:
+  struct Free {
+    void operator()(void* context) const;
+  };
+  std::unique_ptr<void, Free> context_;
+};
 
 // Lower case, two digits a byte.
 std::string to_hex(BytesView bytes);

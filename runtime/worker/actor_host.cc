@@ -54,13 +54,14 @@ std::optional<Error> ActorHost::refusal(const protocol::StartActor& request) con
   return std::nullopt;
 }
 
-Async<Result<ProcessStarted>> ActorHost::start(protocol::StartActor request, Instant deadline) {
+Async<Result<ProcessStarted>> ActorHost::start(protocol::StartActor request,
+                                               Surroundings surroundings, Instant deadline) {
   const ActorId id = request.spec.actor;
   if (id.is_nil()) co_return error(Code::invalid, "start_actor needs an actor");
   for (;;) {
     if (auto refused = refusal(request)) co_return std::move(*refused);
     const Pointer present = find(id);
-    if (!present) co_return co_await begin(std::move(request));
+    if (!present) co_return co_await begin(std::move(request), std::move(surroundings));
     if (present->incarnation == request.incarnation) co_return co_await join(present, deadline);
     co_await supersede(id);
   }
@@ -93,19 +94,23 @@ Async<Result<ProcessStarted>> ActorHost::join(Pointer actor, Instant deadline) {
   co_return outcome;
 }
 
-Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request) {
+Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request,
+                                               Surroundings surroundings) {
   const protocol::ActorSpec& spec = request.spec;
   const ActorId id = spec.actor;
   const Instant began = environment_.clock.now();
   // Of its own: the head asks again while this goes on.
   const Instant deadline = began + start_budget;
-  ProcessTable::Request launch{spec.job, request.devices, spec.environment};
+  const auto driver = surroundings.driver;
+  const std::string name = spec.name.empty() ? spec.class_name : spec.name;
+  ProcessTable::Request launch{spec.job, request.devices, spec.environment, spec.module,
+                               std::move(surroundings)};
   TROUPE_CO_TRY(auto process, processes_.launch(launch));
   auto actor = std::make_shared<Actor>(environment_.loop);
   actor->incarnation = request.incarnation;
   actor->process = process;
   actors_[id] = actor;
-  logs_.process_started(process->id(), id, process->log_path());
+  logs_.process_started(*process, id, name, driver);
 
   protocol::AssignActor assignment;
   assignment.incarnation = request.incarnation;
@@ -143,6 +148,7 @@ Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request) {
 // --- Light actors
 
 Async<Status> ActorHost::start_light(protocol::StartActors request,
+                                     std::shared_ptr<const Prepared> prepared,
                                      transport::OutgoingStream& out) {
   const auto outcomes = std::make_shared<Outcomes>(environment_.loop);
   outcomes->left = request.items.size();
@@ -165,11 +171,11 @@ Async<Status> ActorHost::start_light(protocol::StartActors request,
       if (present->incarnation == incarnation) {
         spawn(scope_, join_light(id, incarnation, present, outcomes));
       } else {
-        spawn(scope_, start_light_later(std::move(item), outcomes));
+        spawn(scope_, start_light_later(std::move(item), prepared, outcomes));
       }
       continue;
     }
-    auto light = light_process(item);
+    auto light = light_process(item, *prepared);
     if (!light) {
       fail(light.error());
       continue;
@@ -198,12 +204,14 @@ Async<Status> ActorHost::start_light(protocol::StartActors request,
 }
 
 // An older incarnation is still here.
-Async<void> ActorHost::start_light_later(protocol::StartActor request, OutcomesPointer outcomes) {
+Async<void> ActorHost::start_light_later(protocol::StartActor request,
+                                         std::shared_ptr<const Prepared> prepared,
+                                         OutcomesPointer outcomes) {
   const ActorId id = request.spec.actor;
   co_await supersede(id);
   std::optional<Error> refused = refusal(request);
   Result<LightPointer> light = error(Code::conflict, "another incarnation starts");
-  if (!refused && !find(id)) light = light_process(request);
+  if (!refused && !find(id)) light = light_process(request, *prepared);
   if (!refused && !light) refused = light.error();
   if (refused) {
     protocol::StartedActor outcome{id, request.incarnation, {}, protocol::to_info(*refused)};
@@ -233,7 +241,8 @@ Async<void> ActorHost::join_light(ActorId id, uint32_t incarnation, Pointer acto
   outcomes->add(std::move(outcome));
 }
 
-Result<ActorHost::LightPointer> ActorHost::light_process(const protocol::StartActor& request) {
+Result<ActorHost::LightPointer> ActorHost::light_process(const protocol::StartActor& request,
+                                                         const Prepared& prepared) {
   protocol::ActorSpec kind;
   kind.job = request.spec.job;
   kind.module = request.spec.module;
@@ -248,13 +257,17 @@ Result<ActorHost::LightPointer> ActorHost::light_process(const protocol::StartAc
       return light;
     }
   }
-  TROUPE_TRY(auto process, processes_.launch({kind.job, {}, kind.environment}));
+  TROUPE_TRY(auto surroundings, prepared.at({kind.job, kind.module}));
+  const auto driver = surroundings.driver;
+  TROUPE_TRY(
+      auto process,
+      processes_.launch({kind.job, {}, kind.environment, kind.module, std::move(surroundings)}));
   const auto light = std::make_shared<LightProcess>(environment_.loop);
   light->key = key;
   light->process = process;
   light_[key] = light;
   light_processes_[process->id()] = light;
-  logs_.process_started(process->id(), {}, process->log_path());
+  logs_.process_started(*process, {}, program_of(kind.module), driver);
   spawn(scope_, greet(light));
   return light;
 }

@@ -22,9 +22,13 @@ class ActorHost {
   // also the answer that it failed. A higher incarnation stops the lower one first. The budget is
   // the call's. Errors: conflict (a higher incarnation was here, or this one ended), cancelled
   // (stopped while it started), what the process answered, what ProcessTable::launch returns.
-  Async<Result<protocol::ProcessStarted>> start(protocol::StartActor request, Instant deadline);
+  Async<Result<protocol::ProcessStarted>> start(protocol::StartActor request,
+                                                Surroundings surroundings, Instant deadline);
+  // What was made ready for the module of a job, or why it could not be.
+  using Prepared = std::map<std::pair<JobId, std::string>, Result<Surroundings>>;
   // The same of light actors, whose outcomes `out` gets as they come, in batches.
-  Async<Status> start_light(protocol::StartActors request, transport::OutgoingStream& out);
+  Async<Status> start_light(protocol::StartActors request, std::shared_ptr<const Prepared> prepared,
+                            transport::OutgoingStream& out);
   // Answers when the actor is gone. Idempotent; a start that comes late is then refused.
   // Errors: deadline_exceeded (it still ends).
   Async<Result<protocol::Empty>> stop(protocol::StopActor request, Instant deadline);
@@ -84,12 +88,14 @@ class ActorHost {
   };
   using Pointer = std::shared_ptr<Actor>;
 
-  Async<Result<protocol::ProcessStarted>> begin(protocol::StartActor request);
+  Async<Result<protocol::ProcessStarted>> begin(protocol::StartActor request,
+                                                Surroundings surroundings);
   Async<Result<protocol::ProcessStarted>> join(Pointer actor, Instant deadline);
   std::optional<Error> refusal(const protocol::StartActor& request) const;
   // Ends an older incarnation, which then has left the map.
   Async<void> supersede(ActorId id);
-  Async<void> start_light_later(protocol::StartActor request, OutcomesPointer outcomes);
+  Async<void> start_light_later(protocol::StartActor request,
+                                std::shared_ptr<const Prepared> prepared, OutcomesPointer outcomes);
   Async<void> join_light(ActorId id, uint32_t incarnation, Pointer actor, OutcomesPointer outcomes);
   Async<void> assign_light(LightPointer light, std::vector<protocol::StartActor> items,
                            OutcomesPointer outcomes);
@@ -97,7 +103,7 @@ class ActorHost {
   Async<Status> stream_light(LightPointer light, protocol::AssignActors request,
                              OutcomesPointer outcomes, std::map<ActorId, Pointer>& unsettled);
   // The process for such actors, launched if there is none.
-  Result<LightPointer> light_process(const protocol::StartActor& request);
+  Result<LightPointer> light_process(const protocol::StartActor& request, const Prepared& prepared);
   Async<void> greet(LightPointer light);
   void retire(const LightPointer& light);
   void settle(ActorId id, const Pointer& actor, Result<protocol::ProcessStarted> outcome);

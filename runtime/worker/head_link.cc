@@ -113,6 +113,7 @@ Async<Status> HeadLink::register_node(std::shared_ptr<Peer> peer) {
   TROUPE_CO_CHECK(observe(reply->epoch));
   if (reply->heartbeat_us > 0) heartbeat_period_ = std::chrono::microseconds(reply->heartbeat_us);
   registered_ = true;
+  ++registrations_;
   log::info("node_registered", {{"node", options_.node},
                                 {"epoch", epoch_},
                                 {"actors", actors},

@@ -38,6 +38,8 @@ class HeadLink {
   void forget_exits(ActorId actor, uint32_t below_incarnation);
 
   bool is_registered() const { return registered_; }
+  // How often it registered.
+  uint64_t registrations() const { return registrations_; }
   uint64_t epoch() const { return epoch_; }
   size_t unreported_exits() const { return exits_.size(); }
   // Nil or closed while the head is away.
@@ -60,6 +62,7 @@ class HeadLink {
   Questions questions_;
   std::shared_ptr<transport::Peer> peer_;
   bool registered_ = false;
+  uint64_t registrations_ = 0;
   uint64_t epoch_ = 0;  // The highest ever seen.
   uint64_t sequence_ = 0;
   Duration heartbeat_period_ = std::chrono::seconds(1);

@@ -42,18 +42,25 @@ std::string read_log_tail(const std::string& path, size_t bytes_max) {
   return tail;
 }
 
-Logs::Logs(transport::Environment environment, const WorkerOptions& options)
-    : environment_(environment), options_(options) {}
+Logs::Logs(transport::Environment environment, const WorkerOptions& options,
+           LogForwarder& forwarder)
+    : environment_(environment), options_(options), forwarder_(forwarder) {}
 
-void Logs::process_started(ProcessId process, ActorId actor, const std::string& path) {
-  entries_[process] = {path, actor, true};
-  if (!actor.is_nil()) newest_[actor] = process;
+void Logs::process_started(const HostedProcess& process, ActorId actor, std::string name,
+                           const std::optional<protocol::ProcessAddress>& driver) {
+  entries_[process.id()] = {process.log_path(), actor, true};
+  if (!actor.is_nil()) newest_[actor] = process.id();
+  if (!driver) return;
+  forwarder_.process_started(
+      {process.id(), actor, process.job(), process.pid(), std::move(name), process.log_path()},
+      *driver);
 }
 
 void Logs::process_ended(ProcessId process) {
   const auto found = entries_.find(process);
   if (found == entries_.end()) return;
   found->second.running = false;
+  forwarder_.process_ended(process);
   ended_.push_back(process);
   if (ended_.size() <= ended_logs_max) return;
   const auto oldest = entries_.find(ended_.front());

@@ -7,6 +7,8 @@
 
 #include "transport/environment.h"
 #include "transport/peer.h"
+#include "worker/hosted_process.h"
+#include "worker/log_forwarder.h"
 #include "worker/options.h"
 
 namespace troupe::worker {
@@ -17,9 +19,11 @@ std::string read_log_tail(const std::string& path, size_t bytes_max);
 
 class Logs {
  public:
-  Logs(transport::Environment environment, const WorkerOptions& options);
+  Logs(transport::Environment environment, const WorkerOptions& options, LogForwarder& forwarder);
 
-  void process_started(ProcessId process, ActorId actor, const std::string& path);
+  // `name` is for people; `driver`, if there is one, is sent what the process writes.
+  void process_started(const HostedProcess& process, ActorId actor, std::string name,
+                       const std::optional<protocol::ProcessAddress>& driver);
   // A process that started hosts this light actor, too.
   void hosts(ProcessId process, ActorId actor) { newest_[actor] = process; }
   // Its log stays readable; the logs of the oldest ended processes are forgotten, not deleted.
@@ -41,6 +45,7 @@ class Logs {
 
   transport::Environment environment_;
   const WorkerOptions& options_;
+  LogForwarder& forwarder_;
   std::map<ProcessId, Entry> entries_;
   std::map<ActorId, ProcessId> newest_;
   std::deque<ProcessId> ended_;

@@ -38,6 +38,10 @@ struct WorkerOptions {
   // Where objects are spilled, in a folder of the node's own, and how much of them: 0 turns it off.
   std::string spill_folder;
   uint64_t spill_bytes_max = 0;
+  // Where jobs' modules and working directories are kept, and how much of them when no job here
+  // needs them any more.
+  std::string package_folder;
+  uint64_t package_bytes_max = uint64_t{10} << 30;
   // Pulls that get less than this ask for compression, which lz4 does about as fast.
   double compress_below_bytes_s = 300e6;
   std::string certificate_pem;  // The node's credentials, handed to this node's processes.

@@ -166,6 +166,9 @@ Result<pid_t> spawn_program(const std::string& program, const LaunchSpec& spec, 
   if (failed == 0) {
     failed = ::posix_spawn_file_actions_addclosefrom_np(&files.actions, inherited_descriptor + 1);
   }
+  if (failed == 0 && !spec.working_folder.empty()) {
+    failed = ::posix_spawn_file_actions_addchdir_np(&files.actions, spec.working_folder.c_str());
+  }
   if (failed != 0) return system_error("prepare " + program, failed);
 
   Attributes how;
@@ -189,7 +192,10 @@ Result<pid_t> spawn_program(const std::string& program, const LaunchSpec& spec, 
   failed = ::posix_spawn(&pid, program.c_str(), &files.actions, &how.attributes, arguments,
                          environment.data());
   if (failed != 0) {
-    return system_error(fmt::format("start {} with log {}", program, spec.log_path), failed);
+    const std::string where =
+        spec.working_folder.empty() ? std::string{} : " in " + spec.working_folder;
+    return system_error(fmt::format("start {}{} with log {}", program, where, spec.log_path),
+                        failed);
   }
   return pid;
 }
@@ -224,6 +230,12 @@ Result<std::unique_ptr<LaunchedProcess>> PosixLauncher::launch(const LaunchSpec&
 
 void PosixLauncher::remove_socket(const std::string& path) {
   ::unlink(path.c_str());
+}
+
+std::unique_ptr<LogWatch> PosixLauncher::watch_log(const std::string& path,
+                                                   std::function<void()> written) {
+  if (!watches_) watches_ = std::make_unique<FileWatches>(loop_, scope_);
+  return watches_->watch(path, std::move(written));
 }
 
 }  // namespace troupe::worker

@@ -4,6 +4,7 @@
 #include <boost/asio/io_context.hpp>
 #include <string>
 
+#include "worker/file_watch.h"
 #include "worker/process_launcher.h"
 
 namespace troupe::worker {
@@ -19,11 +20,14 @@ class PosixLauncher final : public ProcessLauncher {
 
   Result<std::unique_ptr<LaunchedProcess>> launch(const LaunchSpec& spec) override;
   void remove_socket(const std::string& path) override;
+  std::unique_ptr<LogWatch> watch_log(const std::string& path,
+                                      std::function<void()> written) override;
 
  private:
   boost::asio::io_context& loop_;
   Scope& scope_;
   std::string program_;
+  std::unique_ptr<FileWatches> watches_;  // Made for the first.
 };
 
 }  // namespace troupe::worker

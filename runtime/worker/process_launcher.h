@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@ struct LaunchSpec {
   NodeId node;
   std::vector<protocol::NamedValue> environment;  // Of a name given twice the last value counts.
   std::string log_path;                           // Gets its output, appended.
+  std::string working_folder;                     // Where it starts; empty: as the worker.
 };
 
 // One process. Destroying it kills the process if it still runs.
@@ -33,6 +35,14 @@ class LaunchedProcess {
   virtual void kill() = 0;       // Does not ask (SIGKILL).
 };
 
+// Says when a file was written to. Costs nothing while it is not.
+class LogWatch {
+ public:
+  virtual ~LogWatch() = default;
+  // The next write calls back, once, on the loop. False: the system watches no more files.
+  virtual bool arm() = 0;
+};
+
 class ProcessLauncher {
  public:
   virtual ~ProcessLauncher() = default;
@@ -40,6 +50,12 @@ class ProcessLauncher {
   virtual Result<std::unique_ptr<LaunchedProcess>> launch(const LaunchSpec& spec) = 0;
   // What a process that was killed left behind; nothing if it is gone already.
   virtual void remove_socket(const std::string& path) = 0;
+  // Null: this one cannot. Goes before the launcher does.
+  virtual std::unique_ptr<LogWatch> watch_log(const std::string& path,
+                                              std::function<void()> written) {
+    (void)path, (void)written;
+    return nullptr;
+  }
 };
 
 }  // namespace troupe::worker

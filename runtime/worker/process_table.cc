@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "worker/timelines.h"
 
@@ -28,8 +30,12 @@ Result<HostedProcess::Pointer> ProcessTable::launch(const Request& request) {
   // Threads of OpenMP that spin for work starve others: seen 100-fold on a machine with fewer cores
   // than threads. An actor may ask for the other.
   spec.environment.push_back({"OMP_WAIT_POLICY", "passive"});
-  spec.environment.insert(spec.environment.end(), request.environment.begin(),
-                          request.environment.end());
+  const auto append = [&spec](const std::vector<protocol::NamedValue>& variables) {
+    spec.environment.insert(spec.environment.end(), variables.begin(), variables.end());
+  };
+  append(request.surroundings.variables);
+  append(request.environment);
+  spec.working_folder = request.surroundings.working_folder;
   // The worker's own values come last and so win.
   const auto set = [&spec](std::string name, std::string value) {
     spec.environment.push_back({std::move(name), std::move(value)});
@@ -40,6 +46,11 @@ Result<HostedProcess::Pointer> ProcessTable::launch(const Request& request) {
   set("TROUPE_PROCESS_ID", spec.process.to_string());
   set("TROUPE_NODE_ID", options_.node.to_string());
   set("TROUPE_JOB_ID", request.job.to_string());
+  // Its code goes by the name that it has at the driver, wherever it lies here.
+  if (!request.surroundings.module_file.empty()) {
+    set("TROUPE_MODULE", request.module);
+    set("TROUPE_MODULE_FILE", request.surroundings.module_file);
+  }
   TROUPE_TRY(auto launched, launcher_.launch(spec));
   auto process = std::make_shared<HostedProcess>(environment_, scope_, spec.process, request.job,
                                                  spec.log_path, std::move(launched));
@@ -73,6 +84,11 @@ void ProcessTable::note_actor(ActorId actor, const std::string& what, uint32_t i
 HostedProcess::Pointer ProcessTable::find(ProcessId process) const {
   const auto found = processes_.find(process);
   return found == processes_.end() ? nullptr : found->second;
+}
+
+bool ProcessTable::has_any_of(JobId job) const {
+  return std::ranges::any_of(processes_,
+                             [job](const auto& entry) { return entry.second->job() == job; });
 }
 
 Async<void> ProcessTable::end_one(HostedProcess::Pointer process, Duration grace) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "worker/hosted_process.h"
+#include "worker/job_environments.h"
 #include "worker/options.h"
 
 namespace troupe::worker {
@@ -24,7 +25,9 @@ class ProcessTable {
   struct Request {
     JobId job;
     std::vector<uint32_t> devices;  // GPUs that it may see, as this node numbers them.
-    std::vector<protocol::NamedValue> environment;
+    std::vector<protocol::NamedValue> environment;  // Its own; goes before that of its job.
+    std::string module;                             // What it will load.
+    Surroundings surroundings = {};
   };
   // Errors: those of ProcessLauncher; unavailable (the worker stops).
   Result<HostedProcess::Pointer> launch(const Request& request);
@@ -35,6 +38,7 @@ class ProcessTable {
                   bool has_failed) const;
   HostedProcess::Pointer find(ProcessId process) const;
   size_t size() const { return processes_.size(); }
+  bool has_any_of(JobId job) const;
   transport::Service& service() { return service_; }
 
   // Launches nothing more, and returns when every process has ended.

@@ -52,7 +52,7 @@ SlotHost::SlotHost(transport::Environment environment, Scope& scope, ProcessTabl
       options_(options) {}
 
 Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots request,
-                                                      Instant deadline) {
+                                                      Surroundings surroundings, Instant deadline) {
   if (request.lease.is_nil() || request.count == 0 || request.count > slots_max ||
       request.slots.size() > slots_max) {
     co_return error(Code::invalid, "start_slots needs a lease and 1 to 4096 slots");
@@ -74,7 +74,8 @@ Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots reque
     if (!fresh) continue;
     made->second.bundle = slot.bundle;
     // With a budget of its own: the head asks again while this goes on.
-    spawn(scope_, start_slot(lease, slot, request, environment_.clock.now() + start_budget));
+    spawn(scope_,
+          start_slot(lease, slot, request, surroundings, environment_.clock.now() + start_budget));
   }
   while (!settled(*lease) && !lease->stopped) {
     if (!co_await wait_until(environment_.clock, deadline, lease->changed)) break;
@@ -94,7 +95,8 @@ Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots reque
 }
 
 Async<void> SlotHost::start_slot(Pointer lease, protocol::SlotToStart wanted_slot,
-                                 protocol::StartSlots request, Instant deadline) {
+                                 protocol::StartSlots request, Surroundings surroundings,
+                                 Instant deadline) {
   const uint32_t number = wanted_slot.number;
   if (wanted_slot.devices.empty()) {
     const bool reused = co_await reuse(lease, wanted_slot, request);
@@ -103,7 +105,9 @@ Async<void> SlotHost::start_slot(Pointer lease, protocol::SlotToStart wanted_slo
   const auto empty = lease->slots.find(number);
   if (lease->stopped || empty == lease->slots.end() || empty->second.process) co_return;
   const Instant began = environment_.clock.now();
-  const ProcessTable::Request launch{request.job, wanted_slot.devices, {}};
+  const auto driver = surroundings.driver;
+  const ProcessTable::Request launch{
+      request.job, wanted_slot.devices, {}, request.module, std::move(surroundings)};
   auto launched = processes_.launch(launch);
   if (!launched) {
     lease->slots.erase(number);
@@ -113,7 +117,7 @@ Async<void> SlotHost::start_slot(Pointer lease, protocol::SlotToStart wanted_slo
   }
   auto process = *launched;
   lease->slots[number] = Slot{process, false, launch.devices, wanted_slot.bundle};
-  logs_.process_started(process->id(), {}, process->log_path());
+  logs_.process_started(*process, {}, program_of(request.module), driver);
   Bytes body = assignment(request, wanted_slot.bundle);
   auto outcome =
       co_await HostedProcess::greet_and_assign(process, processes_.service(), processes_.hello,

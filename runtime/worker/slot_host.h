@@ -24,7 +24,8 @@ class SlotHost {
   // Starts those of the slots that the lease does not have and answers with all that it has.
   // Idempotent. Errors: conflict (the lease was stopped here), and, if no slot at all
   // could be started, why the last one was not.
-  Async<Result<protocol::SlotsStarted>> start(protocol::StartSlots request, Instant deadline);
+  Async<Result<protocol::SlotsStarted>> start(protocol::StartSlots request,
+                                              Surroundings surroundings, Instant deadline);
   // No processes named: the whole lease, for good. Processes that are used again idle; answers when
   // the others, those with devices among them, have ended. Errors: deadline_exceeded.
   Async<Result<protocol::Empty>> stop(protocol::StopSlots request, Instant deadline);
@@ -62,7 +63,7 @@ class SlotHost {
   using Pointer = std::shared_ptr<Lease>;
 
   Async<void> start_slot(Pointer lease, protocol::SlotToStart slot, protocol::StartSlots request,
-                         Instant deadline);
+                         Surroundings surroundings, Instant deadline);
   Async<bool> reuse(Pointer lease, protocol::SlotToStart slot, protocol::StartSlots request);
   Async<bool> wait_until_ended(LeaseId lease, Instant deadline);
   void end_slot(LeaseId lease, const Slot& slot);

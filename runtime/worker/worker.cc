@@ -36,18 +36,23 @@ Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, Wo
       options_(std::move(options)),
       scope_(environment.loop),
       door_(*this),
-      logs_(environment, options_),
+      head_(environment, scope_, options_, door_,
+            {[this] { return registration(); }, [this] { return hello_; },
+             [this] { return objects_.used_bytes(); }, [this] { return objects_.spilled_bytes(); },
+             [this] { return actors_.changed_gauges(); }}),
+      packages_(
+          environment, scope_, options_, head_,
+          [this](JobId job) { return environments_.knows(job) || processes_.has_any_of(job); }),
+      environments_(environment, scope_, head_, packages_),
+      forwarder_(environment, scope_, options_, launcher, door_, environments_),
+      logs_(environment, options_, forwarder_),
       processes_(environment, scope_, launcher, options_, door_,
                  [this](HostedProcess& process) { process_exited(process); }),
       actors_(environment, scope_, processes_, logs_),
       slots_(environment, scope_, processes_, logs_, options_),
       objects_(environment, scope_, options_, door_),
       rings_(environment),
-      timelines_(environment, scope_, options_),
-      head_(environment, scope_, options_, door_,
-            {[this] { return registration(); }, [this] { return hello_; },
-             [this] { return objects_.used_bytes(); }, [this] { return objects_.spilled_bytes(); },
-             [this] { return actors_.changed_gauges(); }}) {
+      timelines_(environment, scope_, options_) {
   answer_methods();
 }
 
@@ -75,6 +80,7 @@ Async<Status> Worker::start() {
     listeners_.push_back(std::move(*listener));
   }
   processes_.hello = hello_;
+  forwarder_.hello = hello_;
   objects_.set_self(hello_);
   TROUPE_CO_CHECK(co_await objects_.start());
   for (const auto& listener : listeners_) spawn(scope_, accept_from(listener.get()));
@@ -195,15 +201,22 @@ protocol::RegisterNode Worker::registration() {
 Async<void> Worker::end_finished_jobs() {
   for (;;) {
     co_await sleep_for(environment_.clock, options_.job_check_period);
-    if (objects_.idle_jobs().empty() || !head_.is_registered()) continue;
+    const bool none = objects_.idle_jobs().empty() && environments_.known().empty();
+    if (none || !head_.is_registered()) continue;
     protocol::Empty nothing;
     auto peer = head_.peer();
     auto jobs = co_await transport::call<protocol::JobList>(peer, Method::list_jobs,
                                                             std::move(nothing), job_query_budget);
     if (!jobs) continue;
-    for (const JobId job : objects_.idle_jobs()) {
+    const auto runs = [&](JobId job) {
       const auto found = std::ranges::find(jobs->items, job, &protocol::JobInfo::job);
-      if (found == jobs->items.end() || found->state != "running") objects_.end_job(job);
+      return found != jobs->items.end() && found->state == "running";
+    };
+    for (const JobId job : objects_.idle_jobs()) {
+      if (!runs(job)) objects_.end_job(job);
+    }
+    for (const JobId job : environments_.known()) {
+      if (!runs(job)) forget_job(job);
     }
   }
 }
@@ -222,6 +235,7 @@ void Worker::answer_methods() {
   door_.on(Method::stop_slots, *this, &Worker::stop_slots);
   door_.on(Method::report_gauges, *this, &Worker::report_gauges);
   door_.on(Method::job_ended, *this, &Worker::job_ended);
+  door_.on(Method::job_logs, *this, &Worker::flush_logs);
   door_.on(Method::list_objects, *this, &Worker::list_objects);
   door_.on(Method::attach_process, *this, &Worker::attach_process);
   door_.on(Method::reserve_extent, *this, &Worker::reserve_extent);
@@ -257,12 +271,26 @@ void Worker::answer_methods() {
                   });
 }
 
+Async<Result<Surroundings>> Worker::prepare(JobId job, std::string module, uint64_t epoch,
+                                            CallContext call) {
+  const uint64_t registration = head_.registrations();
+  const Instant deadline = answer_by(call.deadline, environment_.clock.now());
+  auto made = co_await environments_.prepare(job, std::move(module), deadline);
+  TROUPE_CO_CHECK(head_.check(call, epoch));
+  if (registration != head_.registrations()) {
+    co_return error(Code::cancelled, "the node registered anew meanwhile: the head asks again");
+  }
+  co_return made;
+}
+
 Async<Result<protocol::ProcessStarted>> Worker::start_actor(protocol::StartActor request,
                                                             CallContext call) {
   TROUPE_CO_CHECK(head_.check(call, request.epoch));
   head_.forget_exits(request.spec.actor, request.incarnation);
   const Instant deadline = answer_by(call.deadline, environment_.clock.now());
-  co_return co_await actors_.start(std::move(request), deadline);
+  TROUPE_CO_TRY(auto surroundings,
+                co_await prepare(request.spec.job, request.spec.module, request.epoch, call));
+  co_return co_await actors_.start(std::move(request), std::move(surroundings), deadline);
 }
 
 Async<Result<Empty>> Worker::stop_actor(protocol::StopActor request, CallContext call) {
@@ -279,7 +307,14 @@ Async<Status> Worker::start_actors(Message message, CallContext call,
     TROUPE_CO_CHECK(head_.check(call, item.epoch));
     head_.forget_exits(item.spec.actor, item.incarnation);
   }
-  co_return co_await actors_.start_light(std::move(*request), out);
+  const auto prepared = std::make_shared<ActorHost::Prepared>();
+  for (const protocol::StartActor& item : request->items) {
+    const auto key = std::make_pair(item.spec.job, item.spec.module);
+    if (prepared->contains(key)) continue;
+    auto made = co_await prepare(key.first, key.second, item.epoch, call);
+    prepared->emplace(key, std::move(made));
+  }
+  co_return co_await actors_.start_light(std::move(*request), prepared, out);
 }
 
 Async<Result<Empty>> Worker::stop_actors(protocol::StopActors request, CallContext call) {
@@ -294,7 +329,9 @@ Async<Result<protocol::SlotsStarted>> Worker::start_slots(protocol::StartSlots r
                                                           CallContext call) {
   TROUPE_CO_CHECK(head_.check(call, request.epoch));
   const Instant deadline = answer_by(call.deadline, environment_.clock.now());
-  co_return co_await slots_.start(std::move(request), deadline);
+  TROUPE_CO_TRY(auto surroundings,
+                co_await prepare(request.job, request.module, request.epoch, call));
+  co_return co_await slots_.start(std::move(request), std::move(surroundings), deadline);
 }
 
 Async<Result<Empty>> Worker::stop_slots(protocol::StopSlots request, CallContext call) {
@@ -306,6 +343,18 @@ Async<Result<Empty>> Worker::stop_slots(protocol::StopSlots request, CallContext
 Async<Result<Empty>> Worker::job_ended(protocol::EndJob request, CallContext call) {
   TROUPE_CO_CHECK(head_.check(call, head_.epoch()));
   objects_.end_job(request.job);
+  forget_job(request.job);
+  co_return Empty{};
+}
+
+void Worker::forget_job(JobId job) {
+  environments_.job_ended(job);
+  forwarder_.job_ended(job);
+}
+
+Async<Result<Empty>> Worker::flush_logs(protocol::JobLogs request, CallContext call) {
+  TROUPE_CO_CHECK(head_.check(call, head_.epoch()));
+  co_await forwarder_.flush(request.job, call.deadline);
   co_return Empty{};
 }
 

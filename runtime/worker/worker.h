@@ -9,9 +9,12 @@
 #include "transport/router.h"
 #include "worker/actor_host.h"
 #include "worker/head_link.h"
+#include "worker/job_environments.h"
+#include "worker/log_forwarder.h"
 #include "worker/logs.h"
 #include "worker/object_service.h"
 #include "worker/options.h"
+#include "worker/package_cache.h"
 #include "worker/process_launcher.h"
 #include "worker/process_table.h"
 #include "worker/ring_broker.h"
@@ -62,7 +65,11 @@ class Worker {
   void process_exited(HostedProcess& process);
   protocol::RegisterNode registration();
   Async<void> end_finished_jobs();
+  void forget_job(JobId job);
   std::string socket_of(ProcessId process) const;
+  // Makes ready what the process of a module needs; then the head's request must still count.
+  Async<Result<Surroundings>> prepare(JobId job, std::string module, uint64_t epoch,
+                                      CallContext call);
   Result<object_store::Caller> caller_of(const CallContext& call) const;
 
   // The head's.
@@ -75,6 +82,7 @@ class Worker {
   Async<Status> get_timelines(Message, CallContext, transport::OutgoingStream&);
   Async<Result<protocol::Empty>> report_gauges(protocol::ActorGauges, CallContext);
   Async<Result<protocol::Empty>> job_ended(protocol::EndJob, CallContext);
+  Async<Result<protocol::Empty>> flush_logs(protocol::JobLogs, CallContext);
   Async<Result<protocol::ObjectList>> list_objects(protocol::ListObjects, CallContext);
   // The node's processes'.
   Async<Result<protocol::Attached>> attach_process(protocol::AttachProcess, CallContext);
@@ -94,6 +102,10 @@ class Worker {
   Scope scope_;
   Door door_;
   protocol::Hello hello_;
+  HeadLink head_;
+  PackageCache packages_;
+  JobEnvironments environments_;
+  LogForwarder forwarder_;
   Logs logs_;
   ProcessTable processes_;
   ActorHost actors_;
@@ -101,7 +113,6 @@ class Worker {
   ObjectService objects_;
   RingBroker rings_;
   Timelines timelines_;
-  HeadLink head_;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
   std::map<ProcessId, int> local_connections_;
   std::map<ProcessId, std::weak_ptr<transport::Peer>> attached_;  // The node's processes.

@@ -50,6 +50,16 @@ Result<const TaskEntry*> find_task(const Registry& entries, std::string_view nam
 
 const troupe_host* host_table = nullptr;
 
+// Written before the module is loaded.
+struct ModuleAlias {
+  std::string file;
+  std::string name;
+};
+ModuleAlias& module_alias() {
+  static ModuleAlias alias;
+  return alias;
+}
+
 int32_t create_tasks(troupe_context*, uint64_t, const troupe_bytes*, size_t, void** instance,
                      troupe_text*) {
   *instance = &registry();
@@ -139,8 +149,24 @@ std::string module_of(const void* address) {
   Dl_info info{};
   if (::dladdr(address, &info) == 0 || info.dli_fname == nullptr) return {};
   std::error_code failed;
-  const auto path = std::filesystem::canonical(info.dli_fname, failed);
-  return failed ? std::string(info.dli_fname) : path.string();
+  const auto found = std::filesystem::canonical(info.dli_fname, failed);
+  std::string path = failed ? std::string(info.dli_fname) : found.string();
+  return path == module_alias().file ? module_alias().name : path;
+}
+
+std::vector<std::string> registered_modules() {
+  Registry& entries = registry();
+  const std::lock_guard lock{entries.mutex};
+  std::set<std::string> found;
+  for (const auto& [function, entry] : entries.tasks) found.insert(module_of(function));
+  for (const troupe_actor_class* table : entries.classes) found.insert(module_of(table));
+  return {found.begin(), found.end()};
+}
+
+void set_module_alias(std::string file, std::string name) {
+  std::error_code failed;
+  const auto path = std::filesystem::canonical(file, failed);
+  module_alias() = {failed ? std::move(file) : path.string(), std::move(name)};
 }
 
 }  // namespace troupe::detail

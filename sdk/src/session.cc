@@ -23,6 +23,7 @@
 #include "client/result_refs.h"
 #include "client/store_client.h"
 #include "client/timeline_notes.h"
+#include "job_files.h"
 #include "placement_lowering.h"
 #include "session_impl.h"
 #include "transport/ring_port.h"
@@ -418,7 +419,7 @@ struct TaskFunction {
 };
 
 // Found once a function: it takes a walk through the file system.
-Result<const TaskFunction*> find_task_function(const void* function) {
+Result<const TaskFunction*> find_task_function(SessionImpl& session, const void* function) {
   static std::mutex mutex;
   static std::unordered_map<const void*, TaskFunction> known;  // Its nodes do not move.
   thread_local std::pair<const void*, const TaskFunction*> last{};
@@ -427,7 +428,9 @@ Result<const TaskFunction*> find_task_function(const void* function) {
   auto found = known.find(function);
   if (found == known.end()) {
     TROUPE_TRY(auto name, task_name(function));
-    found = known.emplace(function, TaskFunction{module_of(function), std::move(name)}).first;
+    const std::string module = module_of(function);
+    TROUPE_CHECK(ship_module(session, module));
+    found = known.emplace(function, TaskFunction{module, std::move(name)}).first;
   }
   last = {function, &found->second};
   return &found->second;
@@ -449,7 +452,8 @@ client::RetryPolicy to_policy(int retries, const std::vector<Code>& on,
 }
 
 // Tasks of one call site follow each other: what they have in common is made once.
-Result<std::shared_ptr<const client::TaskTraits>> traits_of(const void* function,
+Result<std::shared_ptr<const client::TaskTraits>> traits_of(SessionImpl& session,
+                                                            const void* function,
                                                             uint64_t signature,
                                                             const TaskOptions& options,
                                                             uint32_t results) {
@@ -465,7 +469,7 @@ Result<std::shared_ptr<const client::TaskTraits>> traits_of(const void* function
       last.results == results && last.options == options) {
     return last.traits;
   }
-  TROUPE_TRY(const TaskFunction* task, find_task_function(function));
+  TROUPE_TRY(const TaskFunction* task, find_task_function(session, function));
   if (results > results_max) {
     return error(Code::invalid, fmt::format("a call has at most {} results", results_max));
   }
@@ -531,7 +535,7 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
                                        const void* function, uint64_t signature,
                                        std::vector<ArgumentValue> arguments,
                                        const TaskOptions& options) {
-  auto traits = traits_of(function, signature, options, 0);
+  auto traits = traits_of(*session, function, signature, options, 0);
   if (!traits) return make_failed(session, std::move(traits).error());
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return make_failed(session, std::move(stored).error());
@@ -542,7 +546,7 @@ std::shared_ptr<RefHandle> submit_task(const std::shared_ptr<SessionImpl>& sessi
 std::vector<std::shared_ptr<RefHandle>> submit_task_many(
     const std::shared_ptr<SessionImpl>& session, const void* function, uint64_t signature,
     std::vector<ArgumentValue> arguments, const TaskOptions& options, uint32_t count) {
-  auto traits = traits_of(function, signature, options, std::max(count, 1u));
+  auto traits = traits_of(*session, function, signature, options, std::max(count, 1u));
   if (!traits) return all_failed(session, std::move(traits).error(), count);
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return all_failed(session, std::move(stored).error(), count);
@@ -715,6 +719,7 @@ Result<ActorId> create_actor(const std::shared_ptr<SessionImpl>& session, std::s
                              std::vector<ArgumentValue> arguments, const ActorOptions& options) {
   // A detached actor outlives what this process holds: its arguments stay with the head.
   if (!options.detached) TROUPE_CHECK(store_large_arguments(session, arguments));
+  TROUPE_CHECK(ship_module(*session, module));
   auto spec = actor_spec(*session, std::move(module), class_name, signature, options);
   auto lowered = lower(arguments);
   spec.arguments = std::move(lowered.arguments);
@@ -739,6 +744,7 @@ Result<std::vector<ActorId>> create_actors(const std::shared_ptr<SessionImpl>& s
                                            uint64_t signature,
                                            std::vector<std::vector<ArgumentValue>> arguments,
                                            const ActorOptions& options) {
+  TROUPE_CHECK(ship_module(*session, module));
   std::vector<protocol::ActorSpec> specs;
   std::vector<std::vector<ObjectName>> held;
   for (size_t i = 0; i < arguments.size(); ++i) {
@@ -1268,7 +1274,7 @@ StartedStream stream_task(const std::shared_ptr<SessionImpl>& session, const voi
                           uint64_t signature, std::vector<ArgumentValue> arguments,
                           const TaskOptions& options) {
   auto items = std::make_shared<client::ItemSource>(session->client().environment().loop);
-  auto traits = traits_of(function, signature, options, 0);
+  auto traits = traits_of(*session, function, signature, options, 0);
   if (!traits) return failed_stream(session, std::move(items), std::move(traits).error());
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return failed_stream(session, std::move(items), std::move(stored).error());
@@ -1342,6 +1348,9 @@ void spawn_detached(boost::asio::io_context& loop, Function function) {
   boost::asio::co_spawn(loop, std::move(function), boost::asio::detached);
 }
 
+// That what the job's processes have written may take to be here when its session ends.
+constexpr Duration logs_budget = std::chrono::seconds(1);
+
 Async<void> end_job(DriverCore& core) {
   protocol::EndJob end;
   end.job = core.client->job();
@@ -1357,6 +1366,7 @@ void shut_down(std::unique_ptr<DriverCore> core) {
     DriverCore* raw = core.get();
     boost::asio::post(raw->real.io(), [raw] {
       spawn_detached(raw->real.io(), [raw]() -> Async<void> {
+        if (raw->logs) co_await raw->logs->stop(logs_budget);
         if (raw->ends_job) co_await end_job(*raw);
         co_await raw->client->stop();
         raw->real.io().stop();
@@ -1419,7 +1429,26 @@ std::string command_line() {
   return line.substr(0, 4096);
 }
 
-Result<std::unique_ptr<DriverCore>> start_driver(const std::string& socket, JobId job) {
+bool is_off(const char* variable) {
+  const char* given = std::getenv(variable);
+  return given != nullptr && std::string_view(given) == "0";
+}
+
+client::LogSink to_sink(std::function<void(const LogLine&)> on_log) {
+  if (!on_log) return {};
+  return [on_log = std::move(on_log)](const protocol::JobLogs& batch) {
+    for (const protocol::ProcessLines& item : batch.items) {
+      uint64_t lost = item.lost;
+      for (const std::string& line : item.lines) {
+        on_log({item.name, batch.node_name, item.pid, line, std::exchange(lost, 0)});
+      }
+      if (lost > 0) on_log({item.name, batch.node_name, item.pid, {}, lost});
+    }
+  };
+}
+
+Result<std::unique_ptr<DriverCore>> start_driver(const std::string& socket, JobId job,
+                                                 const ConnectOptions& connect_options) {
   auto core = std::make_unique<DriverCore>();
   DriverCore* raw = core.get();
   TROUPE_CHECK(core->real.enable_rings());
@@ -1439,6 +1468,12 @@ Result<std::unique_ptr<DriverCore>> start_driver(const std::string& socket, JobI
              transport::TimelineMemory::create_if_on(core->real.environment().clock));
   options.timeline = core->timeline.get();
   core->client = std::make_unique<client::Client>(core->real.environment(), std::move(options));
+  if (connect_options.log_to_driver && !is_off("TROUPE_LOG_TO_DRIVER")) {
+    client::DriverLogs::Options logs;
+    logs.sink = to_sink(connect_options.on_log);
+    logs.shows_repeats = is_off("TROUPE_LOG_DEDUP");
+    core->logs = std::make_unique<client::DriverLogs>(*core->client, std::move(logs));
+  }
   std::promise<Status> started;
   core->thread = std::thread([raw, &started] {
     spawn_detached(raw->real.io(), [raw, &started]() -> Async<void> {
@@ -1528,8 +1563,10 @@ Result<Session> connect(const ConnectOptions& options) {
   if (submitted != nullptr) {
     TROUPE_TRY(job, JobId::parse(submitted));
   }
+  // Hashed while the connection is made.
+  auto collecting = std::async(std::launch::async, detail::collect_job_files, options);
   for (const std::string& socket : sockets) {
-    auto core = detail::start_driver(socket, job);
+    auto core = detail::start_driver(socket, job, options);
     if (!core) {
       failure = std::move(core).error();
       continue;
@@ -1542,7 +1579,16 @@ Result<Session> connect(const ConnectOptions& options) {
     begin.entrypoint = detail::command_line();
     begin.name = options.job_name.empty() ? ::program_invocation_short_name : options.job_name;
     begin.name_space = impl->name_space();
+    TROUPE_TRY(auto files, collecting.get());
+    for (const auto& [name, value] : options.environment) {
+      begin.environment.variables.push_back({name, value});
+    }
+    begin.environment.packages = files.shelf->packages();
+    begin.environment.log_to_driver = impl->core()->logs != nullptr;
+    impl->core()->modules = std::move(files.modules);
     TROUPE_CHECK(impl->run<protocol::Empty>([&] {
+      impl->core()->shelf = files.shelf;
+      impl->client().set_packages(files.shelf);
       return impl->client().ask_head<protocol::Empty>(transport::Method::begin_job, begin,
                                                       detail::control_budget);
     }));

@@ -4,9 +4,13 @@
 #include <boost/asio/post.hpp>
 #include <future>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <thread>
 
 #include "client/client.h"
+#include "client/driver_logs.h"
+#include "packages/shelf.h"
 #include "security/credentials.h"
 #include "transport/real_environment.h"
 #include "troupe/session.h"
@@ -19,6 +23,10 @@ struct DriverCore {
   std::unique_ptr<security::Credentials> credentials;
   std::unique_ptr<transport::TimelineMemory> timeline;
   std::unique_ptr<client::Client> client;
+  std::unique_ptr<client::DriverLogs> logs;  // Null: nobody wants to read them.
+  std::shared_ptr<packages::Shelf> shelf;    // On the loop.
+  std::mutex modules_mutex;
+  std::set<std::string> modules;  // That were put on the shelf, or cannot be.
   std::thread thread;
   bool ends_job = true;  // False: `troupe submit` does, for its command may be several programs.
   std::string failure;   // Why the job failed; empty: it did not.

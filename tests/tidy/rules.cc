@@ -18,7 +18,8 @@ using Folders = std::set<std::string_view>;
 // What each folder may include besides itself.
 const std::map<std::string_view, Folders>& arrows() {
   static const Folders core = {"runtime/base",     "runtime/protocol", "runtime/transport",
-                               "runtime/security", "runtime/metadata", "object_store"};
+                               "runtime/security", "runtime/metadata", "object_store",
+                               "runtime/packages"};
   static const auto with = [](Folders folders, std::initializer_list<std::string_view> more) {
     folders.insert(more);
     return folders;
@@ -32,15 +33,17 @@ const std::map<std::string_view, Folders>& arrows() {
       {"runtime/security", below_core},
       {"runtime/metadata", below_core},
       {"object_store", below_core},
-      {"runtime/client", with(below_core, {"runtime/security", "object_store"})},
+      {"runtime/packages", with(below_core, {"runtime/security"})},
+      {"runtime/client",
+       with(below_core, {"runtime/security", "object_store", "runtime/packages"})},
       {"runtime/head", with(core, {"runtime/client", "scheduler"})},
       {"runtime/worker", with(core, {"runtime/client"})},
       {"runtime/actor", with(core, {"runtime/client", "sdk/include"})},
       {"runtime/gateway", with(core, {"runtime/client"})},
       {"scheduler", {"runtime/base"}},
       // libtroupe holds the actor host too, so that user code and host share one client.
-      {"sdk", with(below_core, {"runtime/client", "runtime/security", "runtime/actor",
-                                "object_store", "sdk/include"})},
+      {"sdk", with(below_core, {"runtime/client", "runtime/security", "runtime/packages",
+                                "runtime/actor", "object_store", "sdk/include"})},
       {"sdk/include", with(below_core, {"runtime/client", "object_store"})},
       {"plugins/llm", {"runtime/base"}},
       {"plugins/training", plugin},

@@ -53,6 +53,7 @@ class TestActor {
     const std::string& what = request.spec.class_name;
     std::printf("assigned %s, devices [%s], extra [%s]\n", what.c_str(),
                 ::getenv("CUDA_VISIBLE_DEVICES"), ::getenv("EXTRA") ? ::getenv("EXTRA") : "");
+    if (what == "around") look_around();
     std::fflush(stdout);
     if (what == "exit") std::_Exit(3);
     if (what == "gauges") spawn(scope_, report(request.spec.actor, request.incarnation));
@@ -62,6 +63,13 @@ class TestActor {
       std::signal(SIGTERM, SIG_IGN);
     }
     co_return protocol::ProcessStarted{address_, 0};
+  }
+  static void look_around() {
+    const auto value = [](const char* name) { return ::getenv(name) ? ::getenv(name) : ""; };
+    char folder[4096] = "";
+    std::printf("A=%s\nmodule=%s\nmodule file=%s\nfolder=%s\nlast", value("A"),
+                value("TROUPE_MODULE"), value("TROUPE_MODULE_FILE"),
+                ::getcwd(folder, sizeof folder));
   }
   Async<void> report(ActorId actor, uint32_t incarnation) {
     for (;;) {  // Refused until the worker has this process's answer.

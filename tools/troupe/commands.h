@@ -21,6 +21,7 @@ struct UpOptions {
   uint64_t store_mib = 0;  // A worker's object store; 0: a quarter of memory, shared out evenly.
   std::string spill_dir;   // Where full stores spill objects; empty: below the state directory.
   int64_t spill_mib = -1;  // At most so much a worker; 0: off; -1: four times its object store.
+  uint64_t package_mib = 10 << 10;  // What a worker keeps of jobs' files when no job needs them.
   // NAME=AMOUNT and KEY=VALUE, of each worker; with "worker-N:" before it, of that one alone.
   std::vector<std::string> resources;
   std::vector<std::string> labels;
@@ -53,6 +54,8 @@ int run_why(const CommonOptions& common, const std::string& id);
 
 struct SubmitOptions {
   std::string name;
+  std::vector<std::string> variables;  // NAME=VALUE, of the command and all processes of the job.
+  std::string working_dir;             // Sent to the nodes; empty: none.
   std::vector<std::string> command;
 };
 int run_submit(const CommonOptions& common, const SubmitOptions& options);
@@ -89,8 +92,9 @@ struct DaemonOptions {
   uint32_t first_gpu = 0;
   uint64_t memory_mib = 0;
   uint64_t store_mib = 0;
-  std::string spill_dir;               // Empty: below the state directory.
-  uint64_t spill_mib = 0;              // 0: spilling is off.
+  std::string spill_dir;   // Empty: below the state directory.
+  uint64_t spill_mib = 0;  // 0: spilling is off.
+  uint64_t package_mib = 10 << 10;
   std::vector<std::string> resources;  // NAME=AMOUNT.
   std::vector<std::string> labels;     // KEY=VALUE.
 };

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "base/file_descriptor.h"
+#include "packages/shelf.h"
 #include "protocol/codec.h"
 #include "security/api_keys.h"
 #include "troupe/commands.h"
@@ -40,6 +41,22 @@ class SubmittedJob {
   // Begins the job, or says again that it goes on: a head that was restarted waits for that.
   Status keep() {
     TROUPE_CHECK(ask(Method::begin_job, job_));
+    return ok();
+  }
+  // The head has fetched what the job needs of this machine: it can do without us.
+  Status hand_over(const packages::Shelf& shelf) {
+    TROUPE_ASSERT(head_ != nullptr, "the job has begun");
+    Rpc* const head = head_.get();
+    head->router().on_stream(Method::get_package,
+                             [head, &shelf](transport::Message message, transport::CallContext,
+                                            transport::OutgoingStream& out) {
+                               return shelf.give(head->environment(), std::move(message), out);
+                             });
+    for (const protocol::Package& package : shelf.packages()) {
+      protocol::GetPackage request{job_.job, package.hash, package.size_bytes};
+      TROUPE_CHECK(head->stream(Method::get_package, protocol::encode(request),
+                                [](BytesView) { return true; }));
+    }
     return ok();
   }
   void end(bool succeeded, std::string message) {
@@ -89,6 +106,18 @@ Result<pid_t> start_behind_gate(std::vector<std::string> command, FileDescriptor
   ::_exit(127);
 }
 
+Result<std::vector<protocol::NamedValue>> parse_variables(const std::vector<std::string>& texts) {
+  std::vector<protocol::NamedValue> variables;
+  for (const std::string& text : texts) {
+    const size_t equals = text.find('=');
+    if (equals == text.npos || equals == 0) {
+      return error(Code::invalid, fmt::format("--env {}: it is NAME=VALUE", text));
+    }
+    variables.push_back({text.substr(0, equals), text.substr(equals + 1)});
+  }
+  return variables;
+}
+
 }  // namespace
 
 int run_submit(const CommonOptions& common, const SubmitOptions& options) {
@@ -103,6 +132,18 @@ int run_submit(const CommonOptions& common, const SubmitOptions& options) {
                    : options.name;
   begin.entrypoint = fmt::format("{}", fmt::join(options.command, " ")).substr(0, 4096);
   begin.name_space = "default";
+  auto variables = parse_variables(options.variables);
+  if (!variables) return fail(variables.error());
+  begin.environment.variables = std::move(*variables);
+  packages::Shelf shelf;
+  if (!options.working_dir.empty()) {
+    const auto packed = shelf.add_working_folder(options.working_dir);
+    if (!packed) return fail(Error{packed.error()}.context("--working-dir"));
+  }
+  begin.environment.packages = shelf.packages();
+  for (const auto& [name, value] : begin.environment.variables) {
+    ::setenv(name.c_str(), value.c_str(), 1);
+  }
   ::setenv("TROUPE_STATE", folder.path().c_str(), 1);
   ::setenv("TROUPE_JOB_ID", begin.job.to_string().c_str(), 1);
   ::signal(SIGINT, SIG_IGN);
@@ -116,6 +157,7 @@ int run_submit(const CommonOptions& common, const SubmitOptions& options) {
   ::signal(SIGPIPE, SIG_IGN);
   SubmittedJob job{folder, std::move(begin)};
   auto begun = job.keep();
+  if (begun) begun = job.hand_over(shelf);
   if (begun && ::write(gate.get(), "\n", 1) != 1) {
     begun = error(Code::internal, "the command ended before it began");
   }

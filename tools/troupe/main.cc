@@ -51,6 +51,8 @@ int main(int argc, char** argv) {
   up_command->add_option("--spill-mib", up.spill_mib,
                          "Spilled objects a worker, in MiB, at most; 0: none (default: four times "
                          "--store-mib)");
+  up_command->add_option("--package-mib", up.package_mib,
+                         "Jobs' modules and working directories a worker keeps, in MiB");
   up_command
       ->add_option("--resource", up.resources,
                    "NAME=AMOUNT of a resource of your own, for each worker; "
@@ -126,6 +128,13 @@ int main(int argc, char** argv) {
       "submit", "Run a command, and its SDK programs, as a job: submit -- CMD ARGS");
   add_common(*submit_command, common);
   submit_command->add_option("--name", submit.name, "The job's name");
+  submit_command
+      ->add_option("--env", submit.variables,
+                   "NAME=VALUE for the command and all processes of the job. May be repeated")
+      ->allow_extra_args(false);
+  submit_command->add_option("--working-dir", submit.working_dir,
+                             "Directory that is sent to the nodes: there all processes of the job "
+                             "start in it");
   submit_command->add_option("command", submit.command)->required();
   submit_command->callback([&] { status = run_submit(common, submit); });
 
@@ -191,6 +200,7 @@ int main(int argc, char** argv) {
     command->add_option("--store-mib", daemon.store_mib);
     command->add_option("--spill-dir", daemon.spill_dir, "Folder for spilled objects");
     command->add_option("--spill-mib", daemon.spill_mib, "How much is spilled; 0: nothing");
+    command->add_option("--package-mib", daemon.package_mib, "How much of jobs' files is kept");
     command->add_option("--resource", daemon.resources, "NAME=AMOUNT of a resource of your own")
         ->allow_extra_args(false);
     command->add_option("--label", daemon.labels, "KEY=VALUE")->allow_extra_args(false);

@@ -28,6 +28,9 @@ class Rpc {
     if (!outcome) return error(Code::cancelled, "interrupted");
     return std::move(*outcome);
   }
+  // What the other end may ask meanwhile. Answered while this waits for an answer.
+  transport::Router& router() { return router_; }
+  transport::Environment environment() { return real_.environment(); }
   // Calls back with each item until it returns false or the stream ends.
   Status stream(transport::Method method, Bytes request, std::function<bool(BytesView)> item);
 

@@ -3,7 +3,7 @@
 //   cluster.json   what `troupe up` started        authority/    the cluster's certificate
 //   authority lock           held by the running head        credentials/  certificates, a folder a
 //   daemon api_keys.json  hashes of the gateway's keys    metadata/     the head's tables
-//   gateway.key    one key, for local clients      sockets/ logs/
+//   gateway.key    one key, for local clients      sockets/ logs/ packages/
 #pragma once
 
 #include <cstdint>
@@ -43,6 +43,10 @@ class StateFolder {
   std::filesystem::path sockets() const { return path_ / "sockets"; }
   std::filesystem::path logs() const { return path_ / "logs"; }
   std::filesystem::path spill() const { return path_ / "spill"; }
+  // Of the head ("head"), or a worker.
+  std::filesystem::path packages(const std::string& daemon) const {
+    return path_ / "packages" / daemon;
+  }
   std::filesystem::path authority() const { return path_ / "authority"; }
   // What the gateway's HTTPS is verified with (curl --cacert).
   std::filesystem::path authority_certificate() const { return authority() / "authority.pem"; }

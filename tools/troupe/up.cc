@@ -188,7 +188,8 @@ class Starter {
           "--first-gpu",     fmt::format("{}", i * gpus_apart),
           "--memory-mib",    fmt::format("{}", memory_mib),
           "--store-mib",     fmt::format("{}", store_mib),
-          "--spill-mib",     fmt::format("{}", spill_mib)};
+          "--spill-mib",     fmt::format("{}", spill_mib),
+          "--package-mib",   fmt::format("{}", options_.package_mib)};
       if (!options_.spill_dir.empty()) {
         arguments.insert(arguments.end(),
                          {"--spill-dir", std::filesystem::absolute(options_.spill_dir)});

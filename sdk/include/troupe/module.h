@@ -43,6 +43,10 @@ Result<std::string> task_name(const void* function);
 const char* class_name(const char* signature);
 // The shared object that holds `address`.
 std::string module_of(const void* address);
+// Of all functions and classes that are registered.
+std::vector<std::string> registered_modules();
+// In a process that loaded its module from a copy: by which name it goes everywhere.
+void set_module_alias(std::string file, std::string name);
 
 template <auto function>
 void call_task(void*, troupe_call* call, uint64_t signature, const troupe_bytes* arguments,

@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <span>
@@ -102,10 +103,33 @@ struct WaitResult {
   std::vector<size_t> pending;  // All others, ready or not.
 };
 
+// A line that a process of the job has written.
+struct LogLine {
+  std::string name;  // Of its actor or, of tasks, of its program.
+  std::string node;
+  uint32_t pid = 0;
+  std::string text;
+  uint64_t lost = 0;  // Lines before this one that were left out, for they came too fast.
+};
+
 struct ConnectOptions {
   std::string state_folder;  // Empty: TROUPE_STATE, or ~/.troupe.
   std::string job_name;      // Empty: the program's name.
   std::string name_space;    // Empty: "default".
+  // Of all processes of the job, on every node; an actor's own go first. At most 1000, and 128 KiB
+  // together. TROUPE_... and CUDA_VISIBLE_DEVICES are refused; others, also those that the dynamic
+  // linker reads (LD_LIBRARY_PATH, LD_PRELOAD), take the place of the worker's.
+  std::vector<std::pair<std::string, std::string>> environment = {};
+  // A directory that is sent to the nodes as it is now, and in which all processes of the job
+  // start; read-only there. At most 512 MiB and 100,000 files, without ".git". Empty: none.
+  std::string working_dir = {};
+  // What the job's processes write to stdout and stderr goes to this program's stderr, with who
+  // wrote it; equal lines of several processes are shown once, and then how often
+  // (TROUPE_LOG_DEDUP=0: every one). TROUPE_LOG_TO_DRIVER=0 turns it off.
+  bool log_to_driver = true;
+  // Takes every line in the place of stderr, on a thread of the session's own, one at a time. The
+  // processes' lines wait while it runs, and so does the end of the session.
+  std::function<void(const LogLine&)> on_log = {};
 };
 
 // What a program learns of an actor.
