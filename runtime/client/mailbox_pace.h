@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "base/clock.h"
 
@@ -14,8 +15,8 @@ class MailboxPace {
   // A call found the mailbox full.
   void refused(Instant now) {
     if (is_stale(now)) *this = {};
-    refused_ = true;
-    round_left_ = 0;  // Others of the round would find no room either.
+    refused_ = std::min(refused_ + 1, round_ - round_left_);
+    round_ -= std::exchange(round_left_, 0);  // The others would find no room either.
     if (limited_) return;
     limited_ = true;
     next_round_ = now + pause_;
@@ -41,22 +42,23 @@ class MailboxPace {
   // Nothing was refused or held back for so long that the past says nothing any more.
   bool is_stale(Instant now) const { return limited_ && now > next_round_ + pause_most * 4; }
   void begin_round(Instant now) {
-    if (refused_) {
-      round_ = std::max(round_ / 2, 1u);
+    const uint32_t taken = round_ - refused_;
+    if (round_ > 0 && taken == 0) {
       pause_ = std::min(pause_ * 2, pause_most);
     } else {
-      round_ = std::min(round_ * 2, round_most);
       pause_ = std::max(pause_ / 2, pause_first);
     }
-    refused_ = false;
+    // Twice as many as found room, or so many if not all did.
+    round_ = std::clamp(refused_ == 0 ? taken * 2 : taken, 1u, round_most);
+    refused_ = 0;
     round_left_ = round_;
     next_round_ = now + pause_;
   }
 
   bool limited_ = false;
-  bool refused_ = false;  // In this round.
-  uint32_t round_ = 1;    // How many calls it has.
-  uint32_t round_left_ = 0;
+  uint32_t round_ = 0;       // How many calls it has,
+  uint32_t round_left_ = 0;  // of them, those that were not sent yet,
+  uint32_t refused_ = 0;     // and those that were sent in vain.
   Duration pause_ = pause_first;
   Instant next_round_{};
 };

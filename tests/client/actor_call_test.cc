@@ -225,7 +225,11 @@ TEST(MailboxPaceTest, RoundsGrowWhileTheyFindRoomAndShrinkWhenTheyDoNot) {
   EXPECT_EQ(sent_in_a_round(), 2u);
   EXPECT_EQ(sent_in_a_round(), 4u);
   pace.refused(now);
-  EXPECT_EQ(sent_in_a_round(), 2u);
+  EXPECT_EQ(sent_in_a_round(), 3u) << "so many had found room";
+  const Instant before = now;
+  for (int i = 0; i < 3; ++i) pace.refused(now);
+  EXPECT_EQ(sent_in_a_round(), 1u);
+  EXPECT_GT(pace.next_round() - now, now - before) << "none had";
   for (int i = 0; i < 20; ++i) (void)sent_in_a_round();
   EXPECT_EQ(sent_in_a_round(), MailboxPace::round_most);
   EXPECT_TRUE(pace.may_send(now + 1min)) << "the past says nothing any more";
