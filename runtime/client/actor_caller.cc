@@ -187,6 +187,7 @@ Status ActorCaller::pass_to_ring(const Target& target,
 }
 
 void ActorCaller::enqueue(Target target, Queued queued) {
+  queued->found_full = target->pace_.holds_back(client_.environment_.clock.now());
   target->queue_.push_back(std::move(queued));
   start_pump(target);
 }

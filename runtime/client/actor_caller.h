@@ -30,7 +30,7 @@ struct ActorCall {
   // --- On the loop.
   TimerClock::TimerId timer = 0;
   bool has_timer = false;  // Or had.
-  bool found_full = false;
+  bool found_full = false;  // It, or one before it.
 };
 
 // Who chose the actor of a call, and may choose another. Thread-safe.

@@ -32,6 +32,8 @@ class MailboxPace {
     --round_left_;
     return true;
   }
+  // Whether it was full not long ago.
+  bool holds_back(Instant now) const { return limited_ && !is_stale(now); }
   Instant next_round() const { return next_round_; }
 
   static constexpr Duration pause_first = std::chrono::milliseconds(1);

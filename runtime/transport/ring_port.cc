@@ -173,7 +173,7 @@ void RingPort::begin_wait(Waiter& waiter) {
     awake_thread.own = doorbell_.memory();
     awake_thread.wakes();
   }
-  if (leader_.load() == nullptr) {
+  if (leader_.load() == nullptr && waiter.kind_ != Waiter::Kind::lazy) {
     leader_.store(&waiter);
     waiter.leads_ = true;
     doorbell_.page().led.store(1);

@@ -46,7 +46,8 @@ class RingPort {
   class Waiter {
    public:
     // eager: what it waits for may be in a ring. patient: whoever reads the rings signals it.
-    enum class Kind : uint8_t { eager, patient };
+    // lazy: the same, and it never reads itself: many results at a time are better for it than one.
+    enum class Kind : uint8_t { eager, patient, lazy };
     explicit Waiter(RingPort& port, Kind kind = Kind::eager) : port_(port), kind_(kind) {}
     Waiter(const Waiter&) = delete;
     Waiter& operator=(const Waiter&) = delete;
@@ -140,7 +141,8 @@ bool RingPort::wait(Waiter& waiter, Instant deadline, Done done, Arm arm) {
   begin_wait(waiter);
   const Instant began = now();
   const Instant spin_until = began + Duration{spin_ns_.load(std::memory_order_relaxed)};
-  bool spins = may_spin();
+  const bool is_lazy = waiter.kind_ == Waiter::Kind::lazy;
+  bool spins = !is_lazy && may_spin();
   bool over = false;
   for (uint32_t round = 1;; ++round) {
     const bool read = waiter.leads_ && drain();
@@ -164,7 +166,7 @@ bool RingPort::wait(Waiter& waiter, Instant deadline, Done done, Arm arm) {
     if (over) break;
     sleep(waiter, deadline);
   }
-  learn(now() - began);
+  if (!is_lazy) learn(now() - began);
   end_wait(waiter);
   return over;
 }

@@ -4,7 +4,7 @@
 #include <list>
 #include <mutex>
 
-#include "client/ready_watches.h"
+#include "client/object_directory.h"
 #include "ring_wait.h"
 #include "submitting.h"
 #include "troupe/limited_actor.h"
@@ -36,12 +36,25 @@ class CallWindow::Entry {
 
 namespace {
 
+// A thread that reads the rings for itself is woken for every result, to send one call: two
+// switches a call on a busy machine. Of so many places some will be free each time that the results
+// of a while are read.
+constexpr uint32_t wide = 64;
+constexpr int looks_max = 200;  // Some microseconds.
+
 class CallWindowImpl final : public CallWindow,
                              public client::ReadyHook,
                              public std::enable_shared_from_this<CallWindowImpl> {
  public:
-  CallWindowImpl(std::weak_ptr<SessionImpl> session, uint32_t calls_max)
-      : session_(std::move(session)), calls_max_(std::max(calls_max, 1u)) {}
+  CallWindowImpl(const std::shared_ptr<SessionImpl>& session, uint32_t calls_max)
+      : session_(session),
+        calls_max_(std::max(calls_max, 1u)),
+        watch_(session ? session->client().objects().watches().open(*this) : 0) {}
+  CallWindowImpl(const CallWindowImpl&) = delete;
+  CallWindowImpl& operator=(const CallWindowImpl&) = delete;
+  ~CallWindowImpl() override {
+    if (const auto session = session_.lock()) session->client().objects().watches().close(watch_);
+  }
 
   Status take(std::chrono::nanoseconds timeout) override {
     if (take_now()) return ok();
@@ -56,19 +69,27 @@ class CallWindowImpl final : public CallWindow,
     const auto session = session_.lock();
     if (!session) return error(Code::invalid, "an empty handle");
     const auto& environment = session->client().environment();
-    transport::RingPort::Waiter waiter{*environment.rings};
+    const Instant deadline = environment.clock.now() + timeout;
+    using Waiter = transport::RingPort::Waiter;
+    const bool is_wide = calls_max_ >= wide;
+    if (is_wide && look_for_place(*environment.rings)) return ok();
+    Waiter waiter{*environment.rings, is_wide ? Waiter::Kind::lazy : Waiter::Kind::eager};
     Entry entry{&waiter};
     if (enter(entry)) return ok();
     wait_in_rings(
-        *session, waiter, environment.clock.now() + timeout, [&] { return entry.is_granted(); },
-        [] {});
+        *session, waiter, deadline, [&] { return entry.is_granted(); }, [] {});
     // In any case: whoever grants it a place may still be about to signal.
     if (!leave(entry)) return ok();
     return not_in_time(timeout);
   }
 
   void give_back_when_ready(const RefHandle& ref) override {
-    if (!ref.object()->add_hook(shared_from_this(), 0)) give_back();
+    using Watch = client::Object::Watch;
+    // A watch costs no memory, but an object has one alone.
+    const Watch outcome = ref.object()->watch(watch_);
+    const bool waits = outcome == Watch::watched ||
+                       (outcome == Watch::taken && ref.object()->add_hook(shared_from_this(), 0));
+    if (!waits) give_back();
   }
   void ready(uint32_t) override { give_back(); }
 
@@ -103,6 +124,15 @@ class CallWindowImpl final : public CallWindow,
   }
 
  private:
+  // Reads what has arrived, as long as the wait is likely to be short.
+  bool look_for_place(transport::RingPort& rings) {
+    for (int looks = 0; looks < looks_max; ++looks) {
+      rings.drain();
+      if (take_now()) return true;
+      __builtin_ia32_pause();
+    }
+    return false;
+  }
   // True: there is a place now, and it is taken.
   bool enter(Entry& entry) {
     const std::lock_guard lock{mutex_};
@@ -142,6 +172,7 @@ class CallWindowImpl final : public CallWindow,
 
   const std::weak_ptr<SessionImpl> session_;
   const uint32_t calls_max_;
+  const uint64_t watch_;
   mutable std::mutex mutex_;  // Guards what follows.
   uint32_t taken_ = 0;
   std::list<Entry*> waiting_;
