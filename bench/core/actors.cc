@@ -92,6 +92,29 @@ void one_to_one(Harness& harness, const troupe::Session& session) {
   });
 }
 
+// Through a limited handle, and without, in turn: a busy machine is busy for both.
+void one_to_one_limited(Harness& harness, const troupe::Session& session) {
+  harness.row("1_1_actor_calls_limited", [&] {
+    constexpr size_t count = 5000;
+    Actors<Server> servers;
+    add_servers(session, servers, 1);
+    const auto& server = servers.refs[0];
+    const auto limited = server.limited(1000);
+    const auto unlimited_call = [&](size_t) { return server.call<&Server::small_value>(); };
+    const auto limited_call = [&](size_t) { return limited.call<&Server::small_value>(); };
+    double unlimited_seconds = 0;
+    double limited_seconds = 0;
+    double rounds = 0;
+    for (int warm_up = 0; warm_up < 10; ++warm_up) call_many(count, limited_call);
+    for (; limited_seconds < harness.options().window_seconds * 4; ++rounds) {
+      unlimited_seconds += seconds_of([&] { call_many(count, unlimited_call); });
+      limited_seconds += seconds_of([&] { call_many(count, limited_call); });
+    }
+    harness.print("1_1_actor_calls_limited", count * rounds / limited_seconds, "calls/s",
+                  {{"over_unlimited", unlimited_seconds / limited_seconds}});
+  });
+}
+
 void one_to_n(Harness& harness, const troupe::Session& session) {
   constexpr uint64_t count = 5000;
   const int64_t n = half_the_cores();
@@ -209,6 +232,7 @@ void idle_light(Harness& harness, const troupe::Session& session) {
 
 void actor_rows(Harness& harness, const troupe::Session& session) {
   one_to_one(harness, session);
+  one_to_one_limited(harness, session);
   harness.row("1_n_actor_calls_async", [&] { one_to_n(harness, session); });
   harness.row("n_n_actor_calls_async", [&] { n_to_n(harness, session); });
   harness.row("n_n_actor_calls_with_arg_async", [&] { n_to_n_with_ref(harness, session); });

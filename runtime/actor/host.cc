@@ -58,7 +58,13 @@ Error Host::placed(Error failure, const std::string& call, ActorId actor) const 
 }
 
 Error Host::refusal(Error failure, const std::string& call, ActorId actor) const {
-  return failure.code() == Code::unavailable ? failure : placed(std::move(failure), call, actor);
+  if (failure.code() == Code::unavailable) return failure;
+  // A place says that the call ran, and callers send again what found the mailbox full.
+  if (failure.code() == Code::exhausted) {
+    return std::move(failure).context(fmt::format(
+        "{} of actor {} on node {}", call, actor.short_string(), client_.attached().node_name));
+  }
+  return placed(std::move(failure), call, actor);
 }
 
 void Host::add_extras(CallRequest& request, const protocol::CallExtras& extras) {

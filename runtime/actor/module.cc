@@ -101,19 +101,26 @@ Status check_plugin(const fs::path& path, const troupe_plugin* plugin) {
   return ok();
 }
 
+// Handles of modules are never closed: threads and tables of a module may outlive any scope here.
+Result<void*> open_library(const fs::path& path) {
+  void* const library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library != nullptr) return library;
+  const char* why = ::dlerror();
+  return error(Code::invalid,
+               fmt::format("module {} cannot be loaded: {}: check that it is a shared object for "
+                           "this machine and that its libraries are installed",
+                           path.string(), why != nullptr ? why : "unknown reason"));
+}
+
 }  // namespace
 
 Result<Module> Module::load(const std::string& module, const std::vector<fs::path>& folders,
                             const troupe_host& host) {
-  TROUPE_TRY(const fs::path path, find_file(module, folders));
-  // Never closed: threads and tables of the module may outlive any scope here.
-  void* const library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) {
-    const char* why = ::dlerror();
-    return error(Code::invalid,
-                 fmt::format("module {} cannot be loaded: {}: check that it is a shared object for "
-                             "this machine and that its libraries are installed",
-                             path.string(), why != nullptr ? why : "unknown reason"));
+  fs::path path = module;
+  void* library = RTLD_DEFAULT;  // What this process was linked with, for the SDK's own classes.
+  if (module != TROUPE_SDK_MODULE) {
+    TROUPE_TRY(path, find_file(module, folders));
+    TROUPE_TRY(library, open_library(path));
   }
   const auto query =
       reinterpret_cast<troupe_plugin_query_function>(::dlsym(library, TROUPE_QUERY_SYMBOL));

@@ -28,6 +28,11 @@ bool surely_not_run(const Error& failure) {
          (failure.code() == Code::unavailable || failure.code() == Code::conflict);
 }
 
+// Only a full mailbox refuses so, and what ran has a place.
+bool found_full(const Error& failure) {
+  return failure.where().empty() && failure.code() == Code::exhausted;
+}
+
 const ActorCallExtras& extras_of(const ActorCallSpec& spec) {
   static const ActorCallExtras none;
   return spec.extras ? *spec.extras : none;
@@ -47,7 +52,7 @@ uint64_t to_us(Duration budget) {
 // A call in a ring.
 class RingCall final : public transport::PendingReply {
  public:
-  RingCall(std::shared_ptr<ActorTarget> target, std::shared_ptr<ActorTarget::Queued> queued)
+  RingCall(std::shared_ptr<ActorTarget> target, std::shared_ptr<ActorCall> queued)
       : target_(std::move(target)),
         queued_(std::move(queued)),
         incarnation_(target_->incarnation_),
@@ -79,7 +84,7 @@ class RingCall final : public transport::PendingReply {
 
  private:
   const std::shared_ptr<ActorTarget> target_;
-  const std::shared_ptr<ActorTarget::Queued> queued_;
+  const std::shared_ptr<ActorCall> queued_;
   const uint32_t incarnation_;
   const std::shared_ptr<const protocol::ProcessAddress> callee_;
 };
@@ -95,48 +100,64 @@ std::shared_ptr<ActorTarget> ActorCaller::target(ActorId actor) {
 
 std::shared_ptr<Object> ActorCaller::submit(const Target& target, ActorCallSpec spec,
                                             std::vector<std::shared_ptr<Object>>* more) {
+  Queued queued = prepare(std::move(spec), more);
+  auto result = queued->result;
+  send(target, std::move(queued));
+  return result;
+}
+
+std::shared_ptr<ActorCall> ActorCaller::prepare(ActorCallSpec spec,
+                                                std::vector<std::shared_ptr<Object>>* more) {
   const bool unlimited = spec.budget >= default_budget;
   const Instant deadline =
       unlimited ? Instant::max() : client_.environment_.clock.now() + spec.budget;
   auto made = client_.objects_->make_results(Object::Maker::actor, extras_of(spec).results, more);
-  auto queued = std::make_shared<ActorTarget::Queued>(
-      ActorTarget::Queued{std::move(spec), std::move(made), deadline, retry_first});
+  auto queued = std::make_shared<ActorCall>(
+      ActorCall{std::move(spec), std::move(made), deadline, retry_first});
   client_.objects_->hold(queued->spec.held);
   queued->submitted =
       submitted_now(client_.timeline(), queued->result->id(), label_of(queued->spec));
+  return queued;
+}
+
+void ActorCaller::send(const Target& target, Queued queued) {
   {
     const std::lock_guard lock{target->mutex_};
-    if (unlimited && target->on_loop_ == 0 && target->channel_ && queued->spec.held.empty() &&
-        !extras_of(queued->spec).items && send_in_ring(target, queued)) {
-      return queued->result;
+    queued->number = ++target->submitted_;
+    if (queued->deadline == Instant::max() && target->on_loop_ == 0 && target->channel_ &&
+        queued->spec.held.empty() && !extras_of(queued->spec).items &&
+        send_in_ring(target, queued)) {
+      return;
     }
     ++target->on_loop_;
   }
   queued->result->on_cancel([](uint8_t) {});  // A call whose object has its outcome is not sent.
-  auto result = queued->result;
   boost::asio::post(client_.environment_.loop, [this, target, queued = std::move(queued)] {
-    if (queued->deadline != Instant::max()) {
-      deadlines_[queued->result->id()] = queued->deadline;
-      queued->timer = client_.environment_.clock.call_at(queued->deadline, [this, queued] {
-        queued->timer = 0;
-        client_.objects_->cancel(
-            queued->result,
-            error(Code::deadline_exceeded,
-                  fmt::format("the actor did not answer {} within the call's time of {} ms",
-                              label_of(queued->spec),
-                              queued->spec.budget / std::chrono::milliseconds(1))));
-      });
-    }
+    keep_time(queued);
     enqueue(target, queued);
   });
-  return result;
+}
+
+void ActorCaller::keep_time(const Queued& queued) {
+  if (queued->deadline == Instant::max() || std::exchange(queued->has_timer, true)) return;
+  deadlines_[queued->result->id()] = queued->deadline;
+  queued->timer = client_.environment_.clock.call_at(queued->deadline, [this, queued] {
+    queued->timer = 0;
+    client_.objects_->cancel(
+        queued->result,
+        error(Code::deadline_exceeded,
+              fmt::format("{} did not answer {} within the call's time of {} ms",
+                          queued->found_full ? "the actor, whose mailbox was full," : "the actor",
+                          label_of(queued->spec),
+                          queued->spec.budget / std::chrono::milliseconds(1))));
+  });
 }
 
 Status ActorCaller::send_in_ring(const Target& target, const Queued& queued) {
   const auto& channel = target->channel_;
   const ActorCallSpec& spec = queued->spec;
   protocol::CallHead head;
-  head.actor = spec.actor;
+  head.actor = target->actor_;
   head.result = queued->result->id();
   head.signature = spec.signature;
   head.incarnation = target->incarnation_;
@@ -171,13 +192,37 @@ Status ActorCaller::pass_to_ring(const Target& target,
 }
 
 void ActorCaller::enqueue(Target target, Queued queued) {
+  queued->found_full = target->pace_.holds_back(client_.environment_.clock.now());
   target->queue_.push_back(std::move(queued));
+  start_pump(target);
+}
+
+void ActorCaller::start_pump(const Target& target) {
   if (!std::exchange(target->pumping_, true)) spawn(client_.scope_, pump(target));
+}
+
+void ActorCaller::wait_for_room(const Target& target, const Queued& queued) {
+  {
+    // From now on later calls queue behind it.
+    const std::lock_guard lock{target->mutex_};
+    ++target->on_loop_;
+  }
+  queued->result->on_cancel([](uint8_t) {});
+  boost::asio::post(client_.environment_.loop, [this, target, queued] {
+    queued->found_full = true;
+    target->pace_.refused(client_.environment_.clock.now());
+    auto& queue = target->queue_;
+    const auto place = std::ranges::upper_bound(queue, queued->number, {},
+                                                [](const Queued& one) { return one->number; });
+    queue.insert(place, queued);
+    start_pump(target);
+  });
 }
 
 Async<void> ActorCaller::enqueue_later(Target target, Queued queued, Duration delay) {
   {
-    const Roster<Later>::Entry later{later_, {queued, client_.environment_.clock.now() + delay}};
+    const Roster<Later>::Entry later{
+        later_, {queued, target->actor(), client_.environment_.clock.now() + delay}};
     co_await sleep_for(client_.environment_.clock, delay);
   }
   {
@@ -207,10 +252,16 @@ Async<void> ActorCaller::pump(Target target) {
       co_await (*peer)->writable();
       continue;
     }
-    if (queued->result->is_ready()) continue;  // Cancelled meanwhile.
+    // Cancelled meanwhile, or an earlier one came back.
+    if (queued->result->is_ready() || target->queue_.front() != queued) continue;
     if (!peer) {
       taken();
-      fail(queued, std::move(peer).error());
+      fail_unsent(queued, std::move(peer).error());
+      continue;
+    }
+    auto& clock = client_.environment_.clock;
+    if (!target->pace_.may_send(clock.now())) {
+      co_await sleep_until(clock, target->pace_.next_round());
       continue;
     }
     if (extras_of(queued->spec).items) {
@@ -226,12 +277,12 @@ Async<void> ActorCaller::pump(Target target) {
         co_await wait_until(client_.environment_.clock, soon, (*peer)->closed());
       } else if (!sent) {
         taken();
-        fail(queued, sent.error());
+        fail_unsent(queued, sent.error());
       }
       continue;
     }
     taken();
-    protocol::Invoke invoke = to_invoke(queued->spec, queued->result->id());
+    protocol::Invoke invoke = to_invoke(target->actor_, queued->spec, queued->result->id());
     invoke.incarnation = target->info_->incarnation;
     Message message{protocol::encode(invoke), {}};
     const Duration budget =
@@ -240,7 +291,7 @@ Async<void> ActorCaller::pump(Target target) {
             : std::max<Duration>(queued->deadline - client_.environment_.clock.now(), retry_first);
     auto sent = (*peer)->begin_call(Method::invoke, std::move(message), budget);
     if (!sent) {
-      fail(queued, std::move(sent).error());
+      fail_unsent(queued, std::move(sent).error());
       continue;
     }
     note_sent(queued);
@@ -271,14 +322,14 @@ Async<void> ActorCaller::await_reply(Target target, Queued queued, transport::Ou
 
 void ActorCaller::begin_stream(const Target& target, const Queued& queued,
                                const std::shared_ptr<Peer>& peer) {
-  protocol::Invoke invoke = to_invoke(queued->spec, queued->result->id());
+  protocol::Invoke invoke = to_invoke(target->actor_, queued->spec, queued->result->id());
   invoke.task = TaskId{queued->result->id()};  // By which its run is known in timelines.
   invoke.incarnation = target->info_->incarnation;
   Message message{protocol::encode(invoke), {}};
   auto stream = peer->open_stream(Method::invoke_stream, std::move(message), Duration::zero(),
                                   extras_of(queued->spec).items_max);
   if (!stream) {
-    fail(queued, std::move(stream).error());
+    fail_unsent(queued, std::move(stream).error());
     return;
   }
   note_sent(queued);
@@ -331,6 +382,11 @@ void ActorCaller::settle(const Target& target, const Queued& queued, uint32_t in
     return;
   }
   Error failure = std::move(outcome).error();
+  if (found_full(failure) && extras_of(queued->spec).waits_for_room &&
+      !queued->result->is_ready()) {
+    wait_for_room(target, queued);
+    return;
+  }
   const bool not_run = surely_not_run(failure);
   const RetryPolicy& policy = extras_of(queued->spec).retry;
   const bool again = not_run || (policy.covers(failure) && !extras_of(queued->spec).items &&
@@ -347,9 +403,16 @@ void ActorCaller::settle(const Target& target, const Queued& queued, uint32_t in
     ++queued->retried;
   }
   const bool moved = not_run && failure.code() == Code::conflict;
-  boost::asio::post(client_.environment_.loop, [this, target, queued, incarnation, moved, delay] {
+  boost::asio::post(client_.environment_.loop, [this, target, queued, incarnation, moved, delay,
+                                                not_run, why = std::move(failure)]() mutable {
     if (moved) forget_incarnation(target, incarnation);
-    spawn(client_.scope_, enqueue_later(target, queued, delay));
+    if (extras_of(queued->spec).route) {
+      // Another actor can take at once what did not run here.
+      spawn(client_.scope_,
+            route_later(queued, not_run ? Duration::zero() : delay, std::move(why)));
+    } else {
+      spawn(client_.scope_, enqueue_later(target, queued, delay));
+    }
   });
 }
 
@@ -357,6 +420,20 @@ void ActorCaller::note_sent(const Queued& queued) {
   const Instant submitted = std::exchange(queued->submitted, Instant{});
   if (submitted == Instant{}) return;
   client::note_sent(*client_.timeline(), queued->result->id(), label_of(queued->spec), submitted);
+}
+
+Async<void> ActorCaller::route_later(Queued queued, Duration delay, Error failure) {
+  if (delay > Duration::zero()) co_await sleep_for(client_.environment_.clock, delay);
+  extras_of(queued->spec).route->take_back(queued, std::move(failure));
+}
+
+void ActorCaller::fail_unsent(const Queued& queued, Error failure) {
+  const auto& route = extras_of(queued->spec).route;
+  if (route && surely_not_run(failure)) {
+    route->take_back(queued, std::move(failure));
+  } else {
+    fail(queued, std::move(failure));
+  }
 }
 
 void ActorCaller::fail(const Queued& queued, Error failure) {
@@ -381,9 +458,10 @@ void ActorCaller::finish(const Queued& queued) {
   });
 }
 
-protocol::Invoke ActorCaller::to_invoke(const ActorCallSpec& spec, ObjectId result) const {
+protocol::Invoke ActorCaller::to_invoke(ActorId actor, const ActorCallSpec& spec,
+                                        ObjectId result) const {
   protocol::Invoke invoke;
-  invoke.actor = spec.actor;
+  invoke.actor = actor;
   invoke.method = spec.method;
   invoke.signature = spec.signature;
   invoke.arguments = spec.arguments;
@@ -423,8 +501,13 @@ void ActorCaller::process_gone(ProcessId process) {
     if (!target->info_ || target->info_->address.process != process) continue;
     target->info_.reset();
     target->peer_ = nullptr;
-    const std::lock_guard lock{target->mutex_};
-    target->channel_ = nullptr;
+    {
+      const std::lock_guard lock{target->mutex_};
+      target->channel_ = nullptr;
+    }
+    for (const auto& watch : target->watches_) {
+      if (const auto watching = watch.lock()) watching->process_gone(target->actor_);
+    }
   }
   all.clear();
   // Those that nobody calls any more.
@@ -432,6 +515,11 @@ void ActorCaller::process_gone(ProcessId process) {
   std::erase_if(targets_, [](const auto& entry) {
     return entry.second.use_count() == 1 && !entry.second->info_ && !entry.second->pumping_;
   });
+}
+
+void ActorCaller::watch(const Target& target, std::weak_ptr<ActorWatch> watch) {
+  std::erase_if(target->watches_, [](const auto& one) { return one.expired(); });
+  target->watches_.push_back(std::move(watch));
 }
 
 Async<Result<std::shared_ptr<Peer>>> ActorCaller::reach(Target target, Instant deadline) {
@@ -466,7 +554,7 @@ Async<Result<std::shared_ptr<transport::IncomingStream>>> ActorCaller::stream(Ac
   const Instant deadline = client_.environment_.clock.now() + spec.budget;
   const Target called = target(spec.actor);
   TROUPE_CO_TRY(auto peer, co_await reach(called, deadline));
-  protocol::Invoke invoke = to_invoke(spec, {});
+  protocol::Invoke invoke = to_invoke(spec.actor, spec, {});
   (void)submitted_now(client_.timeline(), invoke.task, label_of(spec));
   invoke.incarnation = called->info_->incarnation;
   Message message{protocol::encode(invoke), {}};

@@ -9,12 +9,47 @@
 #include <memory>
 #include <mutex>
 
+#include "client/mailbox_pace.h"
 #include "client/object.h"
 #include "client/roster.h"
 
 namespace troupe::client {
 
 class ActorCaller;
+
+// A call on its way. Of its caller; others hold it.
+struct ActorCall {
+  const ActorCallSpec spec;  // The actor in it counts for a stream of Client::stream_actor alone.
+  std::shared_ptr<Object> result;
+  Instant deadline;
+  Duration delay{};  // Before it is sent once more, if it surely did not run.
+  int32_t retried = 0;
+  // Among its target's: those that found its mailbox full are sent again in this order.
+  uint64_t number = 0;
+  std::shared_ptr<ReadyHook> seat = {};  // Its CallRoute's own.
+
+  // --- On the loop.
+  TimerClock::TimerId timer = 0;
+  bool has_timer = false;   // Or had.
+  bool found_full = false;  // It, or one before it.
+
+  Instant submitted{};  // As the process's timeline has it; zero: it has not, or it was sent.
+};
+
+// Who chose the actor of a call, and may choose another. Thread-safe.
+class CallRoute {
+ public:
+  virtual ~CallRoute() = default;
+  // The call is to be sent again, to whomever: it surely did not run, or may run twice.
+  virtual void take_back(std::shared_ptr<ActorCall> call, Error why) = 0;
+};
+
+// Told on the loop that the process of an actor is gone.
+class ActorWatch {
+ public:
+  virtual ~ActorWatch() = default;
+  virtual void process_gone(ActorId actor) = 0;
+};
 
 // One actor as this process calls it. Thread-safe.
 class ActorTarget {
@@ -25,16 +60,6 @@ class ActorTarget {
  private:
   friend class ActorCaller;
   friend class RingCall;
-  // A call on its way.
-  struct Queued {
-    const ActorCallSpec spec;
-    std::shared_ptr<Object> result;
-    Instant deadline;
-    Duration delay{};  // Before it is sent once more, if it surely did not run.
-    int32_t retried = 0;
-    TimerClock::TimerId timer = 0;
-    Instant submitted{};  // As the process's timeline has it; zero: it has not, or it was sent.
-  };
 
   const ActorId actor_;
   ActorCaller& caller_;
@@ -44,12 +69,15 @@ class ActorTarget {
   uint32_t incarnation_ = 0;
   std::shared_ptr<const protocol::ProcessAddress> address_;
   size_t on_loop_ = 0;  // Calls that the loop has not sent yet: later ones queue behind them.
+  uint64_t submitted_ = 0;
 
   // --- On the loop.
   std::optional<protocol::ActorInfo> info_;
   std::shared_ptr<Peer> peer_;
-  std::deque<std::shared_ptr<Queued>> queue_;
+  std::deque<std::shared_ptr<ActorCall>> queue_;
   bool pumping_ = false;
+  MailboxPace pace_;
+  std::vector<std::weak_ptr<ActorWatch>> watches_;
 };
 
 class ActorCaller {
@@ -62,8 +90,23 @@ class ActorCaller {
   // `more`: as of Client::start_call.
   std::shared_ptr<Object> submit(const std::shared_ptr<ActorTarget>& target, ActorCallSpec spec,
                                  std::vector<std::shared_ptr<Object>>* more);
+  // The same in two steps, for a CallRoute, thread-safe, too: the call's result is there at once,
+  // and its time runs. It must be sent or finished.
+  std::shared_ptr<ActorCall> prepare(ActorCallSpec spec,
+                                     std::vector<std::shared_ptr<Object>>* more);
+  void send(const std::shared_ptr<ActorTarget>& target, std::shared_ptr<ActorCall> call);
+  // One that is not to be sent: its result is there, or becomes this failure.
+  void fail(const std::shared_ptr<ActorCall>& call, Error failure);
+  void finish(const std::shared_ptr<ActorCall>& call);
 
   // --- On the loop.
+  // Ends the call at its deadline.
+  void keep_time(const std::shared_ptr<ActorCall>& call);
+  // An open connection to the actor's present process; waits while it starts or restarts. Errors:
+  // unavailable (it is dead: why), not_found, deadline_exceeded.
+  Async<Result<std::shared_ptr<Peer>>> reach(std::shared_ptr<ActorTarget> target, Instant deadline);
+  // Until `watch` goes.
+  void watch(const std::shared_ptr<ActorTarget>& target, std::weak_ptr<ActorWatch> watch);
   Async<Result<std::shared_ptr<transport::IncomingStream>>> stream(ActorCallSpec spec);
   // Where an actor lives, for the first call to it.
   void learn(protocol::ActorInfo info);
@@ -76,13 +119,14 @@ class ActorCaller {
  private:
   friend class RingCall;
   using Target = std::shared_ptr<ActorTarget>;
-  using Queued = std::shared_ptr<ActorTarget::Queued>;
+  using Queued = std::shared_ptr<ActorCall>;
   struct Sent {
     Queued queued;
     protocol::ProcessAddress process;
   };
   struct Later {
     Queued queued;
+    ActorId actor;
     Instant when;
   };
 
@@ -91,6 +135,10 @@ class ActorCaller {
   Status pass_to_ring(const Target& target, const std::shared_ptr<transport::CallChannel>& channel);
   void enqueue(Target target, Queued queued);
   Async<void> enqueue_later(Target target, Queued queued, Duration delay);
+  Async<void> route_later(Queued queued, Duration delay, Error failure);
+  // The actor's mailbox was full: it is sent again, before those that were made after it.
+  void wait_for_room(const Target& target, const Queued& queued);
+  void start_pump(const Target& target);
   Async<void> pump(Target target);
   Async<void> await_reply(Target target, Queued queued, transport::OutgoingCall call,
                           uint32_t incarnation, protocol::ProcessAddress callee);
@@ -100,16 +148,14 @@ class ActorCaller {
   Async<void> await_stream(Target target, Queued queued,
                            std::shared_ptr<transport::IncomingStream> stream, uint32_t incarnation,
                            std::shared_ptr<Peer> peer);
-  // An open connection to the actor's present process.
-  Async<Result<std::shared_ptr<Peer>>> reach(Target target, Instant deadline);
   // From any thread: the outcome of a call that was sent to an incarnation.
   void settle(const Target& target, const Queued& queued, uint32_t incarnation,
               Result<protocol::InvokeReply> outcome, const protocol::ProcessAddress& callee);
-  void fail(const Queued& queued, Error failure);
+  // It was not sent.
+  void fail_unsent(const Queued& queued, Error failure);
   void note_sent(const Queued& queued);
-  void finish(const Queued& queued);
   void forget_incarnation(const Target& target, uint32_t incarnation);
-  protocol::Invoke to_invoke(const ActorCallSpec& spec, ObjectId result) const;
+  protocol::Invoke to_invoke(ActorId actor, const ActorCallSpec& spec, ObjectId result) const;
 
   std::vector<Target> targets() const;
   bool explain_queued(const Target& target, const Object& result,

@@ -86,6 +86,7 @@ struct TaskTraits {
 };
 
 class ItemSource;
+class CallRoute;
 
 struct TaskSpec {
   std::shared_ptr<const TaskTraits> traits;
@@ -101,6 +102,8 @@ struct ActorCallExtras {
   uint32_t results = 0;  // As in TaskTraits.
   uint32_t items_max = 0;
   std::shared_ptr<ItemSource> items;  // As in TaskSpec.
+  bool waits_for_room = false;        // In a full mailbox, rather than to fail with exhausted.
+  std::shared_ptr<CallRoute> route;   // Null: it is for one actor alone.
 };
 
 struct ActorCallSpec {
@@ -216,6 +219,7 @@ class Client {
                                      Objects* more = nullptr);
   std::shared_ptr<Object> start_task(TaskSpec spec, Objects* more = nullptr);
   ObjectDirectory& objects() { return *objects_; }
+  ActorCaller& actors() { return *actors_; }
   StoreClient& store() { return *store_; }
   // The same with a name for others, and on the loop.
   ObjectName submit_task(TaskSpec spec);

@@ -39,7 +39,7 @@ bool ActorCaller::explain(const Object& result, protocol::Explanation& told) con
     told.state = "backing off";
     told.why = fmt::format("{} is sent again in {}", label_of(one.queued->spec),
                            seconds_text(left_us(now, one.when)));
-    told.waits_for.push_back({"actor", one.queued->spec.actor, {}, {}});
+    told.waits_for.push_back({"actor", one.actor, {}, {}});
   });
   const ProcessId process = result.sent_to();
   for (const Target& target : targets()) {
@@ -66,7 +66,8 @@ bool ActorCaller::explain_queued(const Target& target, const Object& result,
     }
     told.name = label_of(queued->spec);
     told.state = "not sent";
-    told.why = fmt::format("{} waits for its actor", told.name);
+    told.why = fmt::format("{} waits for {}", told.name,
+                           queued->found_full ? "room in its actor's mailbox" : "its actor");
     if (ahead > 0) told.why += fmt::format(", behind {} others", ahead);
     told.waits_for.push_back({"actor", target->actor_, {}, {}});
     return true;

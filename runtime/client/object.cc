@@ -37,7 +37,9 @@ void Object::publish() {
   if (rare_) rare_->cancel = nullptr;
   ready_.store(true);
   if (maker_ != Maker::none) home_.calls.end();
-  if (const uint64_t watch = watch_.load()) home_.watches.ready(watch);
+  if (watch_.load() != 0) {
+    if (const uint64_t watch = watch_.exchange(0)) home_.watches.ready(watch);
+  }
   if (!rare_) return;
   for (auto* waiter : rare_->waiters) waiter->signal();
   for (const auto& [hook, index] : std::exchange(rare_->hooks, {})) hook->ready(index);
@@ -170,8 +172,9 @@ void Object::remove_hook(const ReadyHook& hook) {
 Object::Watch Object::watch(uint64_t watch) {
   uint64_t none = 0;
   if (!watch_.compare_exchange_strong(none, watch)) return Watch::taken;
-  // Whichever comes last, this or publish(), sees the other.
-  return ready_.load() ? Watch::ready : Watch::watched;
+  // Whichever comes last, this or publish(), sees the other; if both do, one takes the watch.
+  if (!ready_.load()) return Watch::watched;
+  return watch_.exchange(0) == watch ? Watch::ready : Watch::watched;
 }
 
 void Object::on_freed(std::function<void()> hook) {

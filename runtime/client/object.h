@@ -87,7 +87,7 @@ class Object : public std::enable_shared_from_this<Object> {
   // False: it is ready, and the hook is not called.
   bool add_hook(std::shared_ptr<ReadyHook> hook, uint32_t index);
   void remove_hook(const ReadyHook& hook);
-  // The same for a wait of `watches`, one at a time.
+  // The same for a wait of `watches`, one at a time: it is told once, if this says `watched`.
   enum class Watch { watched, ready, taken };
   Watch watch(uint64_t watch);
   void unwatch(uint64_t watch) { watch_.compare_exchange_strong(watch, 0); }

@@ -238,7 +238,7 @@ void RingPort::poll(Waiter& waiter, int descriptor, Instant until) {
 void RingPort::begin_wait(Waiter& waiter) {
   const std::lock_guard lock{mutex_};
   count_awake();
-  if (leader_.load() == nullptr) {
+  if (leader_.load() == nullptr && waiter.kind_ != Waiter::Kind::lazy) {
     leader_.store(&waiter);
     waiter.leads_ = true;
     doorbell_.page().led.store(1);

@@ -67,7 +67,8 @@ class RingPort {
   class Waiter {
    public:
     // eager: what it waits for may be in a ring. patient: whoever reads the rings signals it.
-    enum class Kind : uint8_t { eager, patient };
+    // lazy: the same, and it never reads itself: many results at a time are better for it than one.
+    enum class Kind : uint8_t { eager, patient, lazy };
     explicit Waiter(RingPort& port, Kind kind = Kind::eager) : port_(port), kind_(kind) {}
     Waiter(const Waiter&) = delete;
     Waiter& operator=(const Waiter&) = delete;
@@ -182,7 +183,8 @@ class RingPort {
 template <class Done, class Arm>
 bool RingPort::wait(Waiter& waiter, Instant deadline, Done done, Arm arm) {
   if (done()) return true;
-  if (next_source_.load(std::memory_order_relaxed) != nullptr) {
+  if (next_source_.load(std::memory_order_relaxed) != nullptr &&
+      waiter.kind_ != Waiter::Kind::lazy) {
     if (const auto source = next_source()) {
       if (const auto ended = wait_at(*source, waiter, deadline, done, arm)) return *ended;
     }
@@ -190,7 +192,8 @@ bool RingPort::wait(Waiter& waiter, Instant deadline, Done done, Arm arm) {
   begin_wait(waiter);
   const Instant began = now();
   const Instant spin_until = began + Duration{spin_ns_.load(std::memory_order_relaxed)};
-  bool spins = may_spin();
+  const bool is_lazy = waiter.kind_ == Waiter::Kind::lazy;
+  bool spins = !is_lazy && may_spin();
   bool over = false;
   for (uint32_t round = 1;; ++round) {
     const bool read = waiter.leads_ && drain();
@@ -216,7 +219,7 @@ bool RingPort::wait(Waiter& waiter, Instant deadline, Done done, Arm arm) {
   }
   const Duration waited = now() - began;
   waiter.waited_ += waited;
-  learn(spin_ns_, waited);
+  if (!is_lazy) learn(spin_ns_, waited);
   end_wait(waiter);
   return over;
 }

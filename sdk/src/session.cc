@@ -26,6 +26,7 @@
 #include "job_files.h"
 #include "placement_lowering.h"
 #include "session_impl.h"
+#include "submitting.h"
 #include "transport/ring_port.h"
 #include "waiting.h"
 
@@ -72,12 +73,13 @@ Lowered lower(std::vector<ArgumentValue>& values) {
   return out;
 }
 
+}  // namespace
+
 std::shared_ptr<RefHandle> own(const std::shared_ptr<SessionImpl>& session,
                                std::shared_ptr<client::Object> object) {
   return std::make_shared<RefHandle>(session, std::move(object));
 }
 
-// Large inline arguments go through the store, so that every message stays small.
 Status store_large_arguments(const std::shared_ptr<SessionImpl>& session,
                              std::vector<ArgumentValue>& values) {
   for (ArgumentValue& value : values) {
@@ -90,15 +92,12 @@ Status store_large_arguments(const std::shared_ptr<SessionImpl>& session,
   return ok();
 }
 
-// An object that failed before it began.
 std::shared_ptr<RefHandle> make_failed(const std::shared_ptr<SessionImpl>& session, Error failure) {
   auto& objects = session->client().objects();
   auto object = objects.make();
   objects.set_error(object, std::move(failure));
   return own(session, std::move(object));
 }
-
-}  // namespace
 
 RefHandle::RefHandle(std::shared_ptr<SessionImpl> session, ObjectId id,
                      std::shared_ptr<const protocol::ProcessAddress> owner)
@@ -191,6 +190,12 @@ std::shared_ptr<RefHandle> read_ref(Reader& in) {
   const auto id = ObjectId::from_bytes({bytes, 16});
   if (id.is_nil() || in.failed || !in.session) return nullptr;
   return borrow(in.session, id, in.owners[number - 1]);
+}
+
+void note_child(const std::shared_ptr<SessionImpl>& session,
+                const std::shared_ptr<client::Object>& object) {
+  if (current_call().call == nullptr) return;
+  if (const auto scope = CallScope::current()) scope->add_child(session, object);
 }
 
 void keep_result_refs(std::vector<std::shared_ptr<RefHandle>> refs) {
@@ -333,8 +338,7 @@ Result<std::vector<Fetched>> fetch_all(const std::shared_ptr<SessionImpl>& sessi
 
 namespace {
 
-// Where waiting coroutines go on. Theirs alone: they may block in put() or get(), which need the
-// environment's threads. Never joined, for what a program blocks in may have no end.
+// See call_back. Never joined, for what a program blocks in may have no end.
 boost::asio::thread_pool& callbacks() {
   static auto* pool = new boost::asio::thread_pool{2};
   return *pool;
@@ -396,6 +400,10 @@ Async<void> fetch_and_call(client::Client& client, const void* call,
 }
 
 }  // namespace
+
+void call_back(std::function<void()> call) {
+  boost::asio::post(callbacks(), std::move(call));
+}
 
 void fetch_later(std::shared_ptr<RefHandle> ref, std::function<void(Result<Fetched>)> done) {
   client::Client& client = ref->session()->client();
@@ -491,13 +499,6 @@ Result<std::shared_ptr<const client::TaskTraits>> traits_of(SessionImpl& session
   return last.traits;
 }
 
-// What a call of this thread's submits ends with it.
-void note_child(const std::shared_ptr<SessionImpl>& session,
-                const std::shared_ptr<client::Object>& object) {
-  if (current_call().call == nullptr) return;
-  if (const auto scope = CallScope::current()) scope->add_child(session, object);
-}
-
 std::shared_ptr<client::Object> start_task(const std::shared_ptr<SessionImpl>& session,
                                            std::shared_ptr<const client::TaskTraits> traits,
                                            std::vector<ArgumentValue>& arguments,
@@ -561,33 +562,43 @@ std::shared_ptr<client::ActorTarget> target_of(const std::shared_ptr<SessionImpl
   return session ? session->client().target_of(actor) : nullptr;
 }
 
+client::ActorCallSpec to_call_spec(std::string_view method, uint64_t signature,
+                                   std::vector<ArgumentValue>& arguments,
+                                   const CallOptions& options, CallExtras more) {
+  client::ActorCallSpec spec;
+  spec.method = method;
+  spec.signature = signature;
+  spec.budget = options.timeout;
+  const int retries = options.retries.value_or(more.max_call_retries);
+  const bool waits_for_room = options.when_full == WhenFull::wait;
+  if (retries != 0 || !options.name.empty() || more.results > 0 || more.items || more.route ||
+      waits_for_room) {
+    auto extras = std::make_shared<client::ActorCallExtras>();
+    if (retries != 0) extras->retry = to_policy(retries, options.retry_on, options.retry_delay);
+    extras->name = options.name;
+    extras->results = more.results;
+    extras->items_max = std::max(options.generator_items_max, 1u);
+    extras->items = std::move(more.items);
+    extras->waits_for_room = waits_for_room;
+    extras->route = std::move(more.route);
+    spec.extras = std::move(extras);
+  }
+  auto lowered = lower(arguments);
+  spec.arguments = std::move(lowered.arguments);
+  spec.held = std::move(lowered.held);
+  return spec;
+}
+
 namespace {
 
 std::shared_ptr<client::Object> start_call(const std::shared_ptr<SessionImpl>& session,
                                            const std::shared_ptr<client::ActorTarget>& target,
                                            std::string_view method, uint64_t signature,
                                            std::vector<ArgumentValue>& arguments,
-                                           const CallOptions& options, int max_call_retries,
-                                           uint32_t results, client::Client::Objects* more,
-                                           std::shared_ptr<client::ItemSource> items = nullptr) {
-  client::ActorCallSpec spec;
+                                           const CallOptions& options, CallExtras extras,
+                                           client::Client::Objects* more) {
+  auto spec = to_call_spec(method, signature, arguments, options, std::move(extras));
   spec.actor = target->actor();
-  spec.method = method;
-  spec.signature = signature;
-  spec.budget = options.timeout;
-  const int retries = options.retries.value_or(max_call_retries);
-  if (retries != 0 || !options.name.empty() || results > 0 || items) {
-    auto extras = std::make_shared<client::ActorCallExtras>();
-    if (retries != 0) extras->retry = to_policy(retries, options.retry_on, options.retry_delay);
-    extras->name = options.name;
-    extras->results = results;
-    extras->items_max = std::max(options.generator_items_max, 1u);
-    extras->items = std::move(items);
-    spec.extras = std::move(extras);
-  }
-  auto lowered = lower(arguments);
-  spec.arguments = std::move(lowered.arguments);
-  spec.held = std::move(lowered.held);
   auto object = session->client().start_call(target, std::move(spec), more);
   note_child(session, object);
   return object;
@@ -603,8 +614,10 @@ std::shared_ptr<RefHandle> submit_call(const std::shared_ptr<SessionImpl>& sessi
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return make_failed(session, std::move(stored).error());
   }
+  CallExtras extras;
+  extras.max_call_retries = max_call_retries;
   return own(session, start_call(session, target, method, signature, arguments, options,
-                                 max_call_retries, 0, nullptr));
+                                 std::move(extras), nullptr));
 }
 
 std::vector<std::shared_ptr<RefHandle>> submit_call_many(
@@ -620,8 +633,11 @@ std::vector<std::shared_ptr<RefHandle>> submit_call_many(
     return all_failed(session, std::move(stored).error(), count);
   }
   client::Client::Objects more;
-  auto first = start_call(session, target, method, signature, arguments, options, max_call_retries,
-                          std::max(count, 1u), &more);
+  CallExtras extras;
+  extras.max_call_retries = max_call_retries;
+  extras.results = std::max(count, 1u);
+  auto first =
+      start_call(session, target, method, signature, arguments, options, std::move(extras), &more);
   return own_all(session, std::move(first), std::move(more));
 }
 
@@ -878,6 +894,14 @@ void Continuation::resume(std::coroutine_handle<> waiting) const {
   auto* next = new Next{waiting, call_};
   if (host().defer(static_cast<troupe_context*>(actor_), run, next) != TROUPE_OK) {
     delete next;  // An actor that has ended leaves the coroutine where it is: what it uses is gone.
+  }
+}
+
+void Continuation::resume_later(std::coroutine_handle<> waiting) const {
+  if (actor_ != nullptr) {
+    resume(waiting);  // Which is later.
+  } else {
+    call_back([next = *this, waiting] { next.resume(waiting); });
   }
 }
 
@@ -1291,8 +1315,10 @@ StartedStream stream_method(const std::shared_ptr<SessionImpl>& session,
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return failed_stream(session, std::move(items), std::move(stored).error());
   }
-  auto call =
-      start_call(session, target, method, signature, arguments, options, 0, 0, nullptr, items);
+  CallExtras extras;
+  extras.items = items;
+  auto call = start_call(session, target, method, signature, arguments, options, std::move(extras),
+                         nullptr);
   return started(session, std::move(items), own(session, std::move(call)));
 }
 

@@ -87,5 +87,10 @@ TEST(Module, RefusesBrokenTables) {
   EXPECT_TRUE(load("broken"));
 }
 
+TEST(Module, TheSdksOwnIsLookedForInTheProcessAlone) {
+  // This one is not linked with the SDK.
+  expect_error(load(TROUPE_SDK_MODULE), Code::invalid, TROUPE_SDK_MODULE);
+}
+
 }  // namespace
 }  // namespace troupe::actor

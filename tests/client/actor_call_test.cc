@@ -1,4 +1,5 @@
 // Calls to actors: their order, which of them are sent again, and what ends them.
+#include "client/mailbox_pace.h"
 #include "tests/client/client_fixture.h"
 
 namespace troupe::client {
@@ -10,6 +11,16 @@ class ActorCallTest : public ClientTest {
     ActorCallExtras extras;
     extras.retry = std::move(policy);
     return std::make_shared<const ActorCallExtras>(std::move(extras));
+  }
+  static std::shared_ptr<const ActorCallExtras> waiting_for_room() {
+    ActorCallExtras extras;
+    extras.waits_for_room = true;
+    return std::make_shared<const ActorCallExtras>(std::move(extras));
+  }
+  ActorCallSpec waiting_call(const std::string& argument) {
+    auto spec = call_of(argument);
+    spec.extras = waiting_for_room();
+    return spec;
   }
   Result<std::string> call(ActorCallSpec spec) {
     const Duration limit = std::min<Duration>(spec.budget, 1min) + 1s;
@@ -126,6 +137,103 @@ TEST_F(ActorCallTest, OtherRefusalIsFinal) {
     EXPECT_EQ(code_of(call(call_of("hello"))), code);
     EXPECT_EQ(process.calls.size(), 1u) << code_name(code);
   }
+}
+
+// --- Full mailboxes.
+
+TEST_F(ActorCallTest, CallerThatWaitsForRoomIsSentAgainUntilTheMailboxHasSome) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.failures.assign(20, error(Code::exhausted, "the mailbox is full"));
+  EXPECT_EQ(code_of(call(waiting_call("hello"))), Code::ok);
+  EXPECT_EQ(process.calls.size(), 21u);
+}
+
+TEST_F(ActorCallTest, ExhaustedOfWhatRanIsNeverSentAgain) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.failures = {error(Code::exhausted, "out of paper").at("echo of actor on node worker-1")};
+  EXPECT_EQ(code_of(call(waiting_call("hello"))), Code::exhausted);
+  simulation.run_for(10s);
+  EXPECT_EQ(process.calls.size(), 1u);
+}
+
+TEST_F(ActorCallTest, CallsThatWaitForRoomAreSentAgainInTheirOrderBeforeLaterOnes) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.failures.assign(40, error(Code::exhausted, "the mailbox is full"));
+  std::vector<ObjectName> results;
+  for (int i = 0; i < 20; ++i) {
+    results.push_back(client->submit_call(waiting_call(std::to_string(i))));
+  }
+  simulation.run_until([&] { return process.failures.size() <= 20; }, 1min);
+  for (int i = 20; i < 30; ++i) {
+    results.push_back(client->submit_call(waiting_call(std::to_string(i))));
+  }
+  for (const ObjectName& result : results) ASSERT_TRUE(get(result));
+  std::vector<std::string> taken;
+  for (size_t i = 40; i < process.calls.size(); ++i) {
+    taken.emplace_back(as_text(process.calls[i].arguments[0].inline_value));
+  }
+  ASSERT_EQ(taken.size(), 30u);
+  for (int i = 0; i < 30; ++i) EXPECT_EQ(taken[static_cast<size_t>(i)], std::to_string(i));
+}
+
+TEST_F(ActorCallTest, CallerWaitsForRoomNoLongerThanItsTimeAndLessAndLessOften) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.failures.assign(10'000, error(Code::exhausted, "the mailbox is full"));
+  auto spec = waiting_call("hello");
+  spec.budget = 5s;
+  const Instant before = simulation.clock().now();
+  const auto answer = call(spec);
+  EXPECT_EQ(code_of(answer), Code::deadline_exceeded);
+  EXPECT_NE(answer.error().message().find("mailbox was full"), std::string::npos);
+  EXPECT_EQ(since(before) / 10ms, 500);
+  EXPECT_LT(process.calls.size(), 120u) << "the pauses grow";
+  const size_t tries = process.calls.size();
+  simulation.run_for(10s);
+  EXPECT_EQ(process.calls.size(), tries);
+}
+
+TEST_F(ActorCallTest, CallCancelledWhileItWaitsForRoomIsNotSentAgain) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.failures.assign(10'000, error(Code::exhausted, "the mailbox is full"));
+  const ObjectName result = client->submit_call(waiting_call("hello"));
+  simulation.run_for(1s);
+  client->cancel(result.id);
+  EXPECT_EQ(code_of(get(result)), Code::cancelled);
+  const size_t tries = process.calls.size();
+  simulation.run_for(10s);
+  EXPECT_EQ(process.calls.size(), tries);
+}
+
+TEST(MailboxPaceTest, RoundsGrowWhileTheyFindRoomAndShrinkWhenTheyDoNot) {
+  MailboxPace pace;
+  Instant now{1h};
+  EXPECT_TRUE(pace.may_send(now)) << "nothing was refused yet";
+  pace.refused(now);
+  EXPECT_FALSE(pace.may_send(now));
+  const auto sent_in_a_round = [&] {
+    now = pace.next_round();
+    uint32_t sent = 0;
+    while (pace.may_send(now)) ++sent;
+    return sent;
+  };
+  EXPECT_EQ(sent_in_a_round(), 1u);
+  EXPECT_EQ(sent_in_a_round(), 2u);
+  EXPECT_EQ(sent_in_a_round(), 4u);
+  pace.refused(now);
+  EXPECT_EQ(sent_in_a_round(), 3u) << "so many had found room";
+  const Instant before = now;
+  for (int i = 0; i < 3; ++i) pace.refused(now);
+  EXPECT_EQ(sent_in_a_round(), 1u);
+  EXPECT_GT(pace.next_round() - now, now - before) << "none had";
+  for (int i = 0; i < 20; ++i) (void)sent_in_a_round();
+  EXPECT_EQ(sent_in_a_round(), MailboxPace::round_most);
+  EXPECT_TRUE(pace.may_send(now + 1min)) << "the past says nothing any more";
+  EXPECT_TRUE(pace.may_send(now + 1min));
 }
 
 TEST_F(ActorCallTest, CallThatMayHaveRunIsOutcomeUnknown) {

@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -89,8 +90,9 @@ class FakeHead : public FakeServer {
   int asked = 0;               // For anything.
   std::deque<Error> failures;  // What the next requests are answered with.
   std::optional<Error> renew_failure;
-  bool silent = false;        // Answers nothing until told.
-  protocol::ActorInfo actor;  // Where the one actor lives.
+  bool silent = false;                                 // Answers nothing until told.
+  protocol::ActorInfo actor;                           // Where the one actor lives.
+  std::map<ActorId, protocol::ActorInfo> more_actors;  // One that restarts is waited for.
   std::deque<protocol::ProcessAddress> free_slots;
   std::vector<protocol::ActorSpec> created;
   std::vector<protocol::RequestLease> leases;
@@ -115,9 +117,11 @@ class FakeHead : public FakeServer {
     TROUPE_CO_CHECK(co_await admit());
     co_return protocol::ActorInfo{};
   }
-  Async<Result<protocol::ActorInfo>> get_actor(protocol::GetActor, CallContext) {
+  Async<Result<protocol::ActorInfo>> get_actor(protocol::GetActor request, CallContext) {
     TROUPE_CO_CHECK(co_await admit());
-    co_return actor;
+    if (!more_actors.contains(request.actor)) co_return actor;
+    while (more_actors[request.actor].state == "restarting") co_await changed.wait();
+    co_return more_actors[request.actor];
   }
   // Gives as many of the free slots as are wanted.
   Async<Result<protocol::LeaseGranted>> request_lease(protocol::RequestLease request, CallContext) {

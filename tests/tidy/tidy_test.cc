@@ -159,6 +159,7 @@ TEST(Sleep, InRuntimeAndTestsIsFound) {
   EXPECT_EQ(check_sleep({"runtime/head/x.cc", "std::this_thread::sleep_for(1s);"}).size(), 1u);
   EXPECT_EQ(check_sleep({"tests/head/x.cc", "usleep(5);"}).size(), 1u);
   EXPECT_EQ(check_sleep({"runtime/head/x.cc", "co_await sleep_for(clock, 1s);"}).size(), 0u);
+  EXPECT_EQ(check_sleep({"tests/x.cc", "co_await troupe::sleep_for(1s);"}).size(), 0u);
   EXPECT_EQ(check_sleep({"tools/x.cc", "usleep(5);"}).size(), 0u);
   EXPECT_EQ(check_sleep({"runtime/head/x.cc", "// no sleep_for here"}).size(), 0u);
 }

@@ -158,6 +158,38 @@ TEST_F(RingPortTest, WhileNoThreadWaitsTheWatcherReads) {
   }
 }
 
+TEST_F(RingPortTest, ALazyWaiterIsSignalledByTheWatcherOrByALeader) {
+  join_node();
+  HeldCalls held{right};
+  open();
+  constexpr auto lazy = RingPort::Waiter::Kind::lazy;
+  for (const uint64_t number : {1, 2, 3}) {
+    const auto call = begin_call(rings.left, number_bytes(number));
+    std::atomic<int> armed = 0;
+    std::thread waits{[&] { EXPECT_TRUE(call->wait(*left.port, in(30s), &armed, lazy)); }};
+    ASSERT_TRUE(eventually([&] { return armed == 1 && held.count() == number; }));
+    held.answer(number);  // It reads nothing itself, so the watcher does.
+    waits.join();
+  }
+  const auto first = begin_call(rings.left, number_bytes(4));
+  const auto second = begin_call(rings.left, number_bytes(5));
+  std::atomic<int> armed = 0;
+  std::thread waits{[&] { EXPECT_TRUE(first->wait(*left.port, in(30s), &armed, lazy)); }};
+  ASSERT_TRUE(eventually([&] { return armed == 1; }));
+  std::thread leads{[&] { EXPECT_TRUE(second->wait(*left.port, in(30s), &armed)); }};
+  ASSERT_TRUE(eventually([&] { return armed == 2 && held.count() == 5; }));
+  held.answer(4);
+  waits.join();
+  held.answer(5);
+  leads.join();
+  const auto never = begin_call(rings.left, number_bytes(6));
+  EXPECT_FALSE(never->wait(*left.port, in(3ms), nullptr, lazy));
+  ASSERT_TRUE(eventually([&] { return held.count() == 6; }));
+  held.answer(6);
+  EXPECT_TRUE(never->wait(*left.port, in(30s)));
+  held.clear();
+}
+
 TEST_F(RingPortTest, AWaitEndsAtItsDeadline) {
   join_node();
   HeldCalls held{right};

@@ -101,8 +101,10 @@ class RingCallState {
   bool may_have_run() const { return may_have_run_; }  // Of one that was lost.
   const Bytes& value() const { return value_; }
   // Blocks; false at the deadline. `armed` counts threads that are about to sleep.
-  bool wait(RingPort& port, Instant deadline, std::atomic<int>* armed = nullptr) {
-    RingPort::Waiter waiter{port};
+  using Kind = RingPort::Waiter::Kind;
+  bool wait(RingPort& port, Instant deadline, std::atomic<int>* armed = nullptr,
+            Kind kind = Kind::eager) {
+    RingPort::Waiter waiter{port, kind};
     bool counted = false;
     const bool done = port.wait(
         waiter, deadline, [this] { return is_settled(); },

@@ -88,6 +88,9 @@ class Continuation {
   Continuation& operator=(const Continuation&) = delete;
   ~Continuation();
   void resume(std::coroutine_handle<> waiting) const;
+  // The same for whoever must neither wait nor run the program's code: any other coroutine goes on
+  // on a thread of the session's.
+  void resume_later(std::coroutine_handle<> waiting) const;
 
  private:
   void* const actor_;  // Its context, retained; null: none.

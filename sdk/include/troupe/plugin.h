@@ -266,6 +266,9 @@ typedef int32_t (*troupe_plugin_query_function)(const troupe_host* host,
 /* The class whose methods are a module's tasks. */
 #define TROUPE_TASKS_CLASS "troupe.tasks"
 
+/* The module of the SDK's own actor classes, which every host has in it. */
+#define TROUPE_SDK_MODULE "troupe.sdk"
+
 #ifdef __cplusplus
 }
 #endif

@@ -14,6 +14,7 @@
 #include "troupe/explain.h"
 #include "troupe/module.h"
 #include "troupe/placement.h"
+#include "troupe/signal.h"
 
 namespace troupe {
 
@@ -38,6 +39,16 @@ struct TaskOptions {
   bool operator==(const TaskOptions&) const = default;
 };
 
+// What becomes of a call that finds its actor's mailbox full (see ActorOptions::mailbox_calls_max).
+enum class WhenFull : uint8_t {
+  fail,  // Its ref fails with exhausted.
+  // It is sent again, with pauses, until there is room or its timeout is over: once, and without
+  // holding up the caller. This process's later calls to the actor wait behind it; those that were
+  // under way already may run before it. To keep the order, and to hold the caller back, see
+  // ActorRef::limited.
+  wait,
+};
+
 // Of one call of an actor's method; see TaskOptions.
 struct CallOptions {
   std::string name = {};
@@ -47,6 +58,7 @@ struct CallOptions {
   std::chrono::nanoseconds timeout = no_timeout;
   uint32_t returns = 1;
   uint32_t generator_items_max = 64;
+  WhenFull when_full = WhenFull::fail;
 };
 
 struct CancelOptions {
@@ -83,8 +95,8 @@ struct ActorOptions {
   ActorProcess process = ActorProcess::own;
   // A call may run before an earlier one of the same caller that still waits for its arguments.
   bool out_of_order = false;
-  // Calls that wait beyond so many are refused with exhausted (0: 1,048,576). See also
-  // ActorRef::limited, which holds the caller back.
+  // Calls that wait beyond so many are refused (0: 1,048,576); CallOptions::when_full says what
+  // becomes of them. See also ActorRef::limited, which holds the caller back.
   uint32_t mailbox_calls_max = 0;
   // Other limits than TROUPE_CONCURRENCY_GROUP gives: the group's name, the limit.
   std::vector<std::pair<std::string, uint32_t>> concurrency_groups;
@@ -234,6 +246,11 @@ constexpr bool starts_with_options<First, Rest...> =
     std::is_same_v<std::remove_cvref_t<First>, CallOptions>;
 }  // namespace detail
 
+template <class A>
+class LimitedActor;
+template <class A>
+class ActorPool;
+
 // A typed handle of an actor. Copies name the same actor; dropping it does not end the actor.
 // Thread-safe. Calls from one process are run in the order in which they were made.
 template <class A>
@@ -289,6 +306,9 @@ class ActorRef {
     return Stream<typename detail::ItemOf<typename Traits::Return>::type>{std::move(started.items),
                                                                           std::move(started.call)};
   }
+  // A handle of which at most `calls_max` calls are unfinished: the next one waits. See
+  // limited_actor.h.
+  LimitedActor<A> limited(uint32_t calls_max) const;
   Status kill() const { return detail::kill_actor(session_, id_); }
   Result<ActorStatus> status() const { return detail::actor_status(session_, id_); }
   // Blocks until it is ready to be called. Errors: unavailable (it died: why), deadline_exceeded.
@@ -297,6 +317,8 @@ class ActorRef {
   }
 
  private:
+  friend class LimitedActor<A>;
+  friend class ActorPool<A>;
   template <auto method>
   static const char* method_name() {
     return troupe_method_name(static_cast<A*>(nullptr), detail::MethodTag<method>{});
@@ -640,6 +662,11 @@ class Session {
   Status kill(ActorId actor) const { return detail::kill_actor(impl_, actor); }
   Status wait_alive(ActorId actor, std::chrono::nanoseconds timeout = no_timeout) const {
     return detail::wait_alive(impl_, actor, timeout);
+  }
+
+  // co_await session.sleep_for(duration): as troupe::sleep_for, in any coroutine.
+  detail::Slept sleep_for(std::chrono::nanoseconds duration) const {
+    return {{detail::Suspension::make(impl_), duration}};
   }
 
   JobId job() const;
