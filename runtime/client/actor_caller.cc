@@ -133,21 +133,24 @@ void ActorCaller::send(const Target& target, Queued queued) {
   }
   queued->result->on_cancel([](uint8_t) {});  // A call whose object has its outcome is not sent.
   boost::asio::post(client_.environment_.loop, [this, target, queued = std::move(queued)] {
-    keep_time(queued);
+    keep_time(queued, target);
     enqueue(target, queued);
   });
 }
 
-void ActorCaller::keep_time(const Queued& queued) {
+void ActorCaller::keep_time(const Queued& queued, const Target& target) {
   if (queued->deadline == Instant::max() || std::exchange(queued->has_timer, true)) return;
   deadlines_[queued->result->id()] = queued->deadline;
-  queued->timer = client_.environment_.clock.call_at(queued->deadline, [this, queued] {
+  queued->timer = client_.environment_.clock.call_at(queued->deadline, [this, queued, target] {
     queued->timer = 0;
+    // Found by it, or by one before it.
+    const bool is_full = queued->found_full ||
+                         (target && target->pace_.holds_back(client_.environment_.clock.now()));
     client_.objects_->cancel(
         queued->result,
         error(Code::deadline_exceeded,
               fmt::format("{} did not answer {} within the call's time of {} ms",
-                          queued->found_full ? "the actor, whose mailbox was full," : "the actor",
+                          is_full ? "the actor, whose mailbox was full," : "the actor",
                           label_of(queued->spec),
                           queued->spec.budget / std::chrono::milliseconds(1))));
   });
@@ -192,7 +195,6 @@ Status ActorCaller::pass_to_ring(const Target& target,
 }
 
 void ActorCaller::enqueue(Target target, Queued queued) {
-  queued->found_full = target->pace_.holds_back(client_.environment_.clock.now());
   target->queue_.push_back(std::move(queued));
   start_pump(target);
 }

@@ -30,8 +30,8 @@ struct ActorCall {
 
   // --- On the loop.
   TimerClock::TimerId timer = 0;
-  bool has_timer = false;   // Or had.
-  bool found_full = false;  // It, or one before it.
+  bool has_timer = false;  // Or had.
+  bool found_full = false;
 
   Instant submitted{};  // As the process's timeline has it; zero: it has not, or it was sent.
 };
@@ -100,8 +100,9 @@ class ActorCaller {
   void finish(const std::shared_ptr<ActorCall>& call);
 
   // --- On the loop.
-  // Ends the call at its deadline.
-  void keep_time(const std::shared_ptr<ActorCall>& call);
+  // Ends the call at its deadline. `target`: null if it is not chosen yet.
+  void keep_time(const std::shared_ptr<ActorCall>& call,
+                 const std::shared_ptr<ActorTarget>& target);
   // An open connection to the actor's present process; waits while it starts or restarts. Errors:
   // unavailable (it is dead: why), not_found, deadline_exceeded.
   Async<Result<std::shared_ptr<Peer>>> reach(std::shared_ptr<ActorTarget> target, Instant deadline);

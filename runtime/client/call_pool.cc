@@ -115,7 +115,7 @@ std::shared_ptr<Object> CallPool::submit(ActorCallSpec spec,
   result->on_cancel([](uint8_t) {});
   if (call->deadline != Instant::max()) {
     boost::asio::post(client_.environment().loop,
-                      [caller = &caller_, call] { caller->keep_time(call); });
+                      [caller = &caller_, call] { caller->keep_time(call, nullptr); });
   }
   {
     const std::lock_guard lock{mutex_};

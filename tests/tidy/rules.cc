@@ -300,9 +300,9 @@ Findings check_sleep(const File& file) {
     for (const size_t at : find_words(code, word)) {
       // Our own sleep_for(clock, ...) waits on the clock that it was given; the SDK's is for
       // coroutines, on the session's.
-      const bool ours = word.starts_with("sleep") &&
-                        (at < 2 || code[at - 1] != ':' ||
-                         std::string_view{code}.substr(0, at).ends_with("troupe::"));
+      const bool ours =
+          word.starts_with("sleep") && (at < 2 || code[at - 1] != ':' ||
+                                        std::string_view{code}.substr(0, at).ends_with("troupe::"));
       if (ours) continue;
       findings.push_back({file.path, line_of(code, at), std::string(word) + ": time is given"});
     }

@@ -353,6 +353,7 @@ void check_crowd(const troupe::Session& session) {
 
 void check_pool(const troupe::Session& session) {
   const auto pool = ActorPool<Counter>::create(session, {}, 3).value();
+  REQUIRE(eventually([&] { return pool.status().reached == 3; }));
   std::vector<ObjectRef<int>> calls;
   for (int i = 0; i < 300; ++i) calls.push_back(pool.submit<&Counter::pass>(i));
   for (int i = 0; i < 300; ++i) REQUIRE(calls[size_t(i)].get(deadline).value() == i);
