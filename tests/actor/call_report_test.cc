@@ -40,7 +40,7 @@ class HeldWait final : public client::BlockedWait {
   HeldWait(const void* call, std::vector<uint64_t> objects)
       : BlockedWait(call, true), objects_(std::move(objects)) {}
   client::WaitFacts facts() override {
-    client::WaitFacts told{"get", {}, any, items, deadline};
+    client::WaitFacts told{"get", {}, needs, deadline};
     for (const uint64_t object : objects_) {
       told.subjects.push_back({"object", RawId{5, object}, {}, {}});
     }
@@ -48,8 +48,7 @@ class HeldWait final : public client::BlockedWait {
   }
   void fail(const Error&) override {}
 
-  bool any = false;
-  bool items = false;
+  client::WaitFacts::Needs needs = client::WaitFacts::Needs::all;
   Instant deadline = Instant::max();
 
  private:
@@ -62,10 +61,11 @@ class CallReportTest : public testing::Test {
  protected:
   void run(uint32_t threads, std::function<void(Instance&)> body) {
     InstanceSpec spec;
-    spec.type = Module::load("echo", {TROUPE_TEST_MODULES}, host_table())
-                    .value()
-                    .find_class("echo")
-                    .value();
+    // Without steps, for which an actor has one thread alone.
+    const auto echo = Module::load("echo", {TROUPE_TEST_MODULES}, host_table());
+    troupe_actor_class type = **echo.value().find_class("echo");
+    type.step = nullptr;
+    spec.type = &type;
     spec.identity = {actor, JobId{RawId{3, 4}}, "left", "node-1", 1};
     spec.concurrency = threads;
     spec.arguments.push_back({BytesView{zero}, nullptr});
@@ -192,12 +192,14 @@ TEST_F(CallReportTest, ACallThatWaitsNamesWhatItWaitsFor) {
     ASSERT_EQ(told.waits_for.size(), 2u);
     EXPECT_EQ(told.waits_for[1].id, (RawId{5, 2}));
     EXPECT_EQ(told.deadline_us, 0u);
-    wait.any = true;
+    wait.needs = client::WaitFacts::Needs::any;
     EXPECT_EQ(report(instance, 1).state, waiting_for_any);
-    wait.any = false;
+    wait.needs = client::WaitFacts::Needs::unknown;
+    EXPECT_EQ(report(instance, 1).state, "waiting for many");
+    wait.needs = client::WaitFacts::Needs::all;
     wait.deadline = real.environment().clock.now() + 30s;
     EXPECT_GT(report(instance, 1).deadline_us, 20'000'000u);
-    wait.items = true;
+    wait.needs = client::WaitFacts::Needs::item;
     EXPECT_EQ(report(instance, 1).why, "its get waits for the next item of a stream");
     EXPECT_EQ(report(instance, 1).state, "waiting for an item");
   });

@@ -160,7 +160,7 @@ class TestWait final : public BlockedWait {
   TestWait(const void* call, ObjectName object) : BlockedWait(call, true), object_(object) {}
   WaitFacts facts() override {
     ++asked;
-    return {"get", {as_subject(object_)}, false, false, deadline};
+    return {"get", {as_subject(object_)}, WaitFacts::Needs::all, deadline};
   }
   void fail(const Error& why) override { failure = why; }
 
