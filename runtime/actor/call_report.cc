@@ -11,6 +11,7 @@
 namespace troupe::actor {
 
 using client::WaitFacts;
+using Needs = WaitFacts::Needs;
 using protocol::Explanation;
 namespace wait_state = client::wait_state;
 
@@ -70,13 +71,24 @@ std::string waits_text(const std::vector<Waiting>& waits) {
   std::string text;
   for (const Waiting& wait : waits) {
     const size_t count = wait.facts.subjects.size();
-    text += fmt::format("{}its {} waits for {}", text.empty() ? "" : "; ", wait.facts.how,
-                        wait.facts.items ? std::string{"the next item of a stream"}
-                        : count == 1     ? std::string{"a result"}
-                        : wait.facts.any ? fmt::format("some of {} results", count)
-                                         : fmt::format("{} results", count));
+    std::string what = count == 1 ? "a result" : fmt::format("{} results", count);
+    if (wait.facts.needs == Needs::any) what = fmt::format("some of {} results", count);
+    if (wait.facts.needs == Needs::item) what = "the next item of a stream";
+    if (wait.facts.needs == Needs::unknown) what = fmt::format("more than {} results", count);
+    text += fmt::format("{}its {} waits for {}", text.empty() ? "" : "; ", wait.facts.how, what);
   }
   return text;
+}
+
+// Of several waits any may be the one that matters.
+std::string_view state_of(const std::vector<Waiting>& waits) {
+  const auto has = [&](Needs needs) {
+    return std::ranges::any_of(waits,
+                               [needs](const Waiting& wait) { return wait.facts.needs == needs; });
+  };
+  if (has(Needs::item)) return "waiting for an item";
+  if (has(Needs::unknown)) return "waiting for many";
+  return waits.size() > 1 || has(Needs::any) ? wait_state::waiting_for_any : wait_state::waiting;
 }
 
 Explanation explain_running(const Running& running, Explanation told, Instant now) {
@@ -90,13 +102,7 @@ Explanation explain_running(const Running& running, Explanation told, Instant no
     told.why = "its code runs";
     return told;
   }
-  // Of several waits any may be the one that matters.
-  const bool any = running.waits.size() > 1 || running.waits.front().facts.any;
-  const bool items =
-      std::ranges::any_of(running.waits, [](const Waiting& wait) { return wait.facts.items; });
-  told.state = items ? "waiting for an item"
-               : any ? wait_state::waiting_for_any
-                     : wait_state::waiting;
+  told.state = state_of(running.waits);
   told.why = waits_text(running.waits);
   Instant since = Instant::max();
   Instant deadline = limit;

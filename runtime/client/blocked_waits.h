@@ -15,8 +15,13 @@ namespace troupe::client {
 struct WaitFacts {
   std::string how;  // get, wait, co_await.
   std::vector<protocol::WaitsFor> subjects;
-  bool any = false;    // Some of them suffice.
-  bool items = false;  // For an item of theirs, rather than for their ends.
+  enum class Needs : uint8_t {
+    all,
+    any,      // Some of them suffice.
+    item,     // One that they give before they end.
+    unknown,  // There are more than are told.
+  };
+  Needs needs = Needs::all;
   Instant deadline = Instant::max();
 };
 protocol::WaitsFor as_subject(const ObjectName& object);

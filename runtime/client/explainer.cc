@@ -131,11 +131,7 @@ void Explainer::take(Walk& walk, const Question& question, Result<Explanations> 
     const auto& node = graph.nodes()[place];
     if (node.answer != WaitGraph::Answer::none) return;
     if (std::ranges::find(walk.next, place) != walk.next.end()) return;
-    if (graph.nodes().size() > limits_.nodes_max) {
-      graph.cut();
-    } else {
-      walk.next.push_back(place);
-    }
+    walk.next.push_back(place);
   };
   const bool is_head = question.to.process.is_nil();
   if (answer && answer->items.size() < question.places.size()) {
@@ -157,6 +153,11 @@ void Explainer::take(Walk& walk, const Question& question, Result<Explanations> 
     return;
   }
   for (size_t i = 0; i < question.places.size(); ++i) {
+    auto& waits_for = answer->items[i].waits_for;
+    if (graph.nodes().size() + waits_for.size() > limits_.nodes_max) {
+      waits_for.clear();  // All or none: one of those left out could be the one that goes on.
+      graph.cut();
+    }
     for (const size_t next : graph.tell(question.places[i], std::move(answer->items[i]))) {
       ask_about(next);
     }

@@ -67,19 +67,21 @@ Explanation Testimony::about(ObjectId id) const {
   const auto first = object->first();
   const Object& made = first ? *first : *object;
   told.state = "pending";
-  bool known = true;
-  switch (made.maker()) {
-    case Object::Maker::task:
-      known = client_.leases_->explain(made, told);
-      if (!known) told.why = "its task is on its way";
-      break;
-    case Object::Maker::actor:
-      known = client_.actors_->explain(made, told);
-      if (!known) told.why = "the call that makes it is on its way";
-      break;
-    case Object::Maker::none:
-      told.why = "it is being stored";
+  bool known = false;
+  if (made.maker() == Object::Maker::task) {
+    known = client_.leases_->explain(made, told);
+  } else if (made.maker() == Object::Maker::actor) {
+    known = client_.actors_->explain(made, told);
+  } else {
+    told.why = "it is being stored";
+    return told;
   }
+  if (known) return told;
+  const ProcessId process = made.sent_to();
+  told.why = process.is_nil()
+                 ? "what makes it is on its way"
+                 : fmt::format("what makes it was sent to process {}, which is given up",
+                               process.to_string());
   return told;
 }
 

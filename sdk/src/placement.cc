@@ -197,8 +197,10 @@ Result<protocol::PlacementGroupInfo> ask(SessionImpl& session, protocol::GetPlac
   if (!request.wait) return session.run<protocol::PlacementGroupInfo>(question);
   const Instant deadline = client.environment().clock.now() + budget;
   const auto facts = [&] {
-    return client::WaitFacts{
-        "wait", {{"placement group", request.group, {}, {}}}, false, false, deadline};
+    return client::WaitFacts{"wait",
+                             {{"placement group", request.group, {}, {}}},
+                             client::WaitFacts::Needs::all,
+                             deadline};
   };
   return run_blocked<protocol::PlacementGroupInfo>(session, facts, question);
 }

@@ -34,6 +34,7 @@ namespace troupe {
 namespace detail {
 
 using client::ObjectName;
+using Needs = client::WaitFacts::Needs;
 using transport::Method;
 
 namespace {
@@ -227,7 +228,7 @@ Status wait_ready(SessionImpl& session, const std::shared_ptr<client::Object>& o
   transport::RingPort::Waiter waiter{*session.client().environment().rings};
   const auto facts = [&] {
     const ObjectName name = session.client().objects().publish(object);
-    return client::WaitFacts{"get", {client::as_subject(name)}, false, false, deadline};
+    return client::WaitFacts{"get", {client::as_subject(name)}, Needs::all, deadline};
   };
   const auto ready = wait_in_rings(
       session, waiter, deadline, [&] { return object->is_ready(); },
@@ -261,7 +262,7 @@ Result<Fetched> fetch(const RefHandle& ref, std::chrono::nanoseconds timeout) {
   if (auto view = client.store().find(ref.id())) return to_fetched(std::move(*view));
   const Instant deadline = client.environment().clock.now() + timeout;
   const auto facts = [&] {
-    return client::WaitFacts{"get", {client::as_subject(name_of(ref))}, false, false, deadline};
+    return client::WaitFacts{"get", {client::as_subject(name_of(ref))}, Needs::all, deadline};
   };
   const Instant began = client.environment().clock.now();
   auto bytes = run_blocked<client::ObjectBytes>(session, facts,
@@ -315,7 +316,7 @@ Result<std::vector<Fetched>> fetch_all(const std::shared_ptr<SessionImpl>& sessi
   if (!missing.empty()) {
     using Values = std::vector<Result<client::ObjectBytes>>;
     const auto facts = [&] {
-      client::WaitFacts told{"get", {}, false, false, deadline};
+      client::WaitFacts told{"get", {}, Needs::all, deadline};
       for (const size_t place : std::span{places}.first(std::min(places.size(), told_max))) {
         told.subjects.push_back(client::as_subject(name_of(*refs[place])));
       }
@@ -846,7 +847,7 @@ Status wait_alive(const std::shared_ptr<SessionImpl>& session, ActorId actor,
   client::Client& client = session->client();
   const Instant deadline = client.environment().clock.now() + timeout;
   const auto facts = [&] {
-    return client::WaitFacts{"wait_alive", {{"actor", actor, {}, {}}}, false, false, deadline};
+    return client::WaitFacts{"wait_alive", {{"actor", actor, {}, {}}}, Needs::all, deadline};
   };
   TROUPE_CHECK(run_blocked<protocol::ActorInfo>(*session, facts, [&client, actor, timeout] {
     return client.locate_actor(actor, 0, timeout);
@@ -1069,7 +1070,9 @@ Result<std::vector<bool>> block_until_ready(SessionImpl& session, const RefList&
     return ready->is_enough();
   };
   const auto facts = [&] {
-    client::WaitFacts told{"wait", {}, count < refs.size, false, deadline};
+    client::WaitFacts told{"wait", {}, Needs::all, deadline};
+    if (count < refs.size) told.needs = Needs::any;
+    if (refs.size > told_max) told.needs = Needs::unknown;
     for (size_t i = 0; i < std::min(refs.size, told_max); ++i) {
       told.subjects.push_back(client::as_subject(name_of(*refs[i])));
     }
@@ -1221,7 +1224,7 @@ class ClientItemStream final : public ItemStream {
     auto& clock = session_->client().environment().clock;
     const Instant deadline = clock.now() + timeout;
     const auto facts = [&] {
-      client::WaitFacts told{"next", {}, false, true, deadline};
+      client::WaitFacts told{"next", {}, Needs::item, deadline};
       if (call_) told.subjects.push_back(client::as_subject(name_of(*call_)));
       return told;
     };

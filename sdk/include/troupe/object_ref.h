@@ -227,7 +227,8 @@ class ObjectRef {
   ObjectId id() const { return handle_ ? handle_->id() : ObjectId{}; }
 
   // Blocks until the value is there. Errors: what the task or call failed with (its code, message
-  // and place), deadline_exceeded, cancelled, data_loss (its owner is gone).
+  // and place), deadline_exceeded, cancelled, data_loss (its owner is gone), conflict (a deadlock:
+  // what makes the value waits, by way of others, for the call that asks here).
   Result<T> get(std::chrono::nanoseconds timeout = no_timeout) const {
     if (!handle_) return error(Code::invalid, "an empty ref");
     auto fetched = detail::fetch(*handle_, timeout);

@@ -494,7 +494,8 @@ class Session {
     return views;
   }
   // Blocks until options.count of the refs are ready (a value or an error), or the timeout. Fetches
-  // nothing. Errors: invalid (an empty ref among those that had to be looked at).
+  // nothing. Errors: invalid (an empty ref among those that had to be looked at), conflict (a
+  // deadlock; see ObjectRef::get).
   template <class T>
   Result<WaitResult> wait(const std::vector<ObjectRef<T>>& refs,
                           const WaitOptions& options = {}) const {
