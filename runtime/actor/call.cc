@@ -89,7 +89,7 @@ bool Call::finish(Result<Bytes> outcome) {
     const std::lock_guard lock{mutex_};
     if (finished_) return false;
     finished_ = true;
-    if (timeline_ != nullptr) note_run_end(timeline_->now(), !outcome);
+    if (timeline_ != nullptr) note_end(timeline_->now(), !outcome);
     outcome_ = std::move(outcome);
     hook = std::move(stop_hook_);
   }
@@ -151,13 +151,6 @@ uint32_t Call::ran_ns(Instant now) const {
       std::clamp<int64_t>(now.time_since_epoch().count() - began, 1, UINT32_MAX));
 }
 
-void Call::note_in(Timeline* timeline, const RawId& result) {
-  timeline_ = timeline;
-  if (timeline == nullptr) return;
-  noted_id_ = timeline_id(result);
-  if (timeline->wants(result)) arrived_ = timeline->now();
-}
-
 TimelineEvent Call::run_event(Instant began) const {
   TimelineEvent event;
   event.kind = TimelineKind::run;
@@ -173,7 +166,6 @@ void Call::note_run_end(Instant now, bool has_failed) {
   if (began_ns == 0) return;
   const Instant began{Duration{began_ns}};
   const bool is_chosen = arrived_ != Instant{};
-  if (!is_chosen && now - began < timeline_long_run) return;
   TimelineEvent event = run_event(began);
   event.duration = now - began;
   event.has_failed = has_failed;

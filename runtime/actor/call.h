@@ -111,7 +111,12 @@ class Call : public std::enable_shared_from_this<Call> {
   const RingOrigin& origin() const { return origin_; }
   // Before it is in a mailbox: its run is noted there, if it is chosen by its result or takes long.
   // `timeline` may be null.
-  void note_in(Timeline* timeline, const RawId& result);
+  void note_in(Timeline* timeline, const RawId& result) {
+    if (timeline == nullptr) return;
+    timeline_ = timeline;
+    noted_id_ = timeline_id(result);
+    if (timeline->wants(result)) arrived_ = timeline->now();
+  }
   uint32_t results() const { return request_.extras ? request_.extras->results : 0; }
   const std::string& label() const {
     const bool is_named = request_.extras && !request_.extras->name.empty();
@@ -146,7 +151,12 @@ class Call : public std::enable_shared_from_this<Call> {
   Instant begun_at() const { return Instant{Duration{begun_at_ns_.load()}}; }
   // It has ended, and the first outcome is known.
   void note_end(Instant now, bool has_failed) {
-    if (timeline_ != nullptr) note_run_end(now, has_failed);
+    if (timeline_ == nullptr) return;
+    // Most are neither chosen nor long.
+    const int64_t ran_ns =
+        now.time_since_epoch().count() - begun_at_ns_.load(std::memory_order_relaxed);
+    if (arrived_ == Instant{} && ran_ns < timeline_long_run.count()) return;
+    note_run_end(now, has_failed);
   }
   // It does not run if it has not begun: true, and whoever withdrew it answers the caller.
   bool withdraw();
