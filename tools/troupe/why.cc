@@ -26,6 +26,8 @@ using Roots = std::vector<WaitsFor>;
 using Graph = std::shared_ptr<WaitGraph>;
 
 constexpr size_t roots_max = 32;
+// A worker that stands still takes a connection and does not answer: then the next one is asked.
+constexpr Duration attach_patience = std::chrono::seconds(2);
 
 // A client of the cluster for as long as one question takes: it can ask any process.
 class Inquiry {
@@ -35,8 +37,8 @@ class Inquiry {
     Status outcome = error(Code::unavailable, "no worker runs on this machine");
     for (const std::string& socket : worker_sockets) {
       client_ = std::make_unique<client::Client>(real_.environment(), options(socket));
-      outcome = error(Code::cancelled, "interrupted");
-      run(start_into(outcome));
+      outcome = error(Code::unavailable, "the worker behind " + socket + " does not answer");
+      run(start_into(outcome), attach_patience);
       if (outcome) return ok();
       stop();
     }
@@ -73,13 +75,17 @@ class Inquiry {
     co_await std::move(work);
     done = true;
   }
-  // Runs the loop until `work` has ended.
-  void run(Async<void> work) {
+  // Runs the loop until `work` has ended, or its time.
+  void run(Async<void> work, Duration limit = std::chrono::hours(1)) {
+    const auto& clock = real_.environment().clock;
+    const Instant end = clock.now() + limit;
     bool done = false;
     Scope scope{real_.io().get_executor()};
     spawn(scope, mark(std::move(work), done));
     real_.io().restart();
-    while (!done && !was_interrupted()) real_.io().run_one_for(std::chrono::milliseconds(100));
+    while (!done && !was_interrupted() && clock.now() < end) {
+      real_.io().run_one_for(std::chrono::milliseconds(100));
+    }
     scope.cancel();
     while (scope.size() > 0) real_.io().run_one();
   }
