@@ -99,7 +99,8 @@ class CompletionsImpl final : public Completions,
     transport::RingPort::Waiter waiter{*environment.rings};
     const Instant deadline = environment.clock.now() + timeout;
     const auto facts = [deadline] {
-      return client::WaitFacts{"wait for a pool's results", {}, true, false, deadline};
+      return client::WaitFacts{
+          "wait for a pool's results", {}, client::WaitFacts::Needs::unknown, deadline};
     };
     // One that failed gives nothing, as one that was in vain.
     (void)wait_in_rings(

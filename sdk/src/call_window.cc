@@ -77,7 +77,8 @@ class CallWindowImpl final : public CallWindow,
     Entry entry{&waiter};
     if (enter(entry)) return ok();
     const auto facts = [deadline] {
-      return client::WaitFacts{"wait for room in a limited handle", {}, true, false, deadline};
+      return client::WaitFacts{
+          "wait for room in a limited handle", {}, client::WaitFacts::Needs::unknown, deadline};
     };
     (void)wait_in_rings(
         *session, waiter, deadline, [&] { return entry.is_granted(); }, [] {}, facts);
