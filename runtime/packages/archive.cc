@@ -59,7 +59,9 @@ class Walk {
     fs::directory_iterator found{root_ / name, failed};
     while (!failed && found != fs::directory_iterator{}) {
       const std::string leaf = found->path().filename();
-      if (leaf != ".git") TROUPE_CHECK(take(name.empty() ? leaf : name + "/" + leaf));
+      if (leaf != ".git") {
+        TROUPE_CHECK(take(name.empty() ? leaf : fmt::format("{}/{}", name, leaf)));
+      }
       found.increment(failed);
     }
     if (failed) return file_error("read the directory " + (root_ / name).string(), failed.value());

@@ -13,6 +13,7 @@ namespace troupe::worker {
 namespace {
 
 constexpr size_t piece_bytes = 64 << 10;
+constexpr size_t head_bytes = 64;  // Enough to tell whose line it is.
 
 // Of what lies between two places of the file; less where it ends.
 std::string_view read_piece(int fd, uint64_t from, uint64_t to, std::string& buffer) {
@@ -47,12 +48,22 @@ LogReader::Lines LogReader::read(uint64_t bytes_max, bool ended) {
 // To the first line that begins at `end` or, where none does, behind the last newline before it.
 void LogReader::skip(int fd, uint64_t end, Lines& out) {
   std::string buffer;
-  uint64_t line = offset_;  // Where the latest line begins.
+  std::string head = partial_.substr(0, head_bytes);  // Of the line that is passed over.
+  uint64_t line = offset_;                            // Where the latest line begins.
   for (uint64_t at = offset_; at < end;) {
     const std::string_view piece = read_piece(fd, at, end, buffer);
     if (piece.empty()) break;
-    out.lost += static_cast<uint64_t>(std::ranges::count(piece, '\n'));
-    if (const size_t last = piece.rfind('\n'); last != piece.npos) line = at + last + 1;
+    for (size_t from = 0; from < piece.size();) {
+      const size_t newline = std::min(piece.find('\n', from), piece.size());
+      if (head.size() < head_bytes) {
+        head += piece.substr(from, std::min(newline - from, head_bytes - head.size()));
+      }
+      from = newline + 1;
+      if (newline == piece.size()) break;
+      if (!log::is_routine(head)) ++out.lost;
+      head.clear();
+      line = at + from;
+    }
     at += piece.size();
   }
   if (line == offset_) {  // One line that has no end yet.

@@ -57,7 +57,11 @@ TEST_F(LogReaderTest, WhatIsTooMuchIsLeftOutAndCounted) {
   const std::string line(99, 'x');
   constexpr uint64_t count = 50'000;  // 5 MB.
   std::string text;
-  for (uint64_t i = 0; i < count; ++i) text += line + "\n";
+  for (uint64_t i = 0; i < count; ++i) {
+    text += line + "\n";
+    // Not among those that are missed.
+    if (i % 1000 == 0) text += "2026-01-02T03:04:05.678 I troupe actor something_happened\n";
+  }
   write("begun ");
   EXPECT_EQ(read().lines, Lines{});
   write(text);
@@ -71,7 +75,7 @@ TEST_F(LogReaderTest, WhatIsTooMuchIsLeftOutAndCounted) {
     for (const std::string& one : found.lines) ASSERT_EQ(one, line);
   }
   EXPECT_EQ(lost + got, count);
-  EXPECT_GE(got * 100, LogReader::unread_bytes_max);
+  EXPECT_GE(got * 100, LogReader::unread_bytes_max - 1000);  // But for those of the runtime.
   EXPECT_LE(got * 100, LogReader::unread_bytes_max + 100);
 }
 

@@ -193,8 +193,10 @@ int changed(const std::string& module) {
 
 int chatter() {
   const auto session = troupe::connect().value();
-  std::cerr << session.submit({.placement = on(0)}, say, "from zero", 2).get().value() << " zero\n";
-  std::cerr << session.submit({.placement = on(1)}, say, "from one", 2).get().value() << " one\n";
+  // In one write: lines of processes come between others.
+  const auto tell = [](int64_t pid, const char* who) { std::cerr << std::to_string(pid) + who; };
+  tell(session.submit({.placement = on(0)}, say, "from zero", 2).get().value(), " zero\n");
+  tell(session.submit({.placement = on(1)}, say, "from one", 2).get().value(), " one\n");
   std::vector<troupe::ObjectRef<int64_t>> same;
   for (int node : {0, 0, 1, 1}) {
     same.push_back(session.submit({.placement = on(node)}, say_same, "all alike"));
