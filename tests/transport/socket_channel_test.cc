@@ -360,7 +360,10 @@ TEST_P(SocketChannelGarbage, ClosesTheConnectionAndNoMore) {
   put(bytes, sizes[GetParam()]);
   put(bytes, record);
   bytes.resize(bytes.size() + 300'000);
-  left.run([&]() -> Async<void> { (void)co_await stream->write(bytes, {}); });
+  left.run([&]() -> Async<void> {
+    const std::span<const FileDescriptor> none;
+    (void)co_await stream->write(bytes, none);
+  });
   // It closes: what it had to say ends.
   const bool ended = left.run([&]() -> Async<bool> {
     std::vector<FileDescriptor> none;

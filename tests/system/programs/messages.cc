@@ -7,8 +7,8 @@
 #include <iostream>
 #include <string>
 
+#include "check.h"
 #include "sample.capnp.h"
-#include "tests/system/programs/check.h"
 
 namespace {
 
