@@ -42,6 +42,31 @@ Bytes reply_record(ReplyForm form, const Bytes& body) {
   return record;
 }
 
+// A call as it lies in a TLS stream: see transport/socket_channel.h.
+Bytes in_stream(const Bytes& record) {
+  const auto record_bytes = static_cast<uint32_t>(record.size());
+  const uint32_t words[] = {0, record_bytes + 16, record_bytes, 2, 1, 1};
+  Bytes stream(sizeof words + record.size());
+  std::memcpy(stream.data(), words, sizeof words);
+  std::memcpy(stream.data() + sizeof words, record.data(), record.size());
+  return stream;
+}
+
+// As packages/archive.h describes it.
+Bytes archive() {
+  const auto entry = [](char kind, const std::string& name, const std::string& content) {
+    const auto name_bytes = static_cast<uint32_t>(name.size());
+    const uint64_t content_bytes = content.size();
+    std::string text(1, kind);
+    text.append(reinterpret_cast<const char*>(&name_bytes), sizeof name_bytes);
+    text += name;
+    text.append(reinterpret_cast<const char*>(&content_bytes), sizeof content_bytes);
+    return text + content;
+  };
+  return to_bytes("troupe archive 1\n" + entry('d', "code", "") + entry('x', "code/run", "echo") +
+                  entry('l', "code/link", "../data") + entry('f', "data", "content") + "e");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -57,6 +82,7 @@ int main(int argc, char** argv) {
     Bytes record(call_record_bytes("method", some));
     write_call_record(record.data(), head, "method", some);
     seeds.add("call_record", record);
+    seeds.add("socket", in_stream(record));
     Invoke invoke;
     invoke.actor = head.actor;
     invoke.method = "method";
@@ -77,6 +103,12 @@ int main(int argc, char** argv) {
   header.call = 7;
   header.error = to_info(error(Code::not_found, "nothing"));
   seeds.add("frame_header", encode_header(header));
+  seeds.add("archive", archive());
+  Bytes framed = encode_header(header);
+  const uint32_t lengths[] = {static_cast<uint32_t>(framed.size()), 0};
+  const auto* first = reinterpret_cast<const uint8_t*>(lengths);
+  framed.insert(framed.begin(), first, first + sizeof lengths);
+  seeds.add("socket", framed);
   for (const uint8_t op : {0, 1, 3, 4, 7}) seeds.add("ring", Bytes(64, op));
   for (uint8_t which = 0; which < 6; ++which) {
     Bytes value(300);
