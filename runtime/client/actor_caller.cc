@@ -19,6 +19,8 @@ using transport::Message;
 namespace {
 
 constexpr Duration retry_first = std::chrono::milliseconds(5);
+// Above it calls wait, on the loop, until the peer has read.
+constexpr size_t unsent_bytes_max = 8 << 20;
 constexpr Duration retry_most = std::chrono::milliseconds(500);
 
 // conflict: the process hosts another incarnation. unavailable: it was never sent, or refused. What
@@ -126,7 +128,7 @@ void ActorCaller::send(const Target& target, Queued queued) {
     queued->number = ++target->submitted_;
     if (queued->deadline == Instant::max() && target->on_loop_ == 0 && target->channel_ &&
         queued->spec.held.empty() && !extras_of(queued->spec).items &&
-        send_in_ring(target, queued)) {
+        target->channel_->queued_bytes() <= unsent_bytes_max && send_in_ring(target, queued)) {
       return;
     }
     ++target->on_loop_;

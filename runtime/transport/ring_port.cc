@@ -195,6 +195,7 @@ void RingPort::remove_source(const ReadSource& source) {
 }
 
 std::shared_ptr<ReadSource> RingPort::next_source() {
+  if (thread_alarm() < 0) return nullptr;  // Out of descriptors: nothing could wake it there.
   const std::lock_guard lock{channels_mutex_};
   const auto found =
       std::ranges::find(sources_, next_source_.load(), &std::shared_ptr<ReadSource>::get);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <cstring>
 
 #include "base/log.h"
@@ -17,6 +18,7 @@ constexpr size_t frame_overhead_bytes = 256;  // Of a frame in the queue, roughl
 constexpr size_t batch_bytes = 256 << 10;
 constexpr size_t read_bytes = 256 << 10;
 constexpr size_t growth_bytes_first = 1 << 20;
+constexpr size_t reads_a_turn = 16;
 // With more under way nobody waits for a single one: the loop sends many at a time.
 constexpr size_t direct_calls_max = 8;
 
@@ -47,8 +49,9 @@ void SocketChannel::start(Scope& scope) {
 
 Status SocketChannel::accept_calls(ProcessId peer) {
   process_ = peer;
+  TROUPE_CHECK(port_->add_source(self()));
   accepts_calls_ = true;
-  return port_->add_source(self());
+  return ok();
 }
 
 // --- Sending.
@@ -274,14 +277,15 @@ bool SocketChannel::claim_for_loop() {
   const std::lock_guard lock{reader_mutex_};
   if (reader_ == Reader::thread) return false;
   reader_ = Reader::loop;
+  over_ = false;
   return true;
 }
 
 bool SocketChannel::take() {
   const std::lock_guard lock{reader_mutex_};
-  if (reader_ != Reader::nobody || told_closed_ || !is_open()) return false;
+  // What another thread left to the loop lies in the buffer, and nothing in the socket tells of it.
+  if (reader_ != Reader::nobody || over_ || told_closed_ || !is_open()) return false;
   reader_ = Reader::thread;
-  over_ = false;
   stream_->wake_loop_on_data(false);
   return true;
 }
@@ -342,6 +346,7 @@ Async<Result<size_t>> SocketChannel::read_into(std::span<uint8_t> room) {
 Async<Result<Frame>> SocketChannel::receive() {
   const auto keep = self();
   Error failure;
+  size_t reads = 0;
   for (;;) {
     if (!claim_for_loop()) {
       co_await stream_->readable();
@@ -381,7 +386,14 @@ Async<Result<Frame>> SocketChannel::receive() {
       break;
     }
     end_ += *got;
-    if (*got > 0) continue;
+    if (*got > 0) {
+      // A peer that never falls silent must not keep the loop from everybody else.
+      if (++reads % reads_a_turn == 0) {
+        auto token = boost::asio::use_awaitable;
+        co_await boost::asio::post(loop_, token);
+      }
+      continue;
+    }
     {
       const std::lock_guard lock{reader_mutex_};
       reader_ = Reader::nobody;
@@ -394,7 +406,7 @@ Async<Result<Frame>> SocketChannel::receive() {
 }
 
 Async<Status> SocketChannel::receive_large_record(Prefix prefix) {
-  if (prefix.body_bytes > message_bytes_max) {
+  if (prefix.body_bytes > message_bytes_max + sizeof(RecordHeader)) {
     co_return error(Code::invalid, "the peer sent a call over the size limit");
   }
   TROUPE_CO_TRY(const Bytes body, co_await receive_bytes(prefix.body_bytes));

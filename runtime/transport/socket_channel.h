@@ -124,7 +124,7 @@ class SocketChannel final : public CallChannel, public ReadSource {
   Reader reader_ = Reader::loop;
   bool accepts_calls_ = false;
   bool told_closed_ = false;
-  bool over_ = false;  // A thread that read found what only the loop can go on with.
+  bool over_ = false;  // What a thread found: only the loop can go on, and it has not yet.
   Bytes buffer_;
   size_t begin_ = 0;
   size_t end_ = 0;

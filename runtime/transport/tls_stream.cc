@@ -3,7 +3,9 @@
 #include <openssl/ssl.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -83,15 +85,7 @@ class TlsByteStream final : public ByteStream {
     socket.native_non_blocking(true, failed);
     const auto executor = socket.get_executor();
     socket_ = FileDescriptor{socket.release(failed)};
-    FileDescriptor interest{::epoll_create1(EPOLL_CLOEXEC)};
-    epoll_event none{};
-    if (!interest.is_open() ||
-        ::epoll_ctl(interest.get(), EPOLL_CTL_ADD, socket_.get(), &none) != 0) {
-      failure_ = std::string("epoll: ") + std::strerror(errno);
-    } else {
-      interest_.emplace(executor, interest.release());
-      show_interest();
-    }
+    open_interest(executor);
     BIO* bio = BIO_new(socket_bio());
     BIO_set_data(bio, reinterpret_cast<void*>(static_cast<intptr_t>(socket_.get())));
     BIO_set_init(bio, 1);
@@ -127,7 +121,10 @@ class TlsByteStream final : public ByteStream {
       auto turn = [this, out] {
         return take_turn([&](size_t from) { return read_step(out.subspan(from)); }, out.size());
       };
+      // Who waits to write on the loop is not to be woken by what the other thread reads.
+      set_wakes_on_data(false);
       const Step step = co_await on_bulk_thread(turn);
+      set_wakes_on_data(true);
       out = out.subspan(step.count);
       if (!out.empty()) TROUPE_CO_CHECK(co_await wait_for(step));
     }
@@ -164,7 +161,11 @@ class TlsByteStream final : public ByteStream {
   bool is_direct() const override { return true; }
   Result<size_t> try_read(std::span<uint8_t> out) override {
     const Step step = read_step(out);
-    if (step.waits_for == SSL_ERROR_WANT_WRITE) wake_loop();  // Once it can be written to.
+    if (step.waits_for == SSL_ERROR_WANT_WRITE) {
+      const std::lock_guard lock{mutex_};
+      reader_wants_to_write_ = true;  // Before it can read on.
+      show_interest();
+    }
     return count_of(step);
   }
   Result<size_t> try_write(std::span<const uint8_t> bytes) override {
@@ -174,20 +175,15 @@ class TlsByteStream final : public ByteStream {
   void wake_loop_on_data(bool wakes) override {
     const std::lock_guard lock{mutex_};
     wakes_on_data_ = wakes;
-    // What the SSL has read ahead does not make the socket readable.
-    woken_ = woken_ || (wakes && SSL_has_pending(ssl_.get()) == 1);
     show_interest();
+    // What the SSL has read ahead does not make the socket readable.
+    if (wakes && SSL_has_pending(ssl_.get()) == 1) wake();
   }
   void wake_loop() override {
     const std::lock_guard lock{mutex_};
-    woken_ = true;
-    show_interest();
+    wake();
   }
-  Async<void> readable() override {
-    co_await wait_for_interest();
-    const std::lock_guard lock{mutex_};
-    if (std::exchange(woken_, false)) show_interest();
-  }
+  Async<void> readable() override { return wait_for_interest(); }
 
   Async<Status> handshake(int (*advance)(SSL*)) {
     if (!failure_.empty()) co_return error(Code::exhausted, failure_);
@@ -307,19 +303,60 @@ class TlsByteStream final : public ByteStream {
     co_return co_await asio::co_spawn(threads_->executor(), body(std::move(turn)), token);
   }
 
-  // With the mutex held: what the loop is to be woken by. A socket that can be written to is ready
-  // at once, which also wakes a loop that waits to read.
+  void open_interest(const tcp::socket::executor_type& executor) {
+    FileDescriptor interest{::epoll_create1(EPOLL_CLOEXEC)};
+    alarm_ = FileDescriptor{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    epoll_event none{};
+    epoll_event readable{};
+    readable.events = EPOLLIN;
+    const bool made = interest.is_open() && alarm_.is_open() &&
+                      ::epoll_ctl(interest.get(), EPOLL_CTL_ADD, socket_.get(), &none) == 0 &&
+                      ::epoll_ctl(interest.get(), EPOLL_CTL_ADD, alarm_.get(), &readable) == 0;
+    if (!made) {
+      failure_ = std::string("epoll: ") + std::strerror(errno);
+      return;
+    }
+    interest_.emplace(executor);
+    boost::system::error_code failed;
+    interest_->assign(interest.get(), failed);
+    if (failed) {
+      failure_ = "epoll: " + failed.message();
+      interest_.reset();
+      return;
+    }
+    (void)interest.release();
+    show_interest();
+  }
+  // With the mutex held: what the loop is to be woken by.
   void show_interest() {
     if (!interest_) return;
     epoll_event event{};
-    event.events = (wakes_on_data_ ? EPOLLIN : 0u) | (wants_to_write_ || woken_ ? EPOLLOUT : 0u);
+    const bool writes = wants_to_write_ || reader_wants_to_write_;
+    event.events = (wakes_on_data_ ? EPOLLIN : 0u) | (writes ? EPOLLOUT : 0u);
     ::epoll_ctl(interest_->native_handle(), EPOLL_CTL_MOD, socket_.get(), &event);
   }
-  // On the loop. Wakes early, too.
+  // With the mutex held.
+  void wake() {
+    if (std::exchange(woken_, true)) return;
+    const uint64_t one = 1;
+    (void)!::write(alarm_.get(), &one, sizeof one);
+  }
+  // On the loop. Wakes early, too; all who wait are woken at once, so any may quiet the alarm.
   Async<void> wait_for_interest() {
     if (!interest_) co_return;
     auto token = asio::as_tuple(asio::use_awaitable);
     co_await interest_->async_wait(asio::posix::descriptor_base::wait_read, token);
+    const std::lock_guard lock{mutex_};
+    if (std::exchange(woken_, false)) {
+      uint64_t count = 0;
+      (void)!::read(alarm_.get(), &count, sizeof count);
+    }
+    if (std::exchange(reader_wants_to_write_, false)) show_interest();
+  }
+  void set_wakes_on_data(bool wakes) {
+    const std::lock_guard lock{mutex_};
+    wakes_on_data_ = wakes;
+    show_interest();
   }
   void want_to_write(bool wants) {
     const std::lock_guard lock{mutex_};
@@ -342,12 +379,14 @@ class TlsByteStream final : public ByteStream {
   }
 
   FileDescriptor socket_;
-  std::string failure_;  // Why it cannot be used.
-  // The loop's; an epoll with the socket in it. Reset under the mutex.
+  FileDescriptor alarm_;  // Wakes the loop though the socket has nothing for it.
+  std::string failure_;   // Why it cannot be used.
+  // The loop's; an epoll with the socket and the alarm in it. Reset under the mutex.
   std::optional<asio::posix::stream_descriptor> interest_;
   std::mutex mutex_;  // Guards ssl_ and what follows.
   bool wakes_on_data_ = true;
   bool wants_to_write_ = false;
+  bool reader_wants_to_write_ = false;
   bool woken_ = false;
   bool closed_ = false;
   std::unique_ptr<SSL, FreeSsl> ssl_;

@@ -323,31 +323,109 @@ TEST_F(SocketChannelTest, AWaitEndsAtItsDeadline) {
   EXPECT_TRUE(eventually([&] { return unanswered->is_settled(); }));
 }
 
+// A TLS stream whose other end is a process under test: says what the test writes, byte by byte.
+class RawPeer {
+ public:
+  RawPeer(TlsProcess& runs_on, const Endpoint& endpoint)
+      : runs_on_(runs_on), stream_(runs_on.connect_raw(endpoint)) {}
+  ~RawPeer() {
+    runs_on_.on_loop([&] { stream_->close(); });
+  }
+
+  template <class T>
+  static void put(Bytes& out, const T& number) {
+    const auto* first = reinterpret_cast<const uint8_t*>(&number);
+    out.insert(out.end(), first, first + sizeof number);
+  }
+  static Bytes frame(protocol::Method method, uint64_t call, const Bytes& body) {
+    protocol::FrameHeader header;
+    header.kind = protocol::FrameKind::request;
+    header.method = method;
+    header.call = call;
+    header.budget_us = 30'000'000;
+    const Bytes head = protocol::encode_header(header);
+    Bytes out;
+    put(out, static_cast<uint32_t>(head.size()));
+    put(out, static_cast<uint32_t>(body.size()));
+    out.insert(out.end(), head.begin(), head.end());
+    out.insert(out.end(), body.begin(), body.end());
+    return out;
+  }
+  static Bytes hello() {
+    protocol::Hello hello;
+    hello.features = 1;
+    hello.address.process = ProcessId{RawId{1, 2}};
+    return frame(protocol::Method::hello, 0, protocol::encode(hello));
+  }
+  static Bytes reply(uint64_t call, const Bytes& payload) {
+    const RecordHeader record{static_cast<uint32_t>(payload.size()), CallChannel::call_reply, 0,
+                              call};
+    Bytes out;
+    put(out, uint32_t{0});
+    put(out, static_cast<uint32_t>(sizeof record + payload.size()));
+    put(out, record);
+    out.insert(out.end(), payload.begin(), payload.end());
+    return out;
+  }
+
+  void write(const Bytes& bytes) {
+    runs_on_.run([&]() -> Async<void> {
+      const std::span<const FileDescriptor> none;
+      (void)co_await stream_->write(bytes, none);
+    });
+  }
+  // Reads until the other end closes.
+  void drain() {
+    runs_on_.run([&]() -> Async<void> {
+      std::vector<FileDescriptor> none;
+      Bytes room(1 << 16);
+      while (co_await stream_->read_some(room, none)) {
+      }
+    });
+  }
+
+ private:
+  TlsProcess& runs_on_;
+  std::unique_ptr<ByteStream> stream_;
+};
+
+// A thread that finds a frame leaves it, and what lies behind it, to the loop, which cannot see
+// that in the socket any more.
+TEST_F(SocketChannelTest, WhatLiesBehindAFrameIsReadThoughNoMoreArrives) {
+  endpoint = right.listen();
+  for (int round = 0; round < 20; ++round) {
+    right.greeted = false;
+    RawPeer peer{left, endpoint};
+    peer.write(RawPeer::hello());
+    ASSERT_TRUE(eventually([&] { return right.greeted.load(); }));
+    const auto channel = right.channel();
+    const auto first = begin_call(channel, bytes_of(1, 8));
+    const auto second = begin_call(channel, bytes_of(2, 8));
+    std::atomic<int> armed = 0;
+    std::thread waits([&] {
+      EXPECT_TRUE(first->wait(right.port(), in(10s), &armed));
+      EXPECT_TRUE(second->wait(right.port(), in(10s)));
+    });
+    ASSERT_TRUE(eventually([&] { return armed == 1; }));
+    Bytes all = RawPeer::reply(first->number, bytes_of(1, 8));
+    const Bytes frame = RawPeer::frame(protocol::Method::invoke, 7, bytes_of(3, 100));
+    const Bytes last = RawPeer::reply(second->number, bytes_of(2, 8));
+    all.insert(all.end(), frame.begin(), frame.end());
+    all.insert(all.end(), last.begin(), last.end());
+    peer.write(all);
+    waits.join();
+    EXPECT_TRUE(eventually([&] { return right.frames == round + 1; }));
+    right.on_loop([&] { right.peer->close(); });
+  }
+}
+
 // What a broken or hostile peer may send after the handshake.
 class SocketChannelGarbage : public SocketChannelTest, public testing::WithParamInterface<int> {};
 
 TEST_P(SocketChannelGarbage, ClosesTheConnectionAndNoMore) {
   endpoint = right.listen();
-  const auto stream = left.connect_raw(endpoint);
-  const auto put = [](Bytes& out, auto number) {
-    const auto* first = reinterpret_cast<const uint8_t*>(&number);
-    out.insert(out.end(), first, first + sizeof number);
-  };
   Bytes bytes;
-  if (GetParam() > 0) {  // First a hello, so that calls are taken.
-    protocol::Hello hello;
-    hello.features = 1;
-    hello.address.process = ProcessId{RawId{1, 2}};
-    protocol::FrameHeader header;
-    header.kind = protocol::FrameKind::request;
-    header.method = protocol::Method::hello;
-    const Bytes head = protocol::encode_header(header);
-    const Bytes body = protocol::encode(hello);
-    put(bytes, static_cast<uint32_t>(head.size()));
-    put(bytes, static_cast<uint32_t>(body.size()));
-    bytes.insert(bytes.end(), head.begin(), head.end());
-    bytes.insert(bytes.end(), body.begin(), body.end());
-  }
+  if (GetParam() > 0) bytes = RawPeer::hello();  // So that calls are taken.
   const RecordHeader record{8, CallChannel::call_request, 0, 1};
   const uint32_t sizes[] = {
       sizeof record + 8,  // 0: a good call, without a hello.
@@ -356,25 +434,15 @@ TEST_P(SocketChannelGarbage, ClosesTheConnectionAndNoMore) {
       0xffff'fff0,        // 3: over every limit.
       300'000,            // 4: of the loop's, and the two lengths differ.
   };
-  put(bytes, uint32_t{0});
-  put(bytes, sizes[GetParam()]);
-  put(bytes, record);
+  RawPeer::put(bytes, uint32_t{0});
+  RawPeer::put(bytes, sizes[GetParam()]);
+  RawPeer::put(bytes, record);
   bytes.resize(bytes.size() + 300'000);
-  left.run([&]() -> Async<void> {
-    const std::span<const FileDescriptor> none;
-    (void)co_await stream->write(bytes, none);
-  });
-  // It closes: what it had to say ends.
-  const bool ended = left.run([&]() -> Async<bool> {
-    std::vector<FileDescriptor> none;
-    Bytes room(1 << 16);
-    for (;;) {
-      const auto got = co_await stream->read_some(room, none);
-      if (!got) co_return true;
-    }
-  });
-  EXPECT_TRUE(ended);
-  left.on_loop([&] { stream->close(); });
+  {
+    RawPeer peer{left, endpoint};
+    peer.write(bytes);
+    peer.drain();  // It closes.
+  }
   // And serves the next one.
   right.greeted = false;
   left.connect(endpoint);
