@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <boost/asio/as_tuple.hpp>
+#include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -299,7 +300,8 @@ class TlsByteStream final : public ByteStream {
   template <class Turn>
   Async<Step> on_bulk_thread(Turn turn) {
     auto body = [](Turn moved) -> Async<Step> { co_return moved(); };
-    auto token = asio::use_awaitable;
+    const asio::cancellation_slot none;  // As run_blocking.
+    auto token = asio::bind_cancellation_slot(none, asio::use_awaitable);
     co_return co_await asio::co_spawn(threads_->executor(), body(std::move(turn)), token);
   }
 

@@ -93,7 +93,11 @@ TEST_F(PoolsSystem, TheExampleRuns) {
 
 TEST(PoolsSystemOfTwoNodes, PoolsQueuesAndWaitingCallersSpanNodes) {
   Cluster cluster;
-  ASSERT_EQ(cluster.up({"--workers", "2", "--cpus", "2", "--gateway-port", "-1"}).status, 0);
+  ASSERT_EQ(cluster
+                .up({"--workers", "2", "--cpus", "2", "--label", "worker-0:n=0", "--label",
+                     "worker-1:n=1", "--gateway-port", "-1"})
+                .status,
+            0);
   const std::pair<const char*, const char*> checks[] = {
       {"pools", "window"}, {"pools", "room"},       {"pools", "pool_deaths"}, {"pools", "map"},
       {"queues", "crowd"}, {"queues", "two_nodes"}, {"queues", "gone"}};

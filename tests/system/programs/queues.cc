@@ -348,8 +348,12 @@ void check_dies(const troupe::Session& session) {
 
 void check_two_nodes(const troupe::Session& session) {
   const auto queue = Queue<int64_t>::create(session, {.elements_max = 4}).value();
-  const auto readers =
-      session.create_many<Reader>({.resources = {.cpu = 1}, .spread = true}, 2, queue).value();
+  std::vector<ActorRef<Reader>> readers;
+  for (const char* n : {"0", "1"}) {
+    troupe::ActorOptions there;
+    there.placement.labels = {troupe::label::equals("n", n)};
+    readers.push_back(session.create<Reader>(there, queue).value());
+  }
   std::set<std::string> nodes;
   std::vector<ObjectRef<int64_t>> gets;
   for (const auto& reader : readers) {
