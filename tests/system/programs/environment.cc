@@ -225,6 +225,13 @@ int lines_to_callback(int64_t count) {
       said.push_back(session.submit({.placement = on(node)}, say, "line", count));
     }
     for (auto& ref : said) REQUIRE(ref.get());
+    // The session's end waits for a second at most, and a slow machine needs longer for so many.
+    (void)eventually([&] {
+      const std::lock_guard lock{mutex};
+      int64_t told = lost;
+      for (const auto& [node, lines] : got) told += lines;
+      return told >= 2 * count;
+    });
   }
   const std::lock_guard lock{mutex};
   REQUIRE(got.size() == 2);

@@ -348,7 +348,7 @@ void check_dies(const troupe::Session& session) {
 
 void check_two_nodes(const troupe::Session& session) {
   const auto queue = Queue<int64_t>::create(session, {.elements_max = 4}).value();
-  std::vector<ActorRef<Reader>> readers;
+  std::vector<troupe::ActorRef<Reader>> readers;
   for (const char* n : {"0", "1"}) {
     troupe::ActorOptions there;
     there.placement.labels = {troupe::label::equals("n", n)};
