@@ -442,6 +442,8 @@ void check_pool_end(const troupe::Session& session) {
   std::vector<troupe::ActorRef<Counter>> own;
   {
     const ActorPool<Counter> pool{session, {lent}};
+    // Until then nothing is sent, and all of it would wait.
+    REQUIRE(eventually([&] { return pool.status().reached == 1; }));
     sent = pool.submit<&Counter::hold>(gate.path());
     waits = pool.submit<&Counter::pass>(1);
     const auto made = ActorPool<Counter>::create(session, {}, 2).value();
