@@ -27,13 +27,12 @@ struct ActorCall {
   // Among its target's: those that found its mailbox full are sent again in this order.
   uint64_t number = 0;
   std::shared_ptr<ReadyHook> seat = {};  // Its CallRoute's own.
+  Instant submitted{};  // As the process's timeline has it; zero: it has not, or it was sent.
 
   // --- On the loop.
   TimerClock::TimerId timer = 0;
   bool has_timer = false;  // Or had.
   bool found_full = false;
-
-  Instant submitted{};  // As the process's timeline has it; zero: it has not, or it was sent.
 };
 
 // Who chose the actor of a call, and may choose another. Thread-safe.
