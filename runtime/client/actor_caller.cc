@@ -51,7 +51,7 @@ uint64_t to_us(Duration budget) {
 
 }  // namespace
 
-// A call in a ring.
+// A call that went through a channel, a ring or a socket.
 class RingCall final : public transport::PendingReply {
  public:
   RingCall(std::shared_ptr<ActorTarget> target, std::shared_ptr<ActorCall> queued)
@@ -128,7 +128,7 @@ void ActorCaller::send(const Target& target, Queued queued) {
     queued->number = ++target->submitted_;
     if (queued->deadline == Instant::max() && target->on_loop_ == 0 && target->channel_ &&
         queued->spec.held.empty() && !extras_of(queued->spec).items &&
-        target->channel_->queued_bytes() <= unsent_bytes_max && send_in_ring(target, queued)) {
+        target->channel_->queued_bytes() <= unsent_bytes_max && send_directly(target, queued)) {
       return;
     }
     ++target->on_loop_;
@@ -158,7 +158,7 @@ void ActorCaller::keep_time(const Queued& queued, const Target& target) {
   });
 }
 
-Status ActorCaller::send_in_ring(const Target& target, const Queued& queued) {
+Status ActorCaller::send_directly(const Target& target, const Queued& queued) {
   const auto& channel = target->channel_;
   const ActorCallSpec& spec = queued->spec;
   protocol::CallHead head;
@@ -182,14 +182,14 @@ Status ActorCaller::send_in_ring(const Target& target, const Queued& queued) {
 }
 
 // Sends the first call of the queue, and takes it off.
-Status ActorCaller::pass_to_ring(const Target& target,
-                                 const std::shared_ptr<transport::CallChannel>& channel) {
+Status ActorCaller::pass_to_channel(const Target& target,
+                                    const std::shared_ptr<transport::CallChannel>& channel) {
   // From here on calls need not come through the loop, but those that did are sent first.
   const std::lock_guard lock{target->mutex_};
   target->channel_ = channel;
   target->incarnation_ = target->info_->incarnation;
   target->address_ = std::make_shared<const protocol::ProcessAddress>(target->info_->address);
-  TROUPE_CHECK(send_in_ring(target, target->queue_.front()));
+  TROUPE_CHECK(send_directly(target, target->queue_.front()));
   note_sent(target->queue_.front());
   target->queue_.pop_front();
   --target->on_loop_;
@@ -274,7 +274,7 @@ Async<void> ActorCaller::pump(Target target) {
       continue;
     }
     if (const auto channel = (*peer)->channel()) {
-      const Status sent = pass_to_ring(target, channel);
+      const Status sent = pass_to_channel(target, channel);
       if (!sent && sent.error().code() == Code::unavailable) {
         // The connection is about to be closed, by this loop.
         const Instant soon = client_.environment_.clock.now() + retry_most;

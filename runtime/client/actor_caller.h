@@ -1,6 +1,6 @@
 // Calls to actors: where they live, one ordered queue an actor, what to do when they die.
 //
-// A call to an actor whose process is reached through a ring, with none queued before it, is
+// A call to an actor whose process is reached through a channel, with none queued before it, is
 // written there by the thread that makes it. Every other one goes through the loop.
 #pragma once
 
@@ -131,8 +131,9 @@ class ActorCaller {
   };
 
   // With the target's lock held. Errors: those of CallChannel::call.
-  Status send_in_ring(const Target& target, const Queued& queued);
-  Status pass_to_ring(const Target& target, const std::shared_ptr<transport::CallChannel>& channel);
+  Status send_directly(const Target& target, const Queued& queued);
+  Status pass_to_channel(const Target& target,
+                         const std::shared_ptr<transport::CallChannel>& channel);
   void enqueue(Target target, Queued queued);
   Async<void> enqueue_later(Target target, Queued queued, Duration delay);
   Async<void> route_later(Queued queued, Duration delay, Error failure);
@@ -165,7 +166,7 @@ class ActorCaller {
   mutable std::mutex mutex_;
   std::map<ActorId, Target> targets_;  // Guarded.
   // --- On the loop.
-  Roster<Sent> sent_;                      // By it, rather than through a ring.
+  Roster<Sent> sent_;                      // By it, rather than through a channel.
   Roster<Later> later_;                    // Sent again a moment later.
   std::map<ObjectId, Instant> deadlines_;  // Of those that have one.
 };
