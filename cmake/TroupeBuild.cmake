@@ -39,6 +39,9 @@ if(TROUPE_SANITIZE)
   add_link_options(-fsanitize=${TROUPE_SANITIZE})
   if(TROUPE_SANITIZE MATCHES "thread")
     add_compile_options(-Wno-tsan)
+    # Else a module's shared_ptr counts with the code of a library that is not instrumented and exports the same
+    # templates (libspdlog), of which ThreadSanitizer sees nothing.
+    add_link_options(-Wl,-Bsymbolic-functions)
   endif()
 endif()
 

@@ -15,6 +15,7 @@ for argument in "$@"; do
 done
 
 passed=0 failed=0 skipped=0
+failures=""  # A line each, for the end: what a log's reader wants first.
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 
@@ -28,6 +29,7 @@ leg() {
   else
     printf '== %s: FAILED, %d s\n' "$name" $((SECONDS - began))
     failed=$((failed + 1))
+    failures+="$name"$'\n'
   fi
 }
 
@@ -43,14 +45,23 @@ attribute() { # NAME REPORT: the number in the report's <testsuites> line; empty
   sed -n "0,/<testsuites/s/.*<testsuites.* $1=\"\([0-9]*\)\".*/\1/p" "$2"
 }
 
+# The cases of a report that failed, each with the beginning of what it says.
+failed_cases() { # REPORT
+  sed -n -e '/<testcase /{s/.* name="\([^"]*\)".* classname="\([^"]*\)".*/\2.\1/;h}' \
+    -e '/<failure message="/{s/.*message="\([^"]*\).*/\1/;s/&#x0A;/ /g;G;s/\(.*\)\n\(.*\)/\2: \1/;p}' "$1" |
+    cut -c 1-500
+}
+
 # Counts one program's cases from its report. A program that left none has crashed; one that left a
 # good one and yet failed was stopped afterwards, e.g. by a sanitizer's last check.
 count() { # PROGRAM REPORT FAILED(0 or 1)
-  local total bad errors skips
+  local total bad errors skips name
+  name=$(basename "$(dirname "$2")")/$1  # With its preset.
   total=$(attribute tests "$2" 2> /dev/null)
   if [ -z "$total" ] || ! grep -q '</testsuites>' "$2"; then
     echo "$1: no report of its cases: it was not built, crashed, or ran out of time"
     failed=$((failed + 1))
+    failures+="$name: no report of its cases"$'\n'
     return 1
   fi
   bad=$(attribute failures "$2")
@@ -60,10 +71,12 @@ count() { # PROGRAM REPORT FAILED(0 or 1)
   failed=$((failed + bad))
   skipped=$((skipped + skips))
   passed=$((passed + total - bad - skips))
+  [ "$bad" = 0 ] || failures+=$(failed_cases "$2" | sed "s|^|$name: |")$'\n'
   sed -n "s/.*<skipped message=\"\([^\"]*\)\".*/$1 skipped: \1/p" "$2" | sed "s/&#x0A;/ /" | sort -u
   if [ "$3" = 1 ] && [ "$bad" = 0 ]; then
     echo "$1: all its cases passed, but it failed at its end"
     failed=$((failed + 1))
+    failures+="$name: it failed at its end"$'\n'
     return 1
   fi
   [ "$bad" = 0 ]
@@ -143,6 +156,7 @@ if [ $((passed + failed)) = 0 ]; then
   echo "no test was run"
   failed=1
 fi
+[ -z "$failures" ] || printf 'Failed:\n%s\n' "$failures"
 line="$passed passed, $failed failed"
 [ "$skipped" = 0 ] || line+=", $skipped skipped"
 echo "$line"

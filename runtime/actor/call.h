@@ -149,6 +149,7 @@ class Call : public std::enable_shared_from_this<Call> {
   uint32_t ran_ns(Instant now) const;
   // Of what began; the clock's first instant: it did not.
   Instant begun_at() const { return Instant{Duration{begun_at_ns_.load()}}; }
+  bool has_begun() const { return begun_.load(); }
   // It has ended, and the first outcome is known.
   void note_end(Instant now, bool has_failed) {
     if (timeline_ == nullptr) return;

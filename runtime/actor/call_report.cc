@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
+#include <deque>
 
 #include "client/blocked_waits.h"
 #include "client/testimony.h"
@@ -27,38 +27,12 @@ struct Waiting {
 // A call that has begun and has no outcome yet.
 struct Running {
   std::shared_ptr<Call> call;
-  std::vector<Waiting> waits;  // Of those that were asked about.
+  bool is_wanted = false;
+  std::vector<Waiting> waits;  // If it is wanted.
 };
-
-using RunningCalls = std::unordered_map<const void*, Running>;
 
 uint64_t since_us(Instant now, Instant since) {
   return static_cast<uint64_t>(std::max<int64_t>((now - since) / std::chrono::microseconds(1), 1));
-}
-
-RunningCalls running_of(const Instance& instance) {
-  RunningCalls running;
-  instance.for_each_running([&](const troupe_call* handle, const std::shared_ptr<Call>& call) {
-    running[handle].call = call;
-  });
-  return running;
-}
-
-// Adds the waits of calls that are asked about. Gives the call that holds the thread in one; null:
-// none does.
-template <class IsWanted>
-std::shared_ptr<Call> add_waits(client::Client& client, RunningCalls& running, IsWanted is_wanted) {
-  std::shared_ptr<Call> holder;
-  client.waits().for_each([&](client::BlockedWait& wait) {
-    const auto found = running.find(wait.call());
-    // A handle is used again some time after its call: what its coroutines left behind is nobody's.
-    if (found == running.end() || wait.since() < found->second.call->begun_at()) return;
-    if (wait.holds_thread()) holder = found->second.call;
-    if (is_wanted(*found->second.call)) {
-      found->second.waits.push_back({wait.facts(), wait.since()});
-    }
-  });
-  return holder;
 }
 
 Instant end_of_time_limit(const Call& call) {
@@ -126,7 +100,7 @@ Explanation explain_running(const Running& running, Explanation told, Instant no
 std::string call_name(const Reported& of, const std::string& label) {
   if (of.actor.is_nil()) return "task " + label;
   return fmt::format("{}.{} of {}", of.class_name, label,
-                     of.name.empty() ? "actor " + of.actor.short_string() : of.name);
+                     of.name.empty() ? "actor " + of.actor.short_string() : std::string{of.name});
 }
 
 namespace {
@@ -135,36 +109,52 @@ namespace {
 class Report {
  public:
   Report(client::Client& client, const Reported& of)
-      : client_(client),
-        of_(of),
-        now_(client.environment().clock.now()),
-        running_(running_of(of.instance)) {}
+      : client_(client), of_(of), now_(client.environment().clock.now()) {}
 
+  // The mailbox first: a call that begins meanwhile is seen as one that runs. False: none is
+  // wanted.
   template <class IsWanted>
-  void add_running(IsWanted is_wanted) {
-    holder_ = add_waits(client_, running_, is_wanted);
-    for (const auto& [handle, running] : running_) {
-      if (is_wanted(*running.call)) {
-        add(*running.call, explain_running(running, about(*running.call), now_));
-      }
-    }
-  }
-  template <class IsWanted>
-  void add_queued(IsWanted is_wanted) {
+  bool look(IsWanted is_wanted) {
     std::unordered_map<uint32_t, size_t> ahead;  // By lane.
     of_.instance.for_each_waiting([&](const std::shared_ptr<Call>& call) {
       const size_t before = ahead[call->request().lane]++;
       if (is_wanted(*call)) queued_.emplace_back(call, before);
     });
-    for (const auto& [call, before] : queued_) add(*call, explain_queued(*call, before));
+    bool runs = false;
+    of_.instance.for_each_running([&](const troupe_call*, const std::shared_ptr<Call>& call) {
+      runs = runs || is_wanted(*call);
+    });
+    if (!runs && queued_.empty()) return false;
+    of_.instance.for_each_running(
+        [&](const troupe_call* handle, const std::shared_ptr<Call>& call) {
+          running_[handle] = {call, is_wanted(*call), {}};
+        });
+    return true;
   }
-
-  std::vector<std::pair<TaskId, Explanation>> found;
+  template <class Look>
+  void for_each_handle(Look look) const {
+    for (const auto& [handle, running] : running_) look(handle);
+  }
+  // Of one of those calls, with the list of waits locked.
+  void add_wait(client::BlockedWait& wait) {
+    Running& running = running_.at(wait.call());
+    // A handle is used again some time after its call: what its coroutines left behind is nobody's.
+    if (wait.since() < running.call->begun_at()) return;
+    if (wait.holds_thread()) holder_ = running.call;
+    if (running.is_wanted) running.waits.push_back({wait.facts(), wait.since()});
+  }
+  void tell(CallReports& out) const {
+    for (const auto& [call, before] : queued_) {
+      out.insert_or_assign(task_of(*call), explain_queued(*call, before));
+    }
+    for (const auto& [handle, running] : running_) {
+      if (!running.is_wanted) continue;
+      const Call& call = *running.call;
+      out.insert_or_assign(task_of(call), explain_running(running, about(call), now_));
+    }
+  }
 
  private:
-  void add(const Call& call, Explanation told) {
-    found.emplace_back(task_of(call), std::move(told));
-  }
   Explanation about(const Call& call) const {
     Explanation told;
     told.kind = "call";
@@ -181,9 +171,9 @@ class Report {
   client::Client& client_;
   const Reported& of_;
   const Instant now_;
-  RunningCalls running_;
-  std::shared_ptr<Call> holder_;
   std::vector<std::pair<std::shared_ptr<Call>, size_t>> queued_;
+  std::unordered_map<const void*, Running> running_;
+  std::shared_ptr<Call> holder_;  // Its code holds the thread in a wait; null: none does.
 };
 
 Explanation Report::explain_queued(const Call& call, size_t ahead) const {
@@ -220,23 +210,40 @@ Explanation Report::explain_queued(const Call& call, size_t ahead) const {
 
 }  // namespace
 
-void report_calls(client::Client& client, const Reported& of,
+void report_calls(client::Client& client, std::span<const Reported> instances,
                   const std::unordered_set<TaskId>& wanted, CallReports& out) {
+  std::unordered_set<TaskId> seen;
   const auto is_wanted = [&](const Call& call) {
     const TaskId task = task_of(call);
-    return !task.is_nil() && wanted.contains(task);
+    if (task.is_nil() || !wanted.contains(task)) return false;
+    seen.insert(task);
+    return true;
   };
-  Report report{client, of};
-  report.add_running(is_wanted);
-  report.add_queued(is_wanted);
-  for (auto& [task, told] : report.found) out.insert_or_assign(task, std::move(told));
+  std::deque<Report> reports;
+  std::unordered_map<const void*, Report*> by_handle;
+  for (const Reported& of : instances) {
+    if (seen.size() == wanted.size()) break;
+    Report& report = reports.emplace_back(client, of);
+    if (report.look(is_wanted)) {
+      report.for_each_handle([&](const void* handle) { by_handle[handle] = &report; });
+    } else {
+      reports.pop_back();
+    }
+  }
+  // Once for all of them: thousands of light actors may wait in one process.
+  client.waits().for_each([&](client::BlockedWait& wait) {
+    const auto found = by_handle.find(wait.call());
+    if (found != by_handle.end()) found->second->add_wait(wait);
+  });
+  for (const Report& report : reports) report.tell(out);
 }
 
 Explanation report_actor(client::Client& client, const Reported& of) {
   Explanation told;
   told.kind = "actor";
   told.id = of.actor;
-  told.name = of.name.empty() ? of.class_name : fmt::format("{} ({})", of.name, of.class_name);
+  told.name =
+      of.name.empty() ? std::string{of.class_name} : fmt::format("{} ({})", of.name, of.class_name);
   size_t running = 0;
   size_t waiting = 0;
   const auto list = [&](const Call& call) {
@@ -257,12 +264,25 @@ Explanation report_actor(client::Client& client, const Reported& of) {
   return told;
 }
 
-std::shared_ptr<Call> call_of_handle(const Instance& instance, const void* handle) {
-  std::shared_ptr<Call> found;
-  instance.for_each_running([&](const troupe_call* one, const std::shared_ptr<Call>& call) {
-    if (one == handle) found = call;
-  });
-  return found;
+std::vector<TaskId> calls_of(std::span<const Reported> instances,
+                             std::span<client::BlockedWait* const> waits) {
+  std::vector<TaskId> calls(waits.size());
+  std::unordered_multimap<const void*, size_t> places;
+  for (size_t i = 0; i < waits.size(); ++i) {
+    if (waits[i]->call() != nullptr) places.emplace(waits[i]->call(), i);
+  }
+  if (places.empty()) return calls;
+  for (const Reported& of : instances) {
+    of.instance.for_each_running([&](const troupe_call* handle, const std::shared_ptr<Call>& call) {
+      const auto [first, last] = places.equal_range(handle);
+      for (auto place = first; place != last; ++place) {
+        if (waits[place->second]->since() >= call->begun_at()) {
+          calls[place->second] = task_of(*call);
+        }
+      }
+    });
+  }
+  return calls;
 }
 
 }  // namespace troupe::actor

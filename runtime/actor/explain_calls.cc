@@ -18,14 +18,20 @@ std::optional<Reported> Host::reported(const HostedPointer& hosted) {
                   hosted->identity.name};
 }
 
+std::vector<Reported> Host::all_reported() const {
+  std::vector<Reported> all;
+  all.reserve(hosted_.size());
+  for (const auto& [actor, hosted] : hosted_) {
+    if (const auto of = reported(hosted)) all.push_back(*of);
+  }
+  return all;
+}
+
 Explanations Host::explain_calls(const protocol::ExplainCalls& asked) {
   if (asked.tasks.empty()) return explain_actor(asked.actor);
   const std::unordered_set<TaskId> wanted(asked.tasks.begin(), asked.tasks.end());
   CallReports found;
-  for (const auto& [actor, hosted] : hosted_) {
-    if (found.size() == wanted.size()) break;
-    if (const auto of = reported(hosted)) report_calls(client_, *of, wanted, found);
-  }
+  report_calls(client_, all_reported(), wanted, found);
   report_arriving(wanted, found);
   Explanations told;
   for (const TaskId task : asked.tasks) {
@@ -94,14 +100,8 @@ Explanations Host::explain_actor(ActorId actor) const {
   return told;
 }
 
-TaskId Host::call_of(const client::BlockedWait& wait) {
-  for (const auto& [actor, hosted] : hosted_) {
-    const auto of = reported(hosted);
-    if (!of) continue;
-    const auto call = call_of_handle(of->instance, wait.call());
-    if (call) return wait.since() < call->begun_at() ? TaskId{} : task_of(*call);
-  }
-  return {};
+std::vector<TaskId> Host::calls_of(std::span<client::BlockedWait* const> waits) {
+  return actor::calls_of(all_reported(), waits);
 }
 
 }  // namespace troupe::actor

@@ -57,6 +57,11 @@ Error Host::placed(Error failure, const std::string& call, ActorId actor) const 
   return std::move(failure).at(fmt::format("{} on node {}", who, client_.attached().node_name));
 }
 
+Error Host::failed(Error failure, const Call& call, ActorId actor) const {
+  if (failure.code() == Code::unavailable && !call.has_begun()) return failure;
+  return placed(std::move(failure), call.label(), actor);
+}
+
 Error Host::refusal(Error failure, const std::string& call, ActorId actor) const {
   if (failure.code() == Code::unavailable) return failure;
   // A place says that the call ran, and callers send again what found the mailbox full.
@@ -571,13 +576,12 @@ Async<Result<protocol::InvokeReply>> Host::run(protocol::Invoke call, Origin ori
   } else {
     outcome = co_await (*enqueued)->outcome();
   }
-  const std::string label = (*enqueued)->label();
   if ((*enqueued)->ends_process) end_soon();
-  if (!outcome) co_return placed(std::move(outcome).error(), label, actor);
+  if (!outcome) co_return failed(std::move(outcome).error(), **enqueued, actor);
   // Nobody would take back what a reply keeps for its caller.
   if (cancelled->is_set()) co_return error(Code::cancelled, "the caller gave up");
   auto reply = co_await make_reply(*enqueued, std::move(*outcome), result, caller);
-  if (!reply) co_return placed(std::move(reply).error(), label, actor);
+  if (!reply) co_return placed(std::move(reply).error(), (*enqueued)->label(), actor);
   co_return reply;
 }
 
@@ -624,7 +628,7 @@ Async<Status> Host::invoke_stream(protocol::Invoke call, CallContext context,
     outcome = co_await running->outcome();
   }
   if (running->ends_process) end_soon();
-  if (!outcome) co_return placed(std::move(outcome).error(), running->label(), actor);
+  if (!outcome) co_return failed(std::move(outcome).error(), *running, actor);
   co_return ok();
 }
 

@@ -50,6 +50,9 @@ class Host final : public client::InvocationHandler {
   // Says where it failed. Only a call that was refused before it ran has no place: so its caller
   // knows that it may be sent again. Thread-safe once something is hosted.
   Error placed(Error failure, const std::string& call, ActorId actor) const;
+  // What a call is told that the mailbox took: one that was still there when its actor stopped has
+  // no place.
+  Error failed(Error failure, const Call& call, ActorId actor) const;
   // What a call is told that the mailbox did not take.
   Error refusal(Error failure, const std::string& call, ActorId actor) const;
   // What few calls have. Thread-safe.
@@ -69,7 +72,7 @@ class Host final : public client::InvocationHandler {
   Async<Status> invoke_stream(protocol::Invoke call, transport::CallContext context,
                               transport::OutgoingStream& out) override;
   protocol::Explanations explain_calls(const protocol::ExplainCalls& asked) override;
-  TaskId call_of(const client::BlockedWait& wait) override;
+  std::vector<TaskId> calls_of(std::span<client::BlockedWait* const> waits) override;
 
  private:
   struct Hosted {
@@ -150,6 +153,7 @@ class Host final : public client::InvocationHandler {
   Async<Result<std::shared_ptr<Call>>> enqueue(protocol::Invoke call, Origin origin, bool streams);
   // What is hosted, as it is reported; null: it is not there (yet).
   static std::optional<Reported> reported(const HostedPointer& hosted);
+  std::vector<Reported> all_reported() const;
   void report_arriving(const std::unordered_set<TaskId>& wanted, CallReports& out) const;
   protocol::Explanations explain_actor(ActorId actor) const;
 

@@ -183,7 +183,7 @@ void RingCalls::finished(const std::shared_ptr<Call>& call, Result<BytesView> ou
   call->note_end(now, !outcome);
   if (!outcome) {
     refuse(*origin.channel, origin.number,
-           host_.placed(std::move(outcome).error(), call->label(), origin.actor), ran_ns);
+           host_.failed(std::move(outcome).error(), *call, origin.actor), ran_ns);
   } else if (call->is_cancelled()) {
     // Nobody would take back what a reply keeps for its caller.
     refuse(*origin.channel, origin.number, error(Code::cancelled, "the caller gave up"));

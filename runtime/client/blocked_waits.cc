@@ -83,17 +83,21 @@ std::vector<BlockedWaits::Due> BlockedWaits::take_due() {
   std::vector<Due> due;
   if (examined_ >= looks_max) return due;
   const std::lock_guard lock{mutex_};
+  std::vector<BlockedWait*> old;
   for (BlockedWait& wait : waits_) {
+    if (now >= std::min(wait.looked_at_next_, wait.logged_next_)) old.push_back(&wait);
+  }
+  if (old.empty()) return due;
+  const std::vector<TaskId> calls = client_.calls_of(old);
+  for (size_t i = 0; i < old.size() && examined_ + due.size() < looks_max; ++i) {
+    BlockedWait& wait = *old[i];
     const bool logs = now >= wait.logged_next_;
-    if (now < wait.looked_at_next_ && !logs) continue;
     const Duration age = now - wait.since_;
     // Twice as long each time.
     wait.looked_at_next_ = now + age;
     if (logs) wait.logged_next_ = now + age;
-    const TaskId call = client_.call_of(wait);
-    if (call.is_nil() && !logs) continue;  // What no call waits for closes no circle.
-    due.push_back({wait.number_, call, wait.facts(), age, logs});
-    if (examined_ + due.size() == looks_max) break;
+    if (calls[i].is_nil() && !logs) continue;  // What no call waits for closes no circle.
+    due.push_back({wait.number_, calls[i], wait.facts(), age, logs});
   }
   return due;
 }

@@ -426,8 +426,9 @@ Async<Result<ObjectBytes>> Client::get(ObjectName object, Duration budget) {
   return objects_->get(std::move(object), environment_.clock.now() + budget);
 }
 
-TaskId Client::call_of(const BlockedWait& wait) const {
-  return invocations_ != nullptr ? invocations_->call_of(wait) : TaskId{};
+std::vector<TaskId> Client::calls_of(std::span<BlockedWait* const> waits) const {
+  return invocations_ != nullptr ? invocations_->calls_of(waits)
+                                 : std::vector<TaskId>(waits.size());
 }
 
 void Client::set_lease(LeaseId lease) {

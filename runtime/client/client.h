@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -134,8 +135,8 @@ class InvocationHandler {
   // What it knows of calls that it has taken, by the ids of their first results: an answer each; or
   // of an actor and its calls.
   virtual protocol::Explanations explain_calls(const protocol::ExplainCalls& asked) = 0;
-  // The call whose code waits there; nil if none does, or it has ended.
-  virtual TaskId call_of(const BlockedWait& wait) = 0;
+  // The call whose code waits, for each of the waits; nil if none does, or it has ended.
+  virtual std::vector<TaskId> calls_of(std::span<BlockedWait* const> waits) = 0;
 };
 
 class ActorTarget;
@@ -239,7 +240,7 @@ class Client {
   BlockedWaits& waits() { return *waits_; }
   Explainer& explainer() { return *explainer_; }
   // As InvocationHandler's; nil in a process that hosts none.
-  TaskId call_of(const BlockedWait& wait) const;
+  std::vector<TaskId> calls_of(std::span<BlockedWait* const> waits) const;
 
   // --- For processes that run tasks. While a task waits, its slot's cpu is lent to others.
   void set_lease(LeaseId lease);

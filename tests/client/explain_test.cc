@@ -199,8 +199,12 @@ class Busy final : public InvocationHandler {
     }
     return told;
   }
-  TaskId call_of(const BlockedWait& wait) override {
-    return wait.call() == this ? waiting.id : TaskId{};
+  std::vector<TaskId> calls_of(std::span<BlockedWait* const> waits) override {
+    std::vector<TaskId> calls;
+    for (const BlockedWait* wait : waits) {
+      calls.push_back(wait->call() == this ? waiting.id : TaskId{});
+    }
+    return calls;
   }
 
   struct {

@@ -55,7 +55,9 @@ class SimProcess final : public client::InvocationHandler,
   Async<Status> invoke_stream(protocol::Invoke call, transport::CallContext context,
                               transport::OutgoingStream& out) override;
   protocol::Explanations explain_calls(const protocol::ExplainCalls& asked) override;
-  TaskId call_of(const client::BlockedWait&) override { return {}; }
+  std::vector<TaskId> calls_of(std::span<client::BlockedWait* const> waits) override {
+    return std::vector<TaskId>(waits.size());
+  }
 
  private:
   static Async<void> live(std::shared_ptr<SimProcess> self);

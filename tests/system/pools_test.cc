@@ -47,6 +47,9 @@ TEST_F(PoolsSystem, APoolSharesWorkAndLetsNobodyWaitBehindASlowMember) {
 TEST_F(PoolsSystem, APoolOutlivesItsMembers) {
   check("pools", "pool_deaths");
 }
+TEST_F(PoolsSystem, WhatWaitsBehindTheCallOfAMemberThatStopsGoesToAnother) {
+  check("pools", "pool_behind");
+}
 TEST_F(PoolsSystem, APoolThatGoesFailsWhatWaitsAndEndsItsOwnActors) {
   check("pools", "pool_end");
 }

@@ -434,6 +434,25 @@ void check_pool_deaths(const troupe::Session& session) {
   REQUIRE(pool.submit<&Counter::pass>(1).get(deadline).value() == 1);
 }
 
+// What waits in the mailbox of a member that stops did not run: it goes to another one.
+void check_pool_behind(const troupe::Session& session) {
+  const auto pool = ActorPool<Counter>::create(session, {.calls_per_actor = 2}, {}, 2).value();
+  REQUIRE(eventually([&] { return pool.status().reached == 2; }));
+  const Gate gate;
+  std::vector<ObjectRef<int>> held;
+  std::vector<ObjectRef<int>> behind;
+  for (int i = 0; i < 2; ++i) held.push_back(pool.submit<&Counter::hold>(gate.path()));
+  for (int i = 0; i < 2; ++i) behind.push_back(pool.submit<&Counter::pass>(i));
+  for (const auto& call : behind) {
+    REQUIRE(eventually([&] {
+      return session.explain(call).value().text.find("in the mailbox") != std::string::npos;
+    }));
+  }
+  pool.actors().front().kill().value();
+  gate.open();
+  for (int i = 0; i < 2; ++i) REQUIRE(behind[size_t(i)].get(deadline).value() == i);
+}
+
 void check_pool_end(const troupe::Session& session) {
   const Gate gate;
   const auto lent = session.create<Counter>({}).value();
@@ -589,6 +608,7 @@ int main(int argc, char** argv) try {
                                             {"crowd", check_crowd},
                                             {"pool", check_pool},
                                             {"pool_deaths", check_pool_deaths},
+                                            {"pool_behind", check_pool_behind},
                                             {"pool_end", check_pool_end},
                                             {"map", check_map},
                                             {"sleep", check_sleep},
