@@ -1,5 +1,6 @@
 #include "head/journal.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <limits>
@@ -12,18 +13,24 @@ namespace {
 // Past it nothing new is promised. What follows from events (a node's death, say) is written
 // whatever its size: memory says it already.
 constexpr size_t gathered_bytes_max = size_t{32} << 20;
+// A disk that syncs faster is not waited for: the head's own work then costs as much.
+constexpr Duration slow_sync = std::chrono::milliseconds(1);
 }  // namespace
 
 Journal::Journal(transport::Environment environment, Scope& scope, Store& store, uint64_t epoch)
-    : scope_(scope),
+    : clock_(environment.clock),
+      scope_(scope),
       group_(environment.loop, store, environment.blocking,
              GroupCommitOptions{epoch, std::numeric_limits<size_t>::max()}),
       progress_(environment.loop),
+      arrived_(environment.loop),
       broken_(environment.loop) {}
 
 Journal::Ticket Journal::write(Batch batch) {
   gathered_.append(std::move(batch));
   const Ticket ticket = ++written_;
+  if (ticket == back_) back_after_ = clock_.now() - answered_at_;
+  if (ticket == awaited_) arrived_.pulse();
   if (!flushing_) {
     flushing_ = true;
     spawn(scope_, flush());
@@ -36,11 +43,15 @@ Async<void> Journal::flush() {
   // At the end of this turn of the loop, so that all of the turn's writes share the sync.
   co_await boost::asio::post(scope_.executor(), boost::asio::use_awaitable);
   while (durable_ < written_ && health_) {
+    co_await gather();
     const Ticket through = written_;
+    const Instant began = clock_.now();
     Batch batch = std::exchange(gathered_, Batch{});
     Status committed = co_await group_.commit(std::move(batch));
     if (committed) {
+      const Ticket answered = through - durable_;
       durable_ = through;
+      plan_next(clock_.now() - began, answered);
     } else {
       health_ = std::move(committed);
       log::error("head_journal_failed", {{"why", health_.error()}});
@@ -49,6 +60,28 @@ Async<void> Journal::flush() {
     progress_.pulse();
   }
   flushing_ = false;
+}
+
+// Clients that were answered and ask again at once come a moment after a sync has begun, and wait
+// for all of it before their own: half of them in each. On a slow disk it pays to wait for them, as
+// PostgreSQL's commit_delay does, if they were back within half a sync the last time. Else the head
+// had better work while the disk does.
+void Journal::plan_next(Duration sync, Ticket answered) {
+  const Instant now = clock_.now();
+  const bool pays = sync >= slow_sync && back_after_ <= sync / 2;
+  wanted_ = pays ? answered + (written_ - durable_) : 0;
+  gather_until_ = now + sync / 2;
+  answered_at_ = now;
+  back_ = written_ + (answered * 9 + 9) / 10;
+  back_after_ = Duration::max();
+}
+
+Async<void> Journal::gather() {
+  awaited_ = durable_ + wanted_;
+  while (written_ < awaited_ && clock_.now() < gather_until_) {
+    co_await wait_until(clock_, gather_until_, arrived_);
+  }
+  awaited_ = 0;
 }
 
 Async<Status> Journal::settled(Ticket ticket) {

@@ -35,7 +35,10 @@ class Journal {
 
  private:
   Async<void> flush();
+  Async<void> gather();
+  void plan_next(Duration sync, Ticket answered);
 
+  TimerClock& clock_;
   Scope& scope_;
   GroupCommit group_;
   Batch gathered_;
@@ -44,6 +47,14 @@ class Journal {
   bool flushing_ = false;
   Status health_ = ok();
   Event progress_;
+  // Of gather().
+  Instant answered_at_;
+  Ticket back_ = 0;  // With this ticket most of those who were answered then have come back.
+  Duration back_after_ = Duration::max();
+  Ticket wanted_ = 0;  // So many writes in the next sync, if they come until...
+  Instant gather_until_;
+  Ticket awaited_ = 0;  // The last of them, if it is waited for.
+  Event arrived_;
   Event broken_;
 };
 
