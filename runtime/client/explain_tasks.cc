@@ -33,7 +33,7 @@ bool LeasePool::explain(const Object& result, protocol::Explanation& told) const
   const Instant now = client_.environment_.clock.now();
   bool found = false;
   const auto deadline = deadlines_.find(result.id());
-  if (deadline != deadlines_.end()) told.deadline_us = left_us(now, deadline->second);
+  if (deadline != deadlines_.end()) told.deadline_us = left_us(now, deadline->second.deadline);
   alone_.for_each([&](const Alone& one) {
     if (found || one.task->result.get() != &result) return;
     found = true;
@@ -66,10 +66,10 @@ bool LeasePool::explain_queued(const ClassPointer& cls, const Object& result,
                                protocol::Explanation& told) const {
   const std::lock_guard lock{cls->mutex};
   const auto mine = std::ranges::find_if(
-      cls->queue, [&](const TaskPointer& task) { return task->result.get() == &result; });
+      cls->queue, [&](const Task& task) { return task.result.get() == &result; });
   if (mine == cls->queue.end()) return false;
   const auto ahead = mine - cls->queue.begin();
-  told.name = (*mine)->traits->label();
+  told.name = mine->traits->label();
   told.state = wait_state::queued;
   told.why = fmt::format("task {} waits for a slot with {}", told.name, demand_text(cls->demand));
   if (ahead > 0) told.why += fmt::format(", behind {} others", ahead);

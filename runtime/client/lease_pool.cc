@@ -165,36 +165,21 @@ std::shared_ptr<Object> LeasePool::submit(TaskSpec spec,
   const bool unlimited = traits.budget >= default_budget;
   const Instant deadline =
       unlimited ? Instant::max() : client_.environment_.clock.now() + traits.budget;
-  const auto task = std::make_shared<Task>(std::move(spec), result, cls, deadline);
-  const auto& loop = client_.environment_.loop;
+  Task task{std::move(spec), result, cls.get(), deadline};
+  if (!unlimited) keep_time(task);
+  const bool needs_release = task.needs_release();
   const Instant noted = submitted_now(client_.timeline(), result->id(), traits.label());
   bool busy = false;
   {
     const std::lock_guard lock{cls->mutex};
-    cls->queue.push_back(task);
+    cls->queue.push_back(std::move(task));
     busy = send_waiting(cls);
-    if (busy && noted != Instant{}) task->submitted_us = std::max(short_us(noted), 1u);
+    // It is still the last.
+    if (busy && noted != Instant{}) cls->queue.back().submitted_us = std::max(short_us(noted), 1u);
     // Any other is forgotten when its turn comes.
-    if (busy && task->needs_release()) {
+    if (busy && needs_release) {
       result->on_cancel([this, cls](uint8_t) { forget_cancelled(cls); });
     }
-  }
-  if (!unlimited) {
-    boost::asio::dispatch(loop, [this, task] {
-      if (task->result->is_ready()) return;
-      deadlines_[task->result->id()] = task->deadline();
-      task->rare->timer = client_.environment_.clock.call_at(task->deadline(), [this, task] {
-        task->rare->timer = 0;
-        const auto& refusal = task->cls->refusal;
-        client_.objects_->cancel(
-            task->result,
-            refusal ? *refusal
-                    : error(Code::deadline_exceeded,
-                            fmt::format("task {} did not end within its time of {} ms",
-                                        task->traits->label(),
-                                        task->traits->budget / std::chrono::milliseconds(1))));
-      });
-    });
   }
   if (busy) {
     tend_soon(cls);
@@ -204,18 +189,38 @@ std::shared_ptr<Object> LeasePool::submit(TaskSpec spec,
   return result;
 }
 
+// Before it can have an outcome, so that this comes to the loop before release().
+void LeasePool::keep_time(const Task& task) {
+  boost::asio::dispatch(client_.environment_.loop, [this, result = task.result,
+                                                    traits = task.traits, cls = task.cls,
+                                                    deadline = task.deadline()] {
+    if (result->is_ready()) return;
+    const auto timer = client_.environment_.clock.call_at(deadline, [this, result, traits, cls] {
+      const auto due = deadlines_.find(result->id());
+      if (due != deadlines_.end()) due->second.timer = 0;
+      client_.objects_->cancel(
+          result, cls->refusal ? *cls->refusal
+                               : error(Code::deadline_exceeded,
+                                       fmt::format("task {} did not end within its time of {} ms",
+                                                   traits->label(),
+                                                   traits->budget / std::chrono::milliseconds(1))));
+    });
+    deadlines_[result->id()] = {deadline, timer};
+  });
+}
+
 // What was cancelled while it waited gives back its arguments.
 void LeasePool::forget_cancelled(const ClassPointer& cls) {
-  std::vector<TaskPointer> cancelled;
+  std::vector<Task> cancelled;
   {
     const std::lock_guard lock{cls->mutex};
-    std::erase_if(cls->queue, [&](const TaskPointer& task) {
-      if (!task->result->is_ready()) return false;
-      cancelled.push_back(task);
+    std::erase_if(cls->queue, [&](Task& task) {
+      if (!task.result->is_ready()) return false;
+      cancelled.push_back(std::move(task));
       return true;
     });
   }
-  for (const auto& task : cancelled) release(task);
+  for (Task& task : cancelled) release(task);
 }
 
 // How many tasks the slot may have when this one is sent. One that was sent ahead must run
@@ -229,27 +234,31 @@ uint32_t LeasePool::window_of(const Slot& slot, const Task& task) {
 
 bool LeasePool::send_waiting(const ClassPointer& cls) {
   while (!cls->queue.empty()) {
-    const TaskPointer task = cls->queue.front();
-    if (task->result->is_ready()) {  // Cancelled, or too late.
+    Task& first = cls->queue.front();
+    if (first.result->is_ready()) {  // Cancelled, or too late.
+      release(first);
       cls->queue.pop_front();
-      release(task);
       continue;
     }
     SlotPointer best;
     for (const auto& [process, slot] : cls->slots) {
-      const uint32_t window = window_of(*slot, *task);
+      const uint32_t window = window_of(*slot, first);
       const bool has_room = slot->connected && !slot->blocked && !slot->leaving &&
                             !slot->is_alone && slot->in_flight < window;
       if (has_room && (!best || slot->in_flight < best->in_flight)) best = slot;
     }
     if (!best) return true;
+    const auto task = std::make_shared<Task>(std::move(first));
     cls->queue.pop_front();
+    const auto result = task->result;
+    const uint32_t submitted_us = std::exchange(task->submitted_us, 0);
     if (!send(best, task)) {
-      cls->queue.push_front(task);
-    } else if (const uint32_t submitted_us = std::exchange(task->submitted_us, 0)) {
+      task->submitted_us = submitted_us;
+      cls->queue.push_front(std::move(*task));
+    } else if (submitted_us != 0) {
       Timeline& timeline = *client_.timeline();
       const Instant now = timeline.now();
-      note_sent(timeline, task->result->id(), task->traits->label(),
+      note_sent(timeline, result->id(), task->traits->label(),
                 now - std::chrono::microseconds(short_us(now) - submitted_us));
     }
   }
@@ -291,7 +300,7 @@ bool LeasePool::send(const SlotPointer& slot, const TaskPointer& task) {
 void LeasePool::succeed(const SlotPointer& slot, const TaskPointer& task, BytesView value,
                         int64_t ran_ns) {
   client_.objects_->set_value(task->result, value);
-  release(task);
+  release(*task);
   slot_has_room(slot, true, ran_ns);
 }
 
@@ -311,7 +320,7 @@ void LeasePool::end(const SlotPointer& slot, const TaskPointer& task,
                     Result<protocol::InvokeReply> outcome) {
   const bool died = !outcome && outcome.error().where().empty();
   if (!died || task->cls->placement.group.is_nil()) {
-    finish(task, std::move(outcome), slot->address);
+    finish(*task, std::move(outcome), slot->address);
     return;
   }
   boost::asio::dispatch(client_.environment_.loop, [this, task, failure = outcome.error()] {
@@ -321,7 +330,7 @@ void LeasePool::end(const SlotPointer& slot, const TaskPointer& task,
 
 Async<void> LeasePool::end_with_reason(TaskPointer task, Error failure) {
   auto reason = co_await why_it_died(client_, task->cls->placement, std::move(failure));
-  finish(task, std::move(reason), {});
+  finish(*task, std::move(reason), {});
 }
 
 bool LeasePool::queue_again(const TaskPointer& task, const Error& failure) {
@@ -329,7 +338,7 @@ bool LeasePool::queue_again(const TaskPointer& task, const Error& failure) {
   if (task->result->is_ready() || now >= task->deadline()) return false;
   if (failure.where().empty() && failure.code() == Code::unavailable) {
     const std::lock_guard lock{task->cls->mutex};
-    task->cls->queue.push_front(task);
+    task->cls->queue.push_front(std::move(*task));
     return true;
   }
   const RetryPolicy& policy = task->traits->retry;
@@ -350,11 +359,12 @@ bool LeasePool::queue_again(const TaskPointer& task, const Error& failure) {
 Async<void> LeasePool::queue_later(TaskPointer task, Duration delay) {
   const Roster<Later>::Entry later{later_, {task, client_.environment_.clock.now() + delay}};
   co_await sleep_for(client_.environment_.clock, delay);
+  const ClassPointer cls = task->cls->shared_from_this();
   {
-    const std::lock_guard lock{task->cls->mutex};
-    task->cls->queue.push_front(task);
+    const std::lock_guard lock{cls->mutex};
+    cls->queue.push_front(std::move(*task));
   }
-  tend(task->cls);
+  tend(cls);
 }
 
 // A task of the slot's is done; `ran`: it ran there, so long if that is known, rather than being
@@ -388,30 +398,33 @@ void LeasePool::slot_has_room(const SlotPointer& slot, bool ran, int64_t ran_ns)
   if (busy || !ran || gives_back) tend_soon(cls);
 }
 
-void LeasePool::finish(const TaskPointer& task, Result<protocol::InvokeReply> outcome,
+void LeasePool::finish(Task& task, Result<protocol::InvokeReply> outcome,
                        const protocol::ProcessAddress& callee) {
   if (outcome) {
-    client_.objects_->set_reply(task->result, std::move(*outcome), callee);
+    client_.objects_->set_reply(task.result, std::move(*outcome), callee);
   } else {
-    client_.objects_->set_failed(task->result,
-                                 after_retries(std::move(outcome).error(), task->retried),
-                                 task->traits->label());
+    client_.objects_->set_failed(
+        task.result, after_retries(std::move(outcome).error(), task.retried), task.traits->label());
   }
   release(task);
 }
 
-void LeasePool::release(const TaskPointer& task) {
-  if (!task->needs_release()) return;
-  boost::asio::dispatch(client_.environment_.loop, [this, task] {
-    if (task->items()) {
-      const Error* failure = task->result->failure();
-      task->items()->settle(failure != nullptr ? Status{*failure} : ok());
-    }
-    auto& timer = task->rare->timer;
-    if (timer != 0) client_.environment_.clock.cancel(std::exchange(timer, 0));
-    if (task->deadline() != Instant::max()) deadlines_.erase(task->result->id());
-    client_.drop_references(std::exchange(task->rare->held, {}));
-  });
+void LeasePool::release(Task& task) {
+  if (!task.needs_release()) return;
+  boost::asio::dispatch(
+      client_.environment_.loop,
+      [this, result = task.result, rare = std::shared_ptr<Task::Rare>(std::move(task.rare))] {
+        if (rare->items) {
+          const Error* failure = result->failure();
+          rare->items->settle(failure != nullptr ? Status{*failure} : ok());
+        }
+        const auto due = deadlines_.find(result->id());
+        if (due != deadlines_.end()) {
+          if (due->second.timer != 0) client_.environment_.clock.cancel(due->second.timer);
+          deadlines_.erase(due);
+        }
+        client_.drop_references(std::exchange(rare->held, {}));
+      });
 }
 
 void LeasePool::tend_soon(const ClassPointer& cls) {
@@ -500,12 +513,12 @@ Async<void> LeasePool::request_lease(ClassPointer cls) {
     co_await back_off(cls);
     end_late_tasks(cls, granted.error());
   } else {
-    std::deque<TaskPointer> queue;
+    std::deque<Task> queue;
     {
       const std::lock_guard lock{cls->mutex};
       queue.swap(cls->queue);
     }
-    for (const auto& task : queue) finish(task, granted.error(), {});
+    for (Task& task : queue) finish(task, granted.error(), {});
   }
   cls->requesting = false;
   tend(cls);
@@ -514,20 +527,20 @@ Async<void> LeasePool::request_lease(ClassPointer cls) {
 Duration LeasePool::time_left(const ClassPointer& cls, Duration most) {
   const Instant now = client_.environment_.clock.now();
   const std::lock_guard lock{cls->mutex};
-  for (const auto& task : cls->queue) {
-    if (task->deadline() != Instant::max()) most = std::min(most, task->deadline() - now);
+  for (const Task& task : cls->queue) {
+    if (task.deadline() != Instant::max()) most = std::min(most, task.deadline() - now);
   }
   return std::max<Duration>(most, std::chrono::milliseconds(1));
 }
 
 void LeasePool::end_late_tasks(const ClassPointer& cls, const Error& why) {
   const Instant now = client_.environment_.clock.now();
-  std::vector<TaskPointer> late;
+  std::vector<Task> late;
   {
     const std::lock_guard lock{cls->mutex};
-    std::deque<TaskPointer> waiting;
-    for (auto& task : cls->queue) {
-      if (task->deadline() > now) {
+    std::deque<Task> waiting;
+    for (Task& task : cls->queue) {
+      if (task.deadline() > now) {
         waiting.push_back(std::move(task));
       } else {
         late.push_back(std::move(task));
@@ -535,7 +548,7 @@ void LeasePool::end_late_tasks(const ClassPointer& cls, const Error& why) {
     }
     cls->queue = std::move(waiting);
   }
-  for (const auto& task : late) finish(task, why, {});
+  for (Task& task : late) finish(task, why, {});
 }
 
 // Keeps a lease while any of its slots is ours.
@@ -642,7 +655,7 @@ Async<void> LeasePool::run_alone(SlotPointer slot, TaskPointer task) {
   const ClassPointer cls = slot->cls;
   if (outcome || !outcome.error().where().empty()) {
     if (outcome || !queue_again(task, outcome.error())) {
-      finish(task, std::move(outcome), slot->address);
+      finish(*task, std::move(outcome), slot->address);
     }
     slot_has_room(slot, true, 0);
     co_return;

@@ -39,24 +39,23 @@ class LeasePool {
   friend class TaskCall;
   struct Class;
   struct Slot;
-  // Small, for there may be millions.
+  // Small, and by value while it waits, for there may be millions.
   struct Task {
-    Task(TaskSpec s, std::shared_ptr<Object> r, std::shared_ptr<Class> c, Instant deadline)
-        : traits(std::move(s.traits)), result(std::move(r)), cls(std::move(c)) {
+    Task(TaskSpec s, std::shared_ptr<Object> r, Class* c, Instant deadline)
+        : traits(std::move(s.traits)), result(std::move(r)), cls(c) {
       if (s.arguments.empty() && s.held.empty() && !s.items && deadline == Instant::max()) return;
       rare = std::make_unique<Rare>(
           Rare{std::move(s.arguments), std::move(s.held), std::move(s.items), deadline});
     }
-    const std::shared_ptr<const TaskTraits> traits;
-    const std::shared_ptr<Object> result;
-    const std::shared_ptr<Class> cls;
     struct Rare {
       std::vector<protocol::Argument> arguments;
       std::vector<ObjectName> held;
       std::shared_ptr<ItemSource> items;
       Instant deadline;
-      TimerClock::TimerId timer = 0;  // On the loop.
     };
+    std::shared_ptr<const TaskTraits> traits;
+    std::shared_ptr<Object> result;
+    Class* cls;                  // The pool keeps it.
     std::unique_ptr<Rare> rare;  // Null: nothing of it.
     int32_t retried = 0;
     // When its submission was noted, modulo an hour and more; 0: it was not, or it was sent since.
@@ -73,7 +72,7 @@ class LeasePool {
       return rare && (!rare->held.empty() || rare->items || rare->deadline != Instant::max());
     }
   };
-  using TaskPointer = std::shared_ptr<Task>;
+  using TaskPointer = std::shared_ptr<Task>;  // Once it is sent.
   using ClassPointer = std::shared_ptr<Class>;
   using SlotPointer = std::shared_ptr<Slot>;
   struct Alone {
@@ -83,6 +82,10 @@ class LeasePool {
   struct Later {
     TaskPointer task;
     Instant when;
+  };
+  struct Due {
+    Instant deadline;
+    TimerClock::TimerId timer = 0;
   };
   static constexpr Duration pause_first = std::chrono::milliseconds(10);  // Between two requests.
 
@@ -111,12 +114,15 @@ class LeasePool {
   void succeed(const SlotPointer& slot, const TaskPointer& task, BytesView value, int64_t ran_ns);
   void slot_has_room(const SlotPointer& slot, bool ran, int64_t ran_ns);
   void forget_cancelled(const ClassPointer& cls);
-  void finish(const TaskPointer& task, Result<protocol::InvokeReply> outcome,
+  void finish(Task& task, Result<protocol::InvokeReply> outcome,
               const protocol::ProcessAddress& callee);
   void end(const SlotPointer& slot, const TaskPointer& task, Result<protocol::InvokeReply> outcome);
   Async<void> end_with_reason(TaskPointer task, Error failure);
-  void release(const TaskPointer& task);
-  // It surely has not run, or may run again: true, and it is in the queue again, now or later.
+  void keep_time(const Task& task);
+  // Gives back what it has, once.
+  void release(Task& task);
+  // It surely has not run, or may run again: true, and it is in the queue again, now or later, and
+  // no more here.
   bool queue_again(const TaskPointer& task, const Error& failure);
   Async<void> queue_later(TaskPointer task, Duration delay);
 
@@ -143,9 +149,9 @@ class LeasePool {
   mutable std::mutex mutex_;
   std::unordered_map<std::string, ClassPointer> classes_;  // Guarded.
   // --- On the loop.
-  Roster<Alone> alone_;                    // Sent to slots on other nodes, or as generators.
-  Roster<Later> later_;                    // Run again a moment later.
-  std::map<ObjectId, Instant> deadlines_;  // Of those that have one.
+  Roster<Alone> alone_;                // Sent to slots on other nodes, or as generators.
+  Roster<Later> later_;                // Run again a moment later.
+  std::map<ObjectId, Due> deadlines_;  // Of those that have one.
 };
 
 }  // namespace troupe::client

@@ -37,7 +37,7 @@ struct LeasePool::Slot {
 };
 
 // Tasks that any slot of a lease can run: same module, demand and priority.
-struct LeasePool::Class {
+struct LeasePool::Class : std::enable_shared_from_this<Class> {
   std::string key;
   std::string module;
   std::vector<protocol::ResourceAmount> demand;
@@ -45,7 +45,7 @@ struct LeasePool::Class {
   protocol::PlacementSpec placement;
 
   transport::AdaptiveMutex mutex;  // Guards what follows.
-  std::deque<TaskPointer> queue;
+  std::deque<Task> queue;
   std::map<ProcessId, SlotPointer> slots;
   bool tended_soon = false;
   bool yields = false;  // Somebody else waits, until yield_until.

@@ -32,8 +32,13 @@ void CallCount::remove_waiter(transport::RingPort::Waiter& waiter) {
   is_awaited_.store(!waiters_.empty());
 }
 
+Object::Sent Object::take_sent() {
+  Sent* sent = std::get_if<Sent>(&content_);
+  return sent != nullptr ? std::exchange(*sent, {}) : Sent{};
+}
+
 void Object::publish() {
-  channel_ = nullptr;
+  (void)take_sent();
   if (rare_) rare_->cancel = nullptr;
   ready_.store(true);
   if (maker_ != Maker::none) home_.calls.end();
@@ -49,7 +54,7 @@ void Object::publish() {
 bool Object::set_value(BytesView value) {
   const std::lock_guard lock{mutex_};
   if (ready_) return false;
-  value_.assign(value.begin(), value.end());
+  content_.emplace<Value>(value.begin(), value.end());
   publish();
   return true;
 }
@@ -76,7 +81,7 @@ void Object::on_cancel(std::function<void(uint8_t)> hook) {
   const std::lock_guard lock{mutex_};
   if (ready_) return;
   rare().cancel = std::move(hook);
-  channel_ = nullptr;
+  (void)take_sent();
 }
 
 void Object::on_cancel(std::shared_ptr<transport::CallChannel> channel, uint64_t call) {
@@ -84,8 +89,7 @@ void Object::on_cancel(std::shared_ptr<transport::CallChannel> channel, uint64_t
     const std::lock_guard lock{mutex_};
     if (!ready_) {
       if (rare_) rare_->cancel = nullptr;
-      channel_ = std::move(channel);
-      call_ = call;
+      content_ = Sent{std::move(channel), call};
       return;
     }
   }
@@ -116,23 +120,22 @@ std::shared_ptr<Object> Object::first() {
 
 ProcessId Object::sent_to() const {
   const std::lock_guard lock{mutex_};
-  return channel_ ? channel_->process() : ProcessId{};
+  const Sent* sent = std::get_if<Sent>(&content_);
+  return sent != nullptr && sent->channel ? sent->channel->process() : ProcessId{};
 }
 
 void Object::cancel(Error why, uint8_t how) {
   std::function<void(uint8_t)> hook;
-  std::shared_ptr<transport::CallChannel> channel;
-  uint64_t call = 0;
+  Sent sent{};
   {
     const std::lock_guard lock{mutex_};
     if (ready_) return;
     if (rare_) hook = std::move(rare_->cancel);
-    channel = std::move(channel_);
-    call = call_;
+    sent = take_sent();
     rare().failure = std::move(why);
     publish();
   }
-  if (channel) channel->cancel(call, how);
+  if (sent.channel) sent.channel->cancel(sent.call, how);
   if (hook) hook(how);
 }
 
@@ -183,15 +186,15 @@ void Object::on_freed(std::function<void()> hook) {
   on_freed_->push_back(std::move(hook));
 }
 
-Async<bool> Object::wait_ready(TimerClock& clock, Instant deadline) {
+Async<bool> Object::wait_ready(std::shared_ptr<Object> object, TimerClock& clock,
+                               Instant deadline) {
   std::shared_ptr<Event> event;
   {
-    const std::lock_guard lock{mutex_};
-    if (ready_) co_return true;
-    if (!rare().event) rare().event = std::make_shared<Event>(home_.loop);
-    event = rare().event;
+    const std::lock_guard lock{object->mutex_};
+    if (object->ready_) co_return true;
+    if (!object->rare().event) object->rare().event = std::make_shared<Event>(object->home_.loop);
+    event = object->rare().event;
   }
-  const auto self = shared_from_this();
   co_return co_await wait_until(clock, deadline, *event);
 }
 

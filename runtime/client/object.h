@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <variant>
 #include <vector>
 
 #include "client/client.h"
@@ -47,7 +48,7 @@ struct ObjectHome {
   ReadyWatches watches;
 };
 
-class Object : public std::enable_shared_from_this<Object> {
+class Object {
  public:
   // What makes it. The results of a call after the first count with that.
   enum class Maker : uint8_t { none, task, actor };
@@ -104,7 +105,10 @@ class Object : public std::enable_shared_from_this<Object> {
   // --- Thread-safe once ready; what they give lives as long as the object.
   const Error* failure() const { return rare_ && rare_->failure ? &*rare_->failure : nullptr; }
   bool in_store() const { return in_store_; }
-  BytesView value() const { return {value_.data(), value_.size()}; }
+  BytesView value() const {
+    const Value* value = std::get_if<Value>(&content_);
+    return value != nullptr ? BytesView{value->data(), value->size()} : BytesView{};
+  }
   const protocol::ProcessAddress& node() const { return *rare_->node; }
   uint64_t size_bytes() const { return rare_->size_bytes; }
   // Nothing has to be given back when it goes: it is its own memory.
@@ -113,7 +117,8 @@ class Object : public std::enable_shared_from_this<Object> {
 
   // --- On the loop.
   // Waits until it is ready; false at the deadline.
-  Async<bool> wait_ready(TimerClock& clock, Instant deadline);
+  static Async<bool> wait_ready(std::shared_ptr<Object> object, TimerClock& clock,
+                                Instant deadline);
   // What it has to do with other objects and processes.
   struct Ties {
     std::multiset<ProcessId> borrowers;
@@ -133,6 +138,11 @@ class Object : public std::enable_shared_from_this<Object> {
 
  private:
   using Value = boost::container::small_vector<uint8_t, 16>;
+  // The call that makes it, if that went through a channel.
+  struct Sent {
+    std::shared_ptr<transport::CallChannel> channel;
+    uint64_t call;
+  };
   // What few objects need: most are a small result that is read once.
   struct Rare {
     std::optional<Error> failure;
@@ -151,6 +161,7 @@ class Object : public std::enable_shared_from_this<Object> {
     return *rare_;
   }
   // With the lock held.
+  Sent take_sent();
   void publish();
 
   const ObjectId id_;
@@ -165,11 +176,9 @@ class Object : public std::enable_shared_from_this<Object> {
   mutable transport::SmallMutex mutex_;
   bool freed_ = false;
   const Maker maker_;
-  Value value_;
+  std::variant<Sent, Value> content_;  // A value once it is ready and has one.
   std::unique_ptr<Rare> rare_;
-  std::unique_ptr<Ties> ties_;                       // The loop's.
-  std::shared_ptr<transport::CallChannel> channel_;  // Of the call that makes it.
-  uint64_t call_ = 0;
+  std::unique_ptr<Ties> ties_;  // The loop's.
   std::unique_ptr<std::vector<std::function<void()>>> on_freed_;
 };
 

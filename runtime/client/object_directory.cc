@@ -414,7 +414,7 @@ Async<Result<ObjectBytes>> ObjectDirectory::get(ObjectName object, Instant deadl
 
 Async<Result<ObjectBytes>> ObjectDirectory::get_owned(std::shared_ptr<Object> object,
                                                       Instant deadline) {
-  const bool ready = co_await object->wait_ready(environment_.clock, deadline);
+  const bool ready = co_await Object::wait_ready(object, environment_.clock, deadline);
   if (!ready) {
     co_return error(Code::deadline_exceeded,
                     fmt::format("object {} is not ready", object->id().to_string()));
@@ -627,7 +627,7 @@ Async<Result<protocol::ObjectValues>> ObjectDirectory::resolve_objects(
     }
     if (!object->is_ready()) {
       if (!values.items.empty()) break;
-      const bool ready = co_await object->wait_ready(environment_.clock, context.deadline);
+      const bool ready = co_await Object::wait_ready(object, environment_.clock, context.deadline);
       if (!ready) co_return error(Code::deadline_exceeded, "the object is not ready");
     }
     protocol::ObjectValue value = value_of(object, request.reader);

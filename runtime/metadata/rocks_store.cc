@@ -5,6 +5,7 @@
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
@@ -47,6 +48,16 @@ std::optional<uint64_t> to_number(const std::optional<std::string>& text) {
   return number;
 }
 
+// The store takes nothing more after a failed write: RocksDB must not go on by itself once there is
+// room again, beside whoever closes it.
+class NoRecovery final : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status,
+                            bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
+
 // Metadata is small (thousands of rows) and the head lives in little memory.
 rocksdb::Options make_options(std::shared_ptr<rocksdb::Logger> logger, rocksdb::Env* env) {
   constexpr size_t MiB = size_t{1} << 20;
@@ -69,6 +80,7 @@ rocksdb::Options make_options(std::shared_ptr<rocksdb::Logger> logger, rocksdb::
   options.max_open_files = 256;
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
+  options.listeners = {std::make_shared<NoRecovery>()};
   // A record torn by a crash at the log's end was never acknowledged. Damage anywhere else would
   // lose acknowledged ones, which RocksDB's default (point in time) does without a word.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;

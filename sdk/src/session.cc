@@ -102,26 +102,34 @@ std::shared_ptr<RefHandle> make_failed(const std::shared_ptr<SessionImpl>& sessi
 
 RefHandle::RefHandle(std::shared_ptr<SessionImpl> session, ObjectId id,
                      std::shared_ptr<const protocol::ProcessAddress> owner)
-    : session_(std::move(session)), id_(id), owner_(std::move(owner)) {}
+    : session_(std::move(session)), borrowed_(new Borrowed{id, std::move(owner)}) {}
 
 RefHandle::RefHandle(std::shared_ptr<SessionImpl> session, std::shared_ptr<client::Object> object)
-    : session_(std::move(session)), id_(object->id()), object_(std::move(object)) {}
+    : session_(std::move(session)), object_(std::move(object)) {}
 
 RefHandle::~RefHandle() {
   auto& objects = session_->client().objects();
   if (object_) {
     objects.drop_reference(object_);
   } else {
-    objects.borrows().drop(id_);
+    objects.borrows().drop(borrowed_->id);
   }
 }
 
+ObjectId RefHandle::id() const {
+  return object_ ? object_->id() : borrowed_->id;
+}
+
 const protocol::ProcessAddress& RefHandle::owner() const {
-  return object_ ? session_->client().address() : *owner_;
+  return object_ ? session_->client().address() : *borrowed_->owner;
 }
 
 bool RefHandle::is_ready() const {
-  return object_ ? object_->is_ready() : known_ready_.load(std::memory_order_relaxed);
+  return object_ ? object_->is_ready() : borrowed_->known_ready.load(std::memory_order_relaxed);
+}
+
+void RefHandle::note_ready() const {
+  if (borrowed_) borrowed_->known_ready.store(true, std::memory_order_relaxed);
 }
 
 std::shared_ptr<RefHandle> borrow(std::shared_ptr<SessionImpl> session, ObjectId id,

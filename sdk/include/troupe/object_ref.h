@@ -4,6 +4,7 @@
 #include <atomic>
 #include <coroutine>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string_view>
 
@@ -34,20 +35,24 @@ class RefHandle {
   ~RefHandle();
 
   const std::shared_ptr<SessionImpl>& session() const { return session_; }
-  ObjectId id() const { return id_; }
+  ObjectId id() const;
   // Null of a borrowed one.
   const std::shared_ptr<client::Object>& object() const { return object_; }
   const protocol::ProcessAddress& owner() const;
   // False: nobody knows here.
   bool is_ready() const;
-  void note_ready() const { known_ready_.store(true, std::memory_order_relaxed); }
+  void note_ready() const;
 
  private:
+  struct Borrowed {
+    ObjectId id;
+    std::shared_ptr<const protocol::ProcessAddress> owner;
+    std::atomic<bool> known_ready = false;
+  };
   const std::shared_ptr<SessionImpl> session_;
-  const ObjectId id_;
+  // Either is null. Small, for there may be millions.
   const std::shared_ptr<client::Object> object_;
-  const std::shared_ptr<const protocol::ProcessAddress> owner_;  // Of a borrowed one.
-  mutable std::atomic<bool> known_ready_ = false;                // The same.
+  const std::unique_ptr<Borrowed> borrowed_;
 };
 
 // The bytes of an object and what keeps them valid.
