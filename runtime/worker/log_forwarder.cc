@@ -104,12 +104,15 @@ Async<void> LogForwarder::flush(JobId job, Instant deadline) {
   if (stream->sources.empty()) co_return;
   for (const auto& [process, source] : stream->sources) source->grew = true;
   const uint64_t wanted = stream->pass + 1;  // The first that begins after this.
+  ++stream->flushes;
   send_soon(stream);
   stream->hurry.pulse();
   stream->not_before = {};
-  while (stream->pass_told < wanted && streams_.contains(job)) {
-    if (!co_await wait_until(environment_.clock, deadline, stream->progress)) co_return;
+  bool in_time = true;
+  while (in_time && stream->pass_told < wanted && streams_.contains(job)) {
+    in_time = co_await wait_until(environment_.clock, deadline, stream->progress);
   }
+  --stream->flushes;
 }
 
 void LogForwarder::send_soon(const StreamPointer& stream) {
@@ -166,7 +169,9 @@ Async<JobLogs> LogForwarder::gather(StreamPointer stream, bool& complete) {
     source->grew = false;
     // Before it is read: what is written from here on calls again.
     if (source->watch && !ended) (void)source->watch->arm();
-    auto read = [source, ended] { return source->reader.read(LogReader::unread_bytes_max, ended); };
+    // A driver that goes may know of a process's death before the worker does.
+    const bool whole = ended || stream->flushes > 0;
+    auto read = [source, whole] { return source->reader.read(LogReader::unread_bytes_max, whole); };
     auto found = co_await transport::run_blocking(environment_, read);
     if (found.more) {
       source->grew = true;

@@ -42,7 +42,8 @@ class LogForwarder {
   void process_started(LoggedProcess process, protocol::ProcessAddress driver);
   // Its last lines still go.
   void process_ended(ProcessId process);
-  // Returns once what the job's processes have written so far has been sent, or was given up.
+  // Returns once what the job's processes have written so far, also of a line without an end, has
+  // been sent, or was given up.
   Async<void> flush(JobId job, Instant deadline);
   void job_ended(JobId job);
 
@@ -64,6 +65,7 @@ class LogForwarder {
     std::shared_ptr<transport::Peer> peer;
     std::map<ProcessId, SourcePointer> sources;
     bool sends = false;      // A coroutine does.
+    size_t flushes = 0;      // That wait.
     uint64_t pass = 0;       // Through all sources, the latest that began,
     uint64_t pass_told = 0;  // and the latest that left nothing behind.
     Instant not_before{};    // The next pass.

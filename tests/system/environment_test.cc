@@ -161,6 +161,7 @@ TEST_F(EnvironmentSystem, LinesOfProcessesComeToTheDriver) {
       << err;
   EXPECT_EQ(shown + std::stoul(repeated[1].str()), 4U) << err;
   EXPECT_EQ(count_of(err, ", worker-1) last words\n"), 1U) << err;
+  EXPECT_EQ(count_of(err, ", worker-0) without end\n"), 1U) << err;
   EXPECT_EQ(outcome.out, "");
   EXPECT_EQ(count_of(err, " troupe actor "), 0U) << err;  // Nothing of the runtime's own.
 }

@@ -75,6 +75,11 @@ int64_t say_and_die(const std::string& line) {
   return 0;
 }
 TROUPE_TASK(say_and_die);
+int64_t say_no_end(const std::string& line) {
+  std::cout << line << std::flush;
+  return 0;
+}
+TROUPE_TASK(say_no_end);
 
 class Looker {
  public:
@@ -203,6 +208,7 @@ int chatter() {
     REQUIRE(same.back().get());
   }
   REQUIRE(!session.submit({.placement = on(1)}, say_and_die, "last words").get());
+  REQUIRE(session.submit({.placement = on(0)}, say_no_end, "without end").get());
   return 0;
 }
 
