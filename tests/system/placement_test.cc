@@ -68,6 +68,8 @@ TEST_F(PlacementSystem, MalformedOptionsOfNodesAreRefused) {
   }
   const Outcome label = cluster.troupe({"up", "--label", "zone"});
   EXPECT_NE(label.err.find("KEY=VALUE"), std::string::npos) << label.err;
+  const Outcome nobody = cluster.troupe({"up", "--workers", "2", "--label", "worker-2:zone=a"});
+  EXPECT_NE(nobody.err.find("none of the 2 workers"), std::string::npos) << nobody.err;
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "troupe/node_options.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdlib>
 
@@ -63,12 +65,33 @@ std::vector<std::string> meant_for(const std::string& worker,
   return mine;
 }
 
+namespace {
+
+// "worker-1:zone=b" is for one of the workers.
+Status check_worker(const std::string& text, size_t workers) {
+  const size_t begin = begin_of(text);
+  if (begin == 0) return ok();
+  const std::string worker = text.substr(0, begin - 1);
+  for (size_t i = 0; i < workers; ++i) {
+    if (worker == fmt::format("worker-{}", i)) return ok();
+  }
+  return error(
+      Code::invalid,
+      fmt::format("'{}' is for {}, which is none of the {} workers: they are numbered from "
+                  "worker-0",
+                  text, worker, workers));
+}
+
+}  // namespace
+
 Status check_node_options(const std::vector<std::string>& resources,
-                          const std::vector<std::string>& labels) {
+                          const std::vector<std::string>& labels, size_t workers) {
   for (const std::string& text : resources) {
+    TROUPE_CHECK(check_worker(text, workers));
     TROUPE_CHECK(parse_resource(text.substr(begin_of(text))));
   }
   for (const std::string& text : labels) {
+    TROUPE_CHECK(check_worker(text, workers));
     TROUPE_CHECK(parse_label(text.substr(begin_of(text))));
   }
   return ok();

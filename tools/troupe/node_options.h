@@ -27,8 +27,8 @@ Result<KeyValue> parse_label(const std::string& text);
 std::vector<std::string> meant_for(const std::string& worker,
                                    const std::vector<std::string>& texts);
 
-// All of them can be read. Errors: invalid.
+// All of them can be read, and those for one worker name one of so many. Errors: invalid.
 Status check_node_options(const std::vector<std::string>& resources,
-                          const std::vector<std::string>& labels);
+                          const std::vector<std::string>& labels, size_t workers);
 
 }  // namespace troupe::tools

@@ -49,7 +49,8 @@ class Starter {
   }
 
   Result<json::object> run() {
-    TROUPE_CHECK(check_node_options(options_.resources, options_.labels));
+    TROUPE_CHECK(check_node_options(options_.resources, options_.labels,
+                                    static_cast<size_t>(options_.workers)));
     TROUPE_CHECK(folder_.create());
     TROUPE_TRY(const auto lock, folder_.lock());
     TROUPE_CHECK(refuse_orphans());
