@@ -1,4 +1,4 @@
-// What the calls of one instance wait for, for those who ask why something waits.
+// What the calls of a process's instances wait for, for those who ask why something waits.
 #pragma once
 
 #include <span>

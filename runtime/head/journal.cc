@@ -15,6 +15,8 @@ namespace {
 constexpr size_t gathered_bytes_max = size_t{32} << 20;
 // A disk that syncs faster is not waited for: the head's own work then costs as much.
 constexpr Duration slow_sync = std::chrono::milliseconds(1);
+// However long a sync took once, nobody waits longer than this for those who were answered.
+constexpr Duration patience_max = std::chrono::milliseconds(5);
 }  // namespace
 
 Journal::Journal(transport::Environment environment, Scope& scope, Store& store, uint64_t epoch)
@@ -68,9 +70,10 @@ Async<void> Journal::flush() {
 // had better work while the disk does.
 void Journal::plan_next(Duration sync, Ticket answered) {
   const Instant now = clock_.now();
-  const bool pays = sync >= slow_sync && back_after_ <= sync / 2;
+  const Duration patience = std::min<Duration>(sync / 2, patience_max);
+  const bool pays = sync >= slow_sync && back_after_ <= patience;
   wanted_ = pays ? answered + (written_ - durable_) : 0;
-  gather_until_ = now + sync / 2;
+  gather_until_ = now + patience;
   answered_at_ = now;
   back_ = written_ + (answered * 9 + 9) / 10;
   back_after_ = Duration::max();

@@ -112,5 +112,13 @@ TEST_F(JournalTest, ThoseWhoDoNotComeBackAreNotWaitedFor) {
   EXPECT_LE(held_back, 2);  // At first they seem to come back.
 }
 
+TEST_F(JournalTest, AfterASyncThatTookASecondNobodyWaitsAsLong) {
+  for (int i = 0; i < 5; ++i) add_client();
+  for (int i = 0; i < 3; ++i) (void)sync_after(1s);
+  is_over_ = true;
+  write_once(1);
+  EXPECT_EQ(sync_after(10ms), 1);
+}
+
 }  // namespace
 }  // namespace troupe::head
