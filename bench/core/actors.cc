@@ -172,6 +172,21 @@ void start_process() {
   if (!started || ::waitpid(pid, nullptr, 0) != pid) throw std::runtime_error("no process starts");
 }
 
+void fork_process() {
+  const pid_t pid = ::fork();
+  if (pid == 0) ::_exit(0);
+  if (pid < 0 || ::waitpid(pid, nullptr, 0) != pid) throw std::runtime_error("no process starts");
+}
+
+void machine_row(Harness& harness, const std::string& name, const std::function<void()>& start) {
+  harness.row(name, [&] {
+    const Measured measured = harness.windows({.is_one_call = true}, start);
+    harness.print(
+        name, measured.rate, "processes/s",
+        {{"spread", measured.spread}, {"p50_us", measured.p50_us}, {"p99_us", measured.p99_us}});
+  });
+}
+
 void created(Harness& harness, const troupe::Session& session) {
   constexpr int64_t batch = 16;
   Actors<Server> servers;
@@ -239,12 +254,8 @@ void actor_rows(Harness& harness, const troupe::Session& session) {
   harness.row("actors_created_own_process", [&] { created(harness, session); });
   harness.row("actors_created_shared_process", [&] { light_created(harness, session); });
   harness.row("idle_light_actor_bytes", [&] { idle_light(harness, session); });
-  harness.row("machine_processes_started", [&] {
-    const Measured measured = harness.windows({.is_one_call = true}, start_process);
-    harness.print(
-        "machine_processes_started", measured.rate, "processes/s",
-        {{"spread", measured.spread}, {"p50_us", measured.p50_us}, {"p99_us", measured.p99_us}});
-  });
+  machine_row(harness, "machine_processes_started", start_process);
+  machine_row(harness, "machine_forks", fork_process);
 }
 
 }  // namespace bench

@@ -102,8 +102,9 @@ int actor_main(int, char**) {
   }
   // Whoever reads along wants each line when it is whole, though standard output is a file.
   std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
-  transport::RealEnvironment real;
-  std::unique_ptr<security::Credentials> credentials;
+  // A second thread would cost a twentieth of the start, and is hardly ever of use here.
+  transport::RealEnvironment real{1};
+  std::unique_ptr<security::DeferredCredentials> credentials;
   Scope connection{real.io().get_executor()};
   if (auto enabled = real.enable_rings(); !enabled) {
     log::error("no_rings", {{"why", enabled.error()}});
@@ -123,9 +124,8 @@ int actor_main(int, char**) {
   options.worker_connection =
       transport::adopt_unix_socket(connection, real.io(), FileDescriptor{inherited_descriptor});
   options.use_credentials = [&](const protocol::Attached& attached) -> Status {
-    TROUPE_TRY(credentials,
-               security::Credentials::load(
-                   {attached.authority_pem, attached.certificate_pem, attached.key_pem}));
+    credentials = std::make_unique<security::DeferredCredentials>(security::CredentialsPem{
+        attached.authority_pem, attached.certificate_pem, attached.key_pem});
     real.set_credentials(credentials.get());
     return ok();
   };

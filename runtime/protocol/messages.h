@@ -553,6 +553,16 @@ struct InvokeReply {
   std::vector<ObjectValue> more = {};  // The results after the first.
 };
 
+struct ForkProcess {
+  ProcessId process;
+  std::vector<NamedValue> environment;  // All of it.
+};
+
+struct ProcessForked {
+  uint32_t pid = 0;           // 0: none was started;
+  uint32_t error_number = 0;  // errno says why.
+};
+
 struct StopProcess {
   uint64_t grace_us = 0;
 };

@@ -481,6 +481,17 @@ struct InvokeReply {
   more @4 :List(ObjectValue);
 }
 
+# Worker to its fork server, one packet each. Descriptors beside it: what the process has as its connection, its log,
+# and, if it does not start where the worker did, its working folder.
+struct ForkProcess {
+  process @0 :Data;
+  environment @1 :List(NamedValue);
+}
+struct ProcessForked {
+  pid @0 :UInt32;
+  errorNumber @1 :UInt32;
+}
+
 struct StopProcess {
   graceUs @0 :UInt64;
 }

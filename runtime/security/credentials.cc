@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 
+#include "base/log.h"
 #include "security/openssl.h"
 #include "security/private_files.h"
 
@@ -163,6 +164,29 @@ Result<transport::PeerIdentity> Credentials::identify(const x509_st* leaf) const
                              peer.cluster, impl_->self.cluster));
   }
   return peer;
+}
+
+bool DeferredCredentials::load() {
+  if (loaded_) return true;
+  auto loaded = security::Credentials::load(pem_);
+  if (!loaded) {
+    log::error("credentials_unusable", {{"why", loaded.error()}});
+    return false;
+  }
+  loaded_ = std::move(*loaded);
+  pem_ = {};
+  return true;
+}
+
+ssl_ctx_st* DeferredCredentials::server_context() {
+  return load() ? loaded_->server_context() : nullptr;
+}
+ssl_ctx_st* DeferredCredentials::client_context() {
+  return load() ? loaded_->client_context() : nullptr;
+}
+Result<transport::PeerIdentity> DeferredCredentials::identify(const x509_st* leaf) const {
+  if (!loaded_) return error(Code::internal, "a peer is identified before there are credentials");
+  return loaded_->identify(leaf);
 }
 
 Result<CredentialsPem> read_credentials(const fs::path& directory) {

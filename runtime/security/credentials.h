@@ -45,6 +45,24 @@ class Credentials final : public transport::Credentials {
   std::unique_ptr<Impl> impl_;
 };
 
+// Loaded when the first connection needs them, for that takes a millisecond (three in a process
+// that has not used OpenSSL), and most processes of a node speak with that node alone. On one
+// thread, the loop's.
+class DeferredCredentials final : public transport::Credentials {
+ public:
+  explicit DeferredCredentials(CredentialsPem pem) : pem_(std::move(pem)) {}
+
+  ssl_ctx_st* server_context() override;
+  ssl_ctx_st* client_context() override;
+  Result<transport::PeerIdentity> identify(const x509_st* leaf) const override;
+
+ private:
+  bool load();
+
+  CredentialsPem pem_;  // Empty once they were loaded.
+  std::unique_ptr<security::Credentials> loaded_;
+};
+
 // authority.pem, identity.pem and identity.key (0600) in a directory of mode 0700. Saving replaces
 // what is there. Both block on the disk. Errors: those of private_files.h.
 Result<CredentialsPem> read_credentials(const std::filesystem::path& directory);

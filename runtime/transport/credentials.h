@@ -27,6 +27,7 @@ struct PeerIdentity {
 class Credentials {
  public:
   virtual ~Credentials() = default;
+  // Null: they cannot be used, and the log says why.
   virtual ssl_ctx_st* server_context() = 0;
   virtual ssl_ctx_st* client_context() = 0;
   // Errors: denied (another cluster, no role).

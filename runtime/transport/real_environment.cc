@@ -67,7 +67,8 @@ void SteadyTimerClock::fire() {
   arm();
 }
 
-RealEnvironment::RealEnvironment() : network_(std::make_unique<AsioNetwork>(io_, clock_, scope_)) {}
+RealEnvironment::RealEnvironment(size_t blocking_threads)
+    : blocking_(blocking_threads), network_(std::make_unique<AsioNetwork>(io_, clock_, scope_)) {}
 
 RealEnvironment::~RealEnvironment() {
   scope_.cancel();

@@ -34,7 +34,7 @@ class SteadyTimerClock final : public TimerClock {
 // One loop, run by the thread that calls run(), and a small pool for what may block.
 class RealEnvironment {
  public:
-  RealEnvironment();
+  explicit RealEnvironment(size_t blocking_threads = 2);
   ~RealEnvironment();
 
   // From now on processes of this node can be reached through rings. Errors: exhausted.
@@ -48,7 +48,7 @@ class RealEnvironment {
 
  private:
   boost::asio::io_context io_{1};
-  boost::asio::thread_pool blocking_{2};
+  boost::asio::thread_pool blocking_;
   SteadyTimerClock clock_{io_};
   SystemRandom random_;
   Scope scope_{io_.get_executor()};

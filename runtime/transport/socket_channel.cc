@@ -39,7 +39,8 @@ SocketChannel::SocketChannel(RingPort* port, Executor loop, std::unique_ptr<Byte
       stream_(std::move(stream)),
       outgoing_changed_(loop_),
       drained_(loop_),
-      buffer_(read_bytes) {}
+      memory_(std::make_unique_for_overwrite<uint8_t[]>(read_bytes)),
+      buffer_(memory_.get(), read_bytes) {}
 
 SocketChannel::~SocketChannel() = default;
 
@@ -292,7 +293,7 @@ bool SocketChannel::take() {
 
 ReadSource::Look SocketChannel::look() {
   if (over_) return Look::over;
-  const auto got = make_room() ? stream_->try_read(std::span{buffer_}.subspan(end_))
+  const auto got = make_room() ? stream_->try_read(buffer_.subspan(end_))
                                : Result<size_t>{error(Code::invalid, "no room")};
   if (got && *got == 0) return Look::nothing;
   if (got) end_ += *got;
@@ -373,7 +374,7 @@ Async<Result<Frame>> SocketChannel::receive() {
       break;
     }
     (void)make_room();  // There is: what is there is less than a message that fits.
-    const std::span<uint8_t> room = std::span{buffer_}.subspan(end_);
+    const std::span<uint8_t> room = buffer_.subspan(end_);
     Result<size_t> got = size_t{0};
     if (stream_->is_direct()) {
       got = stream_->try_read(room);
@@ -491,7 +492,7 @@ Async<Result<Bulk>> SocketChannel::receive_bulk(protocol::FrameHeader header) {
 Async<Status> SocketChannel::fill(size_t count) {
   while (end_ - begin_ < count) {
     TROUPE_CO_CHECK(make_room());
-    TROUPE_CO_TRY(const size_t got, co_await read_into(std::span{buffer_}.subspan(end_)));
+    TROUPE_CO_TRY(const size_t got, co_await read_into(buffer_.subspan(end_)));
     end_ += got;
   }
   co_return ok();

@@ -125,7 +125,9 @@ class SocketChannel final : public CallChannel, public ReadSource {
   bool accepts_calls_ = false;
   bool told_closed_ = false;
   bool over_ = false;  // What a thread found: only the loop can go on, and it has not yet.
-  Bytes buffer_;
+  // Not cleared: most connections touch little of it.
+  const std::unique_ptr<uint8_t[]> memory_;
+  const std::span<uint8_t> buffer_;
   size_t begin_ = 0;
   size_t end_ = 0;
   std::vector<FileDescriptor> descriptors_;

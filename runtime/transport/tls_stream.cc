@@ -397,6 +397,9 @@ class TlsByteStream final : public ByteStream {
 
 Async<Result<TlsStream>> secure(tcp::socket socket, Credentials& credentials, SSL_CTX* context,
                                 std::shared_ptr<BulkThreads> threads, int (*advance)(SSL*)) {
+  if (context == nullptr) {
+    co_return error(Code::denied, "this process's certificate cannot be used: see its log");
+  }
   auto stream = std::make_unique<TlsByteStream>(std::move(socket), context, std::move(threads));
   auto shaken = co_await stream->handshake(advance);
   if (!shaken) co_return std::move(shaken).error().context("TLS handshake");

@@ -7,13 +7,12 @@
 #include <cstring>
 
 #include "transport/byte_stream.h"
+#include "transport/descriptor_passing.h"
 
 namespace troupe::transport {
 namespace asio = boost::asio;
 
 namespace {
-
-constexpr size_t descriptors_max = 16;  // A message; more are refused by the sender.
 
 Error socket_error(const char* doing, int number) {
   return error(Code::unavailable, std::string(doing) + ": " + std::strerror(number));
@@ -29,7 +28,7 @@ class UnixStream final : public ByteStream {
                                   std::vector<FileDescriptor>& descriptors) override {
     for (;;) {
       if (!socket_.is_open()) co_return error(Code::unavailable, "closed by this side");
-      const ssize_t count = receive_some(out, descriptors);
+      const ssize_t count = receive_with_descriptors(socket_.native_handle(), out, descriptors);
       if (count == 0) co_return error(Code::unavailable, "the peer closed the connection");
       if (count > 0) co_return static_cast<size_t>(count);
       if (errno == EINTR) continue;
@@ -42,12 +41,12 @@ class UnixStream final : public ByteStream {
 
   Async<Status> write(std::span<const uint8_t> bytes,
                       std::span<const FileDescriptor> descriptors) override {
-    if (descriptors.size() > descriptors_max) {
+    if (descriptors.size() > passed_descriptors_max) {
       co_return error(Code::invalid, "too many descriptors in one message");
     }
     while (!bytes.empty()) {
       if (!socket_.is_open()) co_return error(Code::unavailable, "closed by this side");
-      const ssize_t count = send_some(bytes, descriptors);
+      const ssize_t count = send_with_descriptors(socket_.native_handle(), bytes, descriptors);
       if (count >= 0) {
         bytes = bytes.subspan(static_cast<size_t>(count));
         descriptors = {};
@@ -69,54 +68,6 @@ class UnixStream final : public ByteStream {
   }
 
  private:
-  // Not part of the coroutine: GCC 12 ignores alignas in coroutine frames.
-  ssize_t receive_some(std::span<uint8_t> out, std::vector<FileDescriptor>& descriptors) {
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * descriptors_max)];
-    iovec part{out.data(), out.size()};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    const ssize_t count = ::recvmsg(socket_.native_handle(), &message, MSG_CMSG_CLOEXEC);
-    if (count >= 0) take_descriptors(message, descriptors);
-    return count;
-  }
-
-  ssize_t send_some(std::span<const uint8_t> bytes, std::span<const FileDescriptor> descriptors) {
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * descriptors_max)] = {};
-    iovec part{const_cast<uint8_t*>(bytes.data()), bytes.size()};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    if (!descriptors.empty()) {
-      message.msg_control = control;
-      message.msg_controllen = CMSG_SPACE(sizeof(int) * descriptors.size());
-      cmsghdr* header = CMSG_FIRSTHDR(&message);
-      header->cmsg_level = SOL_SOCKET;
-      header->cmsg_type = SCM_RIGHTS;
-      header->cmsg_len = CMSG_LEN(sizeof(int) * descriptors.size());
-      for (size_t i = 0; i < descriptors.size(); ++i) {
-        const int fd = descriptors[i].get();
-        std::memcpy(CMSG_DATA(header) + i * sizeof fd, &fd, sizeof fd);
-      }
-    }
-    return ::sendmsg(socket_.native_handle(), &message, MSG_NOSIGNAL);
-  }
-
-  static void take_descriptors(msghdr& message, std::vector<FileDescriptor>& out) {
-    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
-         header = CMSG_NXTHDR(&message, header)) {
-      if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-      const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-      for (size_t i = 0; i < count; ++i) {
-        int fd = -1;
-        std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
-        out.emplace_back(fd);
-      }
-    }
-  }
-
   asio::local::stream_protocol::socket socket_;
 };
 

@@ -110,7 +110,7 @@ Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request,
   actor->incarnation = request.incarnation;
   actor->process = process;
   actors_[id] = actor;
-  logs_.process_started(*process, id, name, driver);
+  logs_.process_started(process, id, name, driver);
 
   protocol::AssignActor assignment;
   assignment.incarnation = request.incarnation;
@@ -267,7 +267,7 @@ Result<ActorHost::LightPointer> ActorHost::light_process(const protocol::StartAc
   light->process = process;
   light_[key] = light;
   light_processes_[process->id()] = light;
-  logs_.process_started(*process, {}, program_of(kind.module), driver);
+  logs_.process_started(process, {}, program_of(kind.module), driver);
   spawn(scope_, greet(light));
   return light;
 }

@@ -32,6 +32,10 @@ HostedProcess::HostedProcess(transport::Environment environment, Scope& scope, P
 
 Async<Status> HostedProcess::greet(Pointer self, transport::Service& service,
                                    protocol::Hello worker, Instant deadline) {
+  const bool started =
+      co_await wait_until(self->environment_.clock, deadline, self->launched_->started());
+  if (!started) co_return error(Code::deadline_exceeded, "start a process: it was not in time");
+  if (self->exited().is_set()) co_return co_await explain(self, error(Code::unavailable, ""));
   auto peer =
       co_await Peer::start(self->scope_, self->environment_, self->launched_->take_connection(),
                            service, std::move(worker), deadline);

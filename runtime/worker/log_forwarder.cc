@@ -183,7 +183,7 @@ Async<JobLogs> LogForwarder::gather(StreamPointer stream, bool& complete) {
     if (found.lines.empty() && found.lost == 0) continue;
     const LoggedProcess& who = source->process;
     batch.items.push_back(
-        {who.process, who.actor, who.pid, who.name, std::move(found.lines), found.lost});
+        {who.process, who.actor, who.pid(), who.name, std::move(found.lines), found.lost});
   }
   co_return batch;
 }

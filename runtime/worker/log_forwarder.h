@@ -22,9 +22,9 @@ struct LoggedProcess {
   ProcessId process;
   ActorId actor;
   JobId job;
-  uint32_t pid = 0;
-  std::string name;  // For people.
-  std::string path;  // Its log.
+  std::function<uint32_t()> pid;  // It has one once it has started.
+  std::string name;               // For people.
+  std::string path;               // Its log.
 };
 
 // Nothing runs while nobody writes: the system says when a log grows.

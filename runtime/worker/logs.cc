@@ -46,13 +46,14 @@ Logs::Logs(transport::Environment environment, const WorkerOptions& options,
            LogForwarder& forwarder)
     : environment_(environment), options_(options), forwarder_(forwarder) {}
 
-void Logs::process_started(const HostedProcess& process, ActorId actor, std::string name,
+void Logs::process_started(const HostedProcess::Pointer& process, ActorId actor, std::string name,
                            const std::optional<protocol::ProcessAddress>& driver) {
-  entries_[process.id()] = {process.log_path(), actor, true};
-  if (!actor.is_nil()) newest_[actor] = process.id();
+  entries_[process->id()] = {process->log_path(), actor, true};
+  if (!actor.is_nil()) newest_[actor] = process->id();
   if (!driver) return;
   forwarder_.process_started(
-      {process.id(), actor, process.job(), process.pid(), std::move(name), process.log_path()},
+      {process->id(), actor, process->job(), [process] { return process->pid(); }, std::move(name),
+       process->log_path()},
       *driver);
 }
 

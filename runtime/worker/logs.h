@@ -22,7 +22,7 @@ class Logs {
   Logs(transport::Environment environment, const WorkerOptions& options, LogForwarder& forwarder);
 
   // `name` is for people; `driver`, if there is one, is sent what the process writes.
-  void process_started(const HostedProcess& process, ActorId actor, std::string name,
+  void process_started(const HostedProcess::Pointer& process, ActorId actor, std::string name,
                        const std::optional<protocol::ProcessAddress>& driver);
   // A process that started hosts this light actor, too.
   void hosts(ProcessId process, ActorId actor) { newest_[actor] = process; }

@@ -24,12 +24,15 @@ struct LaunchSpec {
 class LaunchedProcess {
  public:
   virtual ~LaunchedProcess() = default;
+  // Set when it has a number and a connection, or has failed to start: then it has also exited.
+  virtual Event& started() = 0;
   virtual uint32_t pid() const = 0;
-  // The inherited connection, once.
+  // The inherited connection, once, after the start.
   virtual std::unique_ptr<transport::Connection> take_connection() = 0;
   // Set when the process has ended and was reaped.
   virtual Event& exited() = 0;
-  // "exited with status 3", "killed by signal 9 (Killed)"; empty while it runs.
+  // "exited with status 3", "killed by signal 9 (Killed)", "was not started (...)"; empty while it
+  // runs.
   virtual std::string exit_reason() const = 0;
   virtual void terminate() = 0;  // Asks (SIGTERM).
   virtual void kill() = 0;       // Does not ask (SIGKILL).

@@ -117,7 +117,7 @@ Async<void> SlotHost::start_slot(Pointer lease, protocol::SlotToStart wanted_slo
   }
   auto process = *launched;
   lease->slots[number] = Slot{process, false, launch.devices, wanted_slot.bundle};
-  logs_.process_started(*process, {}, program_of(request.module), driver);
+  logs_.process_started(process, {}, program_of(request.module), driver);
   Bytes body = assignment(request, wanted_slot.bundle);
   auto outcome =
       co_await HostedProcess::greet_and_assign(process, processes_.service(), processes_.hello,

@@ -1495,9 +1495,8 @@ Result<std::unique_ptr<DriverCore>> start_driver(const std::string& socket, JobI
   options.worker.unix_path = socket;
   options.blocked_log_after = client::blocked_log_after(std::getenv("TROUPE_BLOCKED_LOG_S"));
   options.use_credentials = [raw](const protocol::Attached& attached) -> Status {
-    TROUPE_TRY(raw->credentials,
-               security::Credentials::load(
-                   {attached.authority_pem, attached.certificate_pem, attached.key_pem}));
+    raw->credentials = std::make_unique<security::DeferredCredentials>(security::CredentialsPem{
+        attached.authority_pem, attached.certificate_pem, attached.key_pem});
     raw->real.set_credentials(raw->credentials.get());
     return ok();
   };

@@ -20,7 +20,7 @@ namespace troupe::detail {
 // A driver's own loop thread, credentials and client; everything that must end with its job.
 struct DriverCore {
   transport::RealEnvironment real;
-  std::unique_ptr<security::Credentials> credentials;
+  std::unique_ptr<security::DeferredCredentials> credentials;
   std::unique_ptr<transport::TimelineMemory> timeline;
   std::unique_ptr<client::Client> client;
   std::unique_ptr<client::DriverLogs> logs;  // Null: nobody wants to read them.

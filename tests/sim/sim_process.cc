@@ -39,7 +39,11 @@ class SimLaunched final : public worker::LaunchedProcess {
  public:
   SimLaunched(const Executor& executor, std::shared_ptr<SimProcess> process,
               std::unique_ptr<transport::Connection> connection)
-      : process_(std::move(process)), connection_(std::move(connection)), exited_(executor) {
+      : process_(std::move(process)),
+        connection_(std::move(connection)),
+        started_(executor),
+        exited_(executor) {
+    started_.set();
     process_->set_parent([this] { exited_.set(); });
   }
   ~SimLaunched() override {
@@ -47,6 +51,7 @@ class SimLaunched final : public worker::LaunchedProcess {
     process_->end("killed by its worker's end");
   }
 
+  Event& started() override { return started_; }
   uint32_t pid() const override { return process_->pid(); }
   std::unique_ptr<transport::Connection> take_connection() override {
     return std::move(connection_);
@@ -59,6 +64,7 @@ class SimLaunched final : public worker::LaunchedProcess {
  private:
   std::shared_ptr<SimProcess> process_;
   std::unique_ptr<transport::Connection> connection_;
+  Event started_;
   Event exited_;
 };
 

@@ -207,7 +207,7 @@ class WorkerTest : public testing::Test {
   transport::RealEnvironment real;
   Scope scope{real.io().get_executor()};
   Scope launched{real.io().get_executor()};
-  PosixLauncher launcher{real.io(), launched, TEST_ACTOR};
+  PosixLauncher launcher{real.io(), launched, TEST_ACTOR, ProcessStart::fork};
   WorkerOptions options;
   JobId job = JobId::random(random);
   ActorId actor = ActorId::random(random);

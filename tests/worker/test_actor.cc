@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "actor/fork_server.h"
 #include "transport/asio_network.h"
 #include "transport/real_environment.h"
 #include "transport/router.h"
@@ -126,7 +127,8 @@ class TestActor {
 }  // namespace
 }  // namespace troupe
 
-int main() {
+int main(int argc, char** argv) {
+  troupe::actor::serve_forks(argc, argv);
   troupe::TestActor actor;
   actor.run();
 }

@@ -203,7 +203,9 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
     worker_options.labels.push_back({label->key, label->value});
   }
   Scope processes{daemon.real().io().get_executor()};
-  worker::PosixLauncher launcher{daemon.real().io(), processes, actor_program()};
+  worker::PosixLauncher launcher{daemon.real().io(), processes, actor_program(),
+                                 worker::ProcessStart::fork};
+  launcher.prepare();
   auto timeline = transport::TimelineMemory::create_if_on(daemon.real().environment().clock);
   if (!timeline) return daemon.refuse(timeline.error());
   worker_options.timeline = timeline->get();
