@@ -101,6 +101,9 @@ Async<Status> HeadLink::serve_one_connection() {
 }
 
 Async<Status> HeadLink::register_node(std::shared_ptr<Peer> peer) {
+  // Counted as it is taken, not as it is answered: the head's first requests may overtake its
+  // answer.
+  ++registrations_;
   protocol::RegisterNode registration = questions_.registration();
   const size_t actors = registration.actors.size();
   auto reply = co_await transport::call<protocol::NodeRegistered>(
@@ -113,7 +116,6 @@ Async<Status> HeadLink::register_node(std::shared_ptr<Peer> peer) {
   TROUPE_CO_CHECK(observe(reply->epoch));
   if (reply->heartbeat_us > 0) heartbeat_period_ = std::chrono::microseconds(reply->heartbeat_us);
   registered_ = true;
-  ++registrations_;
   log::info("node_registered", {{"node", options_.node},
                                 {"epoch", epoch_},
                                 {"actors", actors},

@@ -26,6 +26,7 @@ struct UpOptions {
   std::vector<std::string> resources;
   std::vector<std::string> labels;
   int gateway_port = 8000;  // 0: any free one; -1: no gateway.
+  bool keeper = true;       // Starts again what dies.
   std::string https;        // HOST:PORT for the gateway's HTTPS; empty: none.
 };
 int run_up(const CommonOptions& common, const UpOptions& options);
@@ -101,5 +102,6 @@ struct DaemonOptions {
 int run_head(const CommonOptions& common, const DaemonOptions& options);
 int run_worker(const CommonOptions& common, const DaemonOptions& options);
 int run_gateway(const CommonOptions& common, const DaemonOptions& options);
+int run_keeper(const CommonOptions& common, const DaemonOptions& options);
 
 }  // namespace troupe::tools

@@ -27,13 +27,16 @@ namespace {
 std::atomic<bool> interrupted = false;
 static_assert(std::atomic<bool>::is_always_lock_free);
 
-// Field 22 of /proc/PID/stat; 0 when there is no such process.
+// Field 22 of /proc/PID/stat; 0 when there is no such process, or it has ended and nobody has
+// reaped it yet.
 uint64_t started_ticks(int pid) {
   auto text = read_file(fmt::format("/proc/{}/stat", pid));
   if (!text) return 0;
   // The command in brackets may hold anything, so count from its end.
   const auto after = text->rfind(')');
   if (after == text->npos) return 0;
+  const char state = text->size() > after + 2 ? (*text)[after + 2] : 'X';
+  if (state == 'Z' || state == 'X') return 0;
   size_t position = after + 1;
   for (int field = 3; field < 22; ++field) position = text->find(' ', position + 1);
   return std::strtoull(text->c_str() + position, nullptr, 10);
@@ -78,6 +81,8 @@ Result<StartedDaemon> start_daemon(const std::string& kind, const std::string& n
     return error(errno == ENOSPC ? Code::exhausted : Code::unavailable,
                  fmt::format("open the log {}: {}", log_path, std::strerror(errno)));
   }
+  StartedDaemon started;
+  started.record.arguments = arguments;
   // All is made ready before the fork: the child only makes system calls.
   arguments.insert(arguments.begin(), "troupe");
   std::vector<char*> argv;
@@ -101,6 +106,7 @@ Result<StartedDaemon> start_daemon(const std::string& kind, const std::string& n
     ::setsid();
     ::signal(SIGINT, SIG_DFL);
     ::signal(SIGTERM, SIG_DFL);
+    ::signal(SIGCHLD, SIG_DFL);
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -115,8 +121,10 @@ Result<StartedDaemon> start_daemon(const std::string& kind, const std::string& n
     ::execve("/proc/self/exe", argv.data(), variables.data());
     ::_exit(127);
   }
-  StartedDaemon started;
-  started.record = {kind, name, pid, started_ticks(pid)};
+  started.record.kind = kind;
+  started.record.name = name;
+  started.record.pid = pid;
+  started.record.started_ticks = started_ticks(pid);
   started.ready = std::move(reading);
   return started;
 }

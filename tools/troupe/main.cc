@@ -68,6 +68,8 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(-1, 65535));
   up_command->add_option("--gateway-https", up.https,
                          "HOST:PORT for HTTPS, e.g. 0.0.0.0:8443 for other machines");
+  up_command->add_flag("!--no-keeper", up.keeper,
+                       "Do not start again what dies: something else does (systemd, say)");
   up_command->callback([&] { status = run_up(common, up); });
 
   auto* down_command = app.add_subcommand("down", "Stop the cluster; its state stays");
@@ -209,6 +211,7 @@ int main(int argc, char** argv) {
   add_daemon("head", "The head", &run_head);
   add_daemon("worker", "A worker", &run_worker);
   add_daemon("gateway", "The gateway", &run_gateway);
+  add_daemon("keeper", "Starts again what dies of a cluster on this machine", &run_keeper);
 
   try {
     app.parse(argc, argv);

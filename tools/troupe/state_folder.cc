@@ -105,6 +105,7 @@ Result<ClusterRecord> StateFolder::read_record() const {
       daemon.name = item.at("name").as_string();
       daemon.pid = item.at("pid").to_number<int>();
       daemon.started_ticks = item.at("started_ticks").to_number<uint64_t>();
+      daemon.arguments = json::value_to<std::vector<std::string>>(item.at("arguments"));
       record.daemons.push_back(std::move(daemon));
     }
     return record;
@@ -129,7 +130,8 @@ Status StateFolder::write_record(const ClusterRecord& record) const {
     daemons.push_back(json::object{{"kind", daemon.kind},
                                    {"name", daemon.name},
                                    {"pid", daemon.pid},
-                                   {"started_ticks", daemon.started_ticks}});
+                                   {"started_ticks", daemon.started_ticks},
+                                   {"arguments", json::value_from(daemon.arguments)}});
   }
   value["daemons"] = std::move(daemons);
   return security::write_private_file(path_ / "cluster.json", json::serialize(value) + "\n");

@@ -18,10 +18,11 @@
 namespace troupe::tools {
 
 struct DaemonRecord {
-  std::string kind;  // head, worker, gateway.
+  std::string kind;  // head, worker, gateway, keeper.
   std::string name;
   int pid = 0;
-  uint64_t started_ticks = 0;  // With the pid, names one process: pids are used again.
+  uint64_t started_ticks = 0;          // With the pid, names one process: pids are used again.
+  std::vector<std::string> arguments;  // What starts it again, as it was.
 };
 
 struct ClusterRecord {

@@ -61,6 +61,10 @@ class Starter {
     TROUPE_CHECK(start_workers());
     TROUPE_CHECK(start_gateway());
     TROUPE_CHECK(wait_for_nodes());
+    if (options_.keeper) {
+      TROUPE_TRY(const auto ready, start("keeper", "keeper", {}, {}));
+      (void)ready;
+    }
     kept_ = true;
     json::object summary{{"cluster", record_.cluster_id},
                          {"state", folder_.path().string()},
@@ -148,12 +152,19 @@ class Starter {
     return daemon;
   }
 
+  // The newest daemon listens there again when it is started again.
+  void set_port(uint16_t port) {
+    auto& arguments = record_.daemons.back().arguments;
+    arguments.insert(arguments.end(), {"--port", std::to_string(port)});
+  }
+
   std::string log_of(const std::string& name) const { return folder_.logs() / (name + ".log"); }
 
   Status start_head(const FileDescriptor& lock) {
     TROUPE_CHECK(issue("head", security::Role::head, "head"));
     TROUPE_TRY(const auto facts, start("head", "head", {"--host", host}, lock));
     record_.head_port = facts.at("port").to_number<uint16_t>();
+    set_port(record_.head_port);
     return folder_.write_record(record_);
   }
 
@@ -234,11 +245,13 @@ class Starter {
       TROUPE_TRY(https, transport::Endpoint::parse(options_.https));
     }
     TROUPE_CHECK(issue("gateway", security::Role::gateway, "gateway", https.host));
-    std::vector<std::string> arguments{"--host",          host,
-                                       "--port",          std::to_string(options_.gateway_port),
-                                       "--worker-socket", folder_.sockets() / "worker-0.sock"};
+    std::vector<std::string> arguments{"--host", host, "--worker-socket",
+                                       folder_.sockets() / "worker-0.sock"};
     if (!options_.https.empty()) {
       arguments.insert(arguments.end(), {"--https", options_.https});
+    }
+    if (options_.gateway_port != 0) {
+      arguments.insert(arguments.end(), {"--port", std::to_string(options_.gateway_port)});
     }
     auto facts = start("gateway", "gateway", std::move(arguments), {});
     if (!facts && facts.error().code() == Code::conflict) {
@@ -249,6 +262,7 @@ class Starter {
     }
     if (!facts) return std::move(facts).error();
     record_.gateway_port = facts->at("port").to_number<uint16_t>();
+    if (options_.gateway_port == 0) set_port(record_.gateway_port);
     if (!options_.https.empty()) {
       https.port = facts->at("https_port").to_number<uint16_t>();
       record_.gateway_https = https.to_string();
@@ -318,16 +332,21 @@ int run_down(const CommonOptions& common) {
   // Half a shutdown would leave daemons behind; a whole one takes seconds.
   ::signal(SIGINT, SIG_IGN);
   ::signal(SIGTERM, SIG_IGN);
-  // The gateway first, so that nobody is let in to a cluster that is leaving; the head last.
-  std::reverse(record->daemons.begin(), record->daemons.end());
   std::vector<std::string> killed;
-  for (const char* kind : {"gateway", "worker", "head"}) {
+  const auto end_all = [&](const std::string& kind) {
     std::vector<DaemonRecord> daemons;
     for (const auto& daemon : record->daemons) {
       if (daemon.kind == kind) daemons.push_back(daemon);
     }
     for (auto& name : end_daemons(daemons, end_grace)) killed.push_back(std::move(name));
-  }
+  };
+  // Who starts again what ends goes first, and may have started something until then.
+  end_all("keeper");
+  record = folder.read_record();
+  if (!record) return fail(record.error());
+  // The gateway next, so that nobody is let in to a cluster that is leaving; the head last.
+  std::reverse(record->daemons.begin(), record->daemons.end());
+  for (const char* kind : {"gateway", "worker", "head"}) end_all(kind);
   remove_sockets(folder);
   folder.remove_record();
   json::object summary{{"stopped", record->daemons.size()}, {"state", folder.path().string()}};

@@ -1,0 +1,202 @@
+// A driver that goes on asking for promises, calls and tasks until the file FOLDER/stop is there,
+// while somebody kills daemons; then it looks whether everything that it was promised is so, and
+// prints how much that was.
+#include <poll.h>
+#include <troupe/troupe.h>
+
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+using namespace std::chrono_literals;
+using troupe::Code;
+using troupe::Session;
+
+class Tally {
+ public:
+  Tally() {}
+  int64_t add() { return ++count_; }
+  int64_t count() { return count_; }
+
+ private:
+  int64_t count_ = 0;
+};
+TROUPE_ACTOR(Tally(), add, count);
+
+int64_t twice(int64_t number) {
+  return 2 * number;
+}
+TROUPE_TASK(twice);
+
+namespace {
+
+constexpr auto patience = 30s;
+constexpr size_t kept_max = 200;
+
+// What went wrong; the first few are told.
+class Complaints {
+ public:
+  void add(const std::string& text) {
+    const std::lock_guard lock{mutex_};
+    if (++count_ <= 10) std::cerr << text << "\n";
+  }
+  uint64_t count() const { return count_; }
+
+ private:
+  std::mutex mutex_;
+  std::atomic<uint64_t> count_ = 0;
+};
+
+struct Work {
+  const Session& session;
+  Complaints& complaints;
+  std::function<bool()> is_over;
+};
+
+// Groups: some stay, the others are removed again.
+struct Groups {
+  std::vector<troupe::PlacementGroup> kept;
+  std::vector<troupe::PlacementGroup> removed;
+
+  void work(const Work& work) {
+    for (size_t i = 0; !work.is_over(); ++i) {
+      auto group = work.session.create_placement_group({.bundles = {{.cpu = 0.001}}});
+      if (!group) {
+        work.complaints.add("create a group: " + group.error().to_string());
+        continue;
+      }
+      if (i % 8 == 0 && kept.size() < kept_max) {
+        kept.push_back(*group);
+        continue;
+      }
+      if (auto gone = group->remove(); !gone) {
+        work.complaints.add("remove a group: " + gone.error().to_string());
+      } else {
+        removed.push_back(*group);
+      }
+    }
+  }
+  void check(Complaints& complaints) const {
+    for (const auto& group : kept) {
+      if (auto status = group.wait(patience); !status) {
+        complaints.add("a group is lost: " + status.error().to_string());
+      }
+    }
+    for (const auto& group : removed) {
+      const auto status = group.status();
+      if (status || status.error().code() != Code::not_found) {
+        complaints.add("a removed group is back: " + group.id().to_string());
+      }
+    }
+  }
+};
+
+// Actors with names, which belong to nobody.
+struct Actors {
+  std::map<std::string, bool> alive;  // False: it was killed.
+
+  static troupe::ActorOptions options(const std::string& name) {
+    return {.name = name,
+            .get_if_exists = true,
+            .detached = true,
+            .process = troupe::ActorProcess::shared};
+  }
+  void work(const Work& work) {
+    for (size_t i = 0; !work.is_over(); ++i) {
+      const std::string name = "recovery-" + std::to_string(i);
+      auto actor = work.session.create<Tally>(options(name));
+      if (!actor) {
+        work.complaints.add("create an actor: " + actor.error().to_string());
+        continue;
+      }
+      alive[name] = true;
+      if (i % 4 == 0 && i / 4 < kept_max) continue;
+      if (auto gone = actor->kill(); !gone) {
+        work.complaints.add("kill an actor: " + gone.error().to_string());
+      } else {
+        alive[name] = false;
+      }
+    }
+  }
+  void check(const Session& session, Complaints& complaints) const {
+    for (const auto& [name, is_alive] : alive) {
+      const auto found = session.find<Tally>(name);
+      if (is_alive && (!found || !found->call<&Tally::count>().get(patience))) {
+        complaints.add("actor " + name + " is lost");
+      }
+      if (!is_alive && found) complaints.add("killed actor " + name + " is back");
+    }
+  }
+};
+
+// Calls from process to process, of which each counts once.
+uint64_t call(const Work& work, const troupe::ActorRef<Tally>& tally) {
+  int64_t calls = 0;
+  while (!work.is_over()) {
+    const auto count = tally.call<&Tally::add>().get(patience);
+    if (!count) {
+      work.complaints.add("a call failed: " + count.error().to_string());
+    } else if (*count != ++calls) {
+      work.complaints.add("call " + std::to_string(calls) + " counted " + std::to_string(*count));
+      calls = *count;
+    }
+    ::poll(nullptr, 0, 1);
+  }
+  return static_cast<uint64_t>(calls);
+}
+
+uint64_t submit(const Work& work) {
+  uint64_t tasks = 0;
+  while (!work.is_over()) {
+    const auto number = static_cast<int64_t>(++tasks);
+    const auto result = work.session.submit({.resources = {.cpu = 0.5}}, twice, number).get(patience);
+    if (!result) {
+      work.complaints.add("a task failed: " + result.error().to_string());
+    } else if (*result != 2 * number) {
+      work.complaints.add("a task gave " + std::to_string(*result));
+    }
+    ::poll(nullptr, 0, 1);
+  }
+  return tasks;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  if (argc != 2) {
+    std::cerr << "usage: recovery FOLDER\n";
+    return 2;
+  }
+  const auto session = troupe::connect().value();
+  const std::filesystem::path stop = std::filesystem::path(argv[1]) / "stop";
+  Complaints complaints;
+  const Work work{session, complaints, [&stop] { return std::filesystem::exists(stop); }};
+  const auto tally = session.create<Tally>({}).value();
+  tally.wait_alive(patience).value();
+  Groups groups;
+  Actors actors;
+  uint64_t calls = 0;
+  uint64_t tasks = 0;
+  {
+    std::vector<std::jthread> threads;
+    threads.emplace_back([&] { groups.work(work); });
+    threads.emplace_back([&] { actors.work(work); });
+    threads.emplace_back([&] { calls = call(work, tally); });
+    threads.emplace_back([&] { tasks = submit(work); });
+  }
+  groups.check(complaints);
+  actors.check(session, complaints);
+  std::cout << "promises " << groups.kept.size() + 2 * groups.removed.size() + actors.alive.size()
+            << " calls " << calls << " tasks " << tasks << "\n";
+  return complaints.count() == 0 ? 0 : 1;
+} catch (const troupe::Error& error) {
+  std::cerr << error.to_string() << "\n";
+  return 1;
+}

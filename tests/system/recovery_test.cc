@@ -1,0 +1,113 @@
+// What is promised stays so, whoever dies. TROUPE_KILLS: how often (default 50).
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <boost/json.hpp>
+#include <cstdlib>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "tests/system/cluster.h"
+
+namespace troupe::test {
+namespace {
+
+namespace json = boost::json;
+
+int kills_wanted() {
+  const char* text = std::getenv("TROUPE_KILLS");
+  return text != nullptr ? std::atoi(text) : 50;
+}
+
+class Recovery : public testing::Test {
+ protected:
+  // As the state directory's record says.
+  int pid_of(const std::string& daemon) {
+    std::ifstream in{cluster.state() / "cluster.json"};
+    const std::string text{std::istreambuf_iterator<char>{in}, {}};
+    const json::value record = json::parse(text);
+    for (const auto& item : record.at("daemons").as_array()) {
+      if (item.at("name").as_string() == daemon) return item.at("pid").to_number<int>();
+    }
+    return 0;
+  }
+  // True once another process than `before` answers.
+  bool is_back(const std::string& daemon, int before) {
+    return eventually([&] {
+      const int pid = pid_of(daemon);
+      return pid != before && cluster.troupe({"status"}).status == 0;
+    });
+  }
+
+  Cluster cluster;
+};
+
+TEST_F(Recovery, WhatDiesIsStartedAgain) {
+  ASSERT_EQ(cluster.up().status, 0);
+  for (const char* daemon : {"head", "worker-1", "gateway"}) {
+    const int before = pid_of(daemon);
+    ASSERT_GT(before, 0);
+    ::kill(before, SIGKILL);
+    EXPECT_TRUE(is_back(daemon, before)) << daemon;
+  }
+  EXPECT_TRUE(eventually([&] {
+    const auto nodes = json::parse(cluster.troupe({"list", "nodes", "-o", "json"}).out);
+    return std::ranges::all_of(nodes.as_array(), [](const json::value& node) {
+      return node.at("state").as_string() == "alive";
+    });
+  }));
+  EXPECT_EQ(cluster.program("hello_task").status, 0);
+}
+
+TEST_F(Recovery, WithoutAKeeperNothingIsStartedAgain) {
+  ASSERT_EQ(cluster.up({"--workers", "1", "--gateway-port", "-1", "--no-keeper"}).status, 0);
+  EXPECT_EQ(pid_of("keeper"), 0);
+  ::kill(pid_of("head"), SIGKILL);
+  EXPECT_TRUE(eventually([&] { return cluster.troupe({"status"}).status != 0; }));
+  const Outcome again = cluster.up({"--workers", "1", "--gateway-port", "-1"});
+  EXPECT_NE(again.status, 0);
+  EXPECT_NE(again.err.find("troupe down"), std::string::npos) << again.err;
+}
+
+TEST_F(Recovery, ADaemonThatDiesAtOnceIsTriedLessAndLess) {
+  ASSERT_EQ(cluster.up({"--workers", "1", "--gateway-port", "-1"}).status, 0);
+  // A head that cannot start: its store is taken away.
+  const auto metadata = cluster.state() / "metadata";
+  std::filesystem::rename(metadata, cluster.state() / "aside");
+  std::ofstream{metadata} << "no folder";
+  const int before = pid_of("head");
+  ::kill(before, SIGKILL);
+  const auto log = [&] {
+    std::ifstream in{cluster.state() / "logs" / "keeper.log"};
+    return std::string{std::istreambuf_iterator<char>{in}, {}};
+  };
+  EXPECT_TRUE(eventually([&] { return log().find("again_in_ms=800") != std::string::npos; }))
+      << log();
+  std::filesystem::remove(metadata);
+  std::filesystem::rename(cluster.state() / "aside", metadata);
+  EXPECT_TRUE(is_back("head", before)) << log();
+}
+
+TEST_F(Recovery, NoPromiseIsLostWhenTheHeadIsKilled) {
+  ASSERT_EQ(cluster.up({"--workers", "2", "--gateway-port", "-1"}).status, 0);
+  Outcome driven;
+  std::thread driver{[&] { driven = cluster.program("recovery", {cluster.folder().string()}); }};
+  std::minstd_rand random{7};
+  std::uniform_int_distribution<int> wait_ms{1, 300};
+  int kills = 0;
+  for (; kills < kills_wanted(); ++kills) {
+    const int before = pid_of("head");
+    ::kill(before, SIGKILL);
+    if (!is_back("head", before)) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms(random)));  // The instant.
+  }
+  EXPECT_EQ(kills, kills_wanted());
+  std::ofstream{cluster.folder() / "stop"} << "now";
+  driver.join();
+  EXPECT_EQ(driven.status, 0) << driven.out << driven.err;
+  RecordProperty("done", driven.out);
+}
+
+}  // namespace
+}  // namespace troupe::test
