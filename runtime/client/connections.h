@@ -29,6 +29,8 @@ class Connections final : public transport::Service {
   Async<Result<std::shared_ptr<Peer>>> head(Instant deadline);
   Async<Result<std::shared_ptr<Peer>>> peer_of(protocol::ProcessAddress address, Instant deadline);
   const protocol::ProcessAddress& address() const { return self_.address; }
+  // False of a process that on_closed was called with.
+  bool is_connected(ProcessId process) const { return open_.contains(process); }
 
   // transport::Service
   Async<Result<transport::Message>> handle(Method method, transport::Message request,

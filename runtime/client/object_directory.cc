@@ -871,6 +871,8 @@ Async<Result<Empty>> ObjectDirectory::object_copied(protocol::ObjectCopied notic
 
 Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::ObjectIds request, CallContext context) {
   const ProcessId borrower = context.peer->remote().address.process;
+  // Requests are looked at a little later than a connection's end: nobody would forget this one.
+  if (!connections_.is_connected(borrower)) co_return error(Code::unavailable, "its sender is gone");
   Status known;
   for (const ObjectId id : request.objects) {
     if (const auto object = find(id)) {

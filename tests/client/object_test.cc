@@ -147,6 +147,22 @@ TEST_F(ObjectTest, DeadBorrowerKeepsNothing) {
   EXPECT_EQ(code_of(get(object)), Code::not_found);
 }
 
+TEST_F(ObjectTest, BorrowOfAProcessThatIsGoneDoesNotCount) {
+  start_client();
+  FakeProcess& borrower = add_process();
+  connect_back(borrower);
+  CallContext context;
+  context.peer = await(client->peer_of(borrower.address, in(5s))).value();
+  const ObjectName object = put("value");
+  borrower.die();
+  simulation.run_for(1s);
+  // It was read from the connection just before its end.
+  protocol::ObjectIds notice{{object.id}};
+  EXPECT_EQ(code_of(await(client->objects().add_borrow(notice, context))), Code::unavailable);
+  client->drop_reference(object);
+  EXPECT_EQ(code_of(get(object)), Code::not_found);
+}
+
 TEST_F(ObjectTest, BorrowOfAFreedObjectIsNotFound) {
   start_client();
   FakeProcess& borrower = add_process();
