@@ -191,7 +191,7 @@ void ObjectDirectory::set_reply(const std::shared_ptr<Object>& object, protocol:
 void ObjectDirectory::give_back(ObjectId id, const protocol::ProcessAddress& node, bool held,
                                 const protocol::ProcessAddress& producer) {
   if (!node.process.is_nil()) store_.release_owned(id, node);
-  if (held) spawn(scope_, release_result(id, producer));
+  if (held) release_held(id, producer);
 }
 
 void ObjectDirectory::set_result(const std::shared_ptr<Object>& object, protocol::ObjectValue value,
@@ -314,23 +314,31 @@ void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {
     }
     if (!object->has_ties()) continue;
     Object::Ties& ties = object->ties();
-    if (ties.producer) {
-      spawn(scope_, release_result(object->id(), *ties.producer));
-    }
+    if (ties.producer) release_held(object->id(), *ties.producer);
     for (const ObjectName& ref : std::exchange(ties.held, {})) drop_reference(ref);
   }
   freeing_ = false;
 }
 
-Async<void> ObjectDirectory::release_result(ObjectId object, protocol::ProcessAddress producer) {
-  // Refs in it that were read meanwhile are known to their owners first.
-  co_await borrows_.settle();
-  auto peer =
-      co_await connections_.peer_of(std::move(producer), environment_.clock.now() + notice_budget);
-  if (!peer) co_return;
-  protocol::ObjectIds notice{{object}};
-  auto told = co_await transport::call<Empty>(*peer, Method::remove_borrow, notice, notice_budget);
-  if (!told) log::debug("producer_not_told", {{"object", object}, {"why", told.error().message()}});
+void ObjectDirectory::release_held(ObjectId id, const protocol::ProcessAddress& producer) {
+  const auto [of, is_first] = released_.try_emplace(producer.process);
+  of->second.push_back(id);
+  if (is_first) spawn(scope_, tell_released(producer));
+}
+
+Async<void> ObjectDirectory::tell_released(protocol::ProcessAddress producer) {
+  for (;;) {
+    protocol::ObjectIds notice{std::exchange(released_[producer.process], {})};
+    if (notice.objects.empty()) break;
+    // Refs in them that were read meanwhile are known to their owners first.
+    co_await borrows_.settle();
+    auto peer = co_await connections_.peer_of(producer, environment_.clock.now() + notice_budget);
+    if (!peer) continue;
+    auto told = co_await transport::call<Empty>(*peer, Method::remove_borrow, std::move(notice),
+                                                notice_budget);
+    if (!told) log::debug("producer_not_told", {{"why", told.error().message()}});
+  }
+  released_.erase(producer.process);
 }
 
 void ObjectDirectory::hold_for_result(ObjectId result, ProcessId caller,

@@ -124,8 +124,9 @@ class ObjectDirectory {
   // From any thread: frees it if it is unused and has become ready, or was ready before.
   void free_when_unused(const std::shared_ptr<Object>& object);
   bool owns(const ObjectName& object) const;
-  // The producer of its value holds refs inside it no longer.
-  Async<void> release_result(ObjectId object, protocol::ProcessAddress producer);
+  // What `producer` holds for us under this id it needs no longer.
+  void release_held(ObjectId id, const protocol::ProcessAddress& producer);
+  Async<void> tell_released(protocol::ProcessAddress producer);
   // The owner's answer to a reader.
   protocol::ObjectValue value_of(const std::shared_ptr<Object>& object,
                                  const protocol::ProcessAddress& reader);
@@ -154,6 +155,7 @@ class ObjectDirectory {
   mutable std::mutex mutex_;
   std::unordered_map<ObjectId, std::shared_ptr<Object>> owned_;  // Those with a name. Guarded.
   std::map<ObjectId, Held> held_;
+  std::map<ProcessId, std::vector<ObjectId>> released_;  // By the producers that are being told.
   std::vector<std::shared_ptr<Object>> unused_;  // To be freed, while that goes on.
   bool freeing_ = false;
   Borrows borrows_;
