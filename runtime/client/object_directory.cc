@@ -23,6 +23,15 @@ constexpr Duration notice_budget = std::chrono::seconds(30);
 // The count goes through an odd factor, so that every bit of an id is fit for a hash.
 constexpr uint64_t id_step = 0x9e3779b97f4a7c15ull;
 
+// What a process holds for an item of its streams is named by the process and a number, for a
+// result's name is its caller's.
+ObjectId item_id(ProcessId producer, uint32_t number) {
+  ObjectId id;
+  id.high = producer.high;
+  id.low = producer.low + number;
+  return id;
+}
+
 bool contains(const std::vector<ObjectId>& ids, ObjectId id) {
   return std::ranges::find(ids, id) != ids.end();
 }
@@ -353,6 +362,31 @@ void ObjectDirectory::let_go_for_result(ObjectId result) {
   const auto refs = std::move(held->second.refs);
   held_.erase(held);
   for (const ObjectName& ref : refs) drop_reference(ref);
+}
+
+uint32_t ObjectDirectory::hold_for_item(ProcessId receiver, std::vector<ObjectName> held) {
+  const ProcessId self = connections_.address().process;
+  do {
+    ++items_held_;
+  } while (items_held_ == 0 || held_.contains(item_id(self, items_held_)));
+  hold_for_result(item_id(self, items_held_), receiver, std::move(held));
+  return items_held_;
+}
+
+void ObjectDirectory::let_go_for_item(uint32_t number) {
+  let_go_for_result(item_id(connections_.address().process, number));
+}
+
+std::shared_ptr<const void> ObjectDirectory::hold_of_item(protocol::ProcessAddress producer,
+                                                          uint32_t number) {
+  return {nullptr, [this, number, from = std::move(producer)](const void*) {
+            boost::asio::post(environment_.loop,
+                              [this, number, from] { release_item(from, number); });
+          }};
+}
+
+void ObjectDirectory::release_item(const protocol::ProcessAddress& producer, uint32_t number) {
+  release_held(item_id(producer.process, number), producer);
 }
 
 void ObjectDirectory::process_gone(ProcessId process) {
@@ -880,7 +914,8 @@ Async<Result<Empty>> ObjectDirectory::object_copied(protocol::ObjectCopied notic
 Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::ObjectIds request, CallContext context) {
   const ProcessId borrower = context.peer->remote().address.process;
   // Requests are looked at a little later than a connection's end: nobody would forget this one.
-  if (!connections_.is_connected(borrower)) co_return error(Code::unavailable, "its sender is gone");
+  if (!connections_.is_connected(borrower))
+    co_return error(Code::unavailable, "its sender is gone");
   Status known;
   for (const ObjectId id : request.objects) {
     if (const auto object = find(id)) {
