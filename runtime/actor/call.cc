@@ -97,7 +97,7 @@ bool Call::finish(Result<Bytes> outcome) {
   return true;
 }
 
-Code Call::emit(BytesView item) {
+Code Call::emit(BytesView item, std::vector<client::HeldRef> held) {
   if (!request_.streams) return Code::invalid;
   // Once: it may be told to stop, for either reason, between two looks.
   const uint32_t told = stop_.load();
@@ -107,7 +107,7 @@ Code Call::emit(BytesView item) {
     const std::lock_guard lock{mutex_};
     if (finished_) return Code::invalid;
     if (!has_room(item.size())) return Code::exhausted;
-    items_.emplace_back(item.begin(), item.end());
+    items_.push_back({Bytes{item.begin(), item.end()}, std::move(held)});
     items_bytes_ += item.size();
     if (items_.size() > 1) return Code::ok;  // The loop was told and has not come yet.
   }
@@ -222,16 +222,16 @@ Async<Result<Bytes>> Call::outcome() {
   co_return std::move(*outcome_);
 }
 
-Async<std::optional<Bytes>> Call::next_item() {
+Async<std::optional<CallItem>> Call::next_item() {
   for (;;) {
-    std::optional<Bytes> item;
+    std::optional<CallItem> item;
     std::function<void()> ready;
     {
       const std::lock_guard lock{mutex_};
       if (!items_.empty()) {
         item = std::move(items_.front());
         items_.pop_front();
-        items_bytes_ -= item->size();
+        items_bytes_ -= item->bytes.size();
         if (request_.items_max > 0) ++items_sent_;
         ready = take_ready();
       } else if (finished_) {

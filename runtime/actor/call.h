@@ -91,6 +91,11 @@ struct CallRequest {
   std::unique_ptr<RequestExtras> extras;  // Null: none.
 };
 
+struct CallItem {
+  Bytes bytes;
+  std::vector<client::HeldRef> held;  // The refs inside.
+};
+
 // Items of a stream that wait for the receiver: at most so many, and so many bytes unless it is
 // one.
 inline constexpr size_t stream_items_max = 1024;
@@ -136,7 +141,7 @@ class Call : public std::enable_shared_from_this<Call> {
   bool finish_value(BytesView value);
   // Errors: cancelled (the caller is gone), deadline_exceeded (past its time limit), invalid (it
   // wants a single reply), exhausted (the queue is full: retry later).
-  Code emit(BytesView item);
+  Code emit(BytesView item, std::vector<client::HeldRef> held = {});
   // False: emit has room for an item of so many bytes, or the call should end. True: `ready` is
   // called once when that is so.
   bool on_room(size_t item_bytes, std::function<void()> ready);
@@ -174,7 +179,7 @@ class Call : public std::enable_shared_from_this<Call> {
   // Waits for the outcome, which is taken.
   Async<Result<Bytes>> outcome();
   // The next item of the stream; nullopt at its end.
-  Async<std::optional<Bytes>> next_item();
+  Async<std::optional<CallItem>> next_item();
 
  private:
   friend class Doorbell;
@@ -206,7 +211,7 @@ class Call : public std::enable_shared_from_this<Call> {
   std::atomic<bool> begun_ = false;  // Or withdrawn: whichever was first.
   std::optional<Event> changed_;     // Of the loop.
   mutable std::mutex mutex_;
-  std::list<Bytes> items_;
+  std::list<CallItem> items_;
   size_t items_bytes_ = 0;
   size_t items_sent_ = 0;  // And not read, of a receiver that says what it has read.
   std::function<void()> on_room_;

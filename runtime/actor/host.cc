@@ -8,6 +8,7 @@
 
 #include "actor/host_table.h"
 #include "base/log.h"
+#include "client/object_directory.h"
 #include "client/timeline_notes.h"
 #include "security/audit.h"
 
@@ -119,11 +120,21 @@ void Host::end_now() {
   ::_exit(exit_status_);
 }
 
+namespace {
+
+std::vector<client::ObjectName> names_of(const std::vector<client::HeldRef>& held) {
+  std::vector<client::ObjectName> names;
+  names.reserve(held.size());
+  for (const client::HeldRef& ref : held) names.push_back(ref.name);
+  return names;
+}
+
+}  // namespace
+
 Async<Result<protocol::InvokeReply>> Host::make_reply(std::shared_ptr<Call> call, Bytes value,
                                                       ObjectId result, ProcessId caller) {
   if (call->more.empty()) {
-    std::vector<client::ObjectName> held;
-    for (const client::HeldRef& ref : call->held) held.push_back(ref.name);
+    auto held = names_of(call->held);
     co_return co_await client_.make_reply(std::move(value), result, caller, std::move(held));
   }
   std::vector<Bytes> values = std::move(call->more);
@@ -585,21 +596,26 @@ Async<Result<protocol::InvokeReply>> Host::run(protocol::Invoke call, Origin ori
   co_return reply;
 }
 
-Async<Status> Host::send_items(std::shared_ptr<Call> call, transport::OutgoingStream& out) {
+Async<Status> Host::send_items(std::shared_ptr<Call> call, ProcessId receiver,
+                               transport::OutgoingStream& out) {
+  auto& objects = client_.objects();
   for (;;) {
     auto item = co_await call->next_item();
     if (!item) co_return ok();
-    auto sent = co_await out.send(std::move(*item));
+    uint32_t held = 0;
+    if (!item->held.empty()) held = objects.hold_for_item(receiver, names_of(item->held));
+    auto sent = co_await out.send(std::move(item->bytes), held);
     if (!sent) {
+      if (held != 0) objects.let_go_for_item(held);
       call->cancel();
       co_return sent;
     }
   }
 }
 
-Async<Result<Bytes>> Host::stream_outcome(std::shared_ptr<Call> call,
+Async<Result<Bytes>> Host::stream_outcome(std::shared_ptr<Call> call, ProcessId receiver,
                                           transport::OutgoingStream& out) {
-  (void)co_await send_items(call, out);
+  (void)co_await send_items(call, receiver, out);
   co_return co_await call->outcome();
 }
 
@@ -608,6 +624,7 @@ Async<Status> Host::invoke_stream(protocol::Invoke call, CallContext context,
   using namespace boost::asio::experimental::awaitable_operators;
   const ActorId actor = call.actor;
   const bool is_task = actor.is_nil();
+  const ProcessId caller = context.peer->remote().address.process;
   const auto cancelled = context.cancelled;
   auto enqueued = co_await enqueue(std::move(call), origin_of(context), true);
   if (!enqueued) co_return std::move(enqueued).error();
@@ -616,7 +633,7 @@ Async<Status> Host::invoke_stream(protocol::Invoke call, CallContext context,
   Result<Bytes> outcome = error(Code::internal, "no outcome");
   if (is_task) {
     // Its slot is free once it has ended, not when its caller gave up.
-    auto raced = co_await (stream_outcome(running, out) || outlives_cancel(cancelled));
+    auto raced = co_await (stream_outcome(running, caller, out) || outlives_cancel(cancelled));
     if (raced.index() == 1) {
       log::info("task_ended_with_its_process", {{"task", running->label()}});
       end_soon();
@@ -624,9 +641,12 @@ Async<Status> Host::invoke_stream(protocol::Invoke call, CallContext context,
     }
     outcome = std::get<0>(std::move(raced));
   } else {
-    TROUPE_CO_CHECK(co_await send_items(running, out));
+    TROUPE_CO_CHECK(co_await send_items(running, caller, out));
     outcome = co_await running->outcome();
   }
+  // The caller lets go of the arguments at the end: their owners must know by then of those that
+  // are kept, here or for items that are not read yet.
+  co_await client_.objects().borrows().settle();
   if (running->ends_process) end_soon();
   if (!outcome) co_return failed(std::move(outcome).error(), *running, actor);
   co_return ok();

@@ -141,9 +141,10 @@ class Host final : public client::InvocationHandler {
   Async<void> report_gauges();
   Async<void> outlives_cancel(std::shared_ptr<transport::CancelEvent> cancelled);
   // Until its items are sent, or nobody takes them.
-  static Async<Status> send_items(std::shared_ptr<Call> call, transport::OutgoingStream& out);
-  static Async<Result<Bytes>> stream_outcome(std::shared_ptr<Call> call,
-                                             transport::OutgoingStream& out);
+  Async<Status> send_items(std::shared_ptr<Call> call, ProcessId receiver,
+                           transport::OutgoingStream& out);
+  Async<Result<Bytes>> stream_outcome(std::shared_ptr<Call> call, ProcessId receiver,
+                                      transport::OutgoingStream& out);
   // Of a task that has begun: warns it, and ends the process of one that does not heed that.
   Async<void> keep_time_limit(std::shared_ptr<Call> call);
   // Resolves the arguments and puts the call into the mailbox, in the order of arrival of each

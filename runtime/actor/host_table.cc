@@ -84,12 +84,13 @@ void host_call_fail(troupe_call* call, int32_t code, const char* message) {
 }
 
 int32_t host_call_emit(troupe_call* call, troupe_bytes item) {
+  auto refs = client::take_result_refs();
   const auto found = call->table->find(call);
   if (!found) {
     log::error("item_after_finish", {});
     return TROUPE_INVALID;
   }
-  return number(found->emit(view_of(item)));
+  return number(found->emit(view_of(item), std::move(refs)));
 }
 
 int32_t host_call_cancelled(const troupe_call* call) {

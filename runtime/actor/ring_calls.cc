@@ -200,6 +200,8 @@ void RingCalls::finished(const std::shared_ptr<Call>& call, Result<BytesView> ou
 
 Async<void> RingCalls::reply_from_loop(std::shared_ptr<Call> call, Bytes value) {
   const RingOrigin& origin = call->origin();
+  // Nobody would take back what a reply keeps for its caller.
+  if (!origin.channel->is_open()) co_return;
   auto reply =
       co_await host_.make_reply(call, std::move(value), origin.result, origin.channel->process());
   if (!reply) {

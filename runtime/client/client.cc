@@ -84,6 +84,9 @@ Client::Client(transport::Environment environment, ClientOptions options)
   router_.on(Method::remove_borrow, *objects_, &ObjectDirectory::remove_borrow);
   router_.on(Method::yield_slots, *leases_, &LeasePool::yield_slots);
   router_.on(Method::drop_segments, *store_, &StoreClient::drop_segments);
+  connections_->on_item_dropped([this](const Peer& producer, uint32_t number) {
+    objects_->release_item(producer.remote().address, number);
+  });
   connections_->on_closed([this](const protocol::Hello& gone) {
     objects_->process_gone(gone.address.process);
     actors_->process_gone(gone.address.process);

@@ -258,6 +258,10 @@ Async<Status> Connections::handle_stream(Method method, Message request, CallCon
   return router_.handle_stream(method, std::move(request), std::move(context), out);
 }
 
+void Connections::item_dropped(Peer& peer, uint32_t held) {
+  if (on_item_dropped_ && !stopped_) on_item_dropped_(peer, held);
+}
+
 void Connections::peer_closed(Peer& peer) {
   const ProcessId process = peer.remote().address.process;
   if (const auto found = peers_.find(process);

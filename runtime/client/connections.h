@@ -29,6 +29,8 @@ class Connections final : public transport::Service {
   Async<Result<std::shared_ptr<Peer>>> head(Instant deadline);
   Async<Result<std::shared_ptr<Peer>>> peer_of(protocol::ProcessAddress address, Instant deadline);
   const protocol::ProcessAddress& address() const { return self_.address; }
+  // False of a process that on_closed was called with.
+  bool is_connected(ProcessId process) const { return open_.contains(process); }
 
   // transport::Service
   Async<Result<transport::Message>> handle(Method method, transport::Message request,
@@ -36,9 +38,14 @@ class Connections final : public transport::Service {
   Async<Status> handle_stream(Method method, transport::Message request,
                               transport::CallContext context,
                               transport::OutgoingStream& out) override;
+  void item_dropped(Peer& peer, uint32_t held) override;
   void peer_closed(Peer& peer) override;
   Status accept_peer(const protocol::Hello& hello,
                      const transport::PeerIdentity& identity) override;
+  // Called with what nobody here will read, see transport::Service.
+  void on_item_dropped(std::function<void(const Peer&, uint32_t)> hook) {
+    on_item_dropped_ = std::move(hook);
+  }
   // Called with each process whose last connection closed.
   void on_closed(std::function<void(const protocol::Hello&)> hook) { on_closed_ = std::move(hook); }
 
@@ -76,6 +83,7 @@ class Connections final : public transport::Service {
   std::map<ProcessId, int> open_;  // Connections; two that dial each other at once have two.
   std::map<ProcessId, std::shared_ptr<Dial>> dials_;  // The nil id is the head.
   std::shared_ptr<Peer> head_;
+  std::function<void(const Peer&, uint32_t)> on_item_dropped_;
   std::function<void(const protocol::Hello&)> on_closed_;
   bool has_rings_ = false;
   bool stopped_ = false;

@@ -23,6 +23,15 @@ constexpr Duration notice_budget = std::chrono::seconds(30);
 // The count goes through an odd factor, so that every bit of an id is fit for a hash.
 constexpr uint64_t id_step = 0x9e3779b97f4a7c15ull;
 
+// What a process holds for an item of its streams is named by the process and a number, for a
+// result's name is its caller's.
+ObjectId item_id(ProcessId producer, uint32_t number) {
+  ObjectId id;
+  id.high = producer.high;
+  id.low = producer.low + number;
+  return id;
+}
+
 bool contains(const std::vector<ObjectId>& ids, ObjectId id) {
   return std::ranges::find(ids, id) != ids.end();
 }
@@ -191,7 +200,7 @@ void ObjectDirectory::set_reply(const std::shared_ptr<Object>& object, protocol:
 void ObjectDirectory::give_back(ObjectId id, const protocol::ProcessAddress& node, bool held,
                                 const protocol::ProcessAddress& producer) {
   if (!node.process.is_nil()) store_.release_owned(id, node);
-  if (held) spawn(scope_, release_result(id, producer));
+  if (held) release_held(id, producer);
 }
 
 void ObjectDirectory::set_result(const std::shared_ptr<Object>& object, protocol::ObjectValue value,
@@ -314,23 +323,31 @@ void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {
     }
     if (!object->has_ties()) continue;
     Object::Ties& ties = object->ties();
-    if (ties.producer) {
-      spawn(scope_, release_result(object->id(), *ties.producer));
-    }
+    if (ties.producer) release_held(object->id(), *ties.producer);
     for (const ObjectName& ref : std::exchange(ties.held, {})) drop_reference(ref);
   }
   freeing_ = false;
 }
 
-Async<void> ObjectDirectory::release_result(ObjectId object, protocol::ProcessAddress producer) {
-  // Refs in it that were read meanwhile are known to their owners first.
-  co_await borrows_.settle();
-  auto peer =
-      co_await connections_.peer_of(std::move(producer), environment_.clock.now() + notice_budget);
-  if (!peer) co_return;
-  protocol::ObjectIds notice{{object}};
-  auto told = co_await transport::call<Empty>(*peer, Method::remove_borrow, notice, notice_budget);
-  if (!told) log::debug("producer_not_told", {{"object", object}, {"why", told.error().message()}});
+void ObjectDirectory::release_held(ObjectId id, const protocol::ProcessAddress& producer) {
+  const auto [of, is_first] = released_.try_emplace(producer.process);
+  of->second.push_back(id);
+  if (is_first) spawn(scope_, tell_released(producer));
+}
+
+Async<void> ObjectDirectory::tell_released(protocol::ProcessAddress producer) {
+  for (;;) {
+    protocol::ObjectIds notice{std::exchange(released_[producer.process], {})};
+    if (notice.objects.empty()) break;
+    // Refs in them that were read meanwhile are known to their owners first.
+    co_await borrows_.settle();
+    auto peer = co_await connections_.peer_of(producer, environment_.clock.now() + notice_budget);
+    if (!peer) continue;
+    auto told = co_await transport::call<Empty>(*peer, Method::remove_borrow, std::move(notice),
+                                                notice_budget);
+    if (!told) log::debug("producer_not_told", {{"why", told.error().message()}});
+  }
+  released_.erase(producer.process);
 }
 
 void ObjectDirectory::hold_for_result(ObjectId result, ProcessId caller,
@@ -345,6 +362,31 @@ void ObjectDirectory::let_go_for_result(ObjectId result) {
   const auto refs = std::move(held->second.refs);
   held_.erase(held);
   for (const ObjectName& ref : refs) drop_reference(ref);
+}
+
+uint32_t ObjectDirectory::hold_for_item(ProcessId receiver, std::vector<ObjectName> held) {
+  const ProcessId self = connections_.address().process;
+  do {
+    ++items_held_;
+  } while (items_held_ == 0 || held_.contains(item_id(self, items_held_)));
+  hold_for_result(item_id(self, items_held_), receiver, std::move(held));
+  return items_held_;
+}
+
+void ObjectDirectory::let_go_for_item(uint32_t number) {
+  let_go_for_result(item_id(connections_.address().process, number));
+}
+
+std::shared_ptr<const void> ObjectDirectory::hold_of_item(protocol::ProcessAddress producer,
+                                                          uint32_t number) {
+  return {nullptr, [this, number, from = std::move(producer)](const void*) {
+            boost::asio::post(environment_.loop,
+                              [this, number, from] { release_item(from, number); });
+          }};
+}
+
+void ObjectDirectory::release_item(const protocol::ProcessAddress& producer, uint32_t number) {
+  release_held(item_id(producer.process, number), producer);
 }
 
 void ObjectDirectory::process_gone(ProcessId process) {
@@ -871,6 +913,9 @@ Async<Result<Empty>> ObjectDirectory::object_copied(protocol::ObjectCopied notic
 
 Async<Result<Empty>> ObjectDirectory::add_borrow(protocol::ObjectIds request, CallContext context) {
   const ProcessId borrower = context.peer->remote().address.process;
+  // Requests are looked at a little later than a connection's end: nobody would forget this one.
+  if (!connections_.is_connected(borrower))
+    co_return error(Code::unavailable, "its sender is gone");
   Status known;
   for (const ObjectId id : request.objects) {
     if (const auto object = find(id)) {

@@ -84,6 +84,13 @@ class ObjectDirectory {
   // Keeps `held` alive until the caller lets go of its result (see InvokeReply.borrowed).
   void hold_for_result(ObjectId result, ProcessId caller, std::vector<ObjectName> held);
   void let_go_for_result(ObjectId result);
+  // The same for an item of a stream, which gets a number that travels with it.
+  uint32_t hold_for_item(ProcessId receiver, std::vector<ObjectName> held);
+  void let_go_for_item(uint32_t number);
+  // The receiver's end: what the producer holds lives as long as this. Drop it once the refs in the
+  // item are read. Thread-safe to drop.
+  std::shared_ptr<const void> hold_of_item(protocol::ProcessAddress producer, uint32_t number);
+  void release_item(const protocol::ProcessAddress& producer, uint32_t number);
   void process_gone(ProcessId process);
   // Fails what is pending.
   void stop();
@@ -124,8 +131,9 @@ class ObjectDirectory {
   // From any thread: frees it if it is unused and has become ready, or was ready before.
   void free_when_unused(const std::shared_ptr<Object>& object);
   bool owns(const ObjectName& object) const;
-  // The producer of its value holds refs inside it no longer.
-  Async<void> release_result(ObjectId object, protocol::ProcessAddress producer);
+  // `producer` need no longer hold what it holds for us under this id.
+  void release_held(ObjectId id, const protocol::ProcessAddress& producer);
+  Async<void> tell_released(protocol::ProcessAddress producer);
   // The owner's answer to a reader.
   protocol::ObjectValue value_of(const std::shared_ptr<Object>& object,
                                  const protocol::ProcessAddress& reader);
@@ -153,8 +161,10 @@ class ObjectDirectory {
   std::atomic<uint64_t> made_ = 0;
   mutable std::mutex mutex_;
   std::unordered_map<ObjectId, std::shared_ptr<Object>> owned_;  // Those with a name. Guarded.
-  std::map<ObjectId, Held> held_;
-  std::vector<std::shared_ptr<Object>> unused_;  // To be freed, while that goes on.
+  std::map<ObjectId, Held> held_;                                // For results and items of others.
+  uint32_t items_held_ = 0;                                      // So far.
+  std::map<ProcessId, std::vector<ObjectId>> released_;  // By the producers that are being told.
+  std::vector<std::shared_ptr<Object>> unused_;          // To be freed, while that goes on.
   bool freeing_ = false;
   Borrows borrows_;
 };

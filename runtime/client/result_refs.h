@@ -1,6 +1,7 @@
-// The side channel of refs inside results. The plugin ABI carries a result's bytes alone; code
-// built with the C++ SDK also tells the host, on the same thread and just before it replies, which
-// refs the bytes hold, so that they outlive the callee's own handles.
+// The side channel of refs inside results and items of streams. The plugin ABI carries their bytes
+// alone; code built with the C++ SDK also tells the host, on the same thread and just before it
+// replies or gives the item, which refs the bytes hold, so that they outlive the callee's own
+// handles.
 #pragma once
 
 #include <memory>
@@ -13,7 +14,7 @@ namespace troupe::client {
 struct HeldRef {
   ObjectName name;
   uint32_t result = 0;                     // Which of the call's results holds it.
-  std::shared_ptr<const void> keep_alive;  // Dropped once the reply holds the ref by itself.
+  std::shared_ptr<const void> keep_alive;  // Until the reply, or item, holds the ref by itself.
 };
 
 // Of the calling thread.

@@ -16,7 +16,7 @@ enum class FrameKind : uint32_t {
   request = 1,         // call, method, budget, body.
   reply = 2,           // call, error or body.
   stream_request = 3,  // As request; answered by items, then a reply.
-  item = 4,            // call, body.
+  item = 4,            // call, body. credit: what is held for it, as transport::StreamItem::held.
   credit = 5,          // call, credit: how many more items the receiver takes.
   cancel = 6,          // call: the caller no longer waits. credit: how, as CancelBits.
 };

@@ -162,6 +162,11 @@ Async<void> Peer::serve(std::shared_ptr<Peer> self) {
   }
 }
 
+// Who holds something for a connection's other end lets go of it when that closes.
+void Peer::drop_held(uint32_t held) {
+  if (held != 0 && is_open()) service_.item_dropped(*this, held);
+}
+
 void Peer::shut_down(const Error& why) {
   if (closed_.is_set()) return;
   closed_.set();
@@ -286,8 +291,10 @@ void Peer::dispatch(Frame frame) {
     }
     case FrameKind::item: {
       if (const auto stream = incoming_.find(id); stream != incoming_.end()) {
-        stream->second->items_.push_back(std::move(frame.body));
+        stream->second->items_.push_back({std::move(frame.body), header.credit});
         stream->second->changed_.pulse();
+      } else {
+        drop_held(header.credit);
       }
       return;
     }
@@ -388,7 +395,7 @@ void Peer::send_control(FrameKind kind, uint64_t call, uint32_t credit) {
 OutgoingStream::OutgoingStream(Peer& peer, uint64_t call, Executor executor)
     : peer_(peer), call_(call), changed_(std::move(executor)) {}
 
-Async<Status> OutgoingStream::send(Bytes item) {
+Async<Status> OutgoingStream::send(Bytes item, uint32_t held) {
   while (credit_ == 0 && !cancelled_) co_await changed_.wait();
   if (!peer_.is_open()) co_return error(Code::unavailable, "the stream's receiver is gone");
   if (cancelled_) co_return error(Code::cancelled, "the stream's receiver gave up");
@@ -396,6 +403,7 @@ Async<Status> OutgoingStream::send(Bytes item) {
   if (!peer_.connection_->is_writable()) co_await peer_.connection_->writable();
   Message message{std::move(item), {}};
   Frame frame = make_frame(FrameKind::item, call_, Method::unknown, std::move(message));
+  frame.header.credit = held;
   co_return peer_.connection_->send(std::move(frame));
 }
 
@@ -408,6 +416,11 @@ IncomingStream::~IncomingStream() {
   if (peer_->incoming_.erase(call_) > 0 && peer_->is_open()) {
     peer_->send_control(FrameKind::cancel, call_, 0);
   }
+  for (const StreamItem& item : items_) peer_->drop_held(item.held);
+}
+
+const protocol::Hello& IncomingStream::sender() const {
+  return peer_->remote();
 }
 
 Async<Status> IncomingStream::ended() {
@@ -419,18 +432,31 @@ void IncomingStream::cancel(uint8_t how) {
   if (!end_ && peer_->is_open()) peer_->send_control(FrameKind::cancel, call_, how);
 }
 
+std::optional<StreamItem> IncomingStream::take() {
+  if (items_.empty()) return std::nullopt;
+  std::optional<StreamItem> item{std::move(items_.front())};
+  items_.pop_front();
+  if (++consumed_ >= std::max(window_ / 2, 1u) && !end_) {
+    peer_->send_control(FrameKind::credit, call_, std::exchange(consumed_, 0));
+  }
+  return item;
+}
+
 Async<Result<std::optional<Bytes>>> IncomingStream::next() {
   while (items_.empty() && !end_) co_await changed_.wait();
-  if (!items_.empty()) {
-    std::optional<Bytes> item{std::move(items_.front())};
-    items_.pop_front();
-    if (++consumed_ >= std::max(window_ / 2, 1u) && !end_) {
-      peer_->send_control(FrameKind::credit, call_, std::exchange(consumed_, 0));
-    }
-    co_return item;
+  if (auto item = take()) {
+    peer_->drop_held(item->held);
+    co_return std::optional<Bytes>{std::move(item->bytes)};
   }
   if (!*end_) co_return end_->error();
   co_return std::optional<Bytes>{};
+}
+
+Async<Result<std::optional<StreamItem>>> IncomingStream::next_item() {
+  while (items_.empty() && !end_) co_await changed_.wait();
+  if (auto item = take()) co_return item;
+  if (!*end_) co_return end_->error();
+  co_return std::optional<StreamItem>{};
 }
 
 }  // namespace troupe::transport

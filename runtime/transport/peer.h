@@ -39,12 +39,19 @@ struct CallContext {
   RawId trace;
 };
 
+// `held`: the number under which its sender holds something for whoever reads it, until the reader
+// lets go of that; 0: nothing.
+struct StreamItem {
+  Bytes bytes;
+  uint32_t held = 0;
+};
+
 // Where a stream's handler puts its items. Waits while the receiver has no room.
 class OutgoingStream {
  public:
   OutgoingStream(Peer& peer, uint64_t call, Executor executor);
   // Errors: cancelled (the receiver gave up), unavailable (its connection closed).
-  Async<Status> send(Bytes item);
+  Async<Status> send(Bytes item, uint32_t held = 0);
   // Called on the loop when the receiver takes so many items more: it has read that many.
   void on_credit(std::function<void(uint32_t)> hook) { on_credit_ = std::move(hook); }
 
@@ -66,6 +73,8 @@ class Service {
   virtual Async<Result<Message>> handle(Method method, Message request, CallContext context) = 0;
   virtual Async<Status> handle_stream(Method method, Message request, CallContext context,
                                       OutgoingStream& out) = 0;
+  // Nobody will read an item for which the peer holds something under this number.
+  virtual void item_dropped(Peer& peer, uint32_t held) { (void)peer, (void)held; }
   // Once, when a connection whose hello was accepted has closed.
   virtual void peer_closed(Peer& peer) { (void)peer; }
   // Whether to speak with this peer at all. Errors: denied, conflict.
@@ -80,8 +89,11 @@ class IncomingStream {
  public:
   ~IncomingStream();
   // The next item; nullopt at the orderly end. Errors: what the handler returned, unavailable,
-  // deadline_exceeded.
+  // deadline_exceeded. What is held for it counts as dropped.
   Async<Result<std::optional<Bytes>>> next();
+  // The same, and the reader lets go of what is held for it.
+  Async<Result<std::optional<StreamItem>>> next_item();
+  const protocol::Hello& sender() const;
   // Waits until the handler has ended it, or the connection closed; items may still be unread.
   Async<Status> ended();
   // Tells the handler to stop; what it answers still ends the stream. `how`: protocol::CancelBits.
@@ -90,10 +102,11 @@ class IncomingStream {
  private:
   friend class Peer;
   IncomingStream(std::shared_ptr<Peer> peer, uint64_t call, uint32_t window, Executor executor);
+  std::optional<StreamItem> take();
   std::shared_ptr<Peer> peer_;
   uint64_t call_;
   const uint32_t window_;  // Items that it takes before it grants more.
-  std::deque<Bytes> items_;
+  std::deque<StreamItem> items_;
   uint32_t consumed_ = 0;  // Since the last credit was granted.
   std::optional<Status> end_;
   Event changed_;
@@ -176,6 +189,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
                             Message request, CallContext context);
   static Async<void> answer_stream(std::shared_ptr<Peer> self, protocol::FrameHeader header,
                                    Message request, CallContext context);
+  void drop_held(uint32_t held);
   Landing landing_of(const protocol::FrameHeader& header);
   void dispatch(Frame frame);
   void send_reply(uint64_t call, Result<Message> outcome);

@@ -1,9 +1,10 @@
-// A generator, several results of one task, and what happens to a task that takes too long.
+// Generators, several results of one task, and what happens to a task that takes too long.
 #include <troupe/troupe.h>
 
 #include <algorithm>
 #include <chrono>
 #include <iostream>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -21,6 +22,22 @@ troupe::Generator<std::string> words(std::string text) {
   }
 }
 TROUPE_TASK(words);
+
+// Large items go as refs: who gets one, or passes it on, reads the object where it lies. It lives
+// until nobody has a ref any more.
+troupe::Generator<troupe::ObjectRef<std::vector<double>>> chunks(int count) {
+  const troupe::Session session = troupe::connect().value();
+  for (int i = 0; i < count; ++i) {
+    const auto chunk = session.put(std::vector<double>(100'000, i)).value();
+    co_yield chunk;
+  }
+}
+TROUPE_TASK(chunks);
+
+double sum(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+TROUPE_TASK(sum);
 
 // Each part of the tuple becomes an object of its own.
 std::tuple<int, std::string> count_and_longest(const std::vector<std::string>& all) {
@@ -49,6 +66,11 @@ int main() try {
   std::vector<std::string> all;
   auto stream = session.stream({.generator_items_max = 4}, words, "a stream of words that grows");
   while (auto word = stream.next().value()) all.push_back(*word);
+
+  double total = 0;
+  auto parts = session.stream(chunks, 4);
+  while (auto chunk = parts.next().value()) total += session.submit(sum, *chunk).get().value();
+  std::cout << "in chunks: " << total << "\n";
 
   const auto [count, longest] = session.submit_many({}, count_and_longest, all);
   std::cout << count.get().value() << " words, the longest: " << longest.get().value() << "\n";

@@ -1216,6 +1216,13 @@ uint64_t unread_failures(const std::shared_ptr<SessionImpl>& session) {
 
 namespace {
 
+Item to_item(client::Item item) {
+  return {std::move(item.bytes), std::move(item.keep_alive)};
+}
+Item to_item(Bytes bytes) {
+  return {std::move(bytes), nullptr};
+}
+
 // `Source` (an ItemSource, an IncomingStream) belongs to the loop, so it is dropped there.
 template <class Source>
 class ClientItemStream final : public ItemStream {
@@ -1228,7 +1235,7 @@ class ClientItemStream final : public ItemStream {
     if (call_) (void)cancel(call_, {});
     session_->post([moved = std::move(source_)]() mutable { moved.reset(); });
   }
-  Result<std::optional<Bytes>> next(std::chrono::nanoseconds timeout) override {
+  Result<std::optional<Item>> next(std::chrono::nanoseconds timeout) override {
     auto& clock = session_->client().environment().clock;
     const Instant deadline = clock.now() + timeout;
     const auto facts = [&] {
@@ -1236,14 +1243,13 @@ class ClientItemStream final : public ItemStream {
       if (call_) told.subjects.push_back(client::as_subject(name_of(*call_)));
       return told;
     };
-    return run_blocked<std::optional<Bytes>>(
-        *session_, facts, [&clock, deadline, source = source_] {
-          return with_deadline(clock, deadline, source->next());
-        });
+    return run_blocked<std::optional<Item>>(*session_, facts, [&clock, deadline, source = source_] {
+      return with_deadline(clock, deadline, next_of(source));
+    });
   }
-  void next_later(std::function<void(Result<std::optional<Bytes>>)> done) override {
+  void next_later(std::function<void(Result<std::optional<Item>>)> done) override {
     auto shared =
-        std::make_shared<std::function<void(Result<std::optional<Bytes>>)>>(std::move(done));
+        std::make_shared<std::function<void(Result<std::optional<Item>>)>>(std::move(done));
     client::Client* client = &session_->client();
     session_->post([client, source = source_, shared]() mutable {
       spawn(client->scope(), next_and_call(std::move(source), std::move(shared)));
@@ -1252,18 +1258,24 @@ class ClientItemStream final : public ItemStream {
   const std::shared_ptr<SessionImpl>& session() const override { return session_; }
 
  private:
-  using Done = std::function<void(Result<std::optional<Bytes>>)>;
+  static Async<Result<std::optional<Item>>> next_of(std::shared_ptr<Source> source) {
+    auto item = co_await source->next();
+    if (!item) co_return std::move(item).error();
+    if (!*item) co_return std::optional<Item>{};
+    co_return std::optional<Item>{to_item(std::move(**item))};
+  }
+  using Done = std::function<void(Result<std::optional<Item>>)>;
   static Async<void> next_and_call(std::shared_ptr<Source> source, std::shared_ptr<Done> done) {
     struct Guard {
       std::shared_ptr<Done> done;
-      Result<std::optional<Bytes>> item = error(Code::cancelled, "the session was closed");
+      Result<std::optional<Item>> item = error(Code::cancelled, "the session was closed");
       ~Guard() {
         boost::asio::post(callbacks(), [call = std::move(done), value = std::move(item)]() mutable {
           (*call)(std::move(value));
         });
       }
     } guard{std::move(done)};
-    guard.item = co_await source->next();
+    guard.item = co_await next_of(std::move(source));
   }
 
   std::shared_ptr<SessionImpl> session_;
@@ -1275,6 +1287,11 @@ StartedStream started(const std::shared_ptr<SessionImpl>& session,
                       std::shared_ptr<client::ItemSource> items, std::shared_ptr<RefHandle> call) {
   return {std::make_unique<ClientItemStream<client::ItemSource>>(session, std::move(items), call),
           call};
+}
+
+std::shared_ptr<client::ItemSource> make_source(SessionImpl& session) {
+  client::Client& client = session.client();
+  return std::make_shared<client::ItemSource>(client.environment().loop, client.objects());
 }
 
 // One that failed before it began.
@@ -1308,7 +1325,7 @@ Result<std::unique_ptr<ItemStream>> stream_call(const std::shared_ptr<SessionImp
 StartedStream stream_task(const std::shared_ptr<SessionImpl>& session, const void* function,
                           uint64_t signature, std::vector<ArgumentValue> arguments,
                           const TaskOptions& options) {
-  auto items = std::make_shared<client::ItemSource>(session->client().environment().loop);
+  auto items = make_source(*session);
   auto traits = traits_of(*session, function, signature, options, 0);
   if (!traits) return failed_stream(session, std::move(items), std::move(traits).error());
   if (auto stored = store_large_arguments(session, arguments); !stored) {
@@ -1322,7 +1339,7 @@ StartedStream stream_method(const std::shared_ptr<SessionImpl>& session,
                             const std::shared_ptr<client::ActorTarget>& target,
                             std::string_view method, uint64_t signature,
                             std::vector<ArgumentValue> arguments, const CallOptions& options) {
-  auto items = std::make_shared<client::ItemSource>(session->client().environment().loop);
+  auto items = make_source(*session);
   if (auto stored = store_large_arguments(session, arguments); !stored) {
     return failed_stream(session, std::move(items), std::move(stored).error());
   }
@@ -1336,7 +1353,7 @@ StartedStream stream_method(const std::shared_ptr<SessionImpl>& session,
 // --- The callee's end.
 
 bool ItemWriter::offer(const Writer& item) {
-  if (!item.refs.empty()) throw error(Code::invalid, "an item of a stream cannot hold refs");
+  if (!item.refs.empty()) keep_result_refs(item.refs);
   const auto code =
       static_cast<Code>(host().call_emit(call_, {item.bytes.data(), item.bytes.size()}));
   if (code == Code::ok) return true;

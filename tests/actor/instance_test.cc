@@ -226,7 +226,7 @@ TEST_F(InstanceTest, StreamsItemsFromStepsUnderBackPressure) {
     for (;;) {
       const auto item = co_await stream->next_item();
       if (!item) break;
-      EXPECT_EQ(number(*item), expected--);
+      EXPECT_EQ(number(item->bytes), expected--);
     }
     EXPECT_EQ(expected, 0u);
     const auto end = co_await stream->outcome();

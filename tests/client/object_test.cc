@@ -42,6 +42,7 @@ class ObjectTest : public ClientTest {
   std::vector<size_t> questions;  // How many objects each asked for.
   ObjectId failed;                // Of theirs: without a value.
   int notices = 0;
+  int let_go_notices = 0;
   int waits_ended = 0;
   bool hold = false;
 
@@ -84,6 +85,7 @@ class ObjectTest : public ClientTest {
     co_return Empty{};
   }
   Async<Result<Empty>> remove_borrow(protocol::ObjectIds notice, CallContext) {
+    ++let_go_notices;
     let_go.insert(let_go.end(), notice.objects.begin(), notice.objects.end());
     co_return Empty{};
   }
@@ -144,6 +146,22 @@ TEST_F(ObjectTest, DeadBorrowerKeepsNothing) {
   client->drop_reference(object);
   borrower.die();
   simulation.run_for(100ms);
+  EXPECT_EQ(code_of(get(object)), Code::not_found);
+}
+
+TEST_F(ObjectTest, BorrowOfAProcessThatIsGoneDoesNotCount) {
+  start_client();
+  FakeProcess& borrower = add_process();
+  connect_back(borrower);
+  CallContext context;
+  context.peer = await(client->peer_of(borrower.address, in(5s))).value();
+  const ObjectName object = put("value");
+  borrower.die();
+  simulation.run_for(1s);
+  // It was read from the connection just before its end.
+  protocol::ObjectIds notice{{object.id}};
+  EXPECT_EQ(code_of(await(client->objects().add_borrow(notice, context))), Code::unavailable);
+  client->drop_reference(object);
   EXPECT_EQ(code_of(get(object)), Code::not_found);
 }
 
@@ -334,6 +352,27 @@ TEST_F(ObjectTest, OwnerHearsNothingOfARefThatIsTakenAgainAtOnce) {
   simulation.run_for(100ms);
   EXPECT_EQ(borrowed, std::vector<ObjectId>{object.id});
   EXPECT_TRUE(let_go.empty());
+}
+
+TEST_F(ObjectTest, ProducerHearsOfManyResultsThatGoInOneMessage) {
+  start_client();
+  FakeProcess& producer = add_actor();
+  connect_back(producer);
+  producer.on_message(Method::invoke, [](Message message, CallContext) -> Async<Result<Message>> {
+    const auto call = protocol::decode<protocol::Invoke>(message.body);
+    protocol::InvokeReply reply;
+    reply.borrowed.push_back(call.value().result);  // It holds refs inside.
+    Message answer{protocol::encode(reply), {}};
+    co_return answer;
+  });
+  std::vector<ObjectName> results;
+  for (int i = 0; i < 100; ++i) results.push_back(client->submit_call(call_of("x")));
+  for (const ObjectName& result : results) ASSERT_TRUE(get(result));
+  EXPECT_TRUE(let_go.empty());
+  for (const ObjectName& result : results) client->drop_reference(result);
+  simulation.run_for(1s);
+  EXPECT_EQ(let_go.size(), 100u);
+  EXPECT_LE(let_go_notices, 2);
 }
 
 TEST_F(ObjectTest, BorrowsSettleThoughTheirOwnerIsGone) {

@@ -39,7 +39,8 @@ TEST_F(SdkSystem, CounterActor) {
 
 TEST_F(SdkSystem, WordStream) {
   const Outcome outcome = cluster->program("word_stream");
-  EXPECT_EQ(outcome.out, "6 words, the longest: stream\nended at its limit\n") << outcome.err;
+  EXPECT_EQ(outcome.out, "in chunks: 600000\n6 words, the longest: stream\nended at its limit\n")
+      << outcome.err;
 }
 
 TEST_F(SdkSystem, ParallelPi) {

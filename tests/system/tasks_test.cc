@@ -78,5 +78,22 @@ TEST(TasksSystemOfTwoNodes, TheSameHoldsBetweenNodes) {
   }
 }
 
+// Of producers on the driver's node, whose items come through rings, and on another.
+TEST(TasksSystemOfTwoNodes, RefsInItemsKeepTheirObjectsUntilNobodyNeedsThem) {
+  Cluster cluster;
+  ASSERT_EQ(cluster
+                .up({"--workers", "2", "--cpus", "4", "--label", "worker-0:n=0", "--label",
+                     "worker-1:n=1", "--gateway-port", "-1"})
+                .status,
+            0);
+  for (const char* name : {"read", "read_and_dropped", "awaited", "unread", "passed_on",
+                           "producer_dies", "caller_dies", "actors"}) {
+    for (const char* node : {"0", "1"}) {
+      const Outcome outcome = cluster.program("item_refs", {name, node});
+      EXPECT_EQ(outcome.status, 0) << name << " " << node << ": " << outcome.err << outcome.out;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace troupe::test

@@ -15,6 +15,12 @@ namespace {
 
 using namespace std::chrono_literals;
 
+class ClientSide : public Router {
+ public:
+  void item_dropped(Peer&, uint32_t held) override { dropped.push_back(held); }
+  std::vector<uint32_t> dropped;
+};
+
 // Two ends of one Unix socket in one loop.
 class PeerTest : public testing::Test {
  protected:
@@ -72,6 +78,14 @@ class PeerTest : public testing::Test {
     co_return ok();
   }
 
+  static Async<Status> give_held(OutgoingStream& out) {
+    for (uint32_t held = 1; held <= 4; ++held) {
+      TROUPE_CO_CHECK(co_await out.send(Bytes(1), held));
+    }
+    TROUPE_CO_CHECK(co_await out.send(Bytes(1)));
+    co_return ok();
+  }
+
   // Runs `body(client peer)` to its end, then closes everything.
   void with_client(std::function<Async<void>(std::shared_ptr<Peer>)> body) {
     spawn(scope, run(std::move(body)));
@@ -108,7 +122,7 @@ class PeerTest : public testing::Test {
   RealEnvironment real;
   Scope scope{real.io().get_executor()};
   Router server;
-  Router client;
+  ClientSide client;
   std::shared_ptr<Peer> last_peer;
   int cancelled = 0;
   int items_sent = 0;
@@ -186,6 +200,23 @@ TEST_F(PeerTest, DroppingAStreamCancelsItsHandler) {
     (void)co_await peer->call(Method::invoke, Message(), 5s);
     (void)co_await peer->call(Method::invoke, Message(), 5s);
     EXPECT_EQ(stream_end, Code::cancelled);
+  });
+}
+
+// Whoever holds something for an item hears of it whatever becomes of the item.
+TEST_F(PeerTest, ItemsThatNobodyReadsAreToldOf) {
+  server.on_stream(Method::read_log,
+                   [](Message, CallContext, OutgoingStream& out) { return give_held(out); });
+  with_client([this](std::shared_ptr<Peer> peer) -> Async<void> {
+    auto stream = peer->open_stream(Method::read_log, Message(), {}).value();
+    const auto taken = (co_await stream->next_item()).value();
+    EXPECT_EQ(taken->held, 1u);  // Its reader tells.
+    EXPECT_EQ(taken->bytes.size(), 1u);
+    EXPECT_TRUE((co_await stream->next()).value());
+    EXPECT_EQ(client.dropped, std::vector<uint32_t>{2});
+    (void)co_await stream->ended();
+    stream.reset();
+    EXPECT_EQ(client.dropped, (std::vector<uint32_t>{2, 3, 4}));
   });
 }
 

@@ -27,7 +27,7 @@ class Arrivals {
  public:
   struct Arrival {
     size_t rank = 0;
-    Result<std::optional<Bytes>> item;  // nullopt: the stream's good end.
+    Result<std::optional<detail::Item>> item;  // nullopt: the stream's good end.
   };
 
   void push(Arrival arrival) {
@@ -124,7 +124,7 @@ class Members {
       } else if (!*arrival->item) {
         --running;
       } else if (arrival->rank == 0) {
-        const std::string_view item = as_text(**arrival->item);
+        const std::string_view item = as_text((*arrival->item)->bytes);
         if (item.starts_with(summary_start)) {
           summary = item.substr(summary_start.size(), item.size() - summary_start.size() - 1);
         } else {

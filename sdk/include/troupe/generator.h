@@ -23,7 +23,7 @@ class ItemWriter {
  public:
   explicit ItemWriter(troupe_call* call) : call_(call) {}
   // False: as many items are unread as may be. Throws cancelled when nobody reads any more,
-  // deadline_exceeded past the time limit, invalid of an item with refs.
+  // deadline_exceeded past the time limit.
   bool offer(const Writer& item);
   // Calls back once when there is room, on any thread, or gives false: there is now.
   bool on_room(const Writer& item, std::function<void()> ready);
@@ -44,8 +44,9 @@ bool runs_coroutine_method();
 // What such a task or method returns: a coroutine that gives its items by co_yield and may await
 // refs. It starts when it is called. When as many items are unread as the caller allows, a task
 // blocks in co_yield, and a method of an actor suspends there, so that other calls run. When the
-// caller gives up, co_yield throws Error (cancelled). Parameters must be values, and items without
-// refs inside. It is not retried.
+// caller gives up, co_yield throws Error (cancelled). The objects of refs inside an item live until
+// it is read, and on with the reader's refs, or until nobody will read it; the generator need not
+// keep them. Parameters must be values. It is not retried.
 template <class T>
 class Generator {
  public:
@@ -145,23 +146,29 @@ constexpr bool is_generator = false;
 template <class T>
 constexpr bool is_generator<Generator<T>> = true;
 
+// Drop `keep_alive` once the refs in the bytes are read: so long their objects are kept alive.
+struct Item {
+  Bytes bytes;
+  std::shared_ptr<const void> keep_alive;  // Null: there are none.
+};
+
 // Items of a streaming call.
 class ItemStream {
  public:
   virtual ~ItemStream() = default;
   // Blocks. nullopt at the end. Errors: what the call failed with, deadline_exceeded.
-  virtual Result<std::optional<Bytes>> next(std::chrono::nanoseconds timeout = no_timeout) = 0;
+  virtual Result<std::optional<Item>> next(std::chrono::nanoseconds timeout = no_timeout) = 0;
   // Calls back on a thread of the session's, once.
-  virtual void next_later(std::function<void(Result<std::optional<Bytes>>)> done) = 0;
+  virtual void next_later(std::function<void(Result<std::optional<Item>>)> done) = 0;
   virtual const std::shared_ptr<SessionImpl>& session() const = 0;
 };
 
 template <class T>
-Result<std::optional<T>> decode_item(Result<std::optional<Bytes>> item,
+Result<std::optional<T>> decode_item(Result<std::optional<Item>> item,
                                      const std::shared_ptr<SessionImpl>& session) {
   if (!item) return std::move(item).error();
   if (!*item) return std::optional<T>{};
-  Reader in{**item, session};
+  Reader in{(*item)->bytes, session};
   T value{};
   read<T>(in, value);
   if (in.failed) return error(Code::invalid, "the item's bytes are not of the expected type");
@@ -190,14 +197,14 @@ class Stream {
   auto operator co_await() {
     struct Awaiter {
       detail::ItemStream* items;
-      std::optional<Result<std::optional<Bytes>>> item = std::nullopt;
+      std::optional<Result<std::optional<detail::Item>>> item = std::nullopt;
       bool await_ready() {
         if (items == nullptr) item.emplace(error(Code::invalid, "an empty stream"));
         return items == nullptr;
       }
       void await_suspend(std::coroutine_handle<> waiting) {
         const detail::Continuation next;
-        items->next_later([this, waiting, next](Result<std::optional<Bytes>> got) {
+        items->next_later([this, waiting, next](Result<std::optional<detail::Item>> got) {
           item.emplace(std::move(got));
           next.resume(waiting);
         });

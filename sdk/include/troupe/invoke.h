@@ -145,8 +145,8 @@ std::vector<ArgumentValue> encode_arguments(std::index_sequence<I...>, A&&... ar
 const troupe_host& host();
 std::shared_ptr<SessionImpl> process_session();
 void put_message(troupe_text* out, std::string_view message);
-// The refs inside the value that this thread replies with next: the host keeps them (see
-// runtime/client/result_refs.h).
+// The refs inside the value that this thread replies with, or gives as an item, next: the host
+// keeps them (see runtime/client/result_refs.h).
 void keep_result_refs(std::vector<std::shared_ptr<RefHandle>> refs);
 
 template <class Tuple, size_t... I>
