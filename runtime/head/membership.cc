@@ -83,6 +83,7 @@ Async<Result<protocol::NodeRegistered>> Membership::register_node(
   node.peer = std::move(peer);
   node.heard = environment_.clock.now();
   node.registered = true;
+  ++node.registrations;
   Batch batch;
   put_node(batch, node.info);
   const Journal::Ticket written = node.written = journal_.write(std::move(batch));
@@ -129,6 +130,7 @@ void Membership::peer_closed(const transport::Peer& peer) {
     if (node.peer.get() != &peer) continue;
     node.peer.reset();
     log::warning("node_disconnected", {{"node", id}, {"name", node.info.name}});
+    spawn(scope_, probe(id));
   }
 }
 
@@ -216,16 +218,56 @@ Async<Result<std::shared_ptr<transport::IncomingStream>>> Membership::open_strea
 
 Async<void> Membership::watch() {
   for (;;) {
-    co_await sleep_for(environment_.clock, options_.heartbeat);
+    const Instant due = environment_.clock.now() + options_.heartbeat;
+    co_await sleep_until(environment_.clock, due);
     const Instant now = environment_.clock.now();
+    // While this process did not run (a stopped process, a machine that slept) nobody could be
+    // heard.
+    const Duration missed = now - due;
+    if (missed > options_.heartbeat) {
+      log::warning("head_was_stalled", {{"ms", missed / std::chrono::milliseconds(1)}});
+      for (auto& [id, node] : nodes_) node.heard += missed;
+    }
     std::vector<NodeId> silent;
-    for (const auto& [id, node] : nodes_) {
-      if (now - node.heard >= options_.window) silent.push_back(id);
+    for (auto& [id, node] : nodes_) {
+      if (now - node.heard >= options_.window) {
+        silent.push_back(id);
+      } else if (now - node.heard >= options_.window / 2) {
+        spawn(scope_, probe(id));
+      }
     }
     for (const NodeId id : silent) {
       const auto ms = options_.window / std::chrono::milliseconds(1);
       lose(id, fmt::format("node {} was not heard of for {} ms", id.short_string(), ms));
     }
+  }
+}
+
+Async<void> Membership::probe(NodeId id) {
+  auto found = nodes_.find(id);
+  if (found == nodes_.end() || found->second.info.address.port == 0) co_return;
+  if (std::exchange(found->second.probing, true)) co_return;
+  const uint64_t registrations = found->second.registrations;
+  transport::Endpoint endpoint;
+  endpoint.host = found->second.info.address.host;
+  endpoint.port = found->second.info.address.port;
+  const std::string where = endpoint.to_string();
+  const Instant deadline = environment_.clock.now() + options_.window / 2;
+  const auto reach = co_await environment_.network.probe(std::move(endpoint), deadline);
+  found = nodes_.find(id);
+  if (found == nodes_.end()) co_return;
+  Node& node = found->second;
+  node.probing = false;
+  if (node.registrations != registrations) co_return;  // It is back.
+  if (reach == transport::Reach::refused && !node.peer) {
+    lose(id,
+         fmt::format("node {} is gone: nobody listens on {} any more", id.short_string(), where));
+  } else if (reach == transport::Reach::answers && node.peer &&
+             environment_.clock.now() - node.heard >= options_.window / 2) {
+    // It lives, and its connection does not. It comes over another.
+    log::warning("node_unheard", {{"node", id}, {"name", node.info.name}});
+    node.heard = environment_.clock.now();
+    std::exchange(node.peer, nullptr)->close();
   }
 }
 

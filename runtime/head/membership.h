@@ -79,13 +79,17 @@ class Membership {
     protocol::NodeInfo info;
     std::shared_ptr<transport::Peer> peer;  // None while it is not connected.
     Instant heard;
-    bool registered = false;  // With this head.
+    bool registered = false;     // With this head.
+    uint64_t registrations = 0;  // With this head.
+    bool probing = false;
     Journal::Ticket written = 0;
   };
 
   Async<Result<Bytes>> call_raw(NodeId node, transport::Method method, Bytes request,
                                 Duration budget, std::function<bool()> wanted);
   Async<void> watch();
+  // Asks a node that has gone or is silent over a second connection.
+  Async<void> probe(NodeId node);
   void lose(NodeId node, const std::string& reason);
   const char* state_of(const Node& node) const;
 

@@ -240,6 +240,29 @@ Async<Result<std::unique_ptr<Connection>>> AsioNetwork::connect_unbounded(Endpoi
   co_return last;
 }
 
+// Before any TLS: the kernel answers for a port that nobody listens on, and for one whose process
+// is stopped.
+Async<Result<Reach>> AsioNetwork::knock(Endpoint endpoint) {
+  boost::system::error_code bad_address;
+  const auto address = asio::ip::make_address(endpoint.host, bad_address);
+  if (bad_address)
+    co_return Reach::silent;  // A name: it may have several, and one that refuses proves nothing.
+  const tcp::endpoint target{address, endpoint.port};
+  tcp::socket socket{loop_, target.protocol()};
+  close_on_exec(socket);
+  const auto [failed] = co_await socket.async_connect(target, asio::as_tuple(asio::use_awaitable));
+  co_return failed == asio::error::connection_refused ? Reach::refused : Reach::silent;
+}
+
+Async<Reach> AsioNetwork::probe(Endpoint endpoint, Instant deadline) {
+  if (!endpoint.is_unix()) {
+    const auto knocked = co_await with_deadline(clock_, deadline, knock(endpoint));
+    if (knocked && *knocked == Reach::refused) co_return Reach::refused;
+  }
+  auto connection = co_await connect(std::move(endpoint), deadline);
+  co_return connection ? Reach::answers : Reach::silent;
+}
+
 Result<std::unique_ptr<Listener>> AsioNetwork::listen(const Endpoint& endpoint) {
   boost::system::error_code failed;
   if (endpoint.is_unix()) {

@@ -19,8 +19,10 @@ class AsioNetwork final : public Network {
 
   Async<Result<std::unique_ptr<Connection>>> connect(Endpoint endpoint, Instant deadline) override;
   Result<std::unique_ptr<Listener>> listen(const Endpoint& endpoint) override;
+  Async<Reach> probe(Endpoint endpoint, Instant deadline) override;
 
  private:
+  Async<Result<Reach>> knock(Endpoint endpoint);
   Async<Result<std::unique_ptr<Connection>>> connect_unbounded(Endpoint endpoint);
 
   boost::asio::io_context& loop_;

@@ -91,9 +91,17 @@ class Listener {
   virtual Async<void> stop() = 0;
 };
 
+// answers: whoever listens there is authenticated. refused: the machine says that nobody listens.
+enum class Reach : uint8_t { answers, refused, silent };
+
 class Network {
  public:
   virtual ~Network() = default;
+  // Whether somebody listens there, by a connection of its own, which is closed at once.
+  virtual Async<Reach> probe(Endpoint endpoint, Instant deadline) {
+    auto connection = co_await connect(std::move(endpoint), deadline);
+    co_return connection ? Reach::answers : Reach::silent;
+  }
   // Errors: unavailable (nobody listens), denied (authentication failed), deadline_exceeded.
   virtual Async<Result<std::unique_ptr<Connection>>> connect(Endpoint endpoint,
                                                              Instant deadline) = 0;

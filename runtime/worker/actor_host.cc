@@ -103,6 +103,7 @@ Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request,
   const Instant deadline = began + start_budget;
   const auto driver = surroundings.driver;
   const std::string name = spec.name.empty() ? spec.class_name : spec.name;
+  const bool is_replaceable = spec.max_restarts != 0;
   ProcessTable::Request launch{spec.job, request.devices, spec.environment, spec.module,
                                std::move(surroundings)};
   TROUPE_CO_TRY(auto process, processes_.launch(launch));
@@ -125,7 +126,7 @@ Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request,
                     fmt::format("actor {} was stopped while it started", id.to_string()));
   }
   if (started) {
-    process->work = Work{id, actor->incarnation, {}};
+    process->work = Work{id, actor->incarnation, {}, is_replaceable};
     const auto took = environment_.clock.now() - began;
     log::info("actor_started", {{"actor", id},
                                 {"incarnation", actor->incarnation},

@@ -17,6 +17,7 @@ struct Work {
   ActorId actor;
   uint32_t incarnation = 0;
   LeaseId lease;
+  bool is_replaceable = false;  // It is started again elsewhere if its process ends.
 
   bool is_none() const { return actor.is_nil() && lease.is_nil(); }
 };
@@ -33,9 +34,14 @@ class HostedProcess {
   uint32_t pid() const { return launched_->pid(); }
   const std::string& log_path() const { return log_path_; }
   Event& exited() { return launched_->exited(); }
-  std::string exit_reason() const { return launched_->exit_reason(); }
+  std::string exit_reason() const {
+    return ended_for_.empty() ? launched_->exit_reason() : ended_for_;
+  }
   // Nil before greet() or after the connection closed.
   const std::shared_ptr<transport::Peer>& peer() const { return peer_; }
+  bool is_ending() const { return ending_; }
+  // It is about to be ended by its worker: for the others this is why.
+  void end_for(std::string reason) { ended_for_ = std::move(reason); }
   bool is_usable() const { return peer_ && peer_->is_open() && !ending_; }
   // Where it listens, once an assignment was answered.
   const protocol::ProcessStarted& started() const { return started_; }
@@ -72,6 +78,7 @@ class HostedProcess {
   std::unique_ptr<LaunchedProcess> launched_;
   std::shared_ptr<transport::Peer> peer_;
   protocol::ProcessStarted started_;
+  std::string ended_for_;
   bool ending_ = false;
 };
 

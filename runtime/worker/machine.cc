@@ -36,18 +36,23 @@ std::optional<int64_t> number_in(const std::string& path) {
   return line ? parse_number(*line) : std::nullopt;
 }
 
-// "MemTotal:  16316412 kB" of /proc/meminfo, in bytes.
-uint64_t memory_field(const std::string& root, std::string_view name) {
-  std::ifstream file(root + "/proc/meminfo");
+// The number of the line that begins with `name`, in bytes if it says kB; 0: there is none.
+uint64_t field_of(const std::string& path, std::string_view name) {
+  std::ifstream file(path);
   std::string line;
   while (std::getline(file, line)) {
-    if (!line.starts_with(name) || line.size() <= name.size() || line[name.size()] != ':') continue;
-    const size_t digits = line.find_first_of("0123456789");
+    if (!line.starts_with(name) || line.size() <= name.size()) continue;
+    if (line[name.size()] != ':' && line[name.size()] != ' ') continue;
+    const size_t digits = line.find_first_of("0123456789", name.size());
     if (digits == std::string::npos) return 0;
-    const auto kib = parse_number(std::string_view(line).substr(digits));
-    return kib ? static_cast<uint64_t>(*kib) * 1024 : 0;
+    const auto value = parse_number(std::string_view(line).substr(digits));
+    return value ? static_cast<uint64_t>(*value) << (line.ends_with(" kB") ? 10 : 0) : 0;
   }
   return 0;
+}
+
+uint64_t memory_field(const std::string& root, std::string_view name) {
+  return field_of(root + "/proc/meminfo", name);
 }
 
 // This process's cgroups from the innermost outward, as folders under `mount`: a limit holds
@@ -104,15 +109,29 @@ int64_t detect_cpu_milli(const std::string& root) {
   return std::max<int64_t>(milli, 1);
 }
 
-uint64_t detect_memory_bytes(const std::string& root) {
-  uint64_t bytes = memory_field(root, "MemTotal");
+namespace {
+
+struct MemoryLimit {
+  uint64_t bytes = 0;
+  std::string cgroup;  // Whose; empty: the machine's.
+};
+
+MemoryLimit memory_limit(const std::string& root) {
+  MemoryLimit least{memory_field(root, "MemTotal"), {}};
   for (const std::string& folder : cgroup_folders(root, "memory")) {
     for (const char* file : {"/memory.max", "/memory.limit_in_bytes"}) {
       const auto limit = number_in(folder + file);
-      if (limit && *limit > 0) bytes = std::min(bytes, static_cast<uint64_t>(*limit));
+      if (!limit || *limit <= 0 || static_cast<uint64_t>(*limit) >= least.bytes) continue;
+      least = {static_cast<uint64_t>(*limit), folder};
     }
   }
-  return bytes;
+  return least;
+}
+
+}  // namespace
+
+uint64_t detect_memory_bytes(const std::string& root) {
+  return memory_limit(root).bytes;
 }
 
 uint32_t detect_gpus(const std::string& root) {
@@ -133,9 +152,23 @@ uint32_t detect_gpus(const std::string& root) {
 }
 
 uint64_t ProcMachineUsage::memory_used_bytes() {
-  const uint64_t total = memory_field("", "MemTotal");
-  const uint64_t available = memory_field("", "MemAvailable");
-  return total > available ? total - available : 0;
+  const uint64_t total = memory_field(root_, "MemTotal");
+  const uint64_t available = memory_field(root_, "MemAvailable");
+  uint64_t used = total > available ? total - available : 0;
+  const std::string cgroup = memory_limit(root_).cgroup;
+  if (cgroup.empty()) return used;
+  for (const char* file : {"/memory.current", "/memory.usage_in_bytes"}) {
+    const auto charged = number_in(cgroup + file);
+    if (!charged || *charged <= 0) continue;
+    // What its files have in the cache can be given to others.
+    const uint64_t cached = field_of(cgroup + "/memory.stat", "inactive_file");
+    used = static_cast<uint64_t>(*charged) - std::min(cached, static_cast<uint64_t>(*charged));
+  }
+  return used;
+}
+
+uint64_t ProcMachineUsage::process_bytes(uint32_t pid) {
+  return field_of(root_ + "/proc/" + std::to_string(pid) + "/status", "RssAnon");
 }
 
 uint64_t ProcMachineUsage::cpu_used_milli() {

@@ -55,6 +55,8 @@ struct WorkerOptions {
   TimelineLimits timeline_limits;
   // Read at each heartbeat; null reports zeros. Outlives the worker.
   MachineUsage* usage = nullptr;
+  // The part of the machine's memory beyond which processes are ended; 0: none ever is.
+  double memory_high = 0.95;
   Duration reconnect_first = std::chrono::milliseconds(50);  // Doubles up to the longest.
   Duration reconnect_longest = std::chrono::seconds(5);
   Duration idle_slot_life = std::chrono::seconds(10);

@@ -86,6 +86,12 @@ HostedProcess::Pointer ProcessTable::find(ProcessId process) const {
   return found == processes_.end() ? nullptr : found->second;
 }
 
+std::vector<HostedProcess::Pointer> ProcessTable::all() const {
+  std::vector<HostedProcess::Pointer> all;
+  for (const auto& [id, process] : processes_) all.push_back(process);
+  return all;
+}
+
 bool ProcessTable::has_any_of(JobId job) const {
   return std::ranges::any_of(processes_,
                              [job](const auto& entry) { return entry.second->job() == job; });

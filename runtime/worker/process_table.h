@@ -37,6 +37,7 @@ class ProcessTable {
   void note_actor(ActorId actor, const std::string& what, uint32_t incarnation, Instant began,
                   bool has_failed) const;
   HostedProcess::Pointer find(ProcessId process) const;
+  std::vector<HostedProcess::Pointer> all() const;
   size_t size() const { return processes_.size(); }
   bool has_any_of(JobId job) const;
   transport::Service& service() { return service_; }

@@ -116,6 +116,7 @@ Async<void> SlotHost::start_slot(Pointer lease, protocol::SlotToStart wanted_slo
     co_return;
   }
   auto process = *launched;
+  process->work.is_replaceable = true;  // Whoever submitted its tasks submits them again.
   lease->slots[number] = Slot{process, false, launch.devices, wanted_slot.bundle};
   logs_.process_started(process, {}, program_of(request.module), driver);
   Bytes body = assignment(request, wanted_slot.bundle);
@@ -201,7 +202,7 @@ void SlotHost::stop_now(std::map<LeaseId, Pointer>::iterator found,
     const Slot stopped = std::move(slot->second);
     slot = lease->slots.erase(slot);
     if (!process) continue;
-    process->work = {};
+    process->work.lease = {};
     if (stopped.started && !request.end_tasks) {
       retire(request.lease, stopped, lease->module);
     } else {

@@ -50,6 +50,7 @@ Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, Wo
                  [this](HostedProcess& process) { process_exited(process); }),
       actors_(environment, scope_, processes_, logs_),
       slots_(environment, scope_, processes_, logs_, options_),
+      memory_(environment, scope_, options_, processes_),
       objects_(environment, scope_, options_, door_),
       rings_(environment),
       timelines_(environment, scope_, options_) {
@@ -84,6 +85,7 @@ Async<Status> Worker::start() {
   objects_.set_self(hello_);
   TROUPE_CO_CHECK(co_await objects_.start());
   for (const auto& listener : listeners_) spawn(scope_, accept_from(listener.get()));
+  memory_.start();
   spawn(scope_, end_finished_jobs());
   head_.start();
   log::info("worker_started", {{"node", options_.node},

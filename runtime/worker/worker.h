@@ -12,6 +12,7 @@
 #include "worker/job_environments.h"
 #include "worker/log_forwarder.h"
 #include "worker/logs.h"
+#include "worker/memory_monitor.h"
 #include "worker/object_service.h"
 #include "worker/options.h"
 #include "worker/package_cache.h"
@@ -110,6 +111,7 @@ class Worker {
   ProcessTable processes_;
   ActorHost actors_;
   SlotHost slots_;
+  MemoryMonitor memory_;
   ObjectService objects_;
   RingBroker rings_;
   Timelines timelines_;

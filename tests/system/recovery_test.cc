@@ -14,6 +14,7 @@ namespace troupe::test {
 namespace {
 
 namespace json = boost::json;
+using namespace std::chrono_literals;
 
 int kills_wanted() {
   const char* text = std::getenv("TROUPE_KILLS");
@@ -31,6 +32,23 @@ class Recovery : public testing::Test {
       if (item.at("name").as_string() == daemon) return item.at("pid").to_number<int>();
     }
     return 0;
+  }
+  std::string log_of(const std::string& daemon) {
+    std::ifstream in{cluster.state() / "logs" / (daemon + ".log")};
+    return {std::istreambuf_iterator<char>{in}, {}};
+  }
+  std::string state_of(const std::string& node) {
+    const json::value nodes = json::parse(cluster.troupe({"list", "nodes", "-o", "json"}).out);
+    for (const json::value& item : nodes.as_array()) {
+      if (item.at("name").as_string() == node) return std::string(item.at("state").as_string());
+    }
+    return {};
+  }
+  void stand_still(const std::string& daemon, std::chrono::milliseconds time) {
+    const int pid = pid_of(daemon);
+    ::kill(pid, SIGSTOP);
+    std::this_thread::sleep_for(time);
+    ::kill(pid, SIGCONT);
   }
   // True once another process than `before` answers.
   bool is_back(const std::string& daemon, int before) {
@@ -78,15 +96,37 @@ TEST_F(Recovery, ADaemonThatDiesAtOnceIsTriedLessAndLess) {
   std::ofstream{metadata} << "no folder";
   const int before = pid_of("head");
   ::kill(before, SIGKILL);
-  const auto log = [&] {
-    std::ifstream in{cluster.state() / "logs" / "keeper.log"};
-    return std::string{std::istreambuf_iterator<char>{in}, {}};
-  };
-  EXPECT_TRUE(eventually([&] { return log().find("again_in_ms=800") != std::string::npos; }))
-      << log();
+  EXPECT_TRUE(eventually([&] {
+    return log_of("keeper").find("again_in_ms=800") != std::string::npos;
+  })) << log_of("keeper");
   std::filesystem::remove(metadata);
   std::filesystem::rename(cluster.state() / "aside", metadata);
-  EXPECT_TRUE(is_back("head", before)) << log();
+  EXPECT_TRUE(is_back("head", before)) << log_of("keeper");
+}
+
+TEST_F(Recovery, AWorkerThatIsKilledIsMissedAtOnce) {
+  ASSERT_EQ(cluster.up({"--workers", "2", "--gateway-port", "-1", "--no-keeper"}).status, 0);
+  ::kill(pid_of("worker-1"), SIGKILL);
+  // Long before its heartbeats are missed.
+  EXPECT_TRUE(eventually([&] { return state_of("worker-1") == "dead"; }, 2s));
+  EXPECT_NE(log_of("head").find("nobody listens on"), std::string::npos);
+}
+
+TEST_F(Recovery, AProcessThatStoodStillForAMomentIsNotDead) {
+  ASSERT_EQ(cluster.up({"--workers", "2", "--gateway-port", "-1"}).status, 0);
+  stand_still("worker-1", 1500ms);
+  // The head hears nobody meanwhile, for longer than it waits for a silent node.
+  stand_still("head", 7s);
+  EXPECT_TRUE(eventually([&] {
+    return log_of("head").find("head_was_stalled") != std::string::npos &&
+           state_of("worker-0") == "alive" && state_of("worker-1") == "alive";
+  }));
+  EXPECT_EQ(log_of("head").find("node_lost"), std::string::npos) << log_of("head");
+  stand_still("worker-1", 8s);
+  EXPECT_TRUE(eventually([&] {
+    return log_of("head").find("was not heard of") != std::string::npos &&
+           state_of("worker-1") == "alive";
+  })) << log_of("head");
 }
 
 TEST_F(Recovery, NoPromiseIsLostWhenTheHeadIsKilled) {

@@ -43,6 +43,27 @@ TEST_F(MachineTest, ReadsTheFirstCgroupVersion) {
   EXPECT_EQ(detect_memory_bytes(root), 2097152u);
 }
 
+TEST_F(MachineTest, WhatIsUsedIsTheMachinesOrTheTightestCgroups) {
+  write("/proc/meminfo", "MemTotal:       4096 kB\nMemAvailable:   1024 kB\n");
+  ProcMachineUsage usage{root};
+  EXPECT_EQ(usage.memory_bytes(), 4096u * 1024);
+  EXPECT_EQ(usage.memory_used_bytes(), 3072u * 1024);
+  write("/proc/self/cgroup", "0::/a/b\n");
+  write("/sys/fs/cgroup/a/memory.max", "1048576\n");
+  write("/sys/fs/cgroup/a/memory.current", "700000\n");
+  write("/sys/fs/cgroup/a/memory.stat", "anon 400000\ninactive_file 200000\n");
+  write("/sys/fs/cgroup/a/b/memory.current", "5\n");
+  EXPECT_EQ(usage.memory_bytes(), 1048576u);
+  EXPECT_EQ(usage.memory_used_bytes(), 500000u);
+}
+
+TEST_F(MachineTest, OfAProcessOnlyItsOwnMemoryCounts) {
+  write("/proc/12/status", "VmRSS:\t  900 kB\nRssAnon:\t  300 kB\nRssShmem:\t 500 kB\n");
+  ProcMachineUsage usage{root};
+  EXPECT_EQ(usage.process_bytes(12), 300u * 1024);
+  EXPECT_EQ(usage.process_bytes(13), 0u);
+}
+
 TEST_F(MachineTest, CountsDevicesNotTheirControllers) {
   EXPECT_EQ(detect_gpus(root), 0u);
   for (const char* name : {"nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"}) {

@@ -27,7 +27,8 @@ struct UpOptions {
   std::vector<std::string> labels;
   int gateway_port = 8000;  // 0: any free one; -1: no gateway.
   bool keeper = true;       // Starts again what dies.
-  std::string https;        // HOST:PORT for the gateway's HTTPS; empty: none.
+  double memory_high = 0.95;
+  std::string https;  // HOST:PORT for the gateway's HTTPS; empty: none.
 };
 int run_up(const CommonOptions& common, const UpOptions& options);
 int run_down(const CommonOptions& common);
@@ -92,6 +93,7 @@ struct DaemonOptions {
   double gpus = 0;
   uint32_t first_gpu = 0;
   uint64_t memory_mib = 0;
+  double memory_high = 0.95;
   uint64_t store_mib = 0;
   std::string spill_dir;   // Empty: below the state directory.
   uint64_t spill_mib = 0;  // 0: spilling is off.

@@ -185,6 +185,7 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
   worker_options.version = version;
   worker_options.pid = static_cast<uint32_t>(::getpid());
   worker_options.usage = &usage;
+  worker_options.memory_high = daemon.options().memory_high;
   worker_options.first_gpu = daemon.options().first_gpu;
   const auto add = [&](const std::string& name, double amount) {
     if (amount > 0) worker_options.total.push_back({name, std::llround(amount * 1000)});

@@ -25,7 +25,8 @@ constexpr Duration ready_budget = std::chrono::seconds(20);
 constexpr Duration wait_first = std::chrono::milliseconds(100);
 constexpr Duration wait_longest = std::chrono::seconds(10);
 constexpr Duration wait_longest_if_ready = std::chrono::milliseconds(400);
-constexpr Duration long_life = std::chrono::seconds(10);
+// Who was ready and lived for so long is started again at once.
+constexpr Duration long_life = std::chrono::seconds(1);
 
 // SIGTERM is blocked but while it waits, so that none comes between a look and the wait.
 class Blocked {
@@ -88,10 +89,12 @@ class Keeper {
   void note(const DaemonRecord& daemon, Death& death) {
     const auto now = Steady::now();
     death.is_noted = true;
-    const bool lived = death.started_at == Steady::time_point{} ||
-                       now - death.started_at > std::chrono::nanoseconds(long_life);
+    const bool is_first = death.started_at == Steady::time_point{};
+    const bool lived =
+        death.was_ready && now - death.started_at > std::chrono::nanoseconds(long_life);
     const Duration most = death.was_ready ? wait_longest_if_ready : wait_longest;
-    death.wait = lived ? Duration::zero() : std::clamp<Duration>(death.wait * 2, wait_first, most);
+    death.wait = is_first || lived ? Duration::zero()
+                                   : std::clamp<Duration>(death.wait * 2, wait_first, most);
     death.restart_at = now + std::chrono::nanoseconds(death.wait);
     log::warning("daemon_died", {{"daemon", daemon.name},
                                  {"pid", daemon.pid},

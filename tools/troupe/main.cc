@@ -68,6 +68,12 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(-1, 65535));
   up_command->add_option("--gateway-https", up.https,
                          "HOST:PORT for HTTPS, e.g. 0.0.0.0:8443 for other machines");
+  up_command
+      ->add_option(
+          "--memory-high", up.memory_high,
+          "The part of the machine's memory beyond which workers end processes, those that can be "
+          "started again first; 0: never (the kernel ends some)")
+      ->check(CLI::Range(0.0, 1.0));
   up_command->add_flag("!--no-keeper", up.keeper,
                        "Do not start again what dies: something else does (systemd, say)");
   up_command->callback([&] { status = run_up(common, up); });
@@ -199,6 +205,7 @@ int main(int argc, char** argv) {
     command->add_option("--gpus", daemon.gpus);
     command->add_option("--first-gpu", daemon.first_gpu, "The machine's number of the first");
     command->add_option("--memory-mib", daemon.memory_mib, "Memory of this worker");
+    command->add_option("--memory-high", daemon.memory_high);
     command->add_option("--store-mib", daemon.store_mib);
     command->add_option("--spill-dir", daemon.spill_dir, "Folder for spilled objects");
     command->add_option("--spill-mib", daemon.spill_mib, "How much is spilled; 0: nothing");

@@ -199,6 +199,7 @@ class Starter {
           "--gpus",          fmt::format("{}", gpus),
           "--first-gpu",     fmt::format("{}", i * gpus_apart),
           "--memory-mib",    fmt::format("{}", memory_mib),
+          "--memory-high",   fmt::format("{}", options_.memory_high),
           "--store-mib",     fmt::format("{}", store_mib),
           "--spill-mib",     fmt::format("{}", spill_mib),
           "--package-mib",   fmt::format("{}", options_.package_mib)};

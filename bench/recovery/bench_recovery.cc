@@ -1,0 +1,209 @@
+// How long a cluster takes to notice a death and to be whole again, and whether it loses a promise
+// meanwhile.
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <troupe/troupe.h>
+
+#include <algorithm>
+#include <atomic>
+#include <boost/json.hpp>
+#include <chrono>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "cluster.h"
+
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+constexpr auto patience = 60s;
+constexpr int head_kills = 50;
+constexpr int head_restarts = 11;
+constexpr int worker_kills = 50;
+constexpr int silences = 5;
+constexpr size_t light_actors = 10'000;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+void row(std::string_view name, double value, std::string_view unit) {
+  fmt::print("{{\"name\":\"{}\",\"value\":{:.4g},\"unit\":\"{}\"}}\n", name, value, unit);
+  std::fflush(stdout);
+}
+
+double quantile(std::vector<double> values, double part) {
+  std::ranges::sort(values);
+  const auto last = static_cast<double>(values.size() - 1);
+  return values[static_cast<size_t>(part * last + 0.5)];
+}
+
+}  // namespace
+
+class Member {
+ public:
+  Member() {}
+  int64_t one() { return 1; }
+};
+TROUPE_ACTOR(Member(), one);
+
+namespace {
+
+class Daemons {
+ public:
+  explicit Daemons(std::string state) : record_(std::move(state) + "/cluster.json") {}
+
+  pid_t pid_of(std::string_view daemon) const {
+    std::ifstream in{record_};
+    const std::string text{std::istreambuf_iterator<char>{in}, {}};
+    const boost::json::value record = boost::json::parse(text);
+    for (const auto& item : record.at("daemons").as_array()) {
+      if (item.at("name").as_string() == daemon) return item.at("pid").to_number<pid_t>();
+    }
+    throw std::runtime_error("the cluster has no " + std::string(daemon));
+  }
+  void signal(std::string_view daemon, int number) const { ::kill(pid_of(daemon), number); }
+
+ private:
+  std::string record_;
+};
+
+troupe::PlacementGroup promise(const troupe::Session& session) {
+  return session.create_placement_group({.bundles = {{.cpu = 0.001}}}).value();
+}
+
+// From the death of the head to the next promise.
+std::vector<double> restarts(const troupe::Session& session, const Daemons& daemons, int rounds) {
+  std::vector<double> took;
+  for (int round = 0; round < rounds; ++round) {
+    daemons.signal("head", SIGKILL);
+    const auto start = Clock::now();
+    const auto group = promise(session);
+    took.push_back(seconds_since(start));
+    group.remove().value();
+    ::poll(nullptr, 0, 1500);  // Workers come back, and the keeper takes it for a new death.
+  }
+  return took;
+}
+
+void head_is_killed(const troupe::Session& session, const Daemons& daemons) {
+  std::atomic<bool> over = false;
+  std::vector<troupe::PlacementGroup> kept;
+  uint64_t refused = 0;
+  std::thread client{[&] {
+    while (!over) {
+      auto group = session.create_placement_group({.bundles = {{.cpu = 0.001}}});
+      if (!group) {
+        ++refused;
+      } else if (kept.size() < 500) {
+        kept.push_back(std::move(*group));
+      } else {
+        (void)group->remove();
+      }
+    }
+  }};
+  std::minstd_rand random{11};
+  std::uniform_int_distribution<int> wait_ms{1, 300};
+  for (int kill = 0; kill < head_kills; ++kill) {
+    const pid_t before = daemons.pid_of("head");
+    ::kill(before, SIGKILL);
+    while (daemons.pid_of("head") == before) ::poll(nullptr, 0, 5);
+    ::poll(nullptr, 0, wait_ms(random));
+  }
+  over = true;
+  client.join();
+  uint64_t lost = 0;
+  for (const auto& group : kept) {
+    if (!group.status()) ++lost;
+  }
+  for (const auto& group : kept) (void)group.remove();
+  row("head_kills", head_kills, "kills");
+  row("promises_checked", static_cast<double>(kept.size()), "promises");
+  row("promises_lost", static_cast<double>(lost), "promises");
+  row("promises_refused", static_cast<double>(refused), "promises");
+}
+
+void heads(const troupe::Session& session, const Daemons& daemons) {
+  row("head_restart_ms", quantile(restarts(session, daemons, head_restarts), 0.5) * 1e3, "ms");
+  {
+    const troupe::ActorOptions light{.max_restarts = -1, .process = troupe::ActorProcess::shared};
+    const auto actors = session.create_many<Member>(light, light_actors).value();
+    session.wait_alive(actors, patience).value();
+    row("head_restart_10k_actors_ms",
+        quantile(restarts(session, daemons, head_restarts), 0.5) * 1e3, "ms");
+    session.kill(actors).value();
+  }
+  head_is_killed(session, daemons);
+}
+
+// Until the head says that the actor is no longer what it was; then until it answers again.
+struct Recovery {
+  std::vector<double> noticed;
+  std::vector<double> whole;
+};
+
+template <class Harm, class Mend>
+Recovery recover(const troupe::Session& session, int rounds, Harm harm, Mend mend) {
+  Recovery recovery;
+  for (int round = 0; round < rounds; ++round) {
+    const auto far = session.create<Member>(
+        {.max_restarts = -1,
+         .placement = {.labels = {troupe::label::equals("bench", "far").soft()}}});
+    const auto actor = far.value();
+    actor.wait_alive(patience).value();
+    const auto before = actor.status().value();
+    harm();
+    const auto start = Clock::now();
+    for (;;) {
+      const auto now = actor.status().value();
+      if (now.incarnation != before.incarnation || now.state != before.state) break;
+      ::poll(nullptr, 0, 1);
+    }
+    recovery.noticed.push_back(seconds_since(start));
+    while (!actor.call<&Member::one>().get(patience)) {
+    }
+    recovery.whole.push_back(seconds_since(start));
+    mend();
+    actor.kill().value();
+    ::poll(nullptr, 0, 1000);  // The worker comes back.
+  }
+  return recovery;
+}
+
+void workers(const troupe::Session& session, const Daemons& daemons) {
+  const auto kill = [&] { daemons.signal("worker-1", SIGKILL); };
+  const Recovery killed = recover(session, worker_kills, kill, [] {});
+  row("worker_kill_detect_p50_s", quantile(killed.noticed, 0.5), "s");
+  row("worker_kill_detect_p99_s", quantile(killed.noticed, 0.99), "s");
+  row("actor_recovery_p50_s", quantile(killed.whole, 0.5), "s");
+  row("actor_recovery_p99_s", quantile(killed.whole, 0.99), "s");
+  const auto stop = [&] { daemons.signal("worker-1", SIGSTOP); };
+  const auto go_on = [&] { daemons.signal("worker-1", SIGCONT); };
+  const Recovery silent = recover(session, silences, stop, go_on);
+  row("silent_node_detect_p99_s", quantile(silent.noticed, 0.99), "s");
+  row("actor_recovery_from_silence_p99_s", quantile(silent.whole, 0.99), "s");
+}
+
+}  // namespace
+
+int main() try {
+  const auto cluster = bench::Cluster::start(2);
+  if (!cluster) return 1;
+  const auto session = troupe::connect().value();
+  const Daemons daemons{cluster->state()};
+  heads(session, daemons);
+  workers(session, daemons);
+  return 0;
+} catch (const std::exception& error) {
+  fmt::print(stderr, "{}\n", error.what());
+  return 1;
+}
