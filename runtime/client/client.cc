@@ -229,7 +229,8 @@ Async<Result<Message>> Client::ask_head_raw(Method method, Bytes body, Duration 
                       fmt::format("{}: {}", method_name(method), failure.message()));
     }
     co_await sleep_for(clock, delay);
-    delay = std::min(delay * 2, retry_most);
+    // By half, not twice: a head that is back is found late by a third of its absence at most.
+    delay = std::min(delay * 3 / 2, retry_most);
   }
 }
 
