@@ -167,6 +167,35 @@ TEST_F(BackupSystem, WorkersThatLivedOnFollowTheRestoredHead) {
   }
 }
 
+// The restored head knows an earlier incarnation than the one that runs.
+TEST_F(BackupSystem, AnActorThatWasRestartedSinceTheBackupRunsOnce) {
+  up();
+  ASSERT_EQ(cluster.program("placement_checks", {"leave"}).status, 0);
+  const json::object taken = backup();
+  const std::string first = cluster.describe("member", "pid");
+  for (const char* incarnation : {"2", "3"}) {
+    ::kill(std::atoi(cluster.describe("member", "pid").c_str()), SIGKILL);
+    ASSERT_TRUE(eventually([&] {
+      return cluster.describe("member", "incarnation") == incarnation &&
+             cluster.describe("member", "state") == "alive";
+    }));
+  }
+  const int before = std::atoi(cluster.describe("member", "pid").c_str());
+  ASSERT_EQ(::kill(pid_of(cluster, "head"), SIGKILL), 0);
+  fs::remove_all(metadata());
+  ASSERT_EQ(restore().at("state_hash"), taken.at("state_hash"));
+  {
+    const HeadByHand head{cluster};
+    EXPECT_TRUE(eventually([&] { return alive_nodes() == 2; }));
+    EXPECT_TRUE(eventually([&] {
+      const int now = std::atoi(cluster.describe("member", "pid").c_str());
+      return cluster.describe("member", "state") == "alive" && now != before && ::kill(now, 0) == 0;
+    })) << cluster.troupe({"describe", "member"}).out;
+    EXPECT_TRUE(eventually([&] { return ::kill(before, 0) != 0; })) << "a second one runs on";
+    EXPECT_EQ(cluster.program("placement_checks", {"find"}).status, 0);
+  }
+}
+
 TEST_F(BackupSystem, TakenWhileClientsWriteEachRestoresIntoAFreshFolder) {
   up();
   std::atomic<bool> done = false;
