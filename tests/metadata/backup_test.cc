@@ -25,6 +25,27 @@ using testing::IsEmpty;
 
 class Backup : public BackupFixture {};
 
+// A file system of its own, which goes with this object however the test ends.
+class Mounted {
+ public:
+  Mounted(fs::path path, unsigned long flags, const char* options)
+      : path_(std::move(path)),
+        done_(::mount("tmpfs", path_.c_str(), "tmpfs", flags, options) == 0) {}
+  Mounted(const Mounted&) = delete;
+  Mounted& operator=(const Mounted&) = delete;
+  ~Mounted() {
+    if (done_) ::umount2(path_.c_str(), MNT_DETACH);
+  }
+  explicit operator bool() const { return done_; }
+  bool resize(const char* options) const {
+    return ::mount("tmpfs", path_.c_str(), "tmpfs", MS_REMOUNT, options) == 0;
+  }
+
+ private:
+  const fs::path path_;
+  const bool done_;
+};
+
 TEST_F(Backup, HoldsWhatTheStoreHeldThen) {
   commit_pairs(0, 50);
   const std::string hash = store_->state_hash().value();
@@ -172,17 +193,15 @@ TEST_F(Backup, TheFirstOfAFolderOnAFullDiskLeavesNone) {
 TEST_F(Backup, OnAFullFileSystemFailsAndWorksOnceThereIsRoom) {
   commit_pairs(0, 100, 10'000);  // 1 MB.
   fs::create_directory(folder_);
-  if (::mount("tmpfs", folder_.c_str(), "tmpfs", 0, "size=512k,mode=0700") != 0) {
-    GTEST_SKIP() << "mounting a small file system is not permitted here";
-  }
+  const Mounted small{folder_, 0, "size=512k,mode=0700"};
+  if (!small) GTEST_SKIP() << "mounting a small file system is not permitted here";
   const auto refused = take();
   EXPECT_EQ(refused.error().code(), Code::exhausted);
   EXPECT_THAT(refused.error().message(), AllOf(HasSubstr("No space left"), HasSubstr("make room")));
   EXPECT_THAT(numbers(), IsEmpty());
-  EXPECT_EQ(::mount("tmpfs", folder_.c_str(), "tmpfs", MS_REMOUNT, "size=16m"), 0);
-  EXPECT_TRUE(take());
+  ASSERT_TRUE(small.resize("size=16m"));
+  ASSERT_TRUE(take());
   EXPECT_EQ(count_pairs(*restored(1)), 100);
-  ::umount2(folder_.c_str(), MNT_DETACH);
 }
 
 TEST_F(Backup, WhatACrashLeftIsNoBackupAndGoesWithTheNext) {
@@ -237,16 +256,20 @@ TEST_F(Backup, AFolderInsideTheStoreIsRefused) {
 }
 
 TEST_F(Backup, AFolderThatMayNotBeWrittenIsDenied) {
+  const auto expect_denied = [&] {
+    const Error refused = take().error();
+    EXPECT_EQ(refused.code(), Code::denied) << refused.message();
+    EXPECT_THAT(refused.message(),
+                AllOf(HasSubstr(folder_.string()), HasSubstr("choose a folder")));
+  };
   fs::create_directory(folder_);
-  if (::geteuid() != 0) {
-    fs::permissions(folder_, fs::perms::owner_read | fs::perms::owner_exec);
-  } else if (::mount("tmpfs", folder_.c_str(), "tmpfs", MS_RDONLY, "mode=0700") != 0) {
-    GTEST_SKIP() << "root may write everywhere, and may not mount here";
+  if (::geteuid() == 0) {  // Who may write everywhere, but not there.
+    const Mounted read_only{folder_, MS_RDONLY, "mode=0700"};
+    if (!read_only) GTEST_SKIP() << "root may write everywhere, and may not mount here";
+    return expect_denied();
   }
-  const Error refused = take().error();
-  EXPECT_EQ(refused.code(), Code::denied) << refused.message();
-  EXPECT_THAT(refused.message(), AllOf(HasSubstr(folder_.string()), HasSubstr("choose a folder")));
-  ::umount2(folder_.c_str(), MNT_DETACH);
+  fs::permissions(folder_, fs::perms::owner_read | fs::perms::owner_exec);
+  expect_denied();
   fs::permissions(folder_, fs::perms::owner_all);
 }
 
