@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "head/actors.h"
+#include "head/backups.h"
 #include "head/deployments.h"
 #include "head/explain.h"
 #include "head/groups.h"
@@ -47,6 +48,9 @@ Status admits(Method method, const PeerIdentity& identity) {
     case Method::get_package:
       if (of_node) return ok();
       break;
+    case Method::back_up:  // Writes where it is told to, all that the head knows.
+      if (identity.local || identity.role == Role::admin) return ok();
+      break;
     default:
       if (of_node || identity.role == Role::gateway || identity.role == Role::client ||
           identity.role == Role::admin) {
@@ -86,7 +90,8 @@ struct Head::Parts : JobListener, ActorListener {
         leases(env, head_options, owner, membership, placement, groups),
         jobs(env, head_options, owner, journal),
         packages(env, head_options, owner, jobs, [this] { return jobs_of_detached(); }),
-        deployments(env, head_options, owner, journal, actors) {
+        deployments(env, head_options, owner, journal, actors),
+        backups(env, store) {
     placement.set_actor_listener(actors);
     placement.set_lease_listener(leases);
     placement.set_gang_listener(groups);
@@ -323,6 +328,9 @@ struct Head::Parts : JobListener, ActorListener {
   Async<Result<protocol::DeploymentList>> list_deployments(Empty, CallContext) {
     co_return protocol::DeploymentList{deployments.list()};
   }
+  Async<Result<protocol::BackedUp>> back_up(protocol::BackUp request, CallContext call) {
+    return backups.make(std::move(request), std::move(call));
+  }
   Async<Result<protocol::ClusterInfo>> cluster_info(Empty, CallContext) {
     protocol::ClusterInfo info;
     info.cluster = options.cluster;
@@ -362,6 +370,7 @@ struct Head::Parts : JobListener, ActorListener {
   Jobs jobs;
   Packages packages;
   Deployments deployments;
+  Backups backups;
 };
 
 // Who may come in, and which part answers.
@@ -404,6 +413,7 @@ class Head::Door final : public transport::Router {
     on(Method::explain, parts, &Parts::explain);
     on(Method::list_deployments, parts, &Parts::list_deployments);
     on(Method::cluster_info, parts, &Parts::cluster_info);
+    on(Method::back_up, parts, &Parts::back_up);
     on_stream(Method::watch_deployments, [&parts](Message, CallContext call, OutgoingStream& out) {
       return parts.deployments.watch(std::move(call), out);
     });
@@ -531,6 +541,7 @@ Async<void> Head::stop() {
   for (const auto& listener : listeners_) co_await listener->stop();
   if (parts_) {
     parts_->placement.stop();
+    parts_->backups.stop();
     co_await parts_->journal.stop();
   }
   co_await scope_.stop();

@@ -1,11 +1,12 @@
 // What RocksDB is given to stand on: the directory's lock, its logger, faulty files. Private to
-// rocks_store.cc.
+// this folder.
 #pragma once
 
 #include <filesystem>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/status.h"
@@ -32,6 +33,9 @@ class DirectoryLock {
   explicit DirectoryLock(int file) : file_(file) {}
   int file_;
 };
+
+// "open /a/b: No space left on device", with the code that says what the caller may do.
+Error disk_error(std::string_view doing, const std::filesystem::path& path, int number);
 
 // Makes the directory (0700) and its parents, and makes its own name durable.
 Status make_private_directory(const std::filesystem::path& directory);

@@ -7,12 +7,15 @@
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/listener.h>
 #include <rocksdb/options.h>
+#include <rocksdb/sst_file_reader.h>
 #include <rocksdb/table.h>
+#include <rocksdb/utilities/checkpoint.h>
 #include <rocksdb/write_batch.h>
 
 #include <atomic>
 #include <charconv>
 #include <mutex>
+#include <optional>
 #include <system_error>
 
 #include "base/log.h"
@@ -22,6 +25,11 @@ namespace troupe {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::string_view how_to_restore =
+    "restore it from a backup: 'troupe backup DIR --list' shows which there are, 'troupe restore "
+    "DIR --force' takes the newest";
+
 using Family = rocksdb::ColumnFamilyHandle;
 
 rocksdb::Slice slice(std::string_view text) {
@@ -88,6 +96,37 @@ rocksdb::Options make_options(std::shared_ptr<rocksdb::Logger> logger, rocksdb::
   return options;
 }
 
+// Names for temporary folders inside the store's own; those of a head that died go when the store
+// is opened.
+constexpr std::string_view checkpoint_prefix = "checkpoint-";
+
+// RocksDB makes it under the name with ".tmp" behind it, and renames it when it is whole.
+class RocksCheckpoint final : public Checkpoint {
+ public:
+  explicit RocksCheckpoint(fs::path folder) : folder_(std::move(folder)) {}
+  ~RocksCheckpoint() override {
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+    fs::remove_all(folder_.string() + ".tmp", ignored);
+  }
+  const fs::path& folder() const override { return folder_; }
+
+ private:
+  const fs::path folder_;
+};
+
+void remove_old_checkpoints(const fs::path& path) {
+  std::vector<fs::path> old;
+  std::error_code ignored;
+  for (fs::directory_iterator entry{path, ignored}, end; !ignored && entry != end;
+       entry.increment(ignored)) {
+    if (entry->path().filename().string().starts_with(checkpoint_prefix)) {
+      old.push_back(entry->path());
+    }
+  }
+  for (const fs::path& folder : old) fs::remove_all(folder, ignored);
+}
+
 class RocksStore final : public Store {
  public:
   static Result<std::unique_ptr<Store>> open(const fs::path& path, const RocksOptions& options);
@@ -99,10 +138,13 @@ class RocksStore final : public Store {
   uint64_t epoch() const override { return epoch_; }
   ClusterId cluster_id() const override { return cluster_id_; }
   Status health() const override;
+  Result<std::unique_ptr<Checkpoint>> checkpoint() override;
+  fs::path folder() const override { return path_; }
 
  private:
-  RocksStore(const fs::path& path, DirectoryLock lock, const RocksOptions& options)
+  RocksStore(const fs::path& path, std::optional<DirectoryLock> lock, const RocksOptions& options)
       : path_(path),
+        read_only_(options.read_only),
         lock_(std::move(lock)),
         env_(options.faults ? make_faulty_env(options.faults) : nullptr),
         options_(make_options(make_rocks_logger(damaged_log_),
@@ -110,24 +152,28 @@ class RocksStore final : public Store {
 
   Status open_families(bool create);
   Status make_missing_families();
+  Status verify_tables();
   Status read_identity(const RocksOptions& options);
   Status write_identity(const RocksOptions& options);
   Status write(rocksdb::WriteBatch& batch);
   Family* family(Table table) const { return families_[static_cast<size_t>(table)]; }
   Error damaged(std::string_view what) const;
+  std::string damaged_tables() const;
   Error failure(const rocksdb::Status& status) const;
 
   const fs::path path_;
-  const DirectoryLock lock_;  // Let go of last.
+  const bool read_only_;
+  const std::optional<DirectoryLock> lock_;  // Let go of last. None when it is only read.
   const std::shared_ptr<DamagedLog> damaged_log_ = std::make_shared<DamagedLog>();
   const std::unique_ptr<rocksdb::Env> env_;
   const rocksdb::Options options_;
   std::unique_ptr<rocksdb::DB> db_;
-  std::array<Family*, tables.size()> families_{};  // Owned through db_.
+  std::array<Family*, tables.size()> families_{};  // Owned through db_. Null: no such table.
   std::vector<Family*> other_families_;            // RocksDB's "default", and newer builds' tables.
   ClusterId cluster_id_;
   std::mutex commit_mutex_;  // One commit at a time, so that the epoch's check and write are one.
   std::atomic<uint64_t> epoch_ = 0;
+  std::atomic<uint64_t> checkpoints_ = 0;
   mutable std::mutex health_mutex_;
   Status health_;
 };
@@ -135,8 +181,23 @@ class RocksStore final : public Store {
 Error RocksStore::damaged(std::string_view what) const {
   const std::string log = damaged_log_->get();
   return error(Code::data_loss,
-               fmt::format("the metadata in {} is damaged: {}{}{}; restore it from a backup",
-                           path_.string(), what, log.empty() ? "" : "; ", log));
+               fmt::format("the metadata in {} is damaged: {}{}{}; {}", path_.string(), what,
+                           log.empty() ? "" : "; ", log, how_to_restore));
+}
+
+// RocksDB blames the manifest for what it cannot read of a table that this one names.
+std::string RocksStore::damaged_tables() const {
+  std::string found;
+  std::error_code ignored;
+  for (fs::directory_iterator entry{path_, ignored}, end; !ignored && entry != end;
+       entry.increment(ignored)) {
+    if (entry->path().extension() != ".sst") continue;
+    rocksdb::SstFileReader table{options_};
+    rocksdb::Status status = table.Open(entry->path().string());
+    if (status.ok()) status = table.VerifyChecksum();
+    if (status.IsCorruption()) found += fmt::format("; {} is damaged", entry->path().string());
+  }
+  return found;
 }
 
 Error RocksStore::failure(const rocksdb::Status& status) const {
@@ -153,9 +214,8 @@ Result<bool> holds_database(const fs::path& path) {
        entry.increment(failed)) {
     const std::string name = entry->path().filename().string();
     if (name.starts_with("MANIFEST-") || name.ends_with(".sst") || name.ends_with(".log")) {
-      return error(Code::data_loss,
-                   fmt::format("{} is missing beside {}; restore the metadata from a backup",
-                               (path / "CURRENT").string(), name));
+      return error(Code::data_loss, fmt::format("{} is missing beside {}; {}",
+                                                (path / "CURRENT").string(), name, how_to_restore));
     }
   }
   if (failed) {
@@ -168,12 +228,23 @@ Result<std::unique_ptr<Store>> RocksStore::open(const fs::path& path, const Rock
   if (options.create && options.cluster_id.is_nil()) {
     return error(Code::invalid, "making a cluster's metadata needs the cluster's id");
   }
+  if (options.create && !fs::exists(path / "CURRENT") && fs::exists(restoring_beside(path))) {
+    return error(Code::conflict,
+                 fmt::format("a restore into {} was cut short: run 'troupe restore' again (what it "
+                             "left is in {})",
+                             path.string(), restoring_beside(path).string()));
+  }
   if (options.create) {
     TROUPE_CHECK(make_private_directory(path));
   } else if (!fs::is_directory(path)) {
     return error(Code::not_found, fmt::format("there is no metadata in {}", path.string()));
   }
-  TROUPE_TRY(DirectoryLock lock, DirectoryLock::acquire(path));
+  std::optional<DirectoryLock> lock;
+  if (!options.read_only) {
+    TROUPE_TRY(DirectoryLock acquired, DirectoryLock::acquire(path));
+    lock.emplace(std::move(acquired));
+    remove_old_checkpoints(path);
+  }
   TROUPE_TRY(const bool exists, holds_database(path));
   if (!exists && !options.create) {
     return error(Code::not_found, fmt::format("there is no metadata in {}", path.string()));
@@ -181,7 +252,8 @@ Result<std::unique_ptr<Store>> RocksStore::open(const fs::path& path, const Rock
   std::unique_ptr<RocksStore> store{new RocksStore(path, std::move(lock), options)};
   TROUPE_CHECK(store->open_families(!exists));
   TROUPE_CHECK(store->read_identity(options));
-  TROUPE_CHECK(store->make_missing_families());
+  if (exists) TROUPE_CHECK(store->verify_tables());
+  if (!options.read_only) TROUPE_CHECK(store->make_missing_families());
   return std::unique_ptr<Store>{std::move(store)};
 }
 
@@ -199,8 +271,13 @@ Status RocksStore::open_families(bool create) {
   rocksdb::DB* db = nullptr;
   std::vector<Family*> opened;
   const rocksdb::Status status =
-      rocksdb::DB::Open(db_options, path_.string(), descriptors, &opened, &db);
-  if (!status.ok()) return status.IsPathNotFound() ? damaged(status.ToString()) : failure(status);
+      read_only_
+          ? rocksdb::DB::OpenForReadOnly(db_options, path_.string(), descriptors, &opened, &db)
+          : rocksdb::DB::Open(db_options, path_.string(), descriptors, &opened, &db);
+  if (status.IsPathNotFound() || status.IsCorruption()) {
+    return damaged(status.ToString() + damaged_tables());
+  }
+  if (!status.ok()) return failure(status);
   db_.reset(db);
   for (size_t i = 0; i < opened.size(); ++i) {
     Family** slot = nullptr;
@@ -214,6 +291,13 @@ Status RocksStore::open_families(bool create) {
     }
   }
   return ok();
+}
+
+// RocksDB reads a table's blocks only when somebody asks for a row in them: a head would run on
+// damage for days. A head reads nearly all of them at its start anyway.
+Status RocksStore::verify_tables() {
+  const rocksdb::Status verified = db_->VerifyChecksum();
+  return verified.ok() ? ok() : failure(verified);
 }
 
 // After the schema was checked: nothing is written to tables that a newer build owns.
@@ -283,6 +367,7 @@ RocksStore::~RocksStore() {
 }
 
 Result<std::optional<std::string>> RocksStore::get(Table table, std::string_view key) {
+  if (family(table) == nullptr) return std::optional<std::string>{};
   std::string value;
   const rocksdb::Status status =
       db_->Get(rocksdb::ReadOptions{}, family(table), slice(key), &value);
@@ -293,6 +378,7 @@ Result<std::optional<std::string>> RocksStore::get(Table table, std::string_view
 
 Result<Rows> RocksStore::scan(Table table, std::string_view prefix, const Page& page) {
   Rows rows;
+  if (family(table) == nullptr) return rows;
   const std::unique_ptr<rocksdb::Iterator> row{
       db_->NewIterator(rocksdb::ReadOptions{}, family(table))};
   const bool from_start = page.after.empty() || page.after < prefix;
@@ -308,6 +394,7 @@ Result<Rows> RocksStore::scan(Table table, std::string_view prefix, const Page& 
 
 Status RocksStore::commit(const Batch& batch, uint64_t epoch) {
   TROUPE_CHECK(check_batch(batch));
+  if (read_only_) return error(Code::invalid, path_.string() + " was opened to be read");
   const std::lock_guard lock{commit_mutex_};
   if (const Status healthy = health(); !healthy) {
     return error(Code::unavailable, "the store failed earlier: " + healthy.error().message());
@@ -354,7 +441,29 @@ Status RocksStore::health() const {
   return health_;
 }
 
+Result<std::unique_ptr<Checkpoint>> RocksStore::checkpoint() {
+  // With less than this in the log its files are taken as they are: a backup then writes nothing to
+  // the store. With more, what RocksDB would soon write to tables by itself is written first, so
+  // that backups share it.
+  constexpr uint64_t log_bytes_taken = uint64_t{1} << 20;
+  if (const Status healthy = health(); !healthy) {
+    return error(Code::unavailable, "the store failed earlier: " + healthy.error().message());
+  }
+  auto made = std::make_unique<RocksCheckpoint>(
+      path_ / fmt::format("{}{}", checkpoint_prefix, ++checkpoints_));
+  rocksdb::Checkpoint* maker = nullptr;
+  rocksdb::Status status = rocksdb::Checkpoint::Create(db_.get(), &maker);
+  const std::unique_ptr<rocksdb::Checkpoint> owned{maker};
+  if (status.ok()) status = maker->CreateCheckpoint(made->folder().string(), log_bytes_taken);
+  if (!status.ok()) return failure(status).context("make a checkpoint");
+  return std::unique_ptr<Checkpoint>{std::move(made)};
+}
+
 }  // namespace
+
+fs::path restoring_beside(const fs::path& path) {
+  return path.string() + ".restoring";
+}
 
 Result<std::unique_ptr<Store>> open_rocksdb(const fs::path& path, const RocksOptions& options) {
   return RocksStore::open(path, options);

@@ -4,7 +4,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -87,6 +89,14 @@ struct Page {
   size_t rows_max = std::numeric_limits<size_t>::max();
 };
 
+// The store's files as they were at one moment; they are gone with this object. Most are names that
+// they have beside those in the store, so they must not be changed.
+class Checkpoint {
+ public:
+  virtual ~Checkpoint() = default;
+  virtual const std::filesystem::path& folder() const = 0;
+};
+
 // Thread-safe. Every function may block on a disk: never call one on an io thread.
 // Reads see every commit that returned before they began.
 // Errors of all: data_loss (a file is damaged), unavailable (the disk does not answer, or an
@@ -112,8 +122,16 @@ class Store {
   // OK, or why the store takes no more commits. Never blocks on the disk.
   virtual Status health() const = 0;
 
-  // A hash over all rows of all tables, equal for equal contents in any implementation. Reads
-  // everything; consistent only while nothing commits. For tests and for comparing replicas.
+  // All that was committed so far, and perhaps some of what is being committed. Commits go on
+  // meanwhile. Destroy it before the store.
+  // Errors: unimplemented (the store has no files).
+  virtual Result<std::unique_ptr<Checkpoint>> checkpoint();
+  // Where its files are; empty: it has none.
+  virtual std::filesystem::path folder() const { return {}; }
+
+  // A hash over all rows of all tables, equal for equal contents in any implementation, also in one
+  // that has more tables: an empty table counts for nothing. Reads everything; consistent only
+  // while nothing commits. For tests, for comparing replicas, and for what is in a backup.
   Result<std::string> state_hash();
 };
 

@@ -31,6 +31,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(list_jobs);
       TROUPE_NAME(list_deployments);
       TROUPE_NAME(cluster_info);
+      TROUPE_NAME(back_up);
       TROUPE_NAME(slot_waits);
       TROUPE_NAME(create_placement_groups);
       TROUPE_NAME(remove_placement_groups);

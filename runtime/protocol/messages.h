@@ -90,6 +90,7 @@ enum class Method : uint32_t {
   job_logs = 81,         // To a driver.
   get_timelines = 82,    // A stream of ProcessTimeline, from the head or a worker.
   attach_timeline = 83,  // Empty, to the worker, with the memory of the process's timeline.
+  back_up = 84,          // To the head; answered by BackedUp.
   yield_slots = 75,      // YieldSlots, from the head: somebody else waits for what its slots hold.
   accept_ring = 74,      // RingOffer, from the worker, with the same descriptors.
 };
@@ -871,6 +872,23 @@ struct ClusterInfo {
   uint32_t deployments = 0;
   std::vector<PendingInfo> pending;
   uint32_t placement_groups = 0;
+};
+
+// The folder's path is absolute, on the head's machine.
+struct BackUp {
+  std::string folder;
+  uint32_t keep = 0;
+};
+
+struct BackedUp {
+  uint32_t number = 0;
+  ClusterId cluster;
+  uint64_t schema = 0;
+  uint64_t epoch = 0;
+  uint64_t taken_unix_us = 0;
+  std::string state_hash;
+  uint64_t size_bytes = 0;
+  uint64_t copied_bytes = 0;
 };
 
 struct Explain {

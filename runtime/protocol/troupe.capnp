@@ -815,6 +815,22 @@ struct ClusterInfo {
   placementGroups @11 :UInt32;
 }
 
+# To the head; answered with BackedUp. `keep`: so many backups stay; 0: all.
+struct BackUp {
+  folder @0 :Text;
+  keep @1 :UInt32;
+}
+struct BackedUp {
+  number @0 :UInt32;
+  cluster @1 :Data;
+  schema @2 :UInt64;
+  epoch @3 :UInt64;
+  takenUnixUs @4 :UInt64;
+  stateHash @5 :Text;
+  sizeBytes @6 :UInt64;
+  copiedBytes @7 :UInt64;
+}
+
 # --- Why something waits, and what happened when -----------------------------------------------
 
 struct Explain { id @0 :Data; }

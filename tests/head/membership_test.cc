@@ -97,6 +97,19 @@ TEST_F(Membership, OnlyNodesMaySpeakForNodes) {
   }
 }
 
+TEST_F(Membership, OnlyAdminsMayHaveABackupWritten) {
+  start_head();
+  const auto answer = [&](Role role, const std::string& folder) {
+    const auto peer = connect(add_host("asker", "asker", role), nothing, {}).value();
+    return code_of(ask<protocol::BackedUp>(peer, Method::back_up, protocol::BackUp{folder, 0}));
+  };
+  for (const Role role : {Role::node, Role::client, Role::gateway}) {
+    EXPECT_EQ(answer(role, "/backups"), Code::denied);
+  }
+  EXPECT_EQ(answer(Role::admin, "backups"), Code::invalid) << "relative to what?";
+  EXPECT_EQ(answer(Role::admin, "/backups"), Code::unimplemented) << "a store in memory has none";
+}
+
 TEST_F(Membership, RefusesAPeerOfAnotherCluster) {
   start_head();
   protocol::Hello self;

@@ -5,8 +5,11 @@
 #include <stdlib.h>
 
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "metadata/rocks_store.h"
 #include "metadata/store.h"
@@ -60,6 +63,24 @@ inline int count_pairs(Store& store) {
   }
   EXPECT_EQ(store.scan(Table::actors, "").value().size(), static_cast<size_t>(pairs));
   return pairs;
+}
+
+inline std::vector<std::filesystem::path> files_ending(const std::filesystem::path& directory,
+                                                       std::string_view ending) {
+  std::vector<std::filesystem::path> found;
+  for (const auto& entry : std::filesystem::directory_iterator{directory}) {
+    if (entry.path().string().ends_with(ending)) found.push_back(entry.path());
+  }
+  return found;
+}
+
+inline void flip_byte(const std::filesystem::path& file, uint64_t offset) {
+  std::fstream stream{file, std::ios::in | std::ios::out | std::ios::binary};
+  stream.seekg(static_cast<std::streamoff>(offset));
+  const char byte = static_cast<char>(stream.get() ^ 0x40);
+  stream.seekp(static_cast<std::streamoff>(offset));
+  stream.put(byte);
+  ASSERT_TRUE(stream.good());
 }
 
 }  // namespace troupe

@@ -7,7 +7,8 @@
 
 #include <atomic>
 #include <cerrno>
-#include <fstream>
+#include <map>
+#include <set>
 #include <vector>
 
 #include "tests/metadata/metadata_fixture.h"
@@ -18,23 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::HasSubstr;
-
-std::vector<fs::path> files_ending(const fs::path& directory, std::string_view ending) {
-  std::vector<fs::path> found;
-  for (const auto& entry : fs::directory_iterator{directory}) {
-    if (entry.path().string().ends_with(ending)) found.push_back(entry.path());
-  }
-  return found;
-}
-
-void flip_byte(const fs::path& file, uint64_t offset) {
-  std::fstream stream{file, std::ios::in | std::ios::out | std::ios::binary};
-  stream.seekg(static_cast<std::streamoff>(offset));
-  const char byte = static_cast<char>(stream.get() ^ 0x40);
-  stream.seekp(static_cast<std::streamoff>(offset));
-  stream.put(byte);
-  ASSERT_TRUE(stream.good());
-}
 
 Error open_error(const fs::path& path, const RocksOptions& options = {}) {
   const auto opened = open_rocksdb(path, options);
@@ -174,6 +158,47 @@ TEST_F(DamagedStore, AMissingManifestIsDataLoss) {
   const Error refused = open_error(path_);
   EXPECT_EQ(refused.code(), Code::data_loss);
   EXPECT_THAT(refused.message(), HasSubstr("MANIFEST-"));
+}
+
+// Every kind of file, at its beginning, its end and between.
+TEST_F(DamagedStore, AFlippedBitIsNamedOrChangesNothing) {
+  fill();
+  std::string hash;
+  {
+    const auto store = open_or_create(path_);  // Writes the first 200 to tables.
+    for (int i = 200; i < 300; ++i) ASSERT_TRUE(store->commit(pair_of_rows(i), 1));
+    hash = store->state_hash().value();
+  }
+  std::map<std::string, int> refused, unnoticed;
+  std::vector<fs::path> names;
+  for (const auto& entry : fs::directory_iterator{path_}) names.push_back(entry.path().filename());
+  for (const fs::path& name : names) {
+    const uint64_t size = fs::file_size(path_ / name);
+    std::string kind = name.has_extension() ? name.extension().string() : name.string();
+    kind = kind.substr(0, kind.find('-'));
+    std::set<uint64_t> offsets;
+    for (uint64_t i = 0; i < 12 && size > 0; ++i) offsets.insert(i * (size - 1) / 11);
+    for (const uint64_t offset : offsets) {
+      SCOPED_TRACE(name.string() + " at " + std::to_string(offset));
+      const fs::path copy = scratch_ / "copy";
+      fs::remove_all(copy);
+      fs::copy(path_, copy);
+      flip_byte(copy / name, offset);
+      const auto store = open_rocksdb(copy, {});
+      if (store) {
+        EXPECT_EQ((*store)->state_hash().value(), hash);
+        ++unnoticed[kind];
+        continue;
+      }
+      ++refused[kind];
+      EXPECT_EQ(store.error().code(), Code::data_loss);
+      EXPECT_THAT(store.error().message(),
+                  AllOf(HasSubstr(name.stem().string()), HasSubstr("'troupe restore DIR")));
+    }
+  }
+  for (const char* kind : {".sst", ".log", "MANIFEST", "CURRENT"}) {
+    EXPECT_GT(refused[kind], 8 * unnoticed[kind]) << kind;
+  }
 }
 
 class FailingDisk final : public DiskFaults {

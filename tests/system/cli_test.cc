@@ -16,18 +16,6 @@
 namespace troupe::test {
 namespace {
 
-// The pid of the process of this cluster that runs `troupe COMMAND`; 0 if there is none.
-int pid_of(const Cluster& cluster, const std::string& command) {
-  for (const int pid : cluster.processes()) {
-    std::ifstream arguments{"/proc/" + std::to_string(pid) + "/cmdline", std::ios::binary};
-    std::string program, first;
-    std::getline(arguments, program, '\0');
-    std::getline(arguments, first, '\0');
-    if (first == command) return pid;
-  }
-  return 0;
-}
-
 TEST(CliSystem, ExitCodesTellWhatKindOfTroubleItWas) {
   Cluster cluster;
   EXPECT_EQ(cluster.troupe({"version"}).status, 0);

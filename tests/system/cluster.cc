@@ -162,6 +162,17 @@ std::vector<int> Cluster::processes() const {
   return found;
 }
 
+int pid_of(const Cluster& cluster, const std::string& command) {
+  for (const int pid : cluster.processes()) {
+    std::ifstream arguments{"/proc/" + std::to_string(pid) + "/cmdline", std::ios::binary};
+    std::string program, first;
+    std::getline(arguments, program, '\0');
+    std::getline(arguments, first, '\0');
+    if (first == command) return pid;
+  }
+  return 0;
+}
+
 std::string Cluster::describe(const std::string& id, const std::string& key) {
   const Outcome outcome = troupe({"describe", id, "-o", "json"});
   if (outcome.status != 0) return {};

@@ -46,6 +46,9 @@ class Cluster {
   bool up_ = false;
 };
 
+// The pid of the process of this cluster that runs `troupe COMMAND`; 0 if there is none.
+int pid_of(const Cluster& cluster, const std::string& command);
+
 // Asks again until `condition` holds; false after `limit`. For what the outside shows but does not
 // signal.
 template <class Condition>

@@ -80,6 +80,21 @@ int run_undeploy(const CommonOptions& common, const std::string& name);
 int run_report(const CommonOptions& common, const std::string& name);
 int run_key_create(const CommonOptions& common, const std::string& name, bool admin);
 
+struct BackupCommand {
+  std::string directory;
+  bool list = false;
+  uint32_t keep = 0;  // So many stay; 0: all.
+};
+// Has the head add a backup of its durable state to the directory, or lists those in it.
+int run_backup(const CommonOptions& common, const BackupCommand& options);
+struct RestoreCommand {
+  std::string directory;
+  uint32_t number = 0;  // 0: the newest.
+  bool force = false;
+};
+// Makes the durable state of a head that does not run what a backup holds.
+int run_restore(const CommonOptions& common, const RestoreCommand& options);
+
 // The daemons, started by `up`. They run until SIGTERM.
 struct DaemonOptions {
   std::string name;

@@ -32,11 +32,17 @@ namespace json = boost::json;
 
 namespace {
 
+// One may be busy with a backup for long, and must not take one from the journal and the packages.
+constexpr size_t head_blocking_threads = 3;
+
 // The frame of every daemon: identity, loop, the ready line, an orderly end at SIGTERM.
 class Daemon {
  public:
   Daemon(const CommonOptions& common, const DaemonOptions& options, std::string kind)
-      : folder_(common.state), options_(options), kind_(std::move(kind)) {
+      : folder_(common.state),
+        options_(options),
+        kind_(std::move(kind)),
+        real_(kind_ == "head" ? head_blocking_threads : 2) {
     if (options_.name.empty()) options_.name = kind_;
     log::start(options_.name, log::level_from(std::getenv("TROUPE_LOG")));
     ::signal(SIGPIPE, SIG_IGN);

@@ -173,6 +173,29 @@ int main(int argc, char** argv) {
   report_command->add_option("name", name, "A deployment")->required();
   report_command->callback([&] { status = run_report(common, name); });
 
+  BackupCommand backup;
+  auto* backup_command = app.add_subcommand(
+      "backup", "Add a backup of the head's durable state to a directory, while it runs");
+  add_common(*backup_command, common);
+  backup_command->add_option("directory", backup.directory, "New, or of earlier backups")
+      ->required();
+  auto* list_option =
+      backup_command->add_flag("--list", backup.list, "Only show which backups it has");
+  backup_command->add_option("--keep", backup.keep, "Remove all but the newest N backups")
+      ->check(CLI::Range(1u, 1'000'000u))
+      ->excludes(list_option);
+  backup_command->callback([&] { status = run_backup(common, backup); });
+
+  RestoreCommand restore;
+  auto* restore_command = app.add_subcommand("restore", "Bring back a backup, where no head runs");
+  add_common(*restore_command, common);
+  restore_command->add_option("directory", restore.directory, "Of the backups")->required();
+  restore_command->add_option("--number", restore.number, "Which (default: the newest)")
+      ->check(CLI::Range(1u, 4'000'000'000u));
+  restore_command->add_flag("--force", restore.force,
+                            "Also where there is state; that is moved aside");
+  restore_command->callback([&] { status = run_restore(common, restore); });
+
   bool admin = false;
   auto* key_command = app.add_subcommand("key", "API keys of the gateway");
   auto* key_create = key_command->add_subcommand("create", "Make a key and show it once");

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "metadata/rocks_store.h"
 #include "protocol/messages.h"
 #include "security/api_keys.h"
 #include "security/authority.h"
@@ -101,6 +102,14 @@ class Starter {
     auto loaded = security::Authority::load(folder_.authority());
     if (!loaded) {
       if (loaded.error().code() != Code::not_found) return std::move(loaded).error();
+      if (std::filesystem::exists(folder_.metadata()) ||
+          std::filesystem::exists(restoring_beside(folder_.metadata()))) {
+        return error(Code::conflict,
+                     fmt::format("{} has the tables of a cluster but not its authority, which no "
+                                 "other can stand for: copy authority/ from the state folder that "
+                                 "the tables came from, or choose another with --state",
+                                 folder_.path().string()));
+      }
       SystemRandom random;
       TROUPE_TRY(auto made, security::Authority::create(ClusterId::random(random), wall_now()));
       TROUPE_CHECK(made.save(folder_.authority()));
