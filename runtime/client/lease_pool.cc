@@ -606,6 +606,17 @@ Async<Result<Empty>> LeasePool::yield_slots(protocol::YieldSlots wanted,
     co_return error(Code::denied, "only the head may ask for slots");
   }
   for (const auto& cls : classes()) {
+    if (!wanted.node.is_nil()) {
+      {
+        const std::lock_guard lock{cls->mutex};
+        for (const auto& [process, slot] : cls->slots) {
+          if (slot->address.node == wanted.node) slot->leaving = true;
+        }
+      }
+      give_back_idle(cls);
+      tend(cls);
+      continue;
+    }
     const bool helps = std::ranges::any_of(wanted.demand, [&](const auto& amount) {
       return std::ranges::find(cls->demand, amount.name, &protocol::ResourceAmount::name) !=
              cls->demand.end();

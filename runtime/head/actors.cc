@@ -630,6 +630,7 @@ void Actors::fail(Actor& actor, Failure failure) {
   set_state(actor, ActorState::restarting);
   if (failure.may_still_run) {
     actor.stopping = true;
+    actor.stopping_on = failed_node;
     spawn(scope_, restart_once_stopped(id, failed_incarnation, failed_node));
     return;
   }
@@ -834,6 +835,26 @@ void Actors::node_lost(NodeId node, const std::string& reason) {
   }
   for (const ActorId id : lost) {
     if (Actor* actor = look_up(id)) fail(*actor, {.reason = reason, .blameless = true});
+  }
+}
+
+void Actors::node_draining(const protocol::NodeInfo& node) {
+  if (!node.draining) return;
+  std::vector<ActorId> movable;
+  for (const auto& [id, actor] : actors_) {
+    const bool placed = actor.state == ActorState::starting || actor.state == ActorState::alive;
+    if (!placed || actor.info().address.node != node.address.node) continue;
+    const int32_t allowed = actor.spec().max_restarts;
+    const bool may_restart =
+        allowed < 0 || actor.info().incarnation <= static_cast<uint32_t>(allowed);
+    if (may_restart && actor.spec().placement.group.is_nil()) movable.push_back(id);
+  }
+  for (const ActorId id : movable) {
+    if (Actor* actor = look_up(id)) {
+      fail(*actor, {.reason = fmt::format("node {} is drained", node.name),
+                    .blameless = true,
+                    .may_still_run = true});
+    }
   }
 }
 

@@ -26,7 +26,8 @@ struct Actor {
   Instant alive_since;
   bool start_runs = false;              // A coroutine asks the worker for this incarnation.
   std::vector<protocol::Gauge> gauges;  // Of the present incarnation; in memory alone.
-  bool stopping = false;                // The process of the incarnation before may still run.
+  bool stopping = false;                // The process of the incarnation before may still run,
+  NodeId stopping_on;                   // there.
 
   const protocol::ActorSpec& spec() const { return stored.record.spec; }
   protocol::ActorInfo& info() { return stored.record.info; }
@@ -84,6 +85,9 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
 
   void node_registered(const protocol::RegisterNode& node) override;
   void node_lost(NodeId node, const std::string& reason) override;
+  // Those that may restart do so elsewhere, at the cost of one restart; members of placement groups
+  // stay with them.
+  void node_draining(const protocol::NodeInfo& node) override;
   void actor_placed(const scheduler::ActorPlaced& placed) override;
   void group_removed(PlacementGroupId group, scheduler::GangId gang,
                      const std::string& reason) override;

@@ -48,6 +48,7 @@ Status admits(Method method, const PeerIdentity& identity) {
     case Method::get_package:
       if (of_node) return ok();
       break;
+    case Method::drain_node:
     case Method::back_up:  // Writes where it is told to, all that the head knows.
       if (identity.local || identity.role == Role::admin) return ok();
       break;
@@ -276,6 +277,10 @@ struct Head::Parts : JobListener, ActorListener {
     if (!gone) co_return std::move(gone).error();
     co_return Empty{};
   }
+  Async<Result<Empty>> drain_node(protocol::DrainNode request, CallContext) {
+    TROUPE_CO_CHECK(co_await membership.drain(request.node, !request.undo));
+    co_return Empty{};
+  }
   Async<Result<protocol::NodeList>> list_nodes(Empty, CallContext) {
     protocol::NodeList list{membership.list()};
     std::map<NodeId, scheduler::NodeView> views;
@@ -283,6 +288,7 @@ struct Head::Parts : JobListener, ActorListener {
     std::map<NodeId, uint32_t> living;
     for (const auto& [id, actor] : actors.all()) {
       if (actor.state == ActorState::alive) ++living[actor.info().address.node];
+      if (actor.stopping) ++living[actor.stopping_on];
     }
     for (protocol::NodeInfo& node : list.items) {
       const NodeId id = node.address.node;
@@ -296,6 +302,9 @@ struct Head::Parts : JobListener, ActorListener {
       if (node.state == "dead") continue;
       node.actors = living[id];
       node.slots = static_cast<uint32_t>(leases.slots_on(id));
+      if (node.draining && node.state == "alive") {
+        node.state = node.actors + node.slots == 0 ? "drained" : "draining";
+      }
     }
     co_return list;
   }
@@ -407,6 +416,7 @@ class Head::Door final : public transport::Router {
     on(Method::deploy, parts, &Parts::deploy);
     on(Method::undeploy, parts, &Parts::undeploy);
     on(Method::list_nodes, parts, &Parts::list_nodes);
+    on(Method::drain_node, parts, &Parts::drain_node);
     on(Method::list_actors, parts, &Parts::list_actors);
     on(Method::list_jobs, parts, &Parts::list_jobs);
     on(Method::list_objects, parts, &Parts::list_objects);

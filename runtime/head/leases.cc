@@ -300,12 +300,24 @@ void Leases::settle(LeaseId id, NodeId node) {
   if (!late.empty()) spawn(scope_, stop_slots(id, node, std::move(late), std::move(late_slots)));
 }
 
+// Its holder sends nothing more there, and gives a slot back when what runs in it has ended.
+void Leases::press_to_leave(const Lease& lease, NodeId node) {
+  const auto holder = lease.holder.lock();
+  if (!holder || !holder->is_open()) return;
+  protocol::YieldSlots wanted;
+  wanted.node = node;
+  spawn(scope_, press(holder, std::move(wanted)));
+}
+
 Result<protocol::LeaseGranted> Leases::renew(LeaseId id) {
   Lease* lease = look_up(id);
   if (lease == nullptr) {
     return error(Code::not_found, fmt::format("lease {} is over", id.to_string()));
   }
   keep_for_a_quantum(*lease);
+  for (const auto& [node, share] : lease->shares) {
+    if (membership_.is_draining(node)) press_to_leave(*lease, node);  // It may not have heard.
+  }
   return grant_of(*lease);
 }
 
@@ -434,8 +446,10 @@ void Leases::lease_revoked(LeaseId id, const scheduler::Revoked& revoked) {
   Lease* lease = look_up(id);
   if (lease == nullptr) return;
   switch (revoked.reason) {
-    case scheduler::RevokeReason::node_draining:
-      return;  // The slots end with the next return.
+    case scheduler::RevokeReason::node_draining: {
+      for (const scheduler::Placed& unit : revoked.units) press_to_leave(*lease, unit.node);
+      return;
+    }
     case scheduler::RevokeReason::node_lost: {
       for (const scheduler::Placed& unit : revoked.units) lease->shares.erase(unit.node);
       if (lease->delivered) {

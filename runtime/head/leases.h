@@ -95,6 +95,7 @@ class Leases : public NodeListener, public PlacementListener, public GroupListen
   Async<Status> wait(LeaseId id, transport::CallContext context);
   // While the lease waits for its first slot, those who hold what it wants are asked for it.
   Async<void> press_holders(LeaseId id);
+  void press_to_leave(const Lease& lease, NodeId node);
   Async<void> press(std::shared_ptr<transport::Peer> holder, protocol::YieldSlots wanted);
   Async<void> start_slots(LeaseId id, NodeId node);
   // Gives slots without a process back to the scheduler, and stops those that came too late.

@@ -91,6 +91,9 @@ Async<Result<protocol::NodeRegistered>> Membership::register_node(
                                 {"name", request.name},
                                 {"actors", request.actors.size()},
                                 {"slots", request.slots.size()}});
+  for (NodeListener* listener : listeners_) {
+    if (node.info.draining) listener->node_draining(node.info);
+  }
   for (NodeListener* listener : listeners_) listener->node_registered(request);
   changed_.pulse();
   TROUPE_CO_CHECK(co_await journal_.settled(written));
@@ -105,6 +108,24 @@ Async<Result<protocol::NodeRegistered>> Membership::register_node(
 bool Membership::registered_over(NodeId node, const std::shared_ptr<transport::Peer>& peer) const {
   const auto found = nodes_.find(node);
   return found != nodes_.end() && found->second.registered && found->second.peer == peer;
+}
+
+Async<Status> Membership::drain(NodeId id, bool draining) {
+  const auto found = nodes_.find(id);
+  if (found == nodes_.end()) {
+    co_return error(Code::not_found, fmt::format("there is no node {}", id.to_string()));
+  }
+  Node& node = found->second;
+  if (node.info.draining != draining) {
+    node.info.draining = draining;
+    Batch batch;
+    put_node(batch, node.info);
+    node.written = journal_.write(std::move(batch));
+    log::info("node_draining", {{"node", id}, {"name", node.info.name}, {"draining", draining}});
+    const protocol::NodeInfo info = node.info;
+    for (NodeListener* listener : listeners_) listener->node_draining(info);
+  }
+  co_return co_await journal_.settled(node.written);
 }
 
 protocol::HeartbeatReply Membership::heartbeat(const protocol::Heartbeat& beat,
@@ -136,6 +157,11 @@ void Membership::peer_closed(const transport::Peer& peer) {
 
 bool Membership::is_dead(NodeId node) const {
   return !nodes_.contains(node);
+}
+
+bool Membership::is_draining(NodeId node) const {
+  const auto found = nodes_.find(node);
+  return found != nodes_.end() && found->second.info.draining;
 }
 
 size_t Membership::alive() const {

@@ -21,6 +21,8 @@ class NodeListener {
   // The worker runs what it lists and nothing else.
   virtual void node_registered(const protocol::RegisterNode& node) = 0;
   virtual void node_lost(NodeId node, const std::string& reason) = 0;
+  // Nothing new may go there; or may again. Also told just before one that drains registers.
+  virtual void node_draining(const protocol::NodeInfo& node) { (void)node; }
 };
 
 class Membership {
@@ -37,6 +39,8 @@ class Membership {
   // Idempotent. Errors: invalid, exhausted (too many nodes).
   Async<Result<protocol::NodeRegistered>> register_node(protocol::RegisterNode request,
                                                         std::shared_ptr<transport::Peer> peer);
+  // Durable on return. Errors: not_found.
+  Async<Status> drain(NodeId node, bool draining);
   protocol::HeartbeatReply heartbeat(const protocol::Heartbeat& beat,
                                      const std::shared_ptr<transport::Peer>& peer);
   void peer_closed(const transport::Peer& peer);
@@ -46,6 +50,7 @@ class Membership {
 
   uint64_t epoch() const { return epoch_; }
   bool is_dead(NodeId node) const;
+  bool is_draining(NodeId node) const;
   size_t alive() const;
   std::vector<NodeId> alive_nodes() const;
   // One that is alive, suspect or of the latest dead.

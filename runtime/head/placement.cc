@@ -151,7 +151,21 @@ void Placement::add_node(const protocol::RegisterNode& node, bool closed) {
   apply(added);
 }
 
+void Placement::node_draining(const protocol::NodeInfo& node) {
+  const NodeId id = node.address.node;
+  if (node.draining) {
+    if (draining_.insert(id).second) apply(scheduler::NodeDraining{id});
+  } else if (draining_.erase(id) > 0) {
+    protocol::RegisterNode again;
+    again.address = node.address;
+    again.total = node.total;
+    again.labels = node.labels;
+    add_node(again, false);
+  }
+}
+
 void Placement::node_lost(NodeId node, const std::string&) {
+  draining_.erase(node);
   apply(scheduler::NodeRemoved{node});
 }
 

@@ -2,6 +2,8 @@
 // time.
 #pragma once
 
+#include <set>
+
 #include "head/membership.h"
 #include "scheduler/scheduler.h"
 
@@ -51,13 +53,14 @@ class Placement : public NodeListener {
   // Told last of all listeners: what waits may go there now.
   NodeListener& opener() { return opener_; }
   void node_lost(NodeId node, const std::string& reason) override;
+  void node_draining(const protocol::NodeInfo& node) override;
   void stop();
 
  private:
   struct Opener final : NodeListener {
     explicit Opener(Placement& of) : placement(of) {}
     void node_registered(const protocol::RegisterNode& node) override {
-      placement.add_node(node, false);
+      placement.add_node(node, placement.draining_.contains(node.address.node));
     }
     void node_lost(NodeId, const std::string&) override {}
     Placement& placement;
@@ -70,6 +73,7 @@ class Placement : public NodeListener {
   transport::Environment environment_;
   scheduler::Scheduler scheduler_;
   Opener opener_{*this};
+  std::set<NodeId> draining_;
   PlacementListener* actors_ = nullptr;
   PlacementListener* leases_ = nullptr;
   PlacementListener* gangs_ = nullptr;

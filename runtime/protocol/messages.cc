@@ -77,6 +77,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(drop_segments);
       TROUPE_NAME(accept_ring);
       TROUPE_NAME(yield_slots);
+      TROUPE_NAME(drain_node);
       TROUPE_NAME(get_job);
       TROUPE_NAME(get_package);
       TROUPE_NAME(explain);

@@ -91,6 +91,7 @@ enum class Method : uint32_t {
   get_timelines = 82,    // A stream of ProcessTimeline, from the head or a worker.
   attach_timeline = 83,  // Empty, to the worker, with the memory of the process's timeline.
   back_up = 84,          // To the head; answered by BackedUp.
+  drain_node = 85,       // To the head.
   yield_slots = 75,      // YieldSlots, from the head: somebody else waits for what its slots hold.
   accept_ring = 74,      // RingOffer, from the worker, with the same descriptors.
 };
@@ -234,7 +235,7 @@ struct ProcessExited {
 struct NodeInfo {
   ProcessAddress address;
   std::string name;
-  std::string state;  // alive, suspect, dead.
+  std::string state;  // alive, draining, drained, suspect, dead.
   std::vector<ResourceAmount> total;
   std::vector<ResourceAmount> available;
   std::vector<NamedValue> labels;
@@ -247,6 +248,12 @@ struct NodeInfo {
   std::string version;
   uint32_t pid = 0;
   uint64_t store_spilled_bytes = 0;
+  bool draining = false;  // Nothing new goes there.
+};
+
+struct DrainNode {
+  NodeId node;
+  bool undo = false;
 };
 
 // Files that a job's processes need, named by what is in them.
@@ -490,6 +497,7 @@ struct SlotWaits {
 struct YieldSlots {
   std::vector<ResourceAmount> demand;
   int32_t priority = 0;
+  NodeId node = {};  // Set: all that it has there, whatever others wait for.
 };
 
 struct SlotToStart {

@@ -171,6 +171,12 @@ struct NodeInfo {
   version @12 :Text;
   pid @13 :UInt32;
   storeSpilledBytes @14 :UInt64;
+  draining @15 :Bool;
+}
+# To the head, from an operator.
+struct DrainNode {
+  node @0 :Data;
+  undo @1 :Bool;
 }
 
 # --- Jobs ------------------------------------------------------------------------------------
@@ -419,6 +425,7 @@ struct SlotWaits {
 struct YieldSlots {
   demand @0 :List(ResourceAmount);
   priority @1 :Int32;
+  node @2 :Data;
 }
 
 # A slot's number is never used twice within its lease. `bundle` as in PlacementSpec.

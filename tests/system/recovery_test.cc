@@ -76,6 +76,11 @@ TEST_F(Recovery, WhatDiesIsStartedAgain) {
     });
   }));
   EXPECT_EQ(cluster.program("hello_task").status, 0);
+  EXPECT_NE(cluster.troupe({"status"}).out.find("watches"), std::string::npos);
+  ::kill(pid_of("keeper"), SIGKILL);
+  EXPECT_TRUE(eventually([&] {
+    return cluster.troupe({"status"}).out.find("what dies now stays so") != std::string::npos;
+  }));
 }
 
 TEST_F(Recovery, WithoutAKeeperNothingIsStartedAgain) {
@@ -127,6 +132,41 @@ TEST_F(Recovery, AProcessThatStoodStillForAMomentIsNotDead) {
     return log_of("head").find("was not heard of") != std::string::npos &&
            state_of("worker-1") == "alive";
   })) << log_of("head");
+}
+
+TEST_F(Recovery, ADrainedNodeIsLeftByWhatCanLeaveAndTakesNothingNew) {
+  ASSERT_EQ(cluster
+                .up({"--workers", "2", "--gateway-port", "-1", "--label", "worker-0:zone=a",
+                     "--label", "worker-1:zone=b"})
+                .status,
+            0);
+  Outcome driven;
+  std::thread driver{[&] {
+    driven = cluster.program("recovery", {cluster.folder().string(), "drain"});
+  }};
+  const auto actors_there = [&] { return cluster.describe("worker-1", "actors"); };
+  EXPECT_TRUE(eventually([&] { return actors_there() == "2"; }));
+  const Outcome late = cluster.troupe({"drain", "worker-1", "--timeout", "3"});
+  EXPECT_NE(late.status, 0);
+  EXPECT_NE(late.err.find("still has 1 actors and 0 slots: precious"), std::string::npos)
+      << late.err;
+  // A head that comes back remembers it.
+  const int before = pid_of("head");
+  ::kill(before, SIGKILL);
+  EXPECT_TRUE(is_back("head", before));
+  EXPECT_TRUE(eventually([&] { return state_of("worker-1") == "draining"; }));
+  std::ofstream{cluster.folder() / "let_go"} << "now";
+  const Outcome drained = cluster.troupe({"drain", "worker-1", "--timeout", "20"});
+  EXPECT_EQ(drained.status, 0) << drained.err;
+  EXPECT_EQ(state_of("worker-1"), "drained");
+  EXPECT_EQ(cluster.troupe({"drain", "worker-1", "--undo"}).status, 0);
+  EXPECT_EQ(state_of("worker-1"), "alive");
+  std::ofstream{cluster.folder() / "stop"} << "now";
+  driver.join();
+  EXPECT_EQ(driven.status, 0) << driven.out << driven.err;
+  const Outcome unknown = cluster.troupe({"drain", "worker-7"});
+  EXPECT_NE(unknown.status, 0);
+  EXPECT_NE(unknown.err.find("troupe list nodes"), std::string::npos) << unknown.err;
 }
 
 TEST_F(Recovery, NoPromiseIsLostWhenTheHeadIsKilled) {

@@ -33,6 +33,13 @@ struct UpOptions {
 int run_up(const CommonOptions& common, const UpOptions& options);
 int run_down(const CommonOptions& common);
 
+struct DrainOptions {
+  bool undo = false;
+  double timeout_s = 60;  // How long to wait until nothing runs there.
+};
+// Takes a node out of use, named by its id (or the start of one) or its name.
+int run_drain(const CommonOptions& common, const std::string& node, const DrainOptions& options);
+
 int run_status(const CommonOptions& common);
 // kind: nodes, actors, jobs, deployments, placement-groups.
 int run_list(const CommonOptions& common, const std::string& kind);

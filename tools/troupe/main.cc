@@ -100,6 +100,16 @@ int main(int argc, char** argv) {
   describe_command->add_option("id", id)->required();
   describe_command->callback([&] { status = run_describe(common, id); });
 
+  DrainOptions drain;
+  auto* drain_command = app.add_subcommand(
+      "drain", "Take a node out of use: its actors move, its tasks end, nothing new goes there");
+  add_common(*drain_command, common);
+  drain_command->add_option("node", id, "Its id or name")->required();
+  drain_command->add_flag("--undo", drain.undo, "Use it again");
+  drain_command->add_option("--timeout", drain.timeout_s,
+                            "Seconds to wait until nothing runs there; 0: do not wait");
+  drain_command->callback([&] { status = run_drain(common, id, drain); });
+
   auto* why_command = app.add_subcommand(
       "why",
       "Why something waits: an object, call, task, actor, lease, placement group, node, job or "

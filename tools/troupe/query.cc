@@ -259,9 +259,17 @@ int run_status(const CommonOptions& common) {
                    {"jobs_running", info->jobs_running},
                    {"leases", info->leases},
                    {"placement_groups", info->placement_groups}};
-  if (auto record = folder.read_record(); record && record->gateway_port != 0) {
-    out["gateway"] = fmt::format("http://{}:{}", record->host, record->gateway_port);
-    if (!record->gateway_https.empty()) out["gateway_https"] = "https://" + record->gateway_https;
+  if (auto record = folder.read_record()) {
+    if (record->gateway_port != 0) {
+      out["gateway"] = fmt::format("http://{}:{}", record->host, record->gateway_port);
+      if (!record->gateway_https.empty()) out["gateway_https"] = "https://" + record->gateway_https;
+    }
+    const auto keeper = std::ranges::find(record->daemons, "keeper", &DaemonRecord::kind);
+    if (keeper != record->daemons.end()) {
+      out["keeper"] = is_running(*keeper) ? "watches"
+                                          : "is dead: what dies now stays so, until 'troupe down' "
+                                            "and 'troupe up'";
+    }
   }
   out["nodes"] = std::move(nodes);
   out["deployments"] = std::move(deployments);

@@ -1,6 +1,8 @@
-// A driver that goes on asking for promises, calls and tasks until the file FOLDER/stop is there,
-// while somebody kills daemons; then it looks whether everything that it was promised is so, and
-// prints how much that was.
+// recovery FOLDER: a driver that goes on asking for promises, calls and tasks until the file
+// FOLDER/stop is there, while somebody kills daemons; then it looks whether everything that it was
+// promised is so, and prints how much that was.
+// recovery FOLDER drain: has two actors where zone=b, of which one may not restart and ends once
+// FOLDER/let_go is there, and tasks everywhere, while somebody drains that node.
 #include <poll.h>
 #include <troupe/troupe.h>
 
@@ -156,7 +158,8 @@ uint64_t submit(const Work& work) {
   uint64_t tasks = 0;
   while (!work.is_over()) {
     const auto number = static_cast<int64_t>(++tasks);
-    const auto result = work.session.submit({.resources = {.cpu = 0.5}}, twice, number).get(patience);
+    const auto result =
+        work.session.submit({.resources = {.cpu = 0.5}}, twice, number).get(patience);
     if (!result) {
       work.complaints.add("a task failed: " + result.error().to_string());
     } else if (*result != 2 * number) {
@@ -167,14 +170,47 @@ uint64_t submit(const Work& work) {
   return tasks;
 }
 
+bool wait_for(const std::filesystem::path& file) {
+  const auto end = std::chrono::steady_clock::now() + 2 * patience;
+  while (!std::filesystem::exists(file)) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    ::poll(nullptr, 0, 5);
+  }
+  return true;
+}
+
+int drain(const Session& session, const std::filesystem::path& folder) {
+  Complaints complaints;
+  const Work work{session, complaints, [&] { return std::filesystem::exists(folder / "stop"); }};
+  const troupe::Placement there{.labels = {troupe::label::equals("zone", "b").soft()}};
+  const auto movable =
+      session.create<Tally>({.name = "movable", .max_restarts = -1, .placement = there}).value();
+  const auto precious = session.create<Tally>({.name = "precious", .placement = there}).value();
+  movable.wait_alive(patience).value();
+  precious.wait_alive(patience).value();
+  const std::string before = movable.status().value().node;
+  std::vector<std::jthread> threads;
+  for (int i = 0; i < 4; ++i) threads.emplace_back([&] { submit(work); });
+  if (!wait_for(folder / "let_go")) return 1;
+  if (precious.call<&Tally::add>().get(patience).value() != 1) complaints.add("it has restarted");
+  precious.kill().value();
+  wait_for(folder / "stop");
+  threads.clear();
+  movable.call<&Tally::add>().get(patience).value();
+  const auto after = movable.status().value();
+  if (after.node == before || after.incarnation != 2) complaints.add("it has not moved");
+  return complaints.count() == 0 ? 0 : 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
-  if (argc != 2) {
-    std::cerr << "usage: recovery FOLDER\n";
+  if (argc != 2 && argc != 3) {
+    std::cerr << "usage: recovery FOLDER [drain]\n";
     return 2;
   }
   const auto session = troupe::connect().value();
+  if (argc == 3) return drain(session, argv[1]);
   const std::filesystem::path stop = std::filesystem::path(argv[1]) / "stop";
   Complaints complaints;
   const Work work{session, complaints, [&stop] { return std::filesystem::exists(stop); }};
