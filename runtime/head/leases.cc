@@ -172,12 +172,13 @@ Async<void> Leases::press_holders(LeaseId id) {
     const Lease* waiting = look_up(id);
     if (waiting == nullptr || !waiting->shares.empty() || waiting->delivered) co_return;
     const protocol::YieldSlots wanted{waiting->request.demand, waiting->request.priority};
-    std::set<std::shared_ptr<transport::Peer>> holders;
+    // Each once, in an order that does not depend on where they lie in memory.
+    std::vector<std::shared_ptr<transport::Peer>> holders;
     for (const auto& [other, lease] : leases_) {
       if (lease.shares.empty()) continue;
-      if (auto holder = lease.holder.lock(); holder && holder->is_open()) {
-        holders.insert(std::move(holder));
-      }
+      auto holder = lease.holder.lock();
+      if (!holder || !holder->is_open() || std::ranges::count(holders, holder) > 0) continue;
+      holders.push_back(std::move(holder));
     }
     for (const auto& holder : holders) spawn(scope_, press(holder, wanted));
     co_await sleep_for(environment_.clock, press_period);
