@@ -93,6 +93,21 @@ class RingCall final : public transport::PendingReply {
 
 ActorCaller::ActorCaller(Client& client) : client_(client) {}
 
+void ActorCaller::fail_all(const Error& why) {
+  std::vector<std::shared_ptr<Object>> results;
+  for (const auto& [id, due] : std::exchange(deadlines_, {})) {
+    client_.environment_.clock.cancel(due.timer);
+    results.push_back(due.result);
+  }
+  for (const Target& target : targets()) {
+    const std::lock_guard lock{target->mutex_};
+    for (const Queued& queued : target->queue_) results.push_back(queued->result);
+  }
+  sent_.for_each([&](const Sent& sent) { results.push_back(sent.queued->result); });
+  later_.for_each([&](const Later& later) { results.push_back(later.queued->result); });
+  for (const auto& result : results) client_.objects_->cancel(result, why);
+}
+
 std::shared_ptr<ActorTarget> ActorCaller::target(ActorId actor) {
   const std::lock_guard lock{mutex_};
   Target& found = targets_[actor];
@@ -142,7 +157,6 @@ void ActorCaller::send(const Target& target, Queued queued) {
 
 void ActorCaller::keep_time(const Queued& queued, const Target& target) {
   if (queued->deadline == Instant::max() || std::exchange(queued->has_timer, true)) return;
-  deadlines_[queued->result->id()] = queued->deadline;
   queued->timer = client_.environment_.clock.call_at(queued->deadline, [this, queued, target] {
     queued->timer = 0;
     // Found by it, or by one before it.
@@ -156,6 +170,7 @@ void ActorCaller::keep_time(const Queued& queued, const Target& target) {
                           label_of(queued->spec),
                           queued->spec.budget / std::chrono::milliseconds(1))));
   });
+  deadlines_[queued->result->id()] = {queued->deadline, queued->timer, queued->result};
 }
 
 Status ActorCaller::send_directly(const Target& target, const Queued& queued) {

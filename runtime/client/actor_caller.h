@@ -82,6 +82,9 @@ class ActorTarget {
 class ActorCaller {
  public:
   explicit ActorCaller(Client& client);
+  // What has no outcome yet gets this one, and no deadline fires any more: the client stops, and
+  // may go before they do.
+  void fail_all(const Error& why);
 
   // Thread-safe. Kept for as long as the actor is called.
   std::shared_ptr<ActorTarget> target(ActorId actor);
@@ -166,9 +169,14 @@ class ActorCaller {
   mutable std::mutex mutex_;
   std::map<ActorId, Target> targets_;  // Guarded.
   // --- On the loop.
-  Roster<Sent> sent_;                      // By it, rather than through a channel.
-  Roster<Later> later_;                    // Sent again a moment later.
-  std::map<ObjectId, Instant> deadlines_;  // Of those that have one.
+  Roster<Sent> sent_;    // By it, rather than through a channel.
+  Roster<Later> later_;  // Sent again a moment later.
+  struct Due {
+    Instant deadline;
+    TimerClock::TimerId timer = 0;
+    std::shared_ptr<Object> result;
+  };
+  std::map<ObjectId, Due> deadlines_;  // Of those that have one.
 };
 
 }  // namespace troupe::client

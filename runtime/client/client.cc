@@ -174,12 +174,20 @@ void Client::set_packages(std::shared_ptr<const packages::Shelf> shelf) {
   });
 }
 
+void Client::fail_all() {
+  const Error why = error(Code::cancelled, "the session was closed");
+  leases_->fail_all(why);
+  actors_->fail_all(why);
+}
+
 Async<void> Client::stop() {
   objects_->stop();
+  fail_all();
   co_await leases_->stop();
   co_await connections_->stop();
   if (environment_.rings != nullptr) environment_.rings->stop();
   co_await scope_.stop();
+  fail_all();
 }
 
 Async<Result<Message>> Client::answer_invoke(Message message, CallContext context) {

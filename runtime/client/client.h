@@ -278,6 +278,8 @@ class Client {
                                                   transport::CallContext context);
   Async<Status> answer_stream(transport::Message message, transport::CallContext context,
                               transport::OutgoingStream& out);
+  // Of all calls and tasks of this process.
+  void fail_all();
   // Completes what the program left open.
   void complete(protocol::ActorSpec& spec);
   Async<Result<protocol::ObjectList>> list_objects(protocol::ListObjects request,

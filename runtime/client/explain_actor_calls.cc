@@ -27,7 +27,7 @@ bool ActorCaller::explain(const Object& result, protocol::Explanation& told) con
   const Instant now = client_.environment_.clock.now();
   bool found = false;
   const auto deadline = deadlines_.find(result.id());
-  if (deadline != deadlines_.end()) told.deadline_us = left_us(now, deadline->second);
+  if (deadline != deadlines_.end()) told.deadline_us = left_us(now, deadline->second.deadline);
   sent_.for_each([&](const Sent& one) {
     if (found || one.queued->result.get() != &result) return;
     found = true;

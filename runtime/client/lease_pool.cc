@@ -109,6 +109,21 @@ class TaskCall final : public transport::PendingReply {
 
 LeasePool::LeasePool(Client& client) : client_(client) {}
 
+void LeasePool::fail_all(const Error& why) {
+  std::vector<std::shared_ptr<Object>> results;
+  for (const auto& [id, due] : std::exchange(deadlines_, {})) {
+    client_.environment_.clock.cancel(due.timer);
+    results.push_back(due.result);
+  }
+  for (const auto& cls : classes()) {
+    const std::lock_guard lock{cls->mutex};
+    for (const Task& task : cls->queue) results.push_back(task.result);
+  }
+  alone_.for_each([&](const Alone& alone) { results.push_back(alone.task->result); });
+  later_.for_each([&](const Later& later) { results.push_back(later.task->result); });
+  for (const auto& result : results) client_.objects_->cancel(result, why);
+}
+
 std::vector<LeasePool::ClassPointer> LeasePool::classes() const {
   std::vector<ClassPointer> all;
   const std::lock_guard lock{mutex_};
@@ -205,7 +220,7 @@ void LeasePool::keep_time(const Task& task) {
                                                    traits->label(),
                                                    traits->budget / std::chrono::milliseconds(1))));
     });
-    deadlines_[result->id()] = {deadline, timer};
+    deadlines_[result->id()] = {deadline, timer, result};
   });
 }
 

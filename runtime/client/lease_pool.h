@@ -34,6 +34,9 @@ class LeasePool {
   bool explain(const Object& result, protocol::Explanation& told) const;
   // Gives every lease back.
   Async<void> stop();
+  // What has no outcome yet gets this one, and no deadline fires any more: the client stops, and
+  // may go before they do.
+  void fail_all(const Error& why);
 
  private:
   friend class TaskCall;
@@ -86,6 +89,7 @@ class LeasePool {
   struct Due {
     Instant deadline;
     TimerClock::TimerId timer = 0;
+    std::shared_ptr<Object> result;
   };
   static constexpr Duration pause_first = std::chrono::milliseconds(10);  // Between two requests.
 

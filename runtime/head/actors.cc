@@ -722,14 +722,45 @@ protocol::StopActor Actors::stop_request(ActorId id, uint32_t incarnation) const
 }
 
 Async<void> Actors::stop(ActorId id, uint32_t incarnation, NodeId node, Journal::Ticket after) {
-  if (!co_await journal_.settled(after)) co_return;
+  const Status durable = co_await journal_.settled(after);
+  if (!durable) co_return;
+  co_await ask_to_stop(id, incarnation, node);
+  released_once_stopped(id);
+}
+
+Async<void> Actors::ask_to_stop(ActorId id, uint32_t incarnation, NodeId node) {
   const auto request = stop_request(id, incarnation);
   auto stopped = co_await membership_.call<protocol::Empty>(
       node, transport::Method::stop_actor, request, stop_budget, [] { return true; });
   if (!stopped && !membership_.is_dead(node)) {
     log::warning("actor_stop_failed", {{"actor", id}, {"why", stopped.error()}});
   }
-  released_once_stopped(id);
+}
+
+// Its node was given up and comes back: what the process holds there is not free yet, while the
+// actor itself may hold something elsewhere. So it is accounted under an id of its own. Its devices
+// are not known any more.
+void Actors::stop_stale(const protocol::RunningActor& running, NodeId node) {
+  const ActorId id = running.actor;
+  const ActorId held_as{RawId{id.high, id.low + 2 * uint64_t{running.incarnation} + 1}};
+  const Actor* actor = find(id);
+  if (actor != nullptr && placement_.view().held(held_as).empty()) {
+    auto request = request_of(actor->spec(), false);
+    request.actor = held_as;
+    request.affinity = {};
+    request.demand.gpu_milli = 0;
+    scheduler::Adopted adopted{std::move(request), {scheduler::Placed{0, node, {}, {}}}};
+    if (!placement_.adopt(std::move(adopted))) {
+      log::warning("actor_overcommitted", {{"actor", id}, {"node", node}});
+    }
+  }
+  spawn(scope_, release_once_stopped(id, running.incarnation, node, held_as));
+}
+
+Async<void> Actors::release_once_stopped(ActorId id, uint32_t incarnation, NodeId node,
+                                         ActorId held_as) {
+  co_await ask_to_stop(id, incarnation, node);
+  release(held_as);
 }
 
 void Actors::released_once_stopped(ActorId id) {
@@ -793,9 +824,14 @@ void Actors::node_registered(const protocol::RegisterNode& node) {
     log::info("stale_actor_stopped", {{"actor", id}, {"incarnation", running->incarnation}});
     // What a dead one holds is free once its process has stopped, under a new head as well.
     const Actor* actor = find(id);
-    const bool dead_here =
-        actor != nullptr && actor->state == ActorState::dead && actor->info().address.node == here;
-    if (dead_here) adopt_resources(*actor);
+    const bool dead_here = actor != nullptr && actor->state == ActorState::dead &&
+                           actor->info().address.node == here &&
+                           actor->info().incarnation == running->incarnation;
+    if (!dead_here) {
+      stop_stale(*running, here);
+      continue;
+    }
+    adopt_resources(*actor);
     spawn(scope_, stop(id, running->incarnation, here, 0));
   }
 }

@@ -136,6 +136,10 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
   Async<void> restart_later(ActorId id, uint32_t incarnation, Duration delay);
   // Asks until the process is gone or its node is; then frees what a dead actor held.
   Async<void> stop(ActorId id, uint32_t incarnation, NodeId node, Journal::Ticket after);
+  Async<void> ask_to_stop(ActorId id, uint32_t incarnation, NodeId node);
+  // The same of an incarnation that is not current and runs all the same.
+  void stop_stale(const protocol::RunningActor& running, NodeId node);
+  Async<void> release_once_stopped(ActorId id, uint32_t incarnation, NodeId node, ActorId held_as);
   protocol::StopActor stop_request(ActorId id, uint32_t incarnation) const;
   // Of dead light actors: those of a node that die within a turn are stopped together.
   void stop_light_soon(NodeId node, ActorId id, uint32_t incarnation, Journal::Ticket after);

@@ -172,12 +172,13 @@ Async<void> Leases::press_holders(LeaseId id) {
     const Lease* waiting = look_up(id);
     if (waiting == nullptr || !waiting->shares.empty() || waiting->delivered) co_return;
     const protocol::YieldSlots wanted{waiting->request.demand, waiting->request.priority};
-    std::set<std::shared_ptr<transport::Peer>> holders;
+    // Each once, in an order that does not depend on where they lie in memory.
+    std::vector<std::shared_ptr<transport::Peer>> holders;
     for (const auto& [other, lease] : leases_) {
       if (lease.shares.empty()) continue;
-      if (auto holder = lease.holder.lock(); holder && holder->is_open()) {
-        holders.insert(std::move(holder));
-      }
+      auto holder = lease.holder.lock();
+      if (!holder || !holder->is_open() || std::ranges::count(holders, holder) > 0) continue;
+      holders.push_back(std::move(holder));
     }
     for (const auto& holder : holders) spawn(scope_, press(holder, wanted));
     co_await sleep_for(environment_.clock, press_period);
@@ -217,13 +218,15 @@ protocol::StartSlots Leases::start_request(const Lease& lease, const Share& shar
   request.job = lease.request.job;
   request.module = lease.request.module;
   request.demand = lease.request.demand;
-  request.count = static_cast<uint32_t>(share.held.size());
   for (const Held& held : share.held) {
+    // One that runs may have another number there, from the head before.
+    if (!held.address.process.is_nil()) continue;
     protocol::SlotToStart slot{held.slot, {}, held.bundle};
     for (const auto& part : held.devices) slot.devices.push_back(part.device);
     request.devices.insert(request.devices.end(), slot.devices.begin(), slot.devices.end());
     request.slots.push_back(std::move(slot));
   }
+  request.count = static_cast<uint32_t>(request.slots.size());
   request.placement = groups_.for_worker(lease.request.placement, lease.request.placement.bundle);
   return request;
 }
@@ -236,6 +239,7 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
   for (;;) {
     if (!wanted()) co_return;
     const Lease* begun = look_up(id);
+    const size_t known_of = begun->shares.at(node).held.size();
     protocol::StartSlots request = start_request(*begun, begun->shares.at(node));
     auto started = co_await membership_.call<protocol::SlotsStarted>(
         node, transport::Method::start_slots, request, options_.slot_start_budget, wanted);
@@ -257,6 +261,7 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
     // Each process that no slot has yet takes its slot, or the next without one if the worker is
     // of a version that does not tell.
     for (const protocol::ProcessStarted& process : started->processes) {
+      if (lease.leaving.contains(process.address.process)) continue;
       const bool known = std::any_of(share.held.begin(), share.held.end(), [&](const Held& held) {
         return held.address.process == process.address.process;
       });
@@ -268,7 +273,7 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
       if (free == share.held.end()) continue;
       free->address = process.address;
     }
-    const bool more = share.held.size() > request.count;
+    const bool more = share.held.size() > known_of;
     if (more) continue;  // A further grant came meanwhile.
     share.starting = false;
     settle(id, node);
@@ -518,6 +523,12 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
   }
   if (slots.empty()) return;
   if (is_new) lease.request.placement = slots.front()->placement;
+  // Its client asked this head before the node came back, and has nothing yet: they are what it
+  // asked for.
+  const protocol::PlacementSpec& asked = lease.request.placement;
+  const bool is_current =
+      asked.group.is_nil() || groups_.is_current(asked.group, slots.front()->placement.grant);
+  const bool is_asked_again = !lease.delivered && lease.next_slot == 0 && is_current;
   std::vector<Held> found = adopt(lease, node, slots);
   if (lease.adopted) {
     auto& held = lease.shares[node].held;
@@ -532,12 +543,20 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
     }
     return;
   }
+  if (is_asked_again) {
+    for (Held& held : found) held.granted = false;
+    auto& held = lease.shares[node].held;
+    held.insert(held.end(), found.begin(), found.end());
+    lease.changed->pulse();
+    return;
+  }
   // The node was given up, and the lease went on without these.
   std::vector<ProcessId> processes;
   std::vector<uint32_t> numbers;
   for (const Held& held : found) {
     processes.push_back(held.address.process);
     numbers.push_back(held.slot);
+    lease.leaving.insert(held.address.process);
   }
   spawn(scope_, stop_slots(id, node, std::move(processes), std::move(numbers)));
 }

@@ -83,7 +83,9 @@ class Leases : public NodeListener, public PlacementListener, public GroupListen
     bool delivered = false;
     bool adopted = false;    // Taken over from the head before: further nodes may bring slots.
     uint32_t next_slot = 0;  // Above all of the scheduler's numbers.
-    bool expires = false;    // From when it was delivered, adopted, or its client went silent.
+    // Told to stop under the lease's id, which goes on: a worker may still name one as started.
+    std::set<ProcessId> leaving;
+    bool expires = false;  // From when it was delivered, adopted, or its client went silent.
     Instant expires_at;
   };
 

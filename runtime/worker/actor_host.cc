@@ -453,6 +453,11 @@ Async<Result<protocol::Empty>> ActorHost::stop(protocol::StopActor request, Inst
   if (request.incarnation != 0 && actor->incarnation > request.incarnation) {
     co_return protocol::Empty{};
   }
+  if (request.incarnation > actor->incarnation) {
+    // Its start may wait for this older one to go: then it must not go on.
+    remember_end(request.actor, request.incarnation,
+                 error(Code::cancelled, "the actor was stopped before it started"));
+  }
   const Duration grace = std::chrono::microseconds(request.grace_us);
   auto process = actor->process;
   if (actor->light) {

@@ -477,5 +477,28 @@ TEST_F(TaskTest, TasksPreferTheNodeOfTheirLargeArguments) {
   EXPECT_FALSE(told.node_soft);
 }
 
+TEST_F(TaskTest, WhatWaitsWhenTheClientStopsIsCancelledAndItsDeadlineIsForgotten) {
+  start_client();
+  FakeProcess& process = add_actor();
+  process.hold = true;
+  EchoTask late = task_of("no slot is free");
+  late.budget = 30s;
+  const auto queued = client->start_task(late);
+  ActorCallSpec call = call_of("no answer");
+  call.budget = 30s;
+  const auto sent = client->start_call(client->target_of(actor), call);
+  simulation.run_for(1s);
+  ASSERT_FALSE(queued->is_ready());
+  ASSERT_EQ(process.calls.size(), 1u);
+  stop_client();
+  for (const auto& object : {queued, sent}) {
+    ASSERT_TRUE(object->is_ready());
+    EXPECT_EQ(object->failure()->code(), Code::cancelled);
+  }
+  simulation.run_for(1min);  // A deadline that still fired would look at a client that is gone.
+  process.hold = false;
+  process.changed.pulse();
+}
+
 }  // namespace
 }  // namespace troupe::client

@@ -527,6 +527,30 @@ TEST_F(Actors, IsolatedProcessIsStoppedWhenItsNodeReturns) {
   EXPECT_EQ(worker.stopped[0].actor, spec.actor);
 }
 
+TEST_F(Actors, WhatAnOldIncarnationHoldsIsFreeOnceItHasStopped) {
+  start_head();
+  FakeWorker& first = add_worker(4);
+  const auto client = driver();
+  auto spec = actor_spec(3);
+  spec.max_restarts = -1;
+  ASSERT_TRUE(create(client, spec));
+  const auto alive = wait_alive(client, spec.actor);
+  FakeWorker& second = add_worker(4);
+  first.beats = false;
+  simulation.run_for(6s);
+  ASSERT_TRUE(wait_alive(client, spec.actor, 1));
+  first.registration.actors = {{spec.actor, 1, alive->address, 1}};
+  first.hold_stops = true;
+  first.beats = true;
+  return_worker(first);
+  simulation.run_for(100ms);
+  EXPECT_EQ(cpu_free(client, first.node), 1);
+  first.let_go();
+  simulation.run_for(100ms);
+  EXPECT_EQ(cpu_free(client, first.node), 4);
+  EXPECT_EQ(cpu_free(client, second.node), 1) << "the present incarnation keeps what it holds";
+}
+
 // --- A new head.
 
 TEST_F(Actors, NewHeadFindsAnActorAliveThatItsWorkerStillRuns) {

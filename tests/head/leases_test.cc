@@ -1,4 +1,6 @@
 // Leases: who gets slots, for how long, and that their resources are free no sooner than the slots.
+#include <algorithm>
+
 #include "tests/head/head_fixture.h"
 
 namespace troupe::head {
@@ -466,6 +468,30 @@ TEST_F(Leases, NewHeadCountsWhatTheWorkerStillRuns) {
   EXPECT_EQ(code_of(request(client, next, 1s)), Code::deadline_exceeded);
   give_back(client, wanted.lease);
   EXPECT_TRUE(request(client, next));
+}
+
+TEST_F(Leases, NewHeadGivesWhatStillRunsToWhoAsksAgainBeforeItsNodeIsBack) {
+  start_head();
+  FakeWorker& worker = add_worker(2);
+  const auto wanted = lease_of(1);
+  const auto granted = request(driver(), wanted);
+  ASSERT_TRUE(granted);
+  restart_head();
+  const auto client = driver();
+  const auto again = begin<protocol::LeaseGranted>(client, Method::request_lease, wanted);
+  simulation.run_for(1s);
+  ASSERT_FALSE(again->has_value());
+  worker.registration.slots = {running(wanted, granted->slots[0].address)};
+  return_worker(worker);
+  simulation.run_for(1s);
+  ASSERT_TRUE(again->has_value());
+  ASSERT_TRUE(**again);
+  EXPECT_EQ((**again)->slots[0].address.process, granted->slots[0].address.process);
+  for (const auto& stopped : worker.slots_stopped) {
+    EXPECT_EQ(std::count(stopped.processes.begin(), stopped.processes.end(),
+                         granted->slots[0].address.process),
+              0);
+  }
 }
 
 TEST_F(Leases, NewHeadEndsWhatNobodyRenews) {

@@ -103,6 +103,8 @@ void ClusterChecks::granted(const protocol::LeaseGranted& grant) {
   changed_ = true;
   for (const protocol::Slot& slot : grant.slots) {
     const ProcessId process = slot.address.process;
+    simulation_.record(
+        fmt::format("lease {} has slot {}", grant.lease.short_string(), process.short_string()));
     if (!processes_.contains(process)) continue;  // It died, and the head does not know yet.
     const auto [entry, fresh] = leased_.try_emplace(process, grant.lease);
     if (fresh || entry->second == grant.lease) continue;
@@ -115,6 +117,8 @@ void ClusterChecks::granted(const protocol::LeaseGranted& grant) {
 
 // From here on the head takes it back; its resources are free once the worker has answered.
 void ClusterChecks::stopped(const protocol::StopSlots& stop) {
+  simulation_.record(fmt::format("lease {} stops {} slots", stop.lease.short_string(),
+                                 stop.processes.empty() ? "its" : "some"));
   std::erase_if(leased_, [&](const auto& entry) {
     if (entry.second != stop.lease) return false;
     const auto& named = stop.processes;

@@ -15,9 +15,13 @@ WallTime SimClock::wall_now() const {
 }
 
 TimerClock::TimerId SimClock::call_at(Instant when, std::function<void()> callback) {
+  return add(when, std::move(callback), nullptr);
+}
+
+TimerClock::TimerId SimClock::add(Instant when, std::function<void()> callback, HostClock* owner) {
   const TimerId timer = next_++;
   when = std::max(when, now_);
-  due_.emplace(std::pair{when, timer}, std::move(callback));
+  due_.emplace(std::pair{when, timer}, Timer{std::move(callback), owner});
   when_.emplace(timer, when);
   return timer;
 }
@@ -37,9 +41,16 @@ std::optional<Instant> SimClock::next() const {
 void SimClock::fire_next() {
   TROUPE_ASSERT(!due_.empty(), "no timer to fire");
   auto node = due_.extract(due_.begin());
-  when_.erase(node.key().second);
+  const TimerId timer = node.key().second;
+  when_.erase(timer);
   now_ = node.key().first;
-  node.mapped()();
+  HostClock* owner = node.mapped().owner;
+  if (owner != nullptr && owner->paused_) {
+    ++owner->held_back_;
+    owner->held_.emplace(timer, std::move(node.mapped().callback));
+    return;
+  }
+  node.mapped().callback();
 }
 
 void SimClock::advance_to(Instant when) {
@@ -49,6 +60,23 @@ void SimClock::advance_to(Instant when) {
 void SimClock::clear() {
   due_.clear();
   when_.clear();
+}
+
+TimerClock::TimerId HostClock::call_at(Instant when, std::function<void()> callback) {
+  return base_.add(when, std::move(callback), this);
+}
+
+void HostClock::cancel(TimerId timer) {
+  if (held_.erase(timer) == 0) base_.cancel(timer);
+}
+
+void HostClock::resume() {
+  paused_ = false;
+  // Under their own numbers, by which they may yet be cancelled.
+  for (auto& [timer, callback] : std::exchange(held_, {})) {
+    base_.due_.emplace(std::pair{base_.now_, timer}, SimClock::Timer{std::move(callback), this});
+    base_.when_.emplace(timer, base_.now_);
+  }
 }
 
 }  // namespace troupe::sim

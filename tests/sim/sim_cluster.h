@@ -10,8 +10,8 @@
 
 #include "client/client.h"
 #include "head/head.h"
-#include "metadata/map_store.h"
 #include "tests/sim/cluster_checks.h"
+#include "tests/sim/sim_disk.h"
 #include "tests/sim/sim_process.h"
 #include "tests/sim/simulation.h"
 #include "worker/worker.h"
@@ -22,6 +22,18 @@ struct ClusterOptions {
   size_t workers = 3;
   int64_t cpu_milli = 4000;  // Of each worker.
   bool lazy_sync = false;    // A disk that loses what it promised: for the checks' own test.
+  bool main_driver = true;   // Of start().
+};
+
+// A program of its own: the client of a job, on one of the machines. It dies with its machine's
+// worker.
+struct SimDriver {
+  size_t machine = 0;
+  JobId job;
+  SimHost* host = nullptr;
+  std::unique_ptr<client::Client> client;
+
+  bool is_alive() const { return host->is_alive(); }
 };
 
 class SimCluster {
@@ -37,34 +49,88 @@ class SimCluster {
   // Stops all; nothing may be left running.
   void stop();
 
-  client::Client& driver() { return *driver_; }
-  JobId job() const { return job_; }
+  // The main driver, which start() makes.
+  client::Client& driver() { return *main_driver_->client; }
+  JobId job() const { return main_driver_->job; }
   ClusterChecks& checks() { return checks_; }
-  MapStore& store() { return store_; }
+  SimDisk& disk() { return disk_; }
+  size_t workers() const { return nodes_.size(); }
+  static std::string machine_of(size_t index);
+  static std::string head_machine();
 
-  // Kills a worker and its processes at once, as the loss of its machine does.
-  void kill_worker(size_t index);
+  // Kills a worker and its processes at once, as the loss of its machine does; silently: nobody is
+  // told.
+  void kill_worker(size_t index, bool silently = false);
   void start_worker(size_t index);
+  bool is_worker_up(size_t index) const { return nodes_[index].worker != nullptr; }
+  bool may_start_worker(size_t index) const {
+    const Node& node = nodes_[index];
+    return !node.worker && !node.stopping && !node.abandoned;
+  }
+  SimHost& worker_host(size_t index) { return *nodes_[index].host; }
+  // In good order; returns when it has ended. False: it was not up.
+  Async<bool> stop_worker(size_t index);
+  // It stays down: settle() expects nothing of it.
+  void abandon_worker(size_t index) { nodes_[index].abandoned = true; }
+
   // Kills the head; its disk keeps what was synced.
   void kill_head();
   void start_head();
+  bool is_head_up() const { return head_ != nullptr; }
+  bool may_start_head() const { return !head_ && !head_stopping_; }
+  bool has_head_started() const { return head_ && head_->started; }
+  SimHost& head_host() { return *head_->host; }
+  // In good order; returns when it has ended. False: it was not up.
+  Async<bool> stop_head();
+
+  LaunchFaults& launch_faults() { return launch_faults_; }
+
+  // A driver that has not started, with a job of its own that has not begun.
+  std::shared_ptr<SimDriver> make_driver(size_t machine);
+  // Starts it and begins its job.
+  Async<bool> begin(std::shared_ptr<SimDriver> driver);
+  void kill_driver(const std::shared_ptr<SimDriver>& driver);
+  // In good order; returns when it has ended.
+  Async<void> stop_driver(std::shared_ptr<SimDriver> driver);
+  // Of make_driver(), alive.
+  std::vector<std::shared_ptr<SimDriver>> drivers() const;
 
   // Asks the head until what it says and what really runs agree and no lease is left; what still
   // differs at the limit is a violation.
   void settle(Duration limit);
-
- private:
-  struct Node {
-    NodeId id;
-    SimHost* host = nullptr;
-    std::unique_ptr<SimLauncher> launcher;
-    std::unique_ptr<worker::Worker> worker;
-  };
   struct Seen {  // One look at the head's view.
     std::vector<protocol::ActorInfo> actors;
     std::vector<protocol::NodeInfo> nodes;
     protocol::ClusterInfo cluster;
     std::vector<protocol::PlacementGroupInfo> groups;
+    std::vector<protocol::JobInfo> jobs;
+  };
+  // What settle() saw last.
+  const Seen& seen() const { return seen_; }
+  // What else must hold before the cluster has settled, by what seen() says.
+  void also_settled(std::function<std::vector<std::string>()> broken) {
+    also_settled_ = std::move(broken);
+  }
+
+ private:
+  struct HeadProcess {
+    explicit HeadProcess(const Executor& executor) : start_ended(executor), over(executor) {}
+    SimHost* host = nullptr;
+    std::shared_ptr<Store> store;
+    std::unique_ptr<head::Head> head;
+    bool started = false;
+    Event start_ended;
+    Event over;  // It was killed or stopped.
+  };
+  using HeadPointer = std::shared_ptr<HeadProcess>;
+  struct Node {
+    bool abandoned = false;
+    bool stopping = false;
+    uint64_t epoch_seen = 0;
+    NodeId id;
+    SimHost* host = nullptr;
+    std::unique_ptr<SimLauncher> launcher;
+    std::unique_ptr<worker::Worker> worker;
   };
 
   // The zombie of a killed component: unwinds without a network, then goes.
@@ -72,10 +138,23 @@ class SimCluster {
   Async<void> bury(std::shared_ptr<Component> component) {
     co_await component->stop();
   }
-  Async<void> run_head(head::Head* head);
+  // Starts it, and a new one when it breaks, as a supervisor does.
+  Async<void> run_head(HeadPointer process);
+  static Async<void> end_head(HeadPointer process);
+  Async<void> start_head_again();
+  struct Remains {  // Of a worker. In this order: the worker uses the launcher.
+    std::unique_ptr<SimLauncher> launcher;
+    std::unique_ptr<worker::Worker> worker;
+    Async<void> stop() { return worker->stop(); }
+  };
+  std::shared_ptr<Remains> take_apart(Node& node);
+  void end_processes(const Node& node, const std::string& reason);
+  void check();
   Async<void> run_worker(worker::Worker* worker);
-  Async<void> begin_job(bool& begun);
+  Async<void> begin_into(std::shared_ptr<SimDriver> driver, bool& begun);
   Async<void> look(std::shared_ptr<Seen> seen, std::shared_ptr<bool> done);
+  Async<void> look_through(std::shared_ptr<SimDriver> eyes, std::shared_ptr<Seen> seen,
+                           std::shared_ptr<bool> done);
   Async<void> finish_job();
   // The first difference between the head's view and the processes; empty if there is none.
   std::string difference(const Seen& seen) const;
@@ -84,15 +163,19 @@ class SimCluster {
   Simulation& simulation_;
   const ClusterOptions options_;
   ClusterId cluster_;
-  JobId job_;
-  MapStore store_;
+  SimDisk disk_;
   ClusterChecks checks_;
-  SimHost* head_host_ = nullptr;
-  std::unique_ptr<head::Head> head_;
+  LaunchFaults launch_faults_;
+  bool head_stopping_ = false;
+  HeadPointer head_;    // Null: none runs.
+  uint64_t epoch_ = 0;  // Of the latest head that started.
   std::vector<Node> nodes_;
-  SimHost* driver_host_ = nullptr;
-  std::unique_ptr<client::Client> driver_;
+  std::shared_ptr<SimDriver> main_driver_;
+  std::vector<std::weak_ptr<SimDriver>> drivers_;
+  Seen seen_;
+  std::function<std::vector<std::string>()> also_settled_;
   uint32_t heads_started_ = 0;
+  uint32_t drivers_made_ = 0;
   bool stopping_ = false;
 };
 

@@ -21,6 +21,7 @@ namespace {
 
 // How often what waits for the end of a partition looks again.
 constexpr Duration retransmit_period = std::chrono::milliseconds(200);
+constexpr Duration user_timeout = std::chrono::seconds(10);
 constexpr int held_up_factor = 10;
 constexpr size_t backlog_max = 256;
 constexpr size_t error_message_bytes_max = 16 << 10;  // As on a real connection.
@@ -177,7 +178,7 @@ class SimListener final : public Listener {
 };
 
 SimHost::SimHost(SimNetwork& network, HostOptions options)
-    : network_(network), options_(std::move(options)) {}
+    : network_(network), options_(std::move(options)), clock_(network.clock_) {}
 SimHost::~SimHost() = default;
 
 SimHost::Connecting SimHost::connect(Endpoint endpoint, Instant deadline) {
@@ -187,18 +188,25 @@ SimHost::Connecting SimHost::connect(Endpoint endpoint, Instant deadline) {
     if (!alive_) co_return error(Code::unavailable, "this process is dead");
     const Instant arrival = network.clock_.now() + network.delay() + network.delay();
     if (arrival >= deadline) {
-      co_await sleep_until(network.clock_, deadline);
+      co_await sleep_until(clock_, deadline);
       co_return error(Code::deadline_exceeded, "connect to " + name + ": no answer in time");
     }
-    co_await sleep_until(network.clock_, arrival);
+    co_await sleep_until(clock_, arrival);
+    if (alive_ && network.silent_.contains(name)) {
+      network.note(Fault::machine_lost);
+      co_await sleep_for(clock_, retransmit_period);
+      continue;
+    }
     const auto found = network.listeners_.find(name);
-    if (found != network.listeners_.end() && network.is_cut(*this, found->second->host)) {
-      co_await sleep_for(network.clock_, retransmit_period);
+    if (found != network.listeners_.end() && network.cuts_connect(*this, found->second->host)) {
+      co_await sleep_for(clock_, retransmit_period);
       continue;
     }
     const bool foreign = found != network.listeners_.end() && endpoint.is_unix() &&
                          found->second->host.machine() != machine();
-    if (!alive_ || found == network.listeners_.end() || foreign ||
+    const bool refused = !endpoint.is_unix() && network.random_.chance(network.faults_.refuse);
+    if (refused) network.note(Fault::connect_refused);
+    if (!alive_ || refused || found == network.listeners_.end() || foreign ||
         found->second->ready.size() >= backlog_max) {
       ++network.counts_.refused;
       network.history_.add(network.clock_.now(), fmt::format("refuse {} > {}", this->name(), name));
@@ -212,7 +220,8 @@ SimHost::Connecting SimHost::connect(Endpoint endpoint, Instant deadline) {
       pair = network.make_pair(*this, listener.host, listener.host.identity(), identity());
     }
     listener.ready.push_back(std::move(pair.second));
-    listener.changed.pulse();
+    // Shared: it may be closed before a paused process takes notice.
+    listener.host.when_awake([state = found->second] { state->changed.pulse(); });
     co_return std::move(pair.first);
   }
 }
@@ -225,7 +234,33 @@ Result<std::unique_ptr<Listener>> SimHost::listen(const Endpoint& endpoint) {
   if (network_.listeners_.contains(name)) return error(Code::conflict, name + " is in use");
   auto state = std::make_shared<SimNetwork::ListenerState>(network_.executor_, *this, bound);
   network_.listeners_.emplace(name, state);
+  network_.silent_.erase(name);
   return std::make_unique<SimListener>(network_, std::move(state));
+}
+
+Duration SimHost::paused_for() const {
+  return paused_for_ + (clock_.is_paused() ? clock_.now() - paused_at_ : Duration::zero());
+}
+
+void SimHost::pause() {
+  if (clock_.is_paused() || !alive_) return;
+  paused_at_ = clock_.now();
+  network_.history_.add(network_.clock_.now(), "pause " + name());
+  clock_.pause();
+}
+
+void SimHost::resume() {
+  if (!clock_.is_paused()) return;
+  network_.history_.add(network_.clock_.now(), "resume " + name());
+  paused_for_ += clock_.now() - paused_at_;
+  clock_.resume();
+  for (const auto& event : std::exchange(held_, {})) event();
+}
+
+void SimHost::when_awake(std::function<void()> event) {
+  if (!clock_.is_paused()) return event();
+  ++held_back_;
+  held_.push_back(std::move(event));
 }
 
 SimNetwork::SimNetwork(Executor executor, SimClock& clock, History& history, uint64_t seed)
@@ -262,24 +297,51 @@ SimNetwork::Pair SimNetwork::make_pair(SimHost& from, SimHost& to, PeerIdentity 
 }
 
 void SimNetwork::partition(const std::string& machine_a, const std::string& machine_b) {
-  history_.add(clock_.now(), fmt::format("partition {} | {}", machine_a, machine_b));
-  cuts_.emplace(std::min(machine_a, machine_b), std::max(machine_a, machine_b));
+  cut(machine_a, machine_b, Fault::partition);
+  cut(machine_b, machine_a, Fault::partition);
+}
+
+void SimNetwork::cut(const std::string& from, const std::string& to, Fault why) {
+  history_.add(clock_.now(), fmt::format("cut {} > {}: {}", from, to, fault_name(why)));
+  cuts_.insert_or_assign({from, to}, why);
+}
+
+void SimNetwork::mend(const std::string& from, const std::string& to) {
+  if (cuts_.erase({from, to}) > 0) {
+    history_.add(clock_.now(), fmt::format("mend {} > {}", from, to));
+  }
 }
 
 void SimNetwork::heal() {
   if (!cuts_.empty()) history_.add(clock_.now(), "heal");
   cuts_.clear();
+  slow_.clear();
+}
+
+void SimNetwork::slow_down(const std::string& machine, Duration by) {
+  history_.add(clock_.now(), "slow " + machine);
+  slow_[machine] = by;
 }
 
 void SimNetwork::kill(SimHost& host) {
+  end_host(host, false);
+}
+void SimNetwork::lose(SimHost& host) {
+  end_host(host, true);
+}
+
+void SimNetwork::end_host(SimHost& host, bool silently) {
   if (!std::exchange(host.alive_, false)) return;
-  history_.add(clock_.now(), "kill " + host.name());
+  history_.add(clock_.now(), (silently ? "lose " : "kill ") + host.name());
+  host.held_.clear();
+  host.clock_.resume();  // What is left of it only unwinds.
   for (auto entry = listeners_.begin(); entry != listeners_.end();) {
     if (&entry->second->host != &host) {
       ++entry;
       continue;
     }
     const auto state = entry->second;
+    if (silently) silent_.insert(entry->first);
     entry = listeners_.erase(entry);
     state->closed = true;
     state->ready.clear();
@@ -289,14 +351,47 @@ void SimNetwork::kill(SimHost& host) {
   for (const auto& weak : pipes) {
     const auto pipe = weak.lock();
     if (!pipe || &pipe->from != &host) continue;
+    const auto back = pipe->back.lock();
+    if (silently && back) {
+      // The other side finds out by itself, as TCP does (tls_stream.cc).
+      pipe->sender_closed = true;
+      pipe->why = error(Code::unavailable, "the connection timed out");
+      end_at(clock_.now() + user_timeout, pipe);
+      back->receiver_closed = true;
+      back->sender_closed = true;
+      back->changed.pulse();
+      continue;
+    }
     end_both(pipe, error(Code::unavailable, "the connection was reset"));
-    if (const auto back = pipe->back.lock()) back->receiver_closed = true;
+    if (back) back->receiver_closed = true;
   }
 }
 
-bool SimNetwork::is_cut(const SimHost& a, const SimHost& b) const {
-  if (cuts_.empty()) return false;
-  return cuts_.contains({std::min(a.machine(), b.machine()), std::max(a.machine(), b.machine())});
+std::optional<Fault> SimNetwork::cut_between(const SimHost& from, const SimHost& to) const {
+  if (cuts_.empty()) return std::nullopt;
+  const auto found = cuts_.find({from.machine(), to.machine()});
+  return found == cuts_.end() ? std::nullopt : std::optional{found->second};
+}
+
+// A connection needs both directions.
+bool SimNetwork::cuts_connect(const SimHost& from, const SimHost& to) {
+  for (const auto cut : {cut_between(from, to), cut_between(to, from)}) {
+    if (!cut) continue;
+    note(*cut);
+    return true;
+  }
+  return false;
+}
+
+Duration SimNetwork::slowness(const SimHost& from, const SimHost& to) {
+  if (slow_.empty() || from.machine() == to.machine()) return {};
+  Duration slowness{};
+  for (const std::string& machine : {from.machine(), to.machine()}) {
+    const auto found = slow_.find(machine);
+    if (found != slow_.end()) slowness += found->second;
+  }
+  if (slowness > Duration::zero()) note(Fault::link_slow);
+  return slowness;
 }
 
 Duration SimNetwork::delay() {
@@ -322,15 +417,18 @@ Status SimNetwork::send(const std::shared_ptr<SimPipe>& pipe, Frame frame) {
   const bool twice = random_.chance(faults_.duplicate) && header.kind == FrameKind::request &&
                      !opens(header) && frame.descriptors.empty() &&
                      (!faults_.may_duplicate || faults_.may_duplicate(header));
-  const Duration way = delay();
+  const bool late = random_.chance(faults_.late) && !opens(header) && !local;
+  const Duration way = delay() + slowness(pipe->from, pipe->to);
   if (reset) {
     ++counts_.resets;
+    note(Fault::connection_reset);
     trace("reset", *pipe, header, frame.body.size());
     end_both(pipe, error(Code::unavailable, "the connection was reset"));
     return ok();  // The sender learns of it as of any broken connection: later.
   }
   if (dropped) {
     ++counts_.dropped;
+    note(Fault::frame_dropped);
     trace("drop", *pipe, header, frame.body.size());
     return ok();
   }
@@ -341,12 +439,18 @@ Status SimNetwork::send(const std::shared_ptr<SimPipe>& pipe, Frame frame) {
     const auto most = static_cast<uint64_t>(faults_.delay_max.count()) * held_up_factor;
     arrival += Duration(static_cast<int64_t>(random_.below(most + 1)));
   } else {
+    if (late) {
+      note(Fault::frame_late);
+      arrival += Duration(
+          static_cast<int64_t>(random_.below(static_cast<uint64_t>(faults_.late_max.count()) + 1)));
+    }
     arrival = std::max(arrival, pipe->last_arrival);
     pipe->last_arrival = arrival;
   }
   if (opens(header)) pipe->not_before = arrival;
   if (twice) {
     ++counts_.duplicated;
+    note(Fault::frame_duplicated);
     auto copy = std::make_shared<Frame>();
     copy->body = frame.body;
     deliver_at(arrival + delay(), pipe, sequence, std::move(copy), encoded);
@@ -359,7 +463,11 @@ void SimNetwork::deliver_at(Instant when, std::shared_ptr<SimPipe> pipe, uint64_
                             std::shared_ptr<Frame> rest, std::shared_ptr<const Bytes> header) {
   pipe->latest_arrival = std::max(pipe->latest_arrival, when);
   clock_.call_at(when, [this, pipe = std::move(pipe), sequence, rest = std::move(rest),
-                        header = std::move(header)] { deliver(*pipe, sequence, *rest, *header); });
+                        header = std::move(header)] {
+    pipe->to.when_awake([this, pipe, sequence, rest, header] {  //
+      deliver(*pipe, sequence, *rest, *header);
+    });
+  });
 }
 
 void SimNetwork::deliver(SimPipe& pipe, uint64_t sequence, Frame& rest, const Bytes& encoded) {
@@ -370,11 +478,15 @@ void SimNetwork::deliver(SimPipe& pipe, uint64_t sequence, Frame& rest, const By
     ++counts_.lost;
     return trace("lose", pipe, *header, body_bytes);
   }
-  if (is_cut(pipe.from, pipe.to)) {
+  if (const auto cut = cut_between(pipe.from, pipe.to)) {
     ++counts_.cut;
+    note(*cut);
     return trace("cut", pipe, *header, body_bytes);
   }
-  if (sequence < pipe.highest_arrived) ++counts_.overtaken;
+  if (sequence < pipe.highest_arrived) {
+    ++counts_.overtaken;
+    note(Fault::frame_reordered);
+  }
   pipe.highest_arrived = std::max(pipe.highest_arrived, sequence);
   ++counts_.delivered;
   trace("deliver", pipe, *header, body_bytes);
@@ -389,12 +501,14 @@ void SimNetwork::deliver(SimPipe& pipe, uint64_t sequence, Frame& rest, const By
 void SimNetwork::end_at(Instant when, std::shared_ptr<SimPipe> pipe) {
   clock_.call_at(when, [this, pipe] {
     if (pipe->ended) return;
-    if (is_cut(pipe->from, pipe->to)) {
+    if (cut_between(pipe->from, pipe->to)) {
       return end_at(clock_.now() + retransmit_period, pipe);
     }
     history_.add(clock_.now(), fmt::format("end {} > {}", pipe->from.name(), pipe->to.name()));
-    pipe->ended = true;
-    pipe->changed.pulse();
+    pipe->to.when_awake([pipe] {
+      pipe->ended = true;
+      pipe->changed.pulse();
+    });
   });
 }
 

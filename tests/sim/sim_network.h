@@ -4,18 +4,20 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/random.h"
+#include "tests/sim/faults.h"
 #include "tests/sim/history.h"
+#include "tests/sim/sim_clock.h"
 #include "transport/network.h"
 
 namespace troupe::sim {
 
-class SimClock;
 class SimNetwork;
 struct SimPipe;  // One direction of a connection.
 
@@ -26,8 +28,11 @@ struct NetworkFaults {
   Duration delay_max = std::chrono::milliseconds(1);
   double drop = 0;
   double duplicate = 0;
-  double reorder = 0;        // Held up by up to ten times delay_max.
+  double reorder = 0;  // Held up by up to ten times delay_max.
+  double late = 0;     // Arrives up to late_max later, and holds up what follows.
+  Duration late_max = std::chrono::seconds(2);
   double reset = 0;          // The connection breaks instead, on both sides.
+  double refuse = 0;         // A connect is turned away.
   bool spare_local = false;  // Sockets within a machine lose and reset nothing.
   bool spare_hello = true;   // Without its hello a connection never begins; none is lost then.
   // Which requests may arrive twice; null: all.
@@ -78,13 +83,32 @@ class SimHost final : public transport::Network {
   const transport::PeerIdentity& identity() const { return options_.identity; }
   bool is_alive() const { return alive_; }
 
+  // Of this process alone.
+  HostClock& clock() { return clock_; }
+  // Stops it where it is, as SIGSTOP or a hypervisor does: what comes for it waits.
+  void pause();
+  void resume();
+  bool is_paused() const { return clock_.is_paused(); }
+  // How long it was paused so far.
+  Duration paused_for() const;
+  // Timers and messages that waited for the end of a pause, so far.
+  uint64_t held_back() const { return held_back_ + clock_.held_back(); }
+
   Connecting connect(transport::Endpoint endpoint, Instant deadline) override;
   Result<std::unique_ptr<transport::Listener>> listen(const transport::Endpoint& endpoint) override;
 
  private:
   friend class SimNetwork;
   SimNetwork& network_;
+  // Now, or when it is no longer paused.
+  void when_awake(std::function<void()> event);
+
   HostOptions options_;
+  HostClock clock_;
+  std::vector<std::function<void()>> held_;
+  uint64_t held_back_ = 0;
+  Instant paused_at_{};
+  Duration paused_for_{};
   bool alive_ = true;
 };
 
@@ -109,9 +133,19 @@ class SimNetwork {
 
   // Frames between the two machines are lost and connects wait, in both directions.
   void partition(const std::string& machine_a, const std::string& machine_b);
+  // The same of one direction, counted as `why` when something is lost by it.
+  void cut(const std::string& from_machine, const std::string& to_machine, Fault why);
+  void mend(const std::string& from_machine, const std::string& to_machine);
+  // Everything to and from the machine takes so much longer; zero: no longer.
+  void slow_down(const std::string& machine, Duration by);
+  // Of all cuts and slow links.
   void heal();
   // Its connections break, its listeners are gone, and it reaches nobody any more.
   void kill(SimHost& host);
+  // The same, but nobody learns of it: who is connected or connects waits for an answer.
+  void lose(SimHost& host);
+
+  FaultCounts& fault_counts() { return fault_counts_; }
 
  private:
   friend class SimHost;
@@ -119,7 +153,11 @@ class SimNetwork {
   friend class SimListener;
   struct ListenerState;
 
-  bool is_cut(const SimHost& a, const SimHost& b) const;
+  void note(Fault fault) { fault_counts_.note(fault); }
+  void end_host(SimHost& host, bool silently);
+  std::optional<Fault> cut_between(const SimHost& from, const SimHost& to) const;
+  bool cuts_connect(const SimHost& from, const SimHost& to);
+  Duration slowness(const SimHost& from, const SimHost& to);
   Duration delay();
   Status send(const std::shared_ptr<SimPipe>& pipe, transport::Frame frame);
   void deliver_at(Instant when, std::shared_ptr<SimPipe> pipe, uint64_t sequence,
@@ -143,7 +181,10 @@ class SimNetwork {
   std::map<std::string, std::shared_ptr<ListenerState>> listeners_;  // By the endpoint's name.
   std::vector<std::weak_ptr<SimPipe>> pipes_;
   std::vector<std::function<void(const SentFrame&)>> taps_;
-  std::set<std::pair<std::string, std::string>> cuts_;
+  std::map<std::pair<std::string, std::string>, Fault> cuts_;  // From, to.
+  std::map<std::string, Duration> slow_;
+  std::set<std::string> silent_;  // Endpoints whose process was lost.
+  FaultCounts fault_counts_;
   uint16_t next_port_ = 10'000;
 };
 

@@ -15,6 +15,7 @@ namespace {
 
 constexpr Duration reap_delay = std::chrono::milliseconds(1);
 constexpr Duration slow_call = std::chrono::milliseconds(200);
+constexpr Duration read_budget = std::chrono::seconds(2);
 
 client::ClientOptions client_options(const worker::LaunchSpec& spec, JobId job,
                                      std::unique_ptr<transport::Connection> connection) {
@@ -37,16 +38,26 @@ JobId job_of(const worker::LaunchSpec& spec) {
 // What the worker holds of a process.
 class SimLaunched final : public worker::LaunchedProcess {
  public:
+  // `loading`: until it is there, nobody can tell it from one that hangs.
   SimLaunched(const Executor& executor, std::shared_ptr<SimProcess> process,
-              std::unique_ptr<transport::Connection> connection)
+              std::unique_ptr<transport::Connection> connection, SimHost& worker, Duration loading)
       : process_(std::move(process)),
         connection_(std::move(connection)),
+        clock_(worker.clock()),
         started_(executor),
         exited_(executor) {
-    started_.set();
-    process_->set_parent([this] { exited_.set(); });
+    if (loading > Duration::zero()) {
+      loaded_ = clock_.call_at(clock_.now() + loading, [this] { started_.set(); });
+    } else {
+      started_.set();
+    }
+    process_->set_parent([this] {
+      started_.set();
+      exited_.set();
+    });
   }
   ~SimLaunched() override {
+    clock_.cancel(loaded_);
     process_->set_parent(nullptr);
     process_->end("killed by its worker's end");
   }
@@ -64,17 +75,20 @@ class SimLaunched final : public worker::LaunchedProcess {
  private:
   std::shared_ptr<SimProcess> process_;
   std::unique_ptr<transport::Connection> connection_;
+  TimerClock& clock_;
+  TimerClock::TimerId loaded_ = 0;
   Event started_;
   Event exited_;
 };
 
 }  // namespace
 
-SimProcess::SimProcess(Simulation& simulation, SimHost& host, const worker::LaunchSpec& spec,
-                       uint32_t pid, std::unique_ptr<transport::Connection> connection,
-                       ProcessObserver& observer)
+SimProcess::SimProcess(Simulation& simulation, SimHost& host, SimHost& parent,
+                       const worker::LaunchSpec& spec, uint32_t pid,
+                       std::unique_ptr<transport::Connection> connection, ProcessObserver& observer)
     : simulation_(simulation),
       host_(host),
+      parent_(parent),
       id_(spec.process),
       node_(spec.node),
       job_(job_of(spec)),
@@ -112,7 +126,7 @@ void SimProcess::end(std::string reason) {
   serving_ = false;
   simulation_.network().kill(host_);
   observer_.process_ended(*this);
-  auto& clock = simulation_.clock();
+  auto& clock = parent_.clock();
   clock.call_at(clock.now() + reap_delay, [self = shared_from_this()] {
     if (self->exited_) self->exited_();
   });
@@ -126,7 +140,7 @@ Async<void> SimProcess::bury(std::shared_ptr<SimProcess> self) {
 }
 
 Async<Result<ProcessStarted>> SimProcess::answer_when_ready(Instant deadline) {
-  if (!co_await wait_until(simulation_.clock(), deadline, ready_)) {
+  if (!co_await wait_until(host_.clock(), deadline, ready_)) {
     co_return error(Code::deadline_exceeded, "not ready");
   }
   serving_ = !ended_;
@@ -157,7 +171,7 @@ Async<Result<ProcessStarted>> SimProcess::assign_slot(protocol::AssignSlot reque
 
 Async<Result<protocol::Empty>> SimProcess::stop_process(protocol::StopProcess, CallContext) {
   // The reply first, as a process that ends in order would send it.
-  auto& clock = simulation_.clock();
+  auto& clock = host_.clock();
   clock.call_at(clock.now() + reap_delay,
                 [self = shared_from_this()] { self->end("exited with status 0"); });
   co_return protocol::Empty{};
@@ -176,9 +190,13 @@ Async<Result<InvokeReply>> SimProcess::invoke(protocol::Invoke call, CallContext
     co_await never.wait();  // The dead do not answer.
   }
   if (call.method == "fail") co_return error(Code::invalid, "as asked");
-  if (call.method == "slow") co_await sleep_for(simulation_.clock(), slow_call);
+  if (call.method == "slow") co_await sleep_for(host_.clock(), slow_call);
   InvokeReply reply;
-  if (call.method == "count") {
+  if (call.method == "read") {
+    auto values = co_await client_.resolve(std::move(call.arguments), read_budget);
+    if (!values) co_return std::move(values).error();
+    reply.inline_value = Bytes(values->front().bytes.begin(), values->front().bytes.end());
+  } else if (call.method == "count") {
     reply.inline_value = to_bytes(fmt::format("{}", calls_));
   } else if (!call.arguments.empty()) {
     reply.inline_value = std::move(call.arguments[0].inline_value);
@@ -205,6 +223,18 @@ Async<Status> SimProcess::invoke_stream(protocol::Invoke, CallContext, transport
 Result<std::unique_ptr<worker::LaunchedProcess>> SimLauncher::launch(
     const worker::LaunchSpec& spec) {
   if (!worker_.is_alive()) return error(Code::unavailable, "this worker is dead");
+  auto& counts = simulation_.network().fault_counts();
+  auto& random = simulation_.random();
+  if (faults_.fail > 0 && random.chance(faults_.fail)) {
+    counts.note(Fault::launch_failed);
+    return error(Code::exhausted, "no more processes");
+  }
+  Duration loading{};
+  if (faults_.slow > 0 && random.chance(faults_.slow)) {
+    counts.note(Fault::launch_slow);
+    loading = Duration(
+        static_cast<int64_t>(random.below(static_cast<uint64_t>(faults_.slow_max.count()))));
+  }
   HostOptions options;
   options.name = "process-" + spec.process.short_string();
   options.machine = worker_.machine();
@@ -213,9 +243,10 @@ Result<std::unique_ptr<worker::LaunchedProcess>> SimLauncher::launch(
   auto [near, far] = simulation_.network().connected_pair(worker_, host);
   static constexpr uint32_t pid_base = 1000;
   const auto pid = pid_base + static_cast<uint32_t>(simulation_.network().counts().connections);
-  auto process =
-      std::make_shared<SimProcess>(simulation_, host, spec, pid, std::move(far), observer_);
-  auto launched = std::make_unique<SimLaunched>(simulation_.executor(), process, std::move(near));
+  auto process = std::make_shared<SimProcess>(simulation_, host, worker_, spec, pid, std::move(far),
+                                              observer_);
+  auto launched = std::make_unique<SimLaunched>(simulation_.executor(), process, std::move(near),
+                                                worker_, loading);
   process->begin();
   return launched;
 }

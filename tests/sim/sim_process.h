@@ -23,19 +23,22 @@ class ProcessObserver {
   virtual void call_ran(SimProcess& process, const protocol::Invoke& call) = 0;
 };
 
-// Methods: "echo" returns its argument, "count" the number of calls so far, "slow" takes a while,
+// Methods: "echo" returns its argument, "read" the value of the ref that is its argument,
+// "count" the number of calls so far, "slow" takes a while,
 // "fail" fails, "crash" ends the process. An actor of class "broken" does not start.
 class SimProcess final : public client::InvocationHandler,
                          public std::enable_shared_from_this<SimProcess> {
  public:
-  SimProcess(Simulation& simulation, SimHost& host, const worker::LaunchSpec& spec, uint32_t pid,
-             std::unique_ptr<transport::Connection> connection, ProcessObserver& observer);
+  SimProcess(Simulation& simulation, SimHost& host, SimHost& parent, const worker::LaunchSpec& spec,
+             uint32_t pid, std::unique_ptr<transport::Connection> connection,
+             ProcessObserver& observer);
 
   ProcessId id() const { return id_; }
   NodeId node() const { return node_; }
   JobId job() const { return job_; }
   uint32_t pid() const { return pid_; }
   bool is_alive() const { return !ended_; }
+  SimHost& host() const { return host_; }
   // What it was told to run; nil before.
   const protocol::AssignActor& actor() const { return actor_; }
   // Where it runs; of a slot's process, as of its latest lease.
@@ -72,6 +75,7 @@ class SimProcess final : public client::InvocationHandler,
 
   Simulation& simulation_;
   SimHost& host_;
+  SimHost& parent_;
   const ProcessId id_;
   const NodeId node_;
   JobId job_;
@@ -89,11 +93,19 @@ class SimProcess final : public client::InvocationHandler,
   std::function<void()> exited_;
 };
 
+// How often a launch fails, or takes up to slow_max.
+struct LaunchFaults {
+  double fail = 0;
+  double slow = 0;
+  Duration slow_max = std::chrono::seconds(4);
+};
+
 // Launches simulated processes on one machine. Belongs to one worker.
 class SimLauncher final : public worker::ProcessLauncher {
  public:
-  SimLauncher(Simulation& simulation, SimHost& worker, ProcessObserver& observer)
-      : simulation_(simulation), worker_(worker), observer_(observer) {}
+  SimLauncher(Simulation& simulation, SimHost& worker, ProcessObserver& observer,
+              const LaunchFaults& faults)
+      : simulation_(simulation), worker_(worker), observer_(observer), faults_(faults) {}
 
   Result<std::unique_ptr<worker::LaunchedProcess>> launch(const worker::LaunchSpec& spec) override;
   void remove_socket(const std::string&) override {}
@@ -102,6 +114,7 @@ class SimLauncher final : public worker::ProcessLauncher {
   Simulation& simulation_;
   SimHost& worker_;
   ProcessObserver& observer_;
+  const LaunchFaults& faults_;
 };
 
 }  // namespace troupe::sim

@@ -28,7 +28,7 @@ Simulation::~Simulation() {
 }
 
 transport::Environment Simulation::environment(SimHost& host) {
-  return {io_.get_executor(), io_.get_executor(), clock_, component_random_, host};
+  return {io_.get_executor(), io_.get_executor(), host.clock(), component_random_, host};
 }
 
 void Simulation::settle() {

@@ -1,0 +1,398 @@
+#include "tests/sim/fault_plan.h"
+
+#include <algorithm>
+
+namespace troupe::sim {
+
+using namespace std::chrono_literals;
+using protocol::Method;
+
+namespace {
+
+// Those that their senders repeat, and that therefore must be taken twice with one effect.
+bool is_idempotent(const protocol::FrameHeader& header) {
+  switch (header.method) {
+    case Method::register_node:
+    case Method::heartbeat:
+    case Method::process_exited:
+    case Method::begin_job:
+    case Method::end_job:
+    case Method::create_actor:
+    case Method::get_actor:
+    case Method::kill_actor:
+    case Method::request_lease:
+    case Method::renew_lease:
+    case Method::return_lease:
+    case Method::create_placement_groups:
+    case Method::remove_placement_groups:
+    case Method::get_placement_group:
+    case Method::start_actor:
+    case Method::stop_actor:
+    case Method::start_slots:
+    case Method::stop_slots:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+FaultPlan::FaultPlan(Simulation& simulation, SimCluster& cluster)
+    : simulation_(simulation),
+      cluster_(cluster),
+      random_(simulation.random()),
+      counts_(simulation.network().fault_counts()) {
+  static constexpr Strike all[] = {
+      &FaultPlan::partition,      &FaultPlan::partition_one_way, &FaultPlan::isolate_machine,
+      &FaultPlan::slow_link,      &FaultPlan::crash_head,        &FaultPlan::crash_head_again,
+      &FaultPlan::restart_head,   &FaultPlan::pause_head,        &FaultPlan::crash_worker,
+      &FaultPlan::restart_worker, &FaultPlan::pause_worker,      &FaultPlan::lose_machine,
+      &FaultPlan::pause_machine,  &FaultPlan::crash_process,     &FaultPlan::pause_process,
+      &FaultPlan::break_launches, &FaultPlan::crash_driver,      &FaultPlan::pause_driver,
+      &FaultPlan::slow_disk,      &FaultPlan::stall_disk,        &FaultPlan::fill_disk,
+      &FaultPlan::break_disk,     &FaultPlan::crash_in_commit,   &FaultPlan::garble_disk,
+      &FaultPlan::jump_clock};
+  const double share = 0.1 + 0.5 * random_.uniform();
+  for (const Strike strike : all) {
+    if (random_.chance(share)) strikes_.push_back(strike);
+  }
+  const auto at_most = [this](double most) { return flip() ? most * random_.uniform() : 0; };
+  worst_.delay_max = std::chrono::microseconds(200 + random_.below(flip() ? 2'000 : 20'000));
+  worst_.drop = at_most(0.04);
+  worst_.duplicate = at_most(0.1);
+  worst_.reorder = at_most(0.1);
+  worst_.late = at_most(0.02);
+  worst_.late_max = std::chrono::milliseconds(100 + random_.below(3'000));
+  worst_.reset = at_most(0.005);
+  worst_.refuse = at_most(0.2);
+  worst_.spare_local = true;
+  worst_.may_duplicate = is_idempotent;
+  gap_ms_ = 500 + random_.below(8'000);
+}
+
+void FaultPlan::begin() {
+  spawn(simulation_.scope(), change_weather());
+  if (!strikes_.empty()) spawn(simulation_.scope(), strike_on());
+}
+
+void FaultPlan::end() {
+  ended_ = true;
+  simulation_.record("the faults end");
+  NetworkFaults calm;
+  simulation_.network().set_faults(calm);
+  simulation_.network().heal();
+  cluster_.disk().heal();
+  cluster_.launch_faults() = {};
+  for (SimHost* host : std::exchange(paused_, {})) host->resume();
+  if (cluster_.may_start_head()) cluster_.start_head();
+  for (size_t i = 0; i < cluster_.workers(); ++i) {
+    if (cluster_.may_start_worker(i)) cluster_.start_worker(i);
+  }
+}
+
+Async<void> FaultPlan::pause_for(uint64_t ms_max) {
+  const auto ms = std::chrono::milliseconds(random_.below(ms_max + 1));
+  co_await sleep_for(simulation_.clock(), ms);
+}
+
+Async<void> FaultPlan::strike_on() {
+  while (!ended_) {
+    co_await pause_for(2 * gap_ms_);
+    if (ended_) co_return;
+    const Strike strike = strikes_[random_.below(strikes_.size())];
+    spawn(simulation_.scope(), (this->*strike)());
+  }
+}
+
+// The network's own faults come and go.
+Async<void> FaultPlan::change_weather() {
+  while (!ended_) {
+    NetworkFaults now = worst_;
+    if (random_.chance(0.3)) {
+      now = {};
+      now.delay_max = worst_.delay_max;
+    }
+    simulation_.network().set_faults(now);
+    co_await pause_for(20'000);
+  }
+}
+
+// --- Links
+
+std::string FaultPlan::any_machine() {
+  const size_t index = random_.below(cluster_.workers() + 1);
+  return index == 0 ? SimCluster::head_machine() : SimCluster::machine_of(index - 1);
+}
+
+Async<void> FaultPlan::partition() {
+  const std::string a = flip() ? SimCluster::head_machine() : any_machine();
+  const std::string b = any_machine();
+  if (a == b) co_return;
+  SimNetwork& network = simulation_.network();
+  network.partition(a, b);
+  co_await pause_for(12'000);
+  network.mend(a, b);
+  network.mend(b, a);
+}
+
+Async<void> FaultPlan::partition_one_way() {
+  std::string a = SimCluster::head_machine();
+  std::string b = SimCluster::machine_of(any_worker());
+  if (flip()) std::swap(a, b);
+  simulation_.network().cut(a, b, Fault::partition_one_way);
+  co_await pause_for(12'000);
+  simulation_.network().mend(a, b);
+}
+
+Async<void> FaultPlan::isolate_machine() {
+  const std::string alone = any_machine();
+  std::vector<std::string> others{SimCluster::head_machine()};
+  for (size_t i = 0; i < cluster_.workers(); ++i) others.push_back(SimCluster::machine_of(i));
+  std::erase(others, alone);
+  SimNetwork& network = simulation_.network();
+  for (const std::string& other : others) {
+    network.cut(alone, other, Fault::machine_isolated);
+    network.cut(other, alone, Fault::machine_isolated);
+  }
+  co_await pause_for(12'000);
+  for (const std::string& other : others) {
+    network.mend(alone, other);
+    network.mend(other, alone);
+  }
+}
+
+Async<void> FaultPlan::slow_link() {
+  const std::string machine = any_machine();
+  const auto by = std::chrono::milliseconds(10 + random_.below(1'000));
+  simulation_.network().slow_down(machine, by);
+  co_await pause_for(10'000);
+  simulation_.network().slow_down(machine, {});
+}
+
+// --- The head
+
+Async<void> FaultPlan::revive_head(uint64_t ms_max) {
+  co_await pause_for(ms_max);
+  if (cluster_.may_start_head()) cluster_.start_head();
+}
+
+Async<void> FaultPlan::crash_head() {
+  if (!cluster_.is_head_up()) co_return;
+  counts_.note(Fault::head_crash);
+  cluster_.kill_head();
+  co_await revive_head(flip() ? 500 : 8'000);
+}
+
+Async<void> FaultPlan::crash_head_again() {
+  const uint64_t times = 1 + random_.below(4);
+  for (uint64_t i = 0; i < times && !ended_; ++i) {
+    if (cluster_.is_head_up()) cluster_.kill_head();
+    co_await revive_head(300);
+    co_await pause_for(10);
+    if (ended_ || !cluster_.is_head_up()) co_return;
+    const bool early = !cluster_.has_head_started();
+    if (early) counts_.note(Fault::head_crash_again);
+    if (early || flip()) cluster_.kill_head();
+    co_await revive_head(300);
+    co_await pause_for(2'000);
+  }
+}
+
+Async<void> FaultPlan::restart_head() {
+  const bool stopped = co_await cluster_.stop_head();
+  if (!stopped) co_return;
+  counts_.note(Fault::head_restart);
+  co_await revive_head(ended_ ? 0 : 2'000);
+}
+
+Async<void> FaultPlan::hold(std::vector<SimHost*> hosts, Fault fault, uint64_t ms_max) {
+  uint64_t before = 0;
+  for (SimHost* host : hosts) {
+    before += host->held_back();
+    host->pause();
+    paused_.push_back(host);
+  }
+  co_await pause_for(ms_max);
+  uint64_t after = 0;
+  for (SimHost* host : hosts) {
+    after += host->held_back();
+    host->resume();
+    std::erase(paused_, host);
+  }
+  if (after > before) counts_.note(fault);
+}
+
+Async<void> FaultPlan::pause_head() {
+  if (!cluster_.is_head_up()) co_return;
+  std::vector<SimHost*> hosts{&cluster_.head_host()};
+  co_await hold(std::move(hosts), Fault::head_pause, flip() ? 2'000 : 12'000);
+}
+
+// --- Workers and what runs there
+
+Async<void> FaultPlan::revive_worker(size_t index, uint64_t ms_max) {
+  co_await pause_for(ms_max);
+  if (cluster_.may_start_worker(index)) cluster_.start_worker(index);
+}
+
+Async<void> FaultPlan::crash_worker() {
+  const size_t index = any_worker();
+  if (!cluster_.is_worker_up(index)) co_return;
+  counts_.note(Fault::worker_crash);
+  cluster_.kill_worker(index);
+  co_await revive_worker(index, flip() ? 1'000 : 12'000);
+}
+
+Async<void> FaultPlan::restart_worker() {
+  const size_t index = any_worker();
+  const bool stopped = co_await cluster_.stop_worker(index);
+  if (!stopped) co_return;
+  counts_.note(Fault::worker_restart);
+  co_await revive_worker(index, ended_ ? 0 : 5'000);
+}
+
+Async<void> FaultPlan::pause_worker() {
+  const size_t index = any_worker();
+  if (!cluster_.is_worker_up(index)) co_return;
+  std::vector<SimHost*> hosts{&cluster_.worker_host(index)};
+  co_await hold(std::move(hosts), Fault::worker_pause, 10'000);
+}
+
+Async<void> FaultPlan::lose_machine() {
+  const size_t index = any_worker();
+  if (!cluster_.is_worker_up(index)) co_return;
+  counts_.note(Fault::machine_lost);
+  cluster_.kill_worker(index, true);
+  co_await revive_worker(index, flip() ? 3'000 : 15'000);
+}
+
+Async<void> FaultPlan::pause_machine() {
+  const size_t index = any_worker();
+  if (!cluster_.is_worker_up(index)) co_return;
+  std::vector<SimHost*> hosts{&cluster_.worker_host(index)};
+  for (const auto& [id, process] : cluster_.checks().processes()) {
+    if (process->host().machine() == SimCluster::machine_of(index)) {
+      hosts.push_back(&process->host());
+    }
+  }
+  for (const auto& driver : cluster_.drivers()) {
+    if (driver->machine == index) hosts.push_back(driver->host);
+  }
+  co_await hold(std::move(hosts), Fault::machine_pause, 10'000);
+}
+
+std::shared_ptr<SimProcess> FaultPlan::any_process() {
+  const auto& processes = cluster_.checks().processes();
+  if (processes.empty()) return nullptr;
+  return std::next(processes.begin(), static_cast<std::ptrdiff_t>(random_.below(processes.size())))
+      ->second;
+}
+
+Async<void> FaultPlan::crash_process() {
+  const auto process = any_process();
+  if (!process) co_return;
+  counts_.note(Fault::process_crash);
+  process->end("killed by signal 9 (Killed)");
+}
+
+Async<void> FaultPlan::pause_process() {
+  const auto process = any_process();
+  if (!process) co_return;
+  std::vector<SimHost*> hosts{&process->host()};
+  co_await hold(std::move(hosts), Fault::process_pause, 6'000);
+}
+
+Async<void> FaultPlan::break_launches() {
+  LaunchFaults& faults = cluster_.launch_faults();
+  faults.fail = flip() ? 0.5 * random_.uniform() : 0;
+  faults.slow = flip() ? random_.uniform() : 0;
+  co_await pause_for(10'000);
+  cluster_.launch_faults() = {};
+}
+
+Async<void> FaultPlan::crash_driver() {
+  const auto drivers = cluster_.drivers();
+  if (drivers.empty()) co_return;
+  counts_.note(Fault::driver_crash);
+  cluster_.kill_driver(drivers[random_.below(drivers.size())]);
+}
+
+Async<void> FaultPlan::pause_driver() {
+  const auto drivers = cluster_.drivers();
+  if (drivers.empty()) co_return;
+  std::vector<SimHost*> hosts{drivers[random_.below(drivers.size())]->host};
+  co_await hold(std::move(hosts), Fault::driver_pause, 8'000);
+}
+
+// --- The disk
+
+Async<void> FaultPlan::slow_disk() {
+  cluster_.disk().set_latency(std::chrono::microseconds(100 + random_.below(100'000)),
+                              Fault::disk_slow);
+  co_await pause_for(15'000);
+  cluster_.disk().set_latency({}, std::nullopt);
+}
+
+Async<void> FaultPlan::stall_disk() {
+  cluster_.disk().set_latency(std::chrono::milliseconds(500 + random_.below(4'000)),
+                              Fault::disk_stall);
+  co_await pause_for(3'000);
+  cluster_.disk().set_latency({}, std::nullopt);
+}
+
+Async<void> FaultPlan::fill_disk() {
+  cluster_.disk().set_full(true);
+  co_await pause_for(6'000);
+  cluster_.disk().set_full(false);
+}
+
+Async<void> FaultPlan::break_disk() {
+  cluster_.disk().fail_next_commit();
+  co_return;
+}
+
+// Within the commit nothing may leave the head any more; the rest of its end waits for the turn's.
+void FaultPlan::die_in_commit(SimHost* host) {
+  simulation_.network().kill(*host);
+  simulation_.clock().call_at(simulation_.clock().now(), [this, host] {
+    if (cluster_.is_head_up() && &cluster_.head_host() == host) cluster_.kill_head();
+    spawn(simulation_.scope(), revive_head(2'000));
+  });
+}
+
+Async<void> FaultPlan::crash_in_commit() {
+  if (!cluster_.is_head_up()) co_return;
+  static constexpr Fault ways[] = {Fault::unsynced_lost, Fault::unsynced_kept, Fault::wal_torn};
+  cluster_.disk().crash_in_next_commit(ways[random_.below(3)], [this] {
+    if (cluster_.is_head_up()) die_in_commit(&cluster_.head_host());
+  });
+  co_return;
+}
+
+Async<void> FaultPlan::garble_disk() {
+  if (!cluster_.is_head_up()) co_return;
+  cluster_.disk().fail_next_read();
+  cluster_.kill_head();
+  co_await revive_head(1'000);
+}
+
+// --- Clocks
+
+Async<void> FaultPlan::jump_clock() {
+  std::vector<SimHost*> hosts;
+  if (cluster_.is_head_up()) hosts.push_back(&cluster_.head_host());
+  for (size_t i = 0; i < cluster_.workers(); ++i) {
+    if (cluster_.is_worker_up(i)) hosts.push_back(&cluster_.worker_host(i));
+  }
+  for (const auto& driver : cluster_.drivers()) hosts.push_back(driver->host);
+  if (hosts.empty()) co_return;
+  SimHost& host = *hosts[random_.below(hosts.size())];
+  const auto by = std::chrono::milliseconds(1 + random_.below(86'400'000));
+  const bool forward = flip();
+  counts_.note(forward ? Fault::clock_forward : Fault::clock_back);
+  simulation_.record((forward ? "clock forward of " : "clock back of ") + host.name());
+  host.clock().jump(forward ? Duration(by) : -Duration(by));
+}
+
+}  // namespace troupe::sim
