@@ -23,7 +23,8 @@ namespace json = boost::json;
 class BackupSystem : public testing::Test {
  protected:
   void up() {
-    const Outcome started = cluster.up({"--workers", "2", "--cpus", "2", "--gateway-port", "-1"});
+    const Outcome started =
+        cluster.up({"--workers", "2", "--cpus", "2", "--gateway-port", "-1", "--no-keeper"});
     ASSERT_EQ(started.status, 0) << started.err;
   }
   json::object backup() { return parsed(cluster.troupe({"backup", folder, "-o", "json"})); }

@@ -1,5 +1,6 @@
 // What is promised stays so, whoever dies. TROUPE_KILLS: how often (default 50).
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
 
 #include <boost/json.hpp>
@@ -47,7 +48,7 @@ class Recovery : public testing::Test {
   void stand_still(const std::string& daemon, std::chrono::milliseconds time) {
     const int pid = pid_of(daemon);
     ::kill(pid, SIGSTOP);
-    std::this_thread::sleep_for(time);
+    ::poll(nullptr, 0, static_cast<int>(time.count()));
     ::kill(pid, SIGCONT);
   }
   // True once another process than `before` answers.
@@ -180,7 +181,7 @@ TEST_F(Recovery, NoPromiseIsLostWhenTheHeadIsKilled) {
     const int before = pid_of("head");
     ::kill(before, SIGKILL);
     if (!is_back("head", before)) break;
-    std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms(random)));  // The instant.
+    ::poll(nullptr, 0, wait_ms(random));  // The instant.
   }
   EXPECT_EQ(kills, kills_wanted());
   std::ofstream{cluster.folder() / "stop"} << "now";
