@@ -184,6 +184,17 @@ bool is_found(const Bug& bug, uint64_t seconds) {
 
 // Those that are known not to be found; README.md says why.
 constexpr std::string_view not_found[] = {"any-epoch"};
+// Those that take minutes: missed in less time than the nightly run gives them, they say nothing.
+constexpr std::string_view found_late[] = {
+    "no-grace-after-start", "slots-free-before-stopped", "slots-stopped-too-soon",
+    "stale-holds-nothing",  "start-stopped-leases",      "start-what-was-stopped",
+    "stop-forgets-next",    "take-what-leaves",          "tell-before-durable"};
+constexpr uint64_t nightly_seconds = 600;
+
+bool may_be_missed(const Bug& bug, uint64_t seconds) {
+  if (std::ranges::count(not_found, bug.name) > 0) return true;
+  return seconds < nightly_seconds && std::ranges::count(found_late, bug.name) > 0;
+}
 
 int look_for_bugs(const Arguments& arguments) {
   if (bug_count == 0) {
@@ -201,7 +212,7 @@ int look_for_bugs(const Arguments& arguments) {
     std::fflush(stdout);
     const bool is = is_found(bug, arguments.seconds);
     if (is) ++found;
-    as_expected = as_expected && (is || std::ranges::count(not_found, bug.name) > 0);
+    as_expected = as_expected && (is || may_be_missed(bug, arguments.seconds));
   }
   fmt::print("{} of {} planted bugs found\n", found, wanted);
   return as_expected ? 0 : 1;
