@@ -82,7 +82,11 @@ Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots reque
   }
   if (lease->stopped) co_return error(Code::cancelled, "the lease was stopped while it started");
   auto reply = started(*lease);
-  if (!reply.processes.empty()) co_return reply;
+  if (!reply.processes.empty()) {
+    // The head takes this for all that there is: what came later would belong to nobody.
+    drop_unstarted(request.lease, *lease);
+    co_return reply;
+  }
   const auto present = leases_.find(request.lease);
   if (lease->slots.empty() && present != leases_.end() && present->second == lease) {
     leases_.erase(present);  // Nothing came of it: a retry begins anew.
@@ -310,16 +314,19 @@ protocol::SlotsStarted SlotHost::started(const Lease& lease) const {
   return reply;
 }
 
+void SlotHost::drop_unstarted(LeaseId id, Lease& lease) {
+  const auto dropped = std::erase_if(lease.slots, [&](const auto& slot) {
+    if (slot.second.started) return false;
+    if (slot.second.process) end_slot(id, slot.second);
+    return true;
+  });
+  if (dropped > 0) lease.changed.pulse();
+}
+
 void SlotHost::drop_unstarted() {
   for (auto entry = leases_.begin(); entry != leases_.end();) {
     const Pointer lease = entry->second;
-    std::erase_if(lease->slots, [&](const auto& slot) {
-      const auto& [number, present] = slot;
-      if (present.started) return false;
-      if (present.process) end_slot(entry->first, present);
-      return true;
-    });
-    lease->changed.pulse();
+    drop_unstarted(entry->first, *lease);
     entry = lease->slots.empty() ? leases_.erase(entry) : std::next(entry);
   }
 }

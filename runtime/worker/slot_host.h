@@ -66,6 +66,7 @@ class SlotHost {
                          Surroundings surroundings, Instant deadline);
   Async<bool> reuse(Pointer lease, protocol::SlotToStart slot, protocol::StartSlots request);
   Async<bool> wait_until_ended(LeaseId lease, Instant deadline);
+  void drop_unstarted(LeaseId id, Lease& lease);
   void end_slot(LeaseId lease, const Slot& slot);
   void stop_now(std::map<LeaseId, Pointer>::iterator lease, const protocol::StopSlots& request);
   void forget_ended(const HostedProcess& process);

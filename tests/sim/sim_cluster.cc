@@ -111,6 +111,9 @@ Async<void> SimCluster::run_head(HeadPointer process) {
     auto& broken = process->head->broken();
     const bool is_broken = co_await wait_either(broken, process->over);
     if (!is_broken || process->over.is_set()) co_return;
+    // Until its process is gone it must tell nobody what it could not write.
+    const auto lingers = std::chrono::milliseconds(simulation_.random().below(100));
+    co_await sleep_for(simulation_.clock(), lingers);
   }
   simulation_.record(started ? "the head is broken"
                              : "the head does not start: " + started.error().to_string());
@@ -373,9 +376,11 @@ std::string SimCluster::difference(const Seen& seen) const {
   }
   if (seen.cluster.leases != 0) return fmt::format("{} leases are left", seen.cluster.leases);
   size_t alive = 0;
+  std::set<NodeId> living;
   for (const protocol::NodeInfo& node : seen.nodes) {
     if (node.state != "alive") continue;
     ++alive;
+    living.insert(node.address.node);
     for (const auto& [name, available] : node.available) {
       if (name != "cpu") continue;
       const int64_t free = options_.cpu_milli - used[node.address.node];
@@ -383,6 +388,9 @@ std::string SimCluster::difference(const Seen& seen) const {
       return fmt::format("{} has {} milli free by the head, {} in truth", node.name, available,
                          free);
     }
+  }
+  for (const auto& [node, milli] : used) {
+    if (!living.contains(node)) return "something is on a node that is not alive";
   }
   const auto expected_alive = static_cast<size_t>(
       std::ranges::count_if(nodes_, [](const Node& node) { return !node.abandoned; }));

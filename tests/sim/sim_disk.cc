@@ -4,6 +4,8 @@
 #include <boost/asio/execution.hpp>
 #include <boost/asio/query.hpp>
 
+#include "tests/sim/planted.h"
+
 namespace troupe::sim {
 namespace asio = boost::asio;
 
@@ -129,6 +131,7 @@ Status SimDisk::commit(const Batch& batch, uint64_t epoch) {
   const bool writes = !batch.empty() || epoch > map_.epoch();
   if (writes && full_) {
     counts_.note(Fault::disk_full);
+    if (is_planted("hide-full-disk")) return ok();
     return error(Code::exhausted, "the disk is full");
   }
   if (writes && crash_next_) return die_in_commit(batch, epoch);
@@ -137,11 +140,20 @@ Status SimDisk::commit(const Batch& batch, uint64_t epoch) {
     const bool is_there = random_.chance(0.5);
     history_.add(clock_.now(), is_there ? "disk error, written" : "disk error, not written");
     if (is_there && map_.commit(batch, epoch)) map_.sync();
+    if (is_planted("hide-disk-error")) return ok();
     return error(Code::outcome_unknown, "the disk failed");
   }
   TROUPE_CHECK(map_.commit(batch, epoch));
-  if (!options_.lazy_sync) map_.sync();
+  const bool forgets = options_.lazy_sync || is_planted("skip-sync") ||
+                       (is_planted("skip-some-syncs") && ++commits_ % 8 == 0);
+  if (!forgets) map_.sync();
   return ok();
+}
+
+void SimDisk::write_half(const Batch& batch, uint64_t epoch) {
+  Batch half;
+  for (size_t i = 0; i < (batch.size() + 1) / 2; ++i) half.add(batch.mutations()[i]);
+  if (map_.commit(half, epoch)) map_.sync();
 }
 
 Status SimDisk::die_in_commit(const Batch& batch, uint64_t epoch) {
@@ -153,6 +165,8 @@ Status SimDisk::die_in_commit(const Batch& batch, uint64_t epoch) {
       if (map_.commit(batch, epoch)) map_.sync();
       break;
     case Fault::wal_torn:  // Its checksum is wrong: whoever opens the log cuts it off there.
+      if (is_planted("replay-torn-tail")) write_half(batch, epoch);
+      break;
     default:
       break;
   }

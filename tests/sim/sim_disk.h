@@ -56,6 +56,7 @@ class SimDisk {
 
   Status commit(const Batch& batch, uint64_t epoch);
   Status die_in_commit(const Batch& batch, uint64_t epoch);
+  void write_half(const Batch& batch, uint64_t epoch);
   Duration take_latency();
 
   const Options options_;
@@ -67,6 +68,7 @@ class SimDisk {
   std::weak_ptr<Opened> opened_;
   Duration latency_{};
   std::optional<Fault> slow_;
+  uint64_t commits_ = 0;
   bool full_ = false;
   bool fails_next_ = false;
   bool unreadable_ = false;

@@ -148,6 +148,11 @@ Async<void> Workload::tidy(size_t user) {
     co_await remove(program, program->groups.front());
     co_await pause(1'000);
   }
+  constexpr size_t actors_kept = 2;
+  while (program && program->actors.size() > actors_kept) {
+    program->spare_actors.push_back(program->actors.front());
+    program->actors.erase(program->actors.begin());
+  }
   while (program && program->is_usable() && !program->spare_actors.empty() && winding_down_) {
     const bool killed = co_await kill(program, program->spare_actors.back());
     if (killed) program->spare_actors.pop_back();
@@ -229,6 +234,9 @@ Async<void> Workload::use_actor(Pointer program) {
   program->job_lost = !created && created.error().code() == Code::conflict;
   if (!created) program->spare_actors.push_back(spec.actor);
   if (!created) co_return;
+  if (created->actor != spec.actor && created->state == "dead") {
+    cluster_.checks().violation("a dead actor is given for a name");
+  }
   if (created->actor == spec.actor) {
     promises_.actor_created(spec);
     program->actors.push_back(spec.actor);
@@ -297,6 +305,7 @@ Async<void> Workload::use_group(Pointer program) {
   auto placed = co_await driver.client->ask_head<protocol::PlacementGroupInfo>(
       Method::get_placement_group, question, 6s);
   note("wait for group", placed);
+  if (!placed && placed.error().code() == Code::not_found) co_await miss(program, "a group");
   protocol::ActorSpec member = actor_spec(random_, driver.job);
   member.demand = cpus(250);
   member.max_restarts = -1;
@@ -316,7 +325,26 @@ Async<void> Workload::use_group(Pointer program) {
   auto again = co_await driver.client->ask_head<protocol::PlacementGroupInfo>(
       Method::get_placement_group, question, 6s);
   note("wait for group", again);
+  if (!again && again.error().code() == Code::not_found) co_await miss(program, "a group");
+  const bool may_stay = spec.strategy == "pack" || spec.strategy == "spread";
+  if (may_stay && program->kept.is_nil() && random_.chance(0.5)) {
+    program->kept = spec.group;
+    std::erase(program->groups, spec.group);
+    co_return;
+  }
   co_await remove(program, spec.group);
+}
+
+Async<void> Workload::miss(Pointer program, std::string what) {
+  if (!program->is_usable()) co_return;
+  protocol::GetJob question;
+  question.job = program->driver->job;
+  auto job =
+      co_await program->driver->client->ask_head<protocol::JobInfo>(Method::get_job, question, 6s);
+  if (job && job->state == "running") {
+    cluster_.checks().violation(what + " was promised and is forgotten");
+  }
+  program->job_lost = job && job->state != "running";
 }
 
 Async<void> Workload::remove(Pointer program, PlacementGroupId group) {

@@ -45,6 +45,7 @@ class Workload {
     std::vector<Held> held;
     // Perhaps made, and not ended yet.
     std::vector<PlacementGroupId> groups;
+    PlacementGroupId kept;  // Lives on until its program ends.
     std::vector<ActorId> spare_actors;
     bool job_lost = false;  // It ended: its driver was away for too long.
     bool is_usable() const { return driver->is_alive() && !job_lost; }
@@ -65,6 +66,8 @@ class Workload {
   Async<void> call_once(Pointer program, ActorId actor);
   Async<bool> kill(Pointer program, ActorId actor);
   Async<void> use_group(Pointer program);
+  // It was promised, and the head does not know it: its job may have ended, and else it is lost.
+  Async<void> miss(Pointer program, std::string what);
   Async<void> remove(Pointer program, PlacementGroupId group);
   Async<void> run_tasks(Pointer program, uint64_t count, PlacementGroupId group);
   Async<void> hold_ref(Pointer program);

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# What is too long for each change: 1,000 simulated cluster hours, and all planted bugs (ten minutes
+# at most each). Builds the release preset first. An argument N begins the hours at seed N, so that
+# each night may see other ones; the default is drawn from the date.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+first=${1:-$(( ($(date +%s) / 86400 % 10000) * 100000 + 1 ))}
+cmake --preset release > /dev/null || exit 1
+nice cmake --build --preset release --target cluster_sim cluster_sim_planted || exit 1
+
+failed=0
+# Two processes, for a cluster runs in one thread.
+build/release/tests/cluster_sim --seed "$first" --hours 500 --every-fault 2> /dev/null &
+half=$!
+build/release/tests/cluster_sim --seed $((first + 50000)) --hours 500 --every-fault 2> /dev/null || failed=1
+wait "$half" || failed=1
+build/release/tests/cluster_sim_planted --bugs all --turn 0 --seconds 600 || failed=1
+exit "$failed"
