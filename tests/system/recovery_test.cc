@@ -1,4 +1,5 @@
-// What is promised stays so, whoever dies. TROUPE_KILLS: how often (default 50).
+// What is promised stays so, whoever dies. TROUPE_KILLS: how often (default 50, fewer under a
+// sanitizer).
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
@@ -19,7 +20,7 @@ using namespace std::chrono_literals;
 
 int kills_wanted() {
   const char* text = std::getenv("TROUPE_KILLS");
-  return text != nullptr ? std::atoi(text) : 50;
+  return text != nullptr ? std::atoi(text) : KILLS;
 }
 
 class Recovery : public testing::Test {
