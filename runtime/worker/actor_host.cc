@@ -391,6 +391,10 @@ Async<Status> ActorHost::stop_light(HostedProcess::Pointer process,
     grace = std::max<Duration>(grace, std::chrono::microseconds(item.grace_us));
   }
   if (ending.empty()) co_return ok();
+  // Others start in it, too: one that still starts is not one that has ended.
+  const LightPointer light = ending.begin()->second->light;
+  const bool greeted = co_await wait_until(environment_.clock, deadline, light->greeted);
+  if (!greeted) co_return error(Code::deadline_exceeded, "the actor's process still starts");
   auto peer = process->peer();
   Status ended = error(Code::unavailable, "its process has ended");
   if (peer && peer->is_open()) {

@@ -1,9 +1,11 @@
 // Backups of a running head, and restores: what was promised is back, and workers follow it.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
+#include <algorithm>
 
 #include <atomic>
 #include <boost/json.hpp>
@@ -37,6 +39,12 @@ class BackupSystem : public testing::Test {
     const Outcome outcome = cluster.troupe({"backup", folder, "--list", "-o", "json"});
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     return json::parse(outcome.out).as_array();
+  }
+  // Returns when it is gone, and its lock with it.
+  bool kill_head() {
+    const int head = pid_of(cluster, "head");
+    if (::kill(head, SIGKILL) != 0) return false;
+    return eventually([&] { return std::ranges::count(cluster.processes(), head) == 0; });
   }
   uint64_t epoch() {
     return json::parse(cluster.troupe({"status", "-o", "json"}).out)
@@ -149,7 +157,7 @@ TEST_F(BackupSystem, WorkersThatLivedOnFollowTheRestoredHead) {
   const std::string actor = cluster.describe("for-ever", "pid");
   const json::object taken = backup();
   const auto taken_epoch = taken.at("epoch").to_number<uint64_t>();
-  ASSERT_EQ(::kill(pid_of(cluster, "head"), SIGKILL), 0);
+  ASSERT_TRUE(kill_head());
   for (int i = 1; i <= 3; ++i) {
     const HeadByHand head{cluster};
     ASSERT_TRUE(eventually([&] { return alive_nodes() == 2; }));
@@ -182,7 +190,7 @@ TEST_F(BackupSystem, AnActorThatWasRestartedSinceTheBackupRunsOnce) {
     }));
   }
   const int before = std::atoi(cluster.describe("member", "pid").c_str());
-  ASSERT_EQ(::kill(pid_of(cluster, "head"), SIGKILL), 0);
+  ASSERT_TRUE(kill_head());
   fs::remove_all(metadata());
   ASSERT_EQ(restore().at("state_hash"), taken.at("state_hash"));
   {

@@ -166,6 +166,27 @@ TEST_F(LightActorTest, StoppingSomeLeavesTheOthersAndTheLastEndsTheProcess) {
   });
 }
 
+TEST_F(LightActorTest, OneThatIsStoppedBeforeItsProcessIsThereHarmsNoOther) {
+  with_worker([this]() -> Async<void> {
+    const auto ids = make_ids(2);
+    Outcomes outcomes;
+    Event started{environment().loop};
+    const auto start = [&]() -> Async<void> {
+      auto request = requests(ids, "run");
+      outcomes = co_await start_many(std::move(request));
+      started.set();
+    };
+    spawn(scope, start());
+    // Launched, and far from ready.
+    while (worker->processes() == 0) co_await sleep_for(environment().clock, 10us);
+    std::vector<ActorId> one{ids[0]};
+    EXPECT_TRUE(co_await stop_many(std::move(one)));
+    co_await started.wait();
+    EXPECT_EQ(outcomes.at(ids[1]).error.code, 0u) << outcomes.at(ids[1]).error.message;
+    EXPECT_EQ(worker->processes(), 1u);
+  });
+}
+
 TEST_F(LightActorTest, AStubbornOneIsEndedWithItsProcessAndTheOthersAreReported) {
   with_worker([this]() -> Async<void> {
     const auto ids = make_ids(2);

@@ -39,7 +39,8 @@ TROUPE_TASK(twice);
 
 namespace {
 
-constexpr auto patience = 30s;
+// Heads that live for a fraction of a second get little done.
+constexpr auto patience = 120s;
 constexpr size_t kept_max = 200;
 
 // What went wrong; the first few are told.
@@ -130,8 +131,11 @@ struct Actors {
   void check(const Session& session, Complaints& complaints) const {
     for (const auto& [name, is_alive] : alive) {
       const auto found = session.find<Tally>(name);
-      if (is_alive && (!found || !found->call<&Tally::count>().get(patience))) {
-        complaints.add("actor " + name + " is lost");
+      if (is_alive && !found) {
+        complaints.add("actor " + name + " is lost: " + found.error().to_string());
+      } else if (is_alive) {
+        const auto count = found->call<&Tally::count>().get(patience);
+        if (!count) complaints.add("actor " + name + " is lost: " + count.error().to_string());
       }
       if (!is_alive && found) complaints.add("killed actor " + name + " is back");
     }
