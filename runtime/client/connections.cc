@@ -18,6 +18,7 @@ using transport::PeerIdentity;
 
 namespace {
 constexpr Duration greet_budget = std::chrono::seconds(10);
+constexpr Duration flush_time = std::chrono::milliseconds(200);
 constexpr Duration return_first = std::chrono::milliseconds(20);
 constexpr Duration return_most = std::chrono::seconds(1);
 
@@ -49,9 +50,16 @@ Status Connections::listen(const std::string& unix_path, const std::string& host
 Async<void> Connections::stop() {
   stopped_ = true;
   for (const auto& listener : listeners_) co_await listener->stop();
-  if (worker_) worker_->close();
-  if (head_) head_->close();
-  for (auto& [id, peer] : peers_) peer->close();
+  std::vector<std::shared_ptr<Peer>> open;
+  if (worker_) open.push_back(worker_);
+  if (head_) open.push_back(head_);
+  for (const auto& [id, peer] : peers_) open.push_back(peer);
+  for (const auto& peer : open) peer->close();
+  // Each sends first what was answered; one that does not read must not keep this process.
+  const Instant limit = environment_.clock.now() + flush_time;
+  for (const auto& peer : open) {
+    (void)co_await wait_until(environment_.clock, limit, peer->closed());
+  }
 }
 
 Async<void> Connections::accept_all(Listener& listener) {

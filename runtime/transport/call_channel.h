@@ -34,6 +34,7 @@ class CallChannel : public std::enable_shared_from_this<CallChannel> {
     call_reply = 3,
     call_cancel = 4,
     call_recall = 5,
+    call_goodbye = 6,  // The sender leaves, and took so many calls (8 bytes, little-endian).
   };
 
   virtual ~CallChannel();
@@ -101,7 +102,7 @@ class CallChannel : public std::enable_shared_from_this<CallChannel> {
   std::atomic<size_t> queued_bytes_ = 0;
 
   AdaptiveMutex mutex_;  // Guards what follows, and what a kind of channel writes to.
-  bool closing_ = false;
+  bool closing_ = false;  // Nothing more is sent but what is queued.
   uint64_t calls_sent_ = 0;
   uint64_t replies_sent_ = 0;
 

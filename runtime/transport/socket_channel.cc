@@ -95,7 +95,11 @@ void SocketChannel::publish(RecordHeader header) {
   const Prefix prefix{0, static_cast<uint32_t>(sizeof header + header.payload_bytes)};
   std::memcpy(record_.data(), &prefix, sizeof prefix);
   std::memcpy(record_.data() + sizeof prefix, &header, sizeof header);
-  send_record();
+  if (!write_failed_ && !send_record()) {
+    // The reader finds out, after what has come until then.
+    closing_ = true;
+    write_failed_ = true;
+  }
   if (record_.capacity() > read_bytes) record_ = {};
 }
 
@@ -105,23 +109,23 @@ void SocketChannel::queue(RecordHeader header, Bytes payload) {
   publish(header);
 }
 
-void SocketChannel::send_record() {
+bool SocketChannel::send_record() {
   BytesView rest{record_};
   const size_t under_way = calls_pending() + (calls_received() - replies_sent_);
   if (outgoing_.empty() && !loop_writes_ && under_way <= direct_calls_max) {
-    calls_begun_ = calls_sent_;
     while (!rest.empty()) {
       const auto sent = stream_->try_write(rest);
-      if (!sent) {
-        stream_->shut_down();  // The reader hears of it.
-        return;
-      }
+      if (!sent) return false;
       if (*sent == 0) break;
       rest = rest.subspan(*sent);
     }
-    if (rest.empty()) return;
+    if (rest.empty()) {
+      calls_begun_ = calls_sent_;
+      return true;
+    }
   }
   queue_records(rest);
+  return true;
 }
 
 void SocketChannel::queue_records(BytesView bytes) {
@@ -201,8 +205,9 @@ Async<void> SocketChannel::write_all(std::shared_ptr<SocketChannel> self) {
     bool ends = false;
     {
       const std::lock_guard lock{self->mutex_};
+      if (self->write_failed_) self->outgoing_.clear();
       self->loop_writes_ = self->take_batch(batch);
-      ends = !self->loop_writes_ && self->closing_;
+      ends = !self->loop_writes_ && self->left_;
     }
     if (ends) co_return;
     if (batch.queued_bytes == 0) {
@@ -218,7 +223,12 @@ Async<void> SocketChannel::write_all(std::shared_ptr<SocketChannel> self) {
       written = co_await self->stream_->write_bulk(batch.bulk.bytes);
     }
     self->queued_bytes_ -= batch.queued_bytes;
-    if (!written) co_return;
+    if (!written) {
+      const std::lock_guard lock{self->mutex_};
+      self->closing_ = true;
+      self->write_failed_ = true;
+      self->queued_bytes_ = 0;
+    }
     if (self->queued_bytes_ <= queue_bytes_high) self->drained_.pulse();
   }
 }
@@ -240,11 +250,19 @@ Async<void> SocketChannel::writable() {
 }
 
 void SocketChannel::close() {
+  if (std::exchange(left_, true)) return;
   {
     const std::lock_guard lock{mutex_};
-    if (std::exchange(closing_, true)) return;
+    if (!closing_ && accepts_calls_) say_goodbye();
+    closing_ = true;
   }
   outgoing_changed_.pulse();
+}
+
+void SocketChannel::say_goodbye() {
+  const uint64_t taken = calls_taken_.fetch_or(leaves);
+  std::memcpy(reserve(sizeof taken), &taken, sizeof taken);
+  publish({sizeof taken, call_goodbye, 0, 0});
 }
 
 void SocketChannel::abandon() {
@@ -258,7 +276,7 @@ void SocketChannel::end() {
     const std::lock_guard lock{mutex_};
     closed_.store(true, std::memory_order_release);
     outgoing_.clear();
-    begun = calls_begun_;
+    begun = std::min(calls_begun_, peer_took_);
   }
   stream_->shut_down();
   {
@@ -336,8 +354,19 @@ SocketChannel::Next SocketChannel::handle_records(CallHandler* handler) {
     if (header.payload_bytes != payload_bytes) return Next::broken;
     const BytesView payload{buffer_.data() + begin_ + record_head_bytes, payload_bytes};
     begin_ += all;
-    if (!told_closed_) handle(handler, header, payload);
+    if (!told_closed_ && takes(header, payload)) handle(handler, header, payload);
   }
+}
+
+bool SocketChannel::takes(const RecordHeader& header, BytesView payload) {
+  if (header.kind == call_request) return (calls_taken_.fetch_add(1) & leaves) == 0;
+  if (header.kind != call_goodbye) return true;
+  const std::lock_guard lock{mutex_};
+  closing_ = true;  // What is sent from now on is not taken.
+  if (payload.size() == sizeof peer_took_) {
+    std::memcpy(&peer_took_, payload.data(), sizeof peer_took_);
+  }
+  return false;
 }
 
 Async<Result<size_t>> SocketChannel::read_into(std::span<uint8_t> room) {
@@ -401,6 +430,10 @@ Async<Result<Frame>> SocketChannel::receive() {
     }
     co_await stream_->readable();
   }
+  {
+    const std::lock_guard lock{mutex_};
+    closing_ = true;  // There is nobody to take leave of.
+  }
   close();
   end();
   co_return failure;
@@ -417,7 +450,7 @@ Async<Status> SocketChannel::receive_large_record(Prefix prefix) {
   if (header.payload_bytes != payload.size() || !accepts_calls_) {
     co_return error(Code::invalid, "the peer sent a call that is none");
   }
-  if (!told_closed_) handle(handler(), header, payload);
+  if (!told_closed_ && takes(header, payload)) handle(handler(), header, payload);
   co_return ok();
 }
 

@@ -2,11 +2,16 @@
 // which do not. Over TLS a call is encrypted and sent by the thread that makes it, and its reply is
 // read by the thread that waits for it: so a round trip takes one wake-up a side. The rest is
 // written and read by the loop.
+//
+// A side that closes says first how many calls it took, and takes no more: the others did not
+// begin, and may be made elsewhere. What it has said before is read though nothing can be sent to
+// it.
 #pragma once
 
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <mutex>
 
 #include "transport/byte_stream.h"
@@ -35,6 +40,7 @@ class SocketChannel final : public CallChannel, public ReadSource {
   }
   bool is_writable() const;
   Async<void> writable();
+  // What is queued is sent first.
   void close();
   // Closes at once. Nobody is called from here later.
   void abandon();
@@ -74,8 +80,10 @@ class SocketChannel final : public CallChannel, public ReadSource {
   uint8_t* reserve(size_t payload_bytes) override;
   void publish(RecordHeader header) override;
   void queue(RecordHeader header, Bytes payload) override;
-  void send_record();
+  // False: the connection is broken.
+  bool send_record();
   void queue_records(BytesView bytes);
+  void say_goodbye();
   void wake_writer();
   static Async<void> write_all(std::shared_ptr<SocketChannel> self);
   // With the lock held; false: there is nothing to write.
@@ -88,6 +96,8 @@ class SocketChannel final : public CallChannel, public ReadSource {
   bool claim_for_loop();
   // Handles the calls at the buffer's front; says what is behind them.
   Next handle_records(CallHandler* handler);
+  // Whether it is for the handler.
+  bool takes(const RecordHeader& header, BytesView payload);
   Status make_room();
   Async<Status> fill(size_t count);
   Async<Result<Frame>> receive_frame(Prefix prefix);
@@ -110,13 +120,17 @@ class SocketChannel final : public CallChannel, public ReadSource {
   std::deque<Outgoing> outgoing_;
   Bytes record_;              // The one that is being made.
   uint64_t calls_begun_ = 0;  // Those that may have left.
+  // Those that the peer took, once it has said so.
+  uint64_t peer_took_ = std::numeric_limits<uint64_t>::max();
   bool loop_writes_ = false;
+  bool write_failed_ = false;  // But what the peer sent before may still be read.
   bool writer_woken_ = false;
 
   // --- The loop's.
   Event outgoing_changed_;
   Event drained_;
   bool write_ended_ = false;
+  bool left_ = false;  // By close().
   std::function<Landing(const protocol::FrameHeader&)> landing_of_;
 
   std::mutex reader_mutex_;  // Guards who reads; who does owns what follows.
@@ -124,6 +138,9 @@ class SocketChannel final : public CallChannel, public ReadSource {
   Reader reader_ = Reader::loop;
   bool accepts_calls_ = false;
   bool told_closed_ = false;
+  // Of the peer's calls; with the bit, those that come now are not taken any more.
+  static constexpr uint64_t leaves = uint64_t{1} << 63;
+  std::atomic<uint64_t> calls_taken_ = 0;
   bool over_ = false;  // What a thread found: only the loop can go on, and it has not yet.
   // Not cleared: most connections touch little of it.
   const std::unique_ptr<uint8_t[]> memory_;

@@ -102,8 +102,8 @@ TEST(PoolsSystemOfTwoNodes, PoolsQueuesAndWaitingCallersSpanNodes) {
                 .status,
             0);
   const std::pair<const char*, const char*> checks[] = {
-      {"pools", "window"}, {"pools", "room"},       {"pools", "pool_deaths"}, {"pools", "map"},
-      {"queues", "crowd"}, {"queues", "two_nodes"}, {"queues", "gone"}};
+      {"pools", "window"}, {"pools", "room"},   {"pools", "pool_deaths"}, {"pools", "leaving"},
+      {"pools", "map"},    {"queues", "crowd"}, {"queues", "two_nodes"},  {"queues", "gone"}};
   for (const auto& [program, name] : checks) {
     const Outcome outcome = cluster.program(program, {name});
     EXPECT_EQ(outcome.status, 0) << name << ": " << outcome.err << outcome.out;

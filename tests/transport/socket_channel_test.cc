@@ -293,6 +293,55 @@ TEST_F(SocketChannelTest, WhatIsUnansweredIsLostOnceWhenThePeerCloses) {
   EXPECT_TRUE(eventually([&] { return left.closed == 1 && right.closed == 1; }));
 }
 
+TEST_F(SocketChannelTest, CallsThatALeavingPeerDidNotTakeHaveNotBegun) {
+  std::atomic<int> taken = 0;
+  right.on_call = [&](const AnyChannel&, uint64_t, BytesView) { ++taken; };
+  connect();
+  const auto before = begin_call(left.channel(), bytes_of(1, 8));
+  ASSERT_TRUE(eventually([&] { return taken == 1; }));
+  std::vector<CallState> after;
+  left.on_loop([&] {  // It hears of nothing meanwhile.
+    right.on_loop([&] { right.peer->close(); });
+    for (int i = 0; i < 3; ++i) after.push_back(begin_call(left.channel(), bytes_of(1, 8)));
+  });
+  ASSERT_NE(after[0], nullptr);
+  for (const auto& call : after) {
+    if (call == nullptr) continue;  // It was found broken.
+    ASSERT_TRUE(eventually([&] { return call->is_settled(); }));
+    EXPECT_TRUE(call->is_lost());
+    EXPECT_FALSE(call->may_have_run());
+  }
+  ASSERT_TRUE(eventually([&] { return before->is_settled(); }));
+  EXPECT_TRUE(before->is_lost());
+  EXPECT_TRUE(before->may_have_run());
+  EXPECT_EQ(taken, 1);
+}
+
+TEST_F(SocketChannelTest, WhatThePeerAnsweredIsReadThoughNothingCanBeSentToIt) {
+  AnyChannel kept;
+  std::atomic<uint64_t> number = 0;
+  right.on_call = [&](const AnyChannel& channel, uint64_t call, BytesView) {
+    kept = channel;
+    number = call;
+  };
+  connect();
+  const auto call = begin_call(left.channel(), bytes_of(1, 8));
+  ASSERT_TRUE(eventually([&] { return number != 0; }));
+  left.on_loop([&] {  // It reads nothing meanwhile.
+    right.on_loop([&] {
+      RingProcess::answer(kept, number, bytes_of(2, 8));
+      right.peer->close();
+    });
+    ASSERT_TRUE(eventually([&] { return right.closed == 1; }));
+    EXPECT_TRUE(eventually([&] { return begin_call(left.channel(), bytes_of(3, 8)) == nullptr; }));
+  });
+  ASSERT_TRUE(eventually([&] { return call->is_settled(); }));
+  EXPECT_FALSE(call->is_lost());
+  EXPECT_EQ(call->value(), bytes_of(2, 8));
+  EXPECT_TRUE(eventually([&] { return left.closed == 1; }));
+  kept.reset();
+}
+
 TEST_F(SocketChannelTest, AThreadThatWaitsWhenItsPortStopsIsTold) {
   right.on_call = [](const AnyChannel&, uint64_t, BytesView) {};
   connect();

@@ -69,6 +69,10 @@ class Counter {
     ++calls_;
     throw troupe::error(Code::exhausted, "out of paper");
   }
+  std::string fill(int bytes) {
+    ++calls_;
+    return std::string(static_cast<size_t>(bytes), 'x');
+  }
   int hold(const std::string& path) {
     ++calls_;
     wait_while_exists(path);
@@ -90,7 +94,7 @@ class Counter {
   int calls_ = 0;
   int total_ = 0;
 };
-TROUPE_ACTOR(Counter(), add, pass, calls, fail, exhausted, hold, rest, process, sum, die);
+TROUPE_ACTOR(Counter(), add, pass, calls, fill, fail, exhausted, hold, rest, process, sum, die);
 
 // Calls others from coroutine methods.
 class Mediator {
@@ -453,6 +457,28 @@ void check_pool_behind(const troupe::Session& session) {
   for (int i = 0; i < 2; ++i) REQUIRE(behind[size_t(i)].get(deadline).value() == i);
 }
 
+// An actor that is killed while many answers are on their way to another node: what it answered
+// arrives, and what it did not begin is known not to have run.
+void check_leaving(const troupe::Session& session) {
+  constexpr int count = 600;
+  const troupe::Placement there{.labels = {troupe::label::equals("n", "1")}};
+  for (int round = 0; round < 3; ++round) {
+    const auto actor = session.create<Counter>({.placement = there}).value();
+    actor.wait_alive(deadline).value();
+    std::vector<ObjectRef<std::string>> calls;
+    for (int i = 0; i < count; ++i) calls.push_back(actor.call<&Counter::fill>(60'000));
+    calls[size_t(round)].get(deadline).value();
+    actor.kill().value();
+    std::map<Code, std::string> failures;
+    for (const auto& call : calls) {
+      const auto result = call.get(deadline);
+      if (!result) failures[result.error().code()] = result.error().to_string();
+    }
+    for (const auto& [code, text] : failures) std::cerr << text << "\n";
+    REQUIRE(!failures.contains(Code::outcome_unknown));
+  }
+}
+
 void check_pool_end(const troupe::Session& session) {
   const Gate gate;
   const auto lent = session.create<Counter>({}).value();
@@ -610,6 +636,7 @@ int main(int argc, char** argv) try {
                                             {"pool_deaths", check_pool_deaths},
                                             {"pool_behind", check_pool_behind},
                                             {"pool_end", check_pool_end},
+                                            {"leaving", check_leaving},
                                             {"map", check_map},
                                             {"sleep", check_sleep},
                                             {"signal", check_signal}};
