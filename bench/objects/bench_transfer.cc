@@ -113,7 +113,7 @@ class Node {
     real_.set_credentials(credentials_.get());
     options_.node = NodeId::parse(credentials_->self().name).value();
     options_.name = address;
-    options_.head.unix_path = folder / (address + "-no-head.sock");
+    options_.heads = {{folder / (address + "-no-head.sock"), "", 0}};
     options_.worker_socket = folder / (address + ".sock");
     options_.socket_folder = folder;
     options_.log_folder = folder;

@@ -124,10 +124,12 @@ Async<Status> Client::start() {
   connections_->set_self(self);
   TROUPE_CO_CHECK(co_await connections_->attach_rings(deadline));
   if (timeline_ != nullptr) co_await attach_timeline();
-  Endpoint head;
-  head.host = attached_.head_host;
-  head.port = attached_.head_port;
-  connections_->set_head(std::move(head));
+  std::vector<Endpoint> heads;
+  for (const std::string& text : attached_.heads) {
+    TROUPE_CO_TRY(auto head, Endpoint::parse(text));
+    heads.push_back(std::move(head));
+  }
+  connections_->set_heads(std::move(heads));
   if (invocations_ != nullptr) {
     router_.on_message(Method::invoke, [this](Message message, CallContext context) {
       return answer_invoke(std::move(message), std::move(context));

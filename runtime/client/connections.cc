@@ -18,6 +18,8 @@ using transport::PeerIdentity;
 
 namespace {
 constexpr Duration greet_budget = std::chrono::seconds(10);
+// Of one of several heads, whose machine may be gone without a word.
+constexpr Duration head_greet_budget = std::chrono::seconds(1);
 constexpr Duration flush_time = std::chrono::milliseconds(200);
 constexpr Duration return_first = std::chrono::milliseconds(20);
 constexpr Duration return_most = std::chrono::seconds(1);
@@ -208,13 +210,21 @@ Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoi
 }
 
 Async<Result<std::shared_ptr<Peer>>> Connections::head(Instant deadline) {
-  if (head_ && head_->is_open()) co_return head_;
-  protocol::ProcessAddress address;
-  address.unix_path = head_endpoint_.unix_path;
-  address.node = self_.address.node;
-  address.host = head_endpoint_.host;
-  address.port = head_endpoint_.port;
-  co_return co_await reach(std::move(address), deadline);
+  Error failure = error(Code::unavailable, "no head is known");
+  for (size_t tries = 0; tries < heads_.size(); ++tries) {
+    if (head_ && head_->is_open()) co_return head_;
+    const size_t index = next_head_;
+    protocol::ProcessAddress address;
+    address.unix_path = heads_[index].unix_path;
+    address.node = self_.address.node;
+    address.host = heads_[index].host;
+    address.port = heads_[index].port;
+    auto peer = co_await reach(std::move(address), deadline);
+    if (peer) co_return peer;
+    failure = std::move(peer).error();
+    if (next_head_ == index) next_head_ = (index + 1) % heads_.size();
+  }
+  co_return failure;
 }
 
 Async<Result<std::shared_ptr<Peer>>> Connections::peer_of(protocol::ProcessAddress address,
@@ -248,8 +258,10 @@ Async<Result<std::shared_ptr<Peer>>> Connections::reach(protocol::ProcessAddress
     dialled = std::make_shared<Dial>(environment_.loop);
     dials_[process] = dialled;
     // Others may wait for the same connection, so it has a budget of its own.
+    const bool others_may_lead = process.is_nil() && heads_.size() > 1;
+    const Duration budget = others_may_lead ? head_greet_budget : greet_budget;
     spawn(scope_,
-          dial_for(dialled, std::move(endpoint), process, environment_.clock.now() + greet_budget));
+          dial_for(dialled, std::move(endpoint), process, environment_.clock.now() + budget));
   }
   const bool done = co_await wait_until(environment_.clock, deadline, dialled->done);
   if (!done) co_return error(Code::deadline_exceeded, "no connection in time");

@@ -24,7 +24,8 @@ class Connections final : public transport::Service {
   const std::shared_ptr<Peer>& worker() const { return worker_; }
   // Tells the worker of this process's doorbell, if the environment has rings.
   Async<Status> attach_rings(Instant deadline);
-  void set_head(Endpoint head) { head_endpoint_ = std::move(head); }
+  // Of which one leads: the others refuse.
+  void set_heads(std::vector<Endpoint> heads) { heads_ = std::move(heads); }
 
   Async<Result<std::shared_ptr<Peer>>> head(Instant deadline);
   Async<Result<std::shared_ptr<Peer>>> peer_of(protocol::ProcessAddress address, Instant deadline);
@@ -60,7 +61,7 @@ class Connections final : public transport::Service {
   Async<void> accept_all(transport::Listener& listener);
   Async<void> greet(std::unique_ptr<transport::Connection> connection);
   Async<Result<std::shared_ptr<Peer>>> dial(Endpoint endpoint, Instant deadline);
-  // By a dial, or by waiting for one that goes on. The nil process is the head.
+  // By a dial, or by waiting for one that goes on. The nil process is a head.
   Async<Result<std::shared_ptr<Peer>>> reach(protocol::ProcessAddress address, Instant deadline);
   // Through a ring that the worker makes.
   Async<Result<std::shared_ptr<Peer>>> dial_ring(ProcessId process, Instant deadline);
@@ -78,7 +79,8 @@ class Connections final : public transport::Service {
   protocol::Hello self_;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
   std::shared_ptr<Peer> worker_;
-  Endpoint head_endpoint_;
+  std::vector<Endpoint> heads_;
+  size_t next_head_ = 0;  // The one that led, as far as is known.
   std::map<ProcessId, std::shared_ptr<Peer>> peers_;
   std::map<ProcessId, int> open_;  // Connections; two that dial each other at once have two.
   std::map<ProcessId, std::shared_ptr<Dial>> dials_;  // The nil id is the head.

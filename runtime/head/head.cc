@@ -48,7 +48,11 @@ Status admits(Method method, const PeerIdentity& identity) {
     case Method::get_package:
       if (of_node) return ok();
       break;
+    case Method::follow_leader:  // Everything that the head knows.
+      if (identity.role == Role::head) return ok();
+      break;
     case Method::drain_node:
+    case Method::transfer_lead:
     case Method::back_up:  // Writes where it is told to, all that the head knows.
       if (identity.local || identity.role == Role::admin) return ok();
       break;
@@ -78,12 +82,13 @@ Status speaks_for(const PeerIdentity& identity, NodeId node) {
 // Everything that exists only once the epoch is known.
 struct Head::Parts : JobListener, ActorListener {
   Parts(transport::Environment env, const HeadOptions& head_options, Scope& owner, Store& store,
-        uint64_t new_epoch)
+        uint64_t new_epoch, Replicator* its_replicator)
       : environment(env),
         options(head_options),
         scope(owner),
         epoch(new_epoch),
-        journal(env, owner, store, new_epoch),
+        replicator(its_replicator),
+        journal(env, owner, store, new_epoch, its_replicator),
         membership(env, head_options, owner, journal, new_epoch),
         placement(env),
         groups(env, head_options, journal, membership, placement),
@@ -362,13 +367,27 @@ struct Head::Parts : JobListener, ActorListener {
       if (actor.state != ActorState::pending && actor.state != ActorState::restarting) continue;
       info.pending.push_back({id, "actor", actors.describe(actor).reason});
     }
+    if (replicator != nullptr) info.heads = replicator->heads();
     co_return info;
+  }
+  Async<Result<protocol::Following>> follow_leader(protocol::FollowLeader request,
+                                                   CallContext call) {
+    if (replicator == nullptr) co_return only_head();
+    co_return co_await replicator->follow(std::move(request), std::move(call.peer));
+  }
+  Async<Result<protocol::TransferLead>> transfer_lead(protocol::TransferLead request, CallContext) {
+    if (replicator == nullptr) co_return only_head();
+    co_return co_await replicator->hand_over(std::move(request));
+  }
+  static Error only_head() {
+    return error(Code::conflict, "this cluster has one head: 'troupe up --heads 3' starts more");
   }
 
   transport::Environment environment;
   const HeadOptions& options;
   Scope& scope;
   const uint64_t epoch;
+  Replicator* const replicator;  // Null: this head is the only one.
   uint64_t started_unix_us = 0;
   Journal journal;
   Membership membership;
@@ -424,6 +443,8 @@ class Head::Door final : public transport::Router {
     on(Method::list_deployments, parts, &Parts::list_deployments);
     on(Method::cluster_info, parts, &Parts::cluster_info);
     on(Method::back_up, parts, &Parts::back_up);
+    on(Method::follow_leader, parts, &Parts::follow_leader);
+    on(Method::transfer_lead, parts, &Parts::transfer_lead);
     on_stream(Method::watch_deployments, [&parts](Message, CallContext call, OutgoingStream& out) {
       return parts.deployments.watch(std::move(call), out);
     });
@@ -472,10 +493,12 @@ class Head::Door final : public transport::Router {
   Head& head_;
 };
 
-Head::Head(transport::Environment environment, Store& store, HeadOptions options)
+Head::Head(transport::Environment environment, Store& store, HeadOptions options,
+           Replicator* replicator)
     : environment_(environment),
       store_(store),
       options_(std::move(options)),
+      replicator_(replicator),
       scope_(environment.loop),
       door_(std::make_unique<Door>(*this)) {}
 
@@ -489,7 +512,7 @@ Event& Head::broken() {
 }
 
 Async<Status> Head::start() {
-  const uint64_t epoch = store_.epoch() + 1;
+  const uint64_t epoch = replicator_ != nullptr ? replicator_->term() : store_.epoch() + 1;
   Store* store = &store_;
   auto read = [store, epoch]() -> Result<StoredState> {
     // The epoch first: from here on an older head's writes are refused.
@@ -498,7 +521,7 @@ Async<Status> Head::start() {
   };
   auto state = co_await transport::run_blocking(environment_, read);
   if (!state) co_return std::move(state).error();
-  parts_ = std::make_unique<Parts>(environment_, options_, scope_, store_, epoch);
+  parts_ = std::make_unique<Parts>(environment_, options_, scope_, store_, epoch, replicator_);
   parts_->membership.restore(std::move(state->nodes));
   parts_->jobs.restore(std::move(state->jobs));
   parts_->groups.restore(std::move(state->groups));

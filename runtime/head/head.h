@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "head/options.h"
+#include "head/replicator.h"
 #include "metadata/store.h"
 #include "transport/environment.h"
 #include "transport/router.h"
@@ -14,8 +15,10 @@ namespace troupe::head {
 // Everything runs on the environment's loop. Stop it before it is destroyed.
 class Head {
  public:
-  // `store` outlives the head.
-  Head(transport::Environment environment, Store& store, HeadOptions options);
+  // `store` and `replicator` outlive the head. The replicator is that of the lead which this head
+  // has among several; null: it is the only one.
+  Head(transport::Environment environment, Store& store, HeadOptions options,
+       Replicator* replicator = nullptr);
   ~Head();
 
   // Loads what was promised, makes its epoch durable, listens.
@@ -38,6 +41,7 @@ class Head {
   transport::Environment environment_;
   Store& store_;
   const HeadOptions options_;
+  Replicator* const replicator_;
   Scope scope_;
   std::unique_ptr<Door> door_;
   std::unique_ptr<Parts> parts_;

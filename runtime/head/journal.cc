@@ -19,11 +19,12 @@ constexpr Duration slow_sync = std::chrono::milliseconds(1);
 constexpr Duration patience_max = std::chrono::milliseconds(5);
 }  // namespace
 
-Journal::Journal(transport::Environment environment, Scope& scope, Store& store, uint64_t epoch)
+Journal::Journal(transport::Environment environment, Scope& scope, Store& store, uint64_t epoch,
+                 Replication* replication)
     : clock_(environment.clock),
       scope_(scope),
       group_(environment.loop, store, environment.blocking,
-             GroupCommitOptions{epoch, std::numeric_limits<size_t>::max()}),
+             GroupCommitOptions{epoch, std::numeric_limits<size_t>::max(), replication}),
       progress_(environment.loop),
       arrived_(environment.loop),
       broken_(environment.loop) {}

@@ -16,7 +16,8 @@ namespace troupe::head {
 class Journal {
  public:
   // All outlive the journal. Call stop() before destroying it.
-  Journal(transport::Environment environment, Scope& scope, Store& store, uint64_t epoch);
+  Journal(transport::Environment environment, Scope& scope, Store& store, uint64_t epoch,
+          Replication* replication = nullptr);
 
   using Ticket = uint64_t;
   // Queues the batch behind all earlier ones; the ticket says when it is durable.

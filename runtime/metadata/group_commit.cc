@@ -66,6 +66,7 @@ struct GroupCommit::State : std::enable_shared_from_this<State> {
   void add(Batch batch, std::unique_ptr<Waiter> waiter);
   void begin();
   void write();
+  void written(const Status& status);
   void finish(const Status& status);
   void abandon();
 
@@ -104,6 +105,7 @@ void GroupCommit::State::begin() {
   if (abandoned) return;
   writing = std::exchange(gathering, Batch{});
   writing_waiters = std::exchange(gathering_waiters, Waiters{});
+  if (options.replication != nullptr) options.replication->begin(writing);
   asio::post(blocking, [self = shared_from_this()] { self->write(); });
 }
 
@@ -111,7 +113,15 @@ void GroupCommit::State::write() {
   if (abandoned) return;
   Status status = store.commit(writing, options.epoch);
   asio::post(loop, [self = shared_from_this(), status = std::move(status)] {  //
-    self->finish(status);
+    self->written(status);
+  });
+}
+
+void GroupCommit::State::written(const Status& status) {
+  if (abandoned) return;
+  if (!status || options.replication == nullptr) return finish(status);
+  options.replication->confirm([self = shared_from_this()](const Status& copied) {  //
+    self->finish(copied);
   });
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/status.h"
+#include "metadata/replication.h"
 #include "metadata/store.h"
 #include "transport/async.h"
 
@@ -15,6 +16,7 @@ namespace troupe {
 struct GroupCommitOptions {
   uint64_t epoch = 0;  // The leadership term of the head that commits; one GroupCommit a term.
   size_t pending_bytes_max = size_t{64} << 20;
+  Replication* replication = nullptr;  // Null: there are no copies. Outlives the GroupCommit.
 };
 
 // Lives on its loop: call it there only. The store must outlive the last write, so co_await stop()
@@ -28,12 +30,12 @@ class GroupCommit {
   GroupCommit(const GroupCommit&) = delete;
   GroupCommit& operator=(const GroupCommit&) = delete;
 
-  // Durable on OK. Commits become durable in the order in which they were awaited. A failed write
-  // fails all that shared it, and all that come after (see Store::health).
-  // Cancellation and deadlines do not cut the wait short: a caller that unwound while its rows
-  // reached the disk would leave the head's memory behind its metadata. What follows the co_await
-  // up to the next one runs in any case.
-  // Errors: those of Store::commit, exhausted (over pending_bytes_max), unavailable (stopped).
+  // Durable on OK, here and in all copies that count. Commits become durable in the order in which
+  // they were awaited. A failed write fails all that shared it, and all that come after (see
+  // Store::health). Cancellation and deadlines do not cut the wait short: a caller that unwound
+  // while its rows reached the disk would leave the head's memory behind its metadata. What follows
+  // the co_await up to the next one runs in any case. Errors: those of Store::commit and of
+  // Replication::confirm, exhausted (over pending_bytes_max), unavailable (stopped).
   Async<Status> commit(Batch batch);
 
   // Takes no more commits and waits for those it has.

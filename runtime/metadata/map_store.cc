@@ -29,13 +29,34 @@ Result<std::optional<std::string>> MapStore::get(Table table, std::string_view k
   return std::optional{row->second};
 }
 
+class MapStore::Copy final : public Snapshot {
+ public:
+  explicit Copy(State state) : state_(std::move(state)) {}
+  Result<Rows> scan(Table table, std::string_view prefix, const Page& page) override {
+    return scan_state(state_, table, prefix, page);
+  }
+
+ private:
+  const State state_;
+};
+
 Result<Rows> MapStore::scan(Table table, std::string_view prefix, const Page& page) {
   const std::lock_guard lock{mutex_};
+  return scan_state(state_, table, prefix, page);
+}
+
+Result<std::unique_ptr<Snapshot>> MapStore::snapshot() {
+  const std::lock_guard lock{mutex_};
+  return std::make_unique<Copy>(state_);
+}
+
+Rows MapStore::scan_state(const State& state, Table table, std::string_view prefix,
+                          const Page& page) {
   Rows rows;
   auto row = page.after.empty() || page.after < prefix
-                 ? state_.lower_bound({table, std::string(prefix)})
-                 : state_.upper_bound({table, page.after});
-  for (; row != state_.end() && rows.size() < page.rows_max; ++row) {
+                 ? state.lower_bound({table, std::string(prefix)})
+                 : state.upper_bound({table, page.after});
+  for (; row != state.end() && rows.size() < page.rows_max; ++row) {
     const auto& [row_table, key] = row->first;
     if (row_table != table || !key.starts_with(prefix)) break;
     rows.emplace_back(key, row->second);

@@ -29,6 +29,7 @@ class MapStore final : public Store {
 
   Result<std::optional<std::string>> get(Table table, std::string_view key) override;
   Result<Rows> scan(Table table, std::string_view prefix, const Page& page = {}) override;
+  Result<std::unique_ptr<Snapshot>> snapshot() override;
   Status commit(const Batch& batch, uint64_t epoch) override;
   uint64_t epoch() const override;
   ClusterId cluster_id() const override { return options_.cluster_id; }
@@ -48,7 +49,10 @@ class MapStore final : public Store {
  private:
   using Key = std::pair<Table, std::string>;
   using State = std::map<Key, std::string>;
+  class Copy;
 
+  static Rows scan_state(const State& state, Table table, std::string_view prefix,
+                         const Page& page);
   static void apply(State& state, const Batch& record);
   uint64_t recorded_epoch() const;
 

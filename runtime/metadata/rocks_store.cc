@@ -134,6 +134,7 @@ class RocksStore final : public Store {
 
   Result<std::optional<std::string>> get(Table table, std::string_view key) override;
   Result<Rows> scan(Table table, std::string_view prefix, const Page& page) override;
+  Result<std::unique_ptr<Snapshot>> snapshot() override;
   Status commit(const Batch& batch, uint64_t epoch) override;
   uint64_t epoch() const override { return epoch_; }
   ClusterId cluster_id() const override { return cluster_id_; }
@@ -142,6 +143,8 @@ class RocksStore final : public Store {
   fs::path folder() const override { return path_; }
 
  private:
+  class Moment;
+
   RocksStore(const fs::path& path, std::optional<DirectoryLock> lock, const RocksOptions& options)
       : path_(path),
         read_only_(options.read_only),
@@ -156,6 +159,8 @@ class RocksStore final : public Store {
   Status read_identity(const RocksOptions& options);
   Status write_identity(const RocksOptions& options);
   Status write(rocksdb::WriteBatch& batch);
+  Result<Rows> scan_as(const rocksdb::ReadOptions& options, Table table, std::string_view prefix,
+                       const Page& page) const;
   Family* family(Table table) const { return families_[static_cast<size_t>(table)]; }
   Error damaged(std::string_view what) const;
   std::string damaged_tables() const;
@@ -376,11 +381,34 @@ Result<std::optional<std::string>> RocksStore::get(Table table, std::string_view
   return std::optional{std::move(value)};
 }
 
+class RocksStore::Moment final : public Snapshot {
+ public:
+  explicit Moment(RocksStore& store) : store_(store), snapshot_(store.db_->GetSnapshot()) {}
+  ~Moment() override { store_.db_->ReleaseSnapshot(snapshot_); }
+  Result<Rows> scan(Table table, std::string_view prefix, const Page& page) override {
+    rocksdb::ReadOptions options;
+    options.snapshot = snapshot_;
+    return store_.scan_as(options, table, prefix, page);
+  }
+
+ private:
+  RocksStore& store_;
+  const rocksdb::Snapshot* const snapshot_;
+};
+
 Result<Rows> RocksStore::scan(Table table, std::string_view prefix, const Page& page) {
+  return scan_as(rocksdb::ReadOptions{}, table, prefix, page);
+}
+
+Result<std::unique_ptr<Snapshot>> RocksStore::snapshot() {
+  return std::make_unique<Moment>(*this);
+}
+
+Result<Rows> RocksStore::scan_as(const rocksdb::ReadOptions& options, Table table,
+                                 std::string_view prefix, const Page& page) const {
   Rows rows;
   if (family(table) == nullptr) return rows;
-  const std::unique_ptr<rocksdb::Iterator> row{
-      db_->NewIterator(rocksdb::ReadOptions{}, family(table))};
+  const std::unique_ptr<rocksdb::Iterator> row{db_->NewIterator(options, family(table))};
   const bool from_start = page.after.empty() || page.after < prefix;
   row->Seek(from_start ? slice(prefix) : slice(page.after));
   if (!from_start && row->Valid() && row->key() == slice(page.after)) row->Next();

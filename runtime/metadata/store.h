@@ -97,6 +97,15 @@ class Checkpoint {
   virtual const std::filesystem::path& folder() const = 0;
 };
 
+// All rows as they were at one moment, whatever is committed meanwhile. Destroy it before the
+// store.
+class Snapshot {
+ public:
+  virtual ~Snapshot() = default;
+  // As Store::scan.
+  virtual Result<Rows> scan(Table table, std::string_view prefix, const Page& page) = 0;
+};
+
 // Thread-safe. Every function may block on a disk: never call one on an io thread.
 // Reads see every commit that returned before they began.
 // Errors of all: data_loss (a file is damaged), unavailable (the disk does not answer, or an
@@ -108,6 +117,7 @@ class Store {
   virtual Result<std::optional<std::string>> get(Table table, std::string_view key) = 0;
   // Rows whose key begins with `prefix`, in the order of their keys' bytes.
   virtual Result<Rows> scan(Table table, std::string_view prefix, const Page& page = {}) = 0;
+  virtual Result<std::unique_ptr<Snapshot>> snapshot() = 0;
 
   // Durable on return: one write and one sync. `epoch` is the leadership term of the head that
   // commits; a higher one than the recorded is recorded with the batch, also with an empty one.

@@ -78,6 +78,9 @@ std::string method_name(Method method) {
       TROUPE_NAME(accept_ring);
       TROUPE_NAME(yield_slots);
       TROUPE_NAME(drain_node);
+      TROUPE_NAME(follow_leader);
+      TROUPE_NAME(replicate);
+      TROUPE_NAME(transfer_lead);
       TROUPE_NAME(get_job);
       TROUPE_NAME(get_package);
       TROUPE_NAME(explain);

@@ -92,6 +92,9 @@ enum class Method : uint32_t {
   attach_timeline = 83,  // Empty, to the worker, with the memory of the process's timeline.
   back_up = 84,          // To the head; answered by BackedUp.
   drain_node = 85,       // To the head.
+  follow_leader = 86,    // Of a head that stands by, to the one that leads.
+  replicate = 87,        // Back.
+  transfer_lead = 88,    // To the head.
   yield_slots = 75,      // YieldSlots, from the head: somebody else waits for what its slots hold.
   accept_ring = 74,      // RingOffer, from the worker, with the same descriptors.
 };
@@ -731,8 +734,7 @@ struct Attached {
   NodeId node;
   std::string node_name;
   ClusterId cluster;
-  std::string head_host;
-  uint16_t head_port = 0;
+  std::vector<std::string> heads;  // HOST:PORT each; one of them leads.
   std::string host;
   std::string certificate_pem;
   std::string key_pem;
@@ -867,6 +869,14 @@ struct PendingInfo {
   std::string reason;
 };
 
+// One of several heads, as the one that leads sees it.
+struct HeadInfo {
+  std::string name;
+  std::string role;  // leads, follows, away.
+  bool in_sync = false;
+  uint64_t behind = 0;  // Batches that it has not confirmed.
+};
+
 struct ClusterInfo {
   ClusterId cluster;
   uint64_t epoch = 0;
@@ -880,6 +890,40 @@ struct ClusterInfo {
   uint32_t deployments = 0;
   std::vector<PendingInfo> pending;
   uint32_t placement_groups = 0;
+  std::vector<HeadInfo> heads;  // Empty: there is but one.
+};
+
+// A head that stands by to the one that leads: where its copy of the tables ends (0: it has none).
+struct FollowLeader {
+  std::string name;
+  uint64_t term = 0;
+  uint64_t sequence = 0;
+};
+
+struct Following {
+  uint64_t term = 0;
+  uint64_t sequence = 0;    // Where the leader's tables end.
+  bool whole_copy = false;  // What comes first replaces everything.
+};
+
+struct RowChange {
+  uint32_t table = 0;
+  std::string key;
+  std::string value;
+  bool is_erased = false;
+};
+
+// The leader to one that follows it: what becomes true together, and which place that is. Answered
+// when it is durable.
+struct Replicate {
+  uint64_t term = 0;
+  uint64_t sequence = 0;
+  bool is_copy = false;  // A part of the whole copy; the last one names its place.
+  std::vector<RowChange> changes;
+};
+
+struct TransferLead {
+  std::string to;  // Empty: whoever has everything.
 };
 
 // The folder's path is absolute, on the head's machine.

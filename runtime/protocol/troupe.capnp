@@ -676,13 +676,12 @@ struct Attached {
   node @0 :Data;
   nodeName @1 :Text;
   cluster @2 :Data;
-  headHost @3 :Text;
-  headPort @4 :UInt16;
-  host @5 :Text;
-  certificatePem @6 :Text;
-  keyPem @7 :Text;
-  authorityPem @8 :Text;
-  socketPath @9 :Text;
+  heads @3 :List(Text);
+  host @4 :Text;
+  certificatePem @5 :Text;
+  keyPem @6 :Text;
+  authorityPem @7 :Text;
+  socketPath @8 :Text;
 }
 
 struct OpenRing {
@@ -820,6 +819,46 @@ struct ClusterInfo {
   deployments @9 :UInt32;
   pending @10 :List(PendingInfo);
   placementGroups @11 :UInt32;
+  heads @12 :List(HeadInfo);
+}
+
+# --- Heads that stand by -------------------------------------------------------------------------
+
+# One of several heads, as the one that leads sees it.
+struct HeadInfo {
+  name @0 :Text;
+  role @1 :Text;
+  inSync @2 :Bool;
+  behind @3 :UInt64;
+}
+
+# A head that stands by to the one that leads: the place where its copy ends. Answered with
+# Following; what it lacks comes as Replicate, over the same connection.
+struct FollowLeader {
+  name @0 :Text;
+  term @1 :UInt64;
+  sequence @2 :UInt64;
+}
+struct Following {
+  term @0 :UInt64;
+  sequence @1 :UInt64;
+  wholeCopy @2 :Bool;
+}
+struct RowChange {
+  table @0 :UInt32;
+  key @1 :Text;
+  value @2 :Text;
+  isErased @3 :Bool;
+}
+struct Replicate {
+  term @0 :UInt64;
+  sequence @1 :UInt64;
+  isCopy @2 :Bool;
+  changes @3 :List(RowChange);
+}
+# From an operator, to the head that leads.
+struct TransferLead {
+  to @0 :Text;
 }
 
 # To the head; answered with BackedUp. `keep`: so many backups stay; 0: all.

@@ -143,6 +143,15 @@ Async<Result<std::shared_ptr<Peer>>> Peer::start(Scope& scope, Environment envir
   co_return peer;
 }
 
+Async<void> Peer::refuse(Environment environment, std::unique_ptr<Connection> connection, Error why,
+                         Instant deadline) {
+  // Its hello first: what a closed socket has not read may cost the other side the answer.
+  auto hello = co_await with_deadline(environment.clock, deadline, connection->receive());
+  Frame refusal = make_frame(FrameKind::reply, 0, Method::unknown, {});
+  refusal.header.error = protocol::to_info(why);
+  if (hello && connection->send(std::move(refusal))) connection->close();
+}
+
 void Peer::close() {
   connection_->close();
 }

@@ -149,6 +149,9 @@ class Peer : public std::enable_shared_from_this<Peer> {
                                                     std::unique_ptr<Connection> connection,
                                                     Service& service, protocol::Hello self,
                                                     Instant deadline);
+  // Tells whoever dialled why it is not spoken with, as its start()'s error, and closes.
+  static Async<void> refuse(Environment environment, std::unique_ptr<Connection> connection,
+                            Error why, Instant deadline);
   ~Peer();
 
   const protocol::Hello& remote() const { return remote_; }

@@ -16,6 +16,7 @@ using transport::Peer;
 namespace {
 
 constexpr Duration connect_budget = std::chrono::seconds(5);
+constexpr Duration connect_budget_of_many = std::chrono::seconds(1);
 constexpr Duration register_budget = std::chrono::seconds(5);
 constexpr size_t reports_at_once = 512;
 constexpr Duration report_budget = std::chrono::seconds(5);
@@ -73,9 +74,8 @@ Async<void> HeadLink::keep_connected() {
     registered_ = false;
     if (sequence_ > beats_before) delay = options_.reconnect_first;
     const Duration pause = with_jitter(delay);
-    log::warning("head_away", {{"head", options_.head.to_string()},
-                               {"why", ended.error()},
-                               {"retry_ms", pause / std::chrono::milliseconds(1)}});
+    log::warning("head_away",
+                 {{"why", ended.error()}, {"retry_ms", pause / std::chrono::milliseconds(1)}});
     co_await sleep_for(environment_.clock, pause);
     delay = std::min(delay * 2, options_.reconnect_longest);
   }
@@ -83,8 +83,29 @@ Async<void> HeadLink::keep_connected() {
 
 // Returns why the connection could not be made or did not last.
 Async<Status> HeadLink::serve_one_connection() {
-  const Instant deadline = environment_.clock.now() + connect_budget;
-  auto connection = co_await environment_.network.connect(options_.head, deadline);
+  auto peer = co_await dial();
+  if (!peer) co_return std::move(peer).error();
+  peer_ = *peer;
+  TROUPE_CO_CHECK(co_await register_node(*peer));
+  co_return co_await beat(*peer);
+}
+
+Async<Result<std::shared_ptr<Peer>>> HeadLink::dial() {
+  Error failure = error(Code::unavailable, "no head is known");
+  for (size_t tries = 0; tries < options_.heads.size(); ++tries) {
+    auto peer = co_await dial_one(options_.heads[next_head_]);
+    if (peer) co_return peer;
+    failure = std::move(peer).error();
+    next_head_ = (next_head_ + 1) % options_.heads.size();
+  }
+  co_return failure;
+}
+
+Async<Result<std::shared_ptr<Peer>>> HeadLink::dial_one(transport::Endpoint head) {
+  // One of several may be gone without a word, and another one lead.
+  const Duration budget = options_.heads.size() > 1 ? connect_budget_of_many : connect_budget;
+  const Instant deadline = environment_.clock.now() + budget;
+  auto connection = co_await environment_.network.connect(head, deadline);
   if (!connection) co_return std::move(connection).error();
   const transport::PeerIdentity& identity = (*connection)->peer();
   if (!identity.local && identity.role != transport::Role::head) {
@@ -94,10 +115,8 @@ Async<Status> HeadLink::serve_one_connection() {
   protocol::Hello self = questions_.hello();
   auto peer = co_await Peer::start(scope_, environment_, std::move(*connection), service_,
                                    std::move(self), deadline);
-  if (!peer) co_return std::move(peer).error();
-  peer_ = *peer;
-  TROUPE_CO_CHECK(co_await register_node(*peer));
-  co_return co_await beat(*peer);
+  if (!peer) co_return std::move(peer).error().context("head " + head.to_string());
+  co_return peer;
 }
 
 Async<Status> HeadLink::register_node(std::shared_ptr<Peer> peer) {
@@ -119,7 +138,7 @@ Async<Status> HeadLink::register_node(std::shared_ptr<Peer> peer) {
   log::info("node_registered", {{"node", options_.node},
                                 {"epoch", epoch_},
                                 {"actors", actors},
-                                {"head", options_.head.to_string()}});
+                                {"head", options_.heads[next_head_].to_string()}});
   changed_.pulse();
   co_return ok();
 }

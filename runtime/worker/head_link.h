@@ -48,6 +48,9 @@ class HeadLink {
  private:
   Async<void> keep_connected();
   Async<Status> serve_one_connection();
+  // The head that leads, of all, each asked once. Errors: of the last one that was asked.
+  Async<Result<std::shared_ptr<transport::Peer>>> dial();
+  Async<Result<std::shared_ptr<transport::Peer>>> dial_one(transport::Endpoint head);
   Async<Status> register_node(std::shared_ptr<transport::Peer> peer);
   Async<Status> beat(std::shared_ptr<transport::Peer> peer);
   Async<void> report_exits();
@@ -61,6 +64,7 @@ class HeadLink {
   transport::Service& service_;
   Questions questions_;
   std::shared_ptr<transport::Peer> peer_;
+  size_t next_head_ = 0;  // The one that led, as far as is known.
   bool registered_ = false;
   uint64_t registrations_ = 0;
   uint64_t epoch_ = 0;  // The highest ever seen.

@@ -25,7 +25,7 @@ struct WorkerOptions {
   NodeId node;
   std::string name;
   ClusterId cluster;
-  transport::Endpoint head;
+  std::vector<transport::Endpoint> heads;  // Of which one leads.
   std::string worker_socket;  // The Unix socket on which it listens.
   std::string host;           // The IP address for TLS; empty: no other node reaches this one.
   uint16_t port = 0;          // 0: the system chooses.

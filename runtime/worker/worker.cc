@@ -415,8 +415,7 @@ Async<Result<protocol::Attached>> Worker::attach_process(protocol::AttachProcess
   attached.node = options_.node;
   attached.node_name = options_.name;
   attached.cluster = options_.cluster;
-  attached.head_host = options_.head.host;
-  attached.head_port = options_.head.port;
+  for (const auto& head : options_.heads) attached.heads.push_back(head.to_string());
   attached.host = options_.host;
   attached.certificate_pem = options_.certificate_pem;
   attached.key_pem = options_.key_pem;

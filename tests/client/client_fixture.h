@@ -193,8 +193,7 @@ class ClientTest : public testing::Test {
   ClientTest() {
     attached.node = NodeId::random(simulation.random());
     attached.cluster = ClusterId::random(simulation.random());
-    attached.head_host = "10.0.0.1";
-    attached.head_port = 7000;
+    attached.heads = {"10.0.0.1:7000"};
     attached.host = "10.0.1.1";
     attached.socket_path = "/simulated/driver.sock";
     worker.self.kind = "worker";
@@ -313,7 +312,7 @@ class ClientTest : public testing::Test {
     identity.name = name;
     return simulation.network().add_host({name, machine, identity});
   }
-  Endpoint head_endpoint() const { return {"", attached.head_host, attached.head_port}; }
+  Endpoint head_endpoint() const { return Endpoint::parse(attached.heads.front()).value(); }
   static Endpoint worker_endpoint() { return {"/simulated/worker.sock", "", 0}; }
 
   sim::Simulation simulation{1};

@@ -42,6 +42,7 @@ class FailingStore final : public Store {
   Result<Rows> scan(Table table, std::string_view prefix, const Page& page) override {
     return inner_.scan(table, prefix, page);
   }
+  Result<std::unique_ptr<Snapshot>> snapshot() override { return inner_.snapshot(); }
   Status commit(const Batch& batch, uint64_t epoch) override {
     if (commits_left == 0) return error(Code::outcome_unknown, "the disk failed");
     if (commits_left != unlimited) --commits_left;

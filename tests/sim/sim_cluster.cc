@@ -47,7 +47,7 @@ worker::WorkerOptions worker_options(ClusterId cluster, NodeId node, size_t inde
   options.node = node;
   options.name = fmt::format("worker-{}", index);
   options.cluster = cluster;
-  options.head = head_endpoint();
+  options.heads = {head_endpoint()};
   options.worker_socket = folder_of(index) + "/worker.sock";
   options.host = fmt::format("10.0.1.{}", index);
   options.socket_folder = folder_of(index);

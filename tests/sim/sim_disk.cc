@@ -49,6 +49,10 @@ class SimDisk::Opened final : public Store {
     }
     return disk_->map_.scan(table, prefix, page);
   }
+  Result<std::unique_ptr<Snapshot>> snapshot() override {
+    TROUPE_CHECK(usable());
+    return disk_->map_.snapshot();
+  }
   Status commit(const Batch& batch, uint64_t epoch) override {
     TROUPE_CHECK(usable());
     Status committed = disk_->commit(batch, epoch);

@@ -226,6 +226,16 @@ SimHost::Connecting SimHost::connect(Endpoint endpoint, Instant deadline) {
   }
 }
 
+Async<transport::Reach> SimHost::probe(Endpoint endpoint, Instant deadline) {
+  using transport::Reach;
+  const std::string name = endpoint.to_string();
+  auto connection = co_await connect(std::move(endpoint), deadline);
+  if (connection) co_return Reach::answers;
+  const bool is_refused = alive_ && connection.error().code() == Code::unavailable &&
+                          !network_.listeners_.contains(name) && !network_.silent_.contains(name);
+  co_return is_refused ? Reach::refused : Reach::silent;
+}
+
 Result<std::unique_ptr<Listener>> SimHost::listen(const Endpoint& endpoint) {
   if (!alive_) return error(Code::unavailable, "this process is dead");
   Endpoint bound = endpoint;

@@ -95,6 +95,7 @@ class SimHost final : public transport::Network {
   uint64_t held_back() const { return held_back_ + clock_.held_back(); }
 
   Connecting connect(transport::Endpoint endpoint, Instant deadline) override;
+  Async<transport::Reach> probe(transport::Endpoint endpoint, Instant deadline) override;
   Result<std::unique_ptr<transport::Listener>> listen(const transport::Endpoint& endpoint) override;
 
  private:

@@ -120,7 +120,7 @@ class WorkerTest : public testing::Test {
     folder = pattern;
     options.node = NodeId::random(random);
     options.name = "worker-1";
-    options.head.unix_path = folder + "/head.sock";
+    options.heads = {{folder + "/head.sock", "", 0}};
     options.worker_socket = folder + "/worker.sock";
     options.socket_folder = folder;
     options.log_folder = folder;
@@ -131,7 +131,7 @@ class WorkerTest : public testing::Test {
     options.reconnect_first = 1ms;
     options.reconnect_longest = 20ms;
     options.job_check_period = 5ms;
-    head.emplace(environment(), scope, options.head.unix_path);
+    head.emplace(environment(), scope, options.heads.front().unix_path);
   }
   void TearDown() override { std::filesystem::remove_all(folder); }
 

@@ -107,7 +107,7 @@ struct DaemonOptions {
   std::string name;
   std::string host = "127.0.0.1";
   uint16_t port = 0;
-  std::string head;  // HOST:PORT, of a worker.
+  std::vector<std::string> heads;  // HOST:PORT, of a worker.
   std::string node;  // The node's id, of a worker.
   std::string worker_socket;
   std::string https;  // HOST:PORT, of a gateway.

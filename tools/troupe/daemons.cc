@@ -165,14 +165,16 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
   if (!node) return daemon.refuse(node.error().context("--node"));
   auto cluster = ClusterId::parse(daemon.credentials().self().cluster);
   if (!cluster) return daemon.refuse(cluster.error());
-  auto head = transport::Endpoint::parse(daemon.options().head);
-  if (!head) return daemon.refuse(head.error().context("--head"));
   worker::ProcMachineUsage usage;
   worker::WorkerOptions worker_options;
   worker_options.node = *node;
   worker_options.name = daemon.options().name;
   worker_options.cluster = *cluster;
-  worker_options.head = *head;
+  for (const std::string& text : daemon.options().heads) {
+    auto head = transport::Endpoint::parse(text);
+    if (!head) return daemon.refuse(head.error().context("--head"));
+    worker_options.heads.push_back(std::move(*head));
+  }
   worker_options.worker_socket = daemon.options().worker_socket;
   worker_options.host = daemon.options().host;
   worker_options.port = daemon.options().port;

@@ -230,7 +230,8 @@ int main(int argc, char** argv) {
     command->add_option("--name", daemon.name);
     command->add_option("--host", daemon.host, "Address to listen on");
     command->add_option("--port", daemon.port, "Port; 0: any");
-    command->add_option("--head", daemon.head, "HOST:PORT of the head");
+    command->add_option("--head", daemon.heads, "HOST:PORT of a head, of which one leads")
+        ->allow_extra_args(false);
     command->add_option("--node", daemon.node, "Id of the node");
     command->add_option("--worker-socket", daemon.worker_socket);
     command->add_option("--https", daemon.https, "HOST:PORT for HTTPS");

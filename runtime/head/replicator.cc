@@ -1,0 +1,447 @@
+#include "head/replicator.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "protocol/codec.h"
+
+namespace troupe::head {
+
+using protocol::Empty;
+using transport::Message;
+using transport::Method;
+using transport::Peer;
+
+namespace {
+
+// The lease is taken for over a little before it is: clocks run at different speeds.
+constexpr Duration lease_margin = std::chrono::milliseconds(100);
+constexpr Duration retry = std::chrono::milliseconds(100);
+constexpr Duration watch_period = std::chrono::milliseconds(50);
+constexpr Duration confirm_budget = std::chrono::seconds(10);
+constexpr Duration copy_budget = std::chrono::seconds(30);  // Of one part.
+constexpr Duration hand_over_budget = std::chrono::seconds(2);
+constexpr size_t copy_part_bytes = size_t{1} << 20;
+constexpr size_t copy_page_rows = 4096;
+constexpr size_t unconfirmed_max = 256;  // Batches on their way to one head.
+
+}  // namespace
+
+struct Replicator::Follower {
+  Follower(std::string its_name, std::shared_ptr<Peer> its_peer, const Executor& loop)
+      : name(std::move(its_name)), peer(std::move(its_peer)), changed(loop) {}
+
+  bool lags(Instant now, Duration patience) const {
+    return sent > confirmed && now - progress_at > patience;
+  }
+
+  const std::string name;
+  const std::shared_ptr<Peer> peer;
+  bool is_copying = true;  // It has no place to go on from yet.
+  uint64_t sent = 0;
+  uint64_t confirmed = 0;
+  Instant progress_at;  // When it last confirmed something, or was last sent the first of more.
+  Event changed;
+};
+
+Replicator::Replicator(transport::Environment environment, Store& store, Coordinator& coordinator,
+                       ReplicatorOptions options, Lead lead)
+    : environment_(environment),
+      store_(store),
+      coordinator_(coordinator),
+      options_(std::move(options)),
+      scope_(environment.loop),
+      record_(std::move(lead.record)),
+      valid_until_(lead.since + coordinator.lease_time() - lease_margin),
+      history_(std::move(lead.history)),
+      promised_(history_.end().sequence),
+      changed_(environment.loop),
+      set_changed_(environment.loop),
+      lost_(environment.loop) {
+  for (const std::string& name : record_.in_sync) {
+    if (name == options_.name) continue;
+    counts_.insert(name);
+    away_since_[name] = environment.clock.now();
+  }
+}
+
+Replicator::~Replicator() = default;
+
+void Replicator::start() {
+  log::info("head_leads", {{"term", record_.term},
+                           {"in_sync", fmt::format("{}", fmt::join(record_.in_sync, ","))},
+                           {"sequence", history_.end().sequence}});
+  spawn(scope_, keep_lease());
+  spawn(scope_, keep_set());
+  spawn(scope_, watch());
+}
+
+Async<void> Replicator::stop(bool resigns) {
+  const bool led = !lost_.is_set();
+  lose(error(Code::cancelled, "this head stops"));
+  co_await scope_.stop();
+  if (led && resigns) (void)co_await coordinator_.end_lease(record_.lease);
+}
+
+bool Replicator::leads() const {
+  return !lost_.is_set() && environment_.clock.now() < valid_until_;
+}
+
+void Replicator::lose(Error why) {
+  if (lost_.is_set()) return;
+  log::warning("lead_lost", {{"term", record_.term}, {"why", why}});
+  lost_why_ = std::move(why);
+  lost_.set();
+  // Some heads may have it, and one of those may be promoted.
+  const Error untold =
+      error(Code::outcome_unknown, "this head does not lead any more: " + lost_why_.message());
+  for (const Waiter& waiter : std::exchange(waiters_, {})) waiter.told(untold);
+}
+
+// --- The lease.
+
+Async<void> Replicator::keep_lease() {
+  TimerClock& clock = environment_.clock;
+  const Duration period = coordinator_.lease_time() / 4;
+  while (!lost_.is_set()) {
+    const Instant asked = clock.now();
+    const Status renewed = co_await coordinator_.renew(record_.lease);
+    if (renewed) {
+      valid_until_ = asked + coordinator_.lease_time() - lease_margin;
+    } else if (renewed.error().code() == Code::conflict) {
+      lose(renewed.error());
+      co_return;
+    } else {
+      log::warning("lease_not_renewed", {{"why", renewed.error()}});
+    }
+    if (clock.now() >= valid_until_) {
+      lose(renewed ? error(Code::deadline_exceeded, "it stood still for longer than its lease")
+                   : renewed.error());
+      co_return;
+    }
+    const Instant next = clock.now() + (renewed ? period : retry);
+    (void)co_await wait_until(clock, std::min(next, valid_until_), lost_);
+  }
+}
+
+// --- Promises.
+
+void Replicator::begin(Batch& group) {
+  const Place place{record_.term, history_.end().sequence + 1};
+  group.add(place_row(place));
+  protocol::Replicate batch;
+  batch.term = place.term;
+  batch.sequence = place.sequence;
+  batch.changes = to_changes(group);
+  history_.add(place, std::make_shared<const Bytes>(protocol::encode(batch)));
+  for (const auto& [name, follower] : followers_) follower->changed.pulse();
+}
+
+void Replicator::confirm(std::function<void(Status)> told) {
+  waiters_.push_back({history_.end().sequence, std::move(told)});
+  settle();
+}
+
+// Gives the promises that can be given.
+void Replicator::settle() {
+  if (waiters_.empty() || hands_over_) return;
+  if (!lost_.is_set() && !leads()) {
+    lose(error(Code::deadline_exceeded, "the lease may be over"));
+    return;
+  }
+  if (lost_.is_set()) {
+    const Error untold =
+        error(Code::outcome_unknown, "this head does not lead any more: " + lost_why_.message());
+    for (const Waiter& waiter : std::exchange(waiters_, {})) waiter.told(untold);
+    return;
+  }
+  uint64_t everywhere = history_.end().sequence;
+  for (const std::string& name : counts_) {
+    const auto follower = followers_.find(name);
+    if (follower == followers_.end() || follower->second->is_copying) return;
+    everywhere = std::min(everywhere, follower->second->confirmed);
+  }
+  const auto rest = std::ranges::find_if(
+      waiters_, [&](const Waiter& waiter) { return waiter.sequence > everywhere; });
+  std::vector<Waiter> ready{std::make_move_iterator(waiters_.begin()),
+                            std::make_move_iterator(rest)};
+  waiters_.erase(waiters_.begin(), rest);
+  for (const Waiter& waiter : ready) {
+    promised_ = std::max(promised_, waiter.sequence);
+    waiter.told(ok());
+  }
+}
+
+// --- Who is in sync.
+
+bool Replicator::is_recorded(const std::string& name) const {
+  return std::ranges::find(record_.in_sync, name) != record_.in_sync.end();
+}
+
+std::vector<std::string> Replicator::wanted() const {
+  const Instant now = environment_.clock.now();
+  std::vector<std::string> names;
+  for (const auto& [name, follower] : followers_) {
+    if (!follower->peer->is_open() || follower->is_copying) continue;
+    if (follower->lags(now, options_.patience)) continue;
+    if (follower->confirmed >= promised_) names.push_back(name);
+  }
+  for (const auto& [name, since] : away_since_) {
+    if (now - since <= options_.patience) names.push_back(name);
+  }
+  std::ranges::sort(names);
+  names.insert(names.begin(), options_.name);
+  return names;
+}
+
+Async<void> Replicator::keep_set() {
+  while (!lost_.is_set()) {
+    std::vector<std::string> names = wanted();
+    if (names == record_.in_sync) {
+      (void)co_await wait_either(changed_, lost_);
+      continue;
+    }
+    // From now on promises wait for those, so that they have all of them when they are recorded.
+    for (const std::string& name : names) {
+      if (name != options_.name) counts_.insert(name);
+    }
+    LeadRecord next = record_;
+    next.in_sync = std::move(names);
+    auto done = co_await coordinator_.set_in_sync(std::move(next));
+    if (!done && done.error().code() != Code::conflict) {
+      // Nobody knows whether it was done.
+      auto seen = co_await coordinator_.read();
+      if (seen) {
+        done = std::move(seen);
+      } else {
+        co_await sleep_for(environment_.clock, retry);
+        continue;
+      }
+    }
+    if (!done || done->lease != record_.lease) {
+      lose(done ? error(Code::conflict, "another head leads") : done.error());
+      co_return;
+    }
+    record_ = std::move(*done);
+    std::erase_if(counts_, [&](const std::string& name) { return !is_recorded(name); });
+    std::erase_if(away_since_, [&](const auto& entry) { return !is_recorded(entry.first); });
+    log::info("heads_in_sync", {{"names", fmt::format("{}", fmt::join(record_.in_sync, ","))}});
+    set_changed_.pulse();
+    settle();
+  }
+}
+
+// Time passes without an event.
+Async<void> Replicator::watch() {
+  while (!lost_.is_set()) {
+    (void)co_await wait_until(environment_.clock, environment_.clock.now() + watch_period, lost_);
+    changed_.pulse();
+  }
+}
+
+// --- The heads that follow.
+
+Async<Result<protocol::Following>> Replicator::follow(protocol::FollowLeader request,
+                                                      std::shared_ptr<Peer> peer) {
+  if (!leads()) co_return error(Code::conflict, "this head does not lead");
+  if (request.name.empty() || request.name == options_.name) {
+    co_return error(Code::invalid,
+                    fmt::format("a head named '{}' cannot follow {}", request.name, options_.name));
+  }
+  const auto follower =
+      std::make_shared<Follower>(request.name, std::move(peer), environment_.loop);
+  const Place place{request.term, request.sequence};
+  follower->is_copying = !history_.knows(place);
+  follower->sent = follower->confirmed = follower->is_copying ? 0 : place.sequence;
+  follower->progress_at = environment_.clock.now();
+  if (const auto old = followers_.find(request.name); old != followers_.end()) {
+    old->second->peer->close();
+  }
+  followers_[request.name] = follower;
+  away_since_.erase(request.name);
+  log::info("head_follows", {{"name", request.name},
+                             {"term", place.term},
+                             {"sequence", place.sequence},
+                             {"whole_copy", follower->is_copying}});
+  spawn(scope_, feed(follower));
+  changed_.pulse();
+  settle();
+  co_return protocol::Following{record_.term, history_.end().sequence, follower->is_copying};
+}
+
+Async<void> Replicator::feed(FollowerPointer follower) {
+  // What it has is of no use from here on: it must not be promoted with half of the copy.
+  while (follower->is_copying && is_recorded(follower->name) && !lost_.is_set()) {
+    (void)co_await wait_either(set_changed_, lost_);
+  }
+  Status ended = ok();
+  if (follower->is_copying) ended = co_await copy_whole(follower);
+  while (ended && !lost_.is_set() && follower->peer->is_open()) {
+    const History::Message next = history_.after(follower->sent);
+    if (!next && follower->sent < history_.end().sequence) {
+      ended = error(Code::exhausted, "it is further behind than this head remembers");
+      break;
+    }
+    if (!next || follower->sent - follower->confirmed >= unconfirmed_max) {
+      (void)co_await wait_either(follower->changed, follower->peer->closed());
+      continue;
+    }
+    if (follower->sent == follower->confirmed) follower->progress_at = environment_.clock.now();
+    Message message{*next, {}};
+    auto call = follower->peer->begin_call(Method::replicate, std::move(message), confirm_budget);
+    if (!call) {
+      ended = call.error();
+      break;
+    }
+    ++follower->sent;
+    spawn(scope_, note_confirmed(follower, follower->sent, std::move(*call)));
+  }
+  follower->peer->close();
+  if (!ended) {
+    log::warning("head_not_fed", {{"name", follower->name}, {"why", ended.error()}});
+  }
+  const auto found = followers_.find(follower->name);
+  if (found != followers_.end() && found->second == follower) {
+    followers_.erase(found);
+    // A connection that broke may be back at once; a process that is gone is not waited for.
+    if (counts_.contains(follower->name)) {
+      away_since_[follower->name] = environment_.clock.now() - options_.patience / 2;
+    }
+  }
+  changed_.pulse();
+}
+
+Async<void> Replicator::note_confirmed(FollowerPointer follower, uint64_t sequence,
+                                       transport::OutgoingCall call) {
+  auto answer = co_await call.reply();
+  if (!answer) {
+    log::warning("batch_not_confirmed", {{"name", follower->name}, {"why", answer.error()}});
+    follower->peer->close();
+    co_return;
+  }
+  follower->confirmed = std::max(follower->confirmed, sequence);
+  follower->progress_at = environment_.clock.now();
+  follower->changed.pulse();
+  settle();
+  if (!counts_.contains(follower->name)) changed_.pulse();
+}
+
+Async<Status> Replicator::copy_whole(FollowerPointer follower) {
+  std::unique_ptr<Snapshot> snapshot;
+  auto take = [this, &snapshot]() -> Status {
+    TROUPE_TRY(snapshot, store_.snapshot());
+    return ok();
+  };
+  TROUPE_CO_CHECK(co_await transport::run_blocking(environment_, take));
+  auto place = co_await send_snapshot(follower, *snapshot);
+  if (!place) co_return std::move(place).error();
+  if (!history_.knows(*place) && *place != history_.end()) {
+    co_return error(Code::exhausted, "more was written during its copy than this head remembers");
+  }
+  follower->sent = follower->confirmed = place->sequence;
+  follower->is_copying = false;
+  follower->progress_at = environment_.clock.now();
+  changed_.pulse();
+  co_return ok();
+}
+
+Async<Result<Place>> Replicator::send_snapshot(FollowerPointer follower, Snapshot& snapshot) {
+  auto find_place = [&snapshot] { return read_place(snapshot); };
+  TROUPE_CO_TRY(const Place place, co_await transport::run_blocking(environment_, find_place));
+  protocol::Replicate part;
+  part.is_copy = true;
+  size_t bytes = 0;
+  for (const Table table : tables) {
+    Page page{{}, copy_page_rows};
+    for (;;) {
+      auto read = [&snapshot, table, &page] { return snapshot.scan(table, {}, page); };
+      TROUPE_CO_TRY(Rows rows, co_await transport::run_blocking(environment_, read));
+      const bool is_last = rows.size() < copy_page_rows;
+      if (!rows.empty()) page.after = rows.back().first;
+      for (auto& [key, value] : rows) {
+        if (table == Table::meta && !is_copied(key)) continue;
+        bytes += key.size() + value.size();
+        part.changes.push_back(
+            {static_cast<uint32_t>(table), std::move(key), std::move(value), false});
+        if (bytes < copy_part_bytes) continue;
+        auto taken = co_await transport::call<Empty>(follower->peer, Method::replicate,
+                                                     std::move(part), copy_budget);
+        if (!taken) co_return std::move(taken).error();
+        part = {};
+        part.is_copy = true;
+        bytes = 0;
+      }
+      if (is_last) break;
+    }
+  }
+  // The last part: whoever has it has everything up to the place.
+  part.term = place.term;
+  part.sequence = place.sequence;
+  auto taken = co_await transport::call<Empty>(follower->peer, Method::replicate, std::move(part),
+                                               copy_budget);
+  if (!taken) co_return std::move(taken).error();
+  co_return place;
+}
+
+// --- What operators ask.
+
+std::vector<protocol::HeadInfo> Replicator::heads() const {
+  std::vector<protocol::HeadInfo> infos;
+  infos.push_back({options_.name, "leads", true, 0});
+  for (const auto& [name, follower] : followers_) {
+    infos.push_back({name, follower->is_copying ? "copies" : "follows", is_recorded(name),
+                     history_.end().sequence - follower->confirmed});
+  }
+  for (const std::string& name : record_.in_sync) {
+    if (name != options_.name && !followers_.contains(name))
+      infos.push_back({name, "away", true, 0});
+  }
+  return infos;
+}
+
+Async<Result<protocol::TransferLead>> Replicator::hand_over(protocol::TransferLead request) {
+  if (!leads() || hands_over_) co_return error(Code::conflict, "this head does not lead any more");
+  FollowerPointer next;
+  for (const auto& [name, follower] : followers_) {
+    const bool may = is_recorded(name) && !follower->is_copying && follower->peer->is_open();
+    if (may && (request.to.empty() || request.to == name)) next = follower;
+  }
+  if (!next) {
+    std::string names;
+    for (const auto& [name, follower] : followers_) {
+      if (is_recorded(name)) names += (names.empty() ? "" : ", ") + name;
+    }
+    co_return error(Code::not_found,
+                    fmt::format("no head {} is in sync with this one; those in sync: {}",
+                                request.to, names.empty() ? "none" : names));
+  }
+  hands_over_ = true;  // Nothing is promised from here on, so that the next head has all of it.
+  const Instant end = environment_.clock.now() + hand_over_budget;
+  while (next->confirmed < history_.end().sequence && next->peer->is_open() && leads()) {
+    if (environment_.clock.now() >= end) break;
+    (void)co_await wait_until(environment_.clock, end, next->changed);
+  }
+  if (next->confirmed < history_.end().sequence || !leads()) {
+    hands_over_ = false;
+    settle();
+    co_return error(Code::deadline_exceeded,
+                    next->name + " did not confirm all in time: this head goes on");
+  }
+  LeadRecord last = record_;
+  last.in_sync = {options_.name, next->name};
+  auto recorded = co_await coordinator_.set_in_sync(std::move(last));
+  if (!recorded) {
+    lose(recorded.error());  // Or nobody knows who is in sync now.
+    co_return std::move(recorded).error();
+  }
+  record_ = std::move(*recorded);
+  const Status ended = co_await coordinator_.end_lease(record_.lease);
+  lose(error(Code::cancelled, "handed over to " + next->name));
+  if (!ended) co_return ended.error();
+  co_return protocol::TransferLead{next->name};
+}
+
+}  // namespace troupe::head

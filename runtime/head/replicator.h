@@ -1,0 +1,111 @@
+// Of the head that leads: sends what it commits to the heads that stand by, and keeps the lead.
+//
+// A promise waits until every head that the coordinator records as in sync has it durably, and is
+// not given once the lease may have passed on. So whoever is promoted has all that was promised. A
+// head that does not keep up is taken off the record first, and only then not waited for any more;
+// one that comes back is waited for first, and then recorded.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "head/coordinator.h"
+#include "head/history.h"
+#include "metadata/replication.h"
+#include "transport/environment.h"
+#include "transport/peer.h"
+
+namespace troupe::head {
+
+// What a head holds when it begins to lead.
+struct Lead {
+  LeadRecord record;
+  Instant since;  // When it asked for the lease.
+  History history;
+};
+
+struct ReplicatorOptions {
+  std::string name;
+  // A head in sync that has not confirmed what it was sent for so long, or is away, is given up.
+  Duration patience = std::chrono::seconds(1);
+};
+
+// Everything runs on the environment's loop. Stop it before it is destroyed.
+class Replicator final : public Replication {
+ public:
+  // All outlive it.
+  Replicator(transport::Environment environment, Store& store, Coordinator& coordinator,
+             ReplicatorOptions options, Lead lead);
+  ~Replicator() override;
+
+  void start();
+  // Gives the lead up, if `resigns`, so that nobody need wait until the lease is over.
+  Async<void> stop(bool resigns);
+
+  uint64_t term() const { return record_.term; }
+  // Set once this head does not lead any more: nothing is promised from then on.
+  Event& lost() { return lost_; }
+
+  // A head that stands by asks for what it lacks. Errors: conflict (this head does not lead),
+  // invalid.
+  Async<Result<protocol::Following>> follow(protocol::FollowLeader request,
+                                            std::shared_ptr<transport::Peer> peer);
+  // Hands over to a head in sync, and is lost then. Errors: not_found (no such head in sync),
+  // unavailable, deadline_exceeded: this head still leads, or is lost.
+  Async<Result<protocol::TransferLead>> hand_over(protocol::TransferLead request);
+  std::vector<protocol::HeadInfo> heads() const;
+
+  // --- Replication
+  void begin(Batch& group) override;
+  void confirm(std::function<void(Status)> told) override;
+
+ private:
+  struct Follower;
+  using FollowerPointer = std::shared_ptr<Follower>;
+
+  Async<void> keep_lease();
+  Async<void> keep_set();
+  Async<void> watch();
+  Async<void> feed(FollowerPointer follower);
+  Async<Status> copy_whole(FollowerPointer follower);
+  Async<Status> await_confirmed(FollowerPointer follower, uint64_t sequence,
+                                transport::OutgoingCall call);
+  Async<void> note_confirmed(FollowerPointer follower, uint64_t sequence,
+                             transport::OutgoingCall call);
+  Async<Result<Place>> send_snapshot(FollowerPointer follower, Snapshot& snapshot);
+  // The names that should be recorded now.
+  std::vector<std::string> wanted() const;
+  bool is_recorded(const std::string& name) const;
+  void settle();
+  void lose(Error why);
+  bool leads() const;
+
+  transport::Environment environment_;
+  Store& store_;
+  Coordinator& coordinator_;
+  const ReplicatorOptions options_;
+  Scope scope_;
+  LeadRecord record_;
+  Instant valid_until_;
+  History history_;
+  std::map<std::string, FollowerPointer> followers_;
+  std::map<std::string, Instant> away_since_;  // Those that count and do not follow.
+  std::set<std::string> counts_;               // Promises wait for them: no fewer than recorded.
+  uint64_t promised_ = 0;                      // The sequence of the last promise.
+  struct Waiter {
+    uint64_t sequence;
+    std::function<void(Status)> told;
+  };
+  std::vector<Waiter> waiters_;
+  bool hands_over_ = false;
+  Event changed_;      // A batch was begun, or the set of heads may have to change.
+  Event set_changed_;  // What is recorded.
+  Event lost_;
+  Error lost_why_;
+};
+
+}  // namespace troupe::head

@@ -1,0 +1,81 @@
+// The service in which heads agree on who leads, as a model: one record and one lease on virtual
+// time, which every head reaches by a way of its own that may be slow or cut.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "base/random.h"
+#include "head/coordinator.h"
+#include "tests/sim/sim_clock.h"
+
+namespace troupe::sim {
+
+class CoordinatorModel {
+ public:
+  CoordinatorModel(TimerClock& clock, Duration lease_time)
+      : clock_(clock), lease_time_(lease_time) {}
+
+  // What is recorded; who leads only while its lease lasts.
+  head::LeadRecord read() const;
+  Result<head::LeadRecord> lead(head::LeadRecord wanted);
+  Status renew(int64_t lease);
+  Result<head::LeadRecord> set_in_sync(const head::LeadRecord& mine);
+  void end_lease(int64_t lease);
+  Duration lease_time() const { return lease_time_; }
+  // As if its data were lost.
+  void forget() { record_ = {}; }
+  // Called with each record that becomes true.
+  void on_change(std::function<void(const head::LeadRecord&)> hook) {
+    on_change_ = std::move(hook);
+  }
+
+ private:
+  bool is_held() const { return record_.lease != 0 && clock_.now() < lease_until_; }
+  void changed();
+
+  TimerClock& clock_;
+  const Duration lease_time_;
+  head::LeadRecord record_;
+  Instant lease_until_;
+  int64_t leases_ = 0;
+  int64_t revisions_ = 0;
+  std::function<void(const head::LeadRecord&)> on_change_;
+};
+
+// One head's way to it.
+class SimCoordinator final : public head::Coordinator {
+ public:
+  static constexpr Duration patience = std::chrono::milliseconds(1500);
+
+  SimCoordinator(CoordinatorModel& model, TimerClock& clock, uint64_t seed)
+      : model_(model), clock_(clock), random_(seed) {}
+
+  // Requests, or only the answers, do not arrive any more, or do again.
+  void cut(bool requests, bool answers) {
+    requests_cut_ = requests;
+    answers_cut_ = answers;
+  }
+  // Each way takes up to so long.
+  void set_latency(Duration most) { latency_ = most; }
+
+  Async<Result<head::LeadRecord>> read() override;
+  Async<Result<head::LeadRecord>> lead(head::LeadRecord wanted) override;
+  Async<Status> renew(int64_t lease) override;
+  Async<Result<head::LeadRecord>> set_in_sync(head::LeadRecord mine) override;
+  Async<Status> end_lease(int64_t lease) override;
+  Duration lease_time() const override { return model_.lease_time(); }
+
+ private:
+  template <class T>
+  Async<Result<T>> ask(std::function<Result<T>()> question);
+
+  CoordinatorModel& model_;
+  TimerClock& clock_;
+  SeededRandom random_;
+  bool requests_cut_ = false;
+  bool answers_cut_ = false;
+  Duration latency_ = std::chrono::milliseconds(2);
+};
+
+}  // namespace troupe::sim
