@@ -103,6 +103,13 @@ bool valid_dns_name(std::string_view name) {
          });
 }
 
+// DNS names do not differ by case.
+bool ends_as_etcd_peer(std::string_view name) {
+  if (name.size() < etcd_peer_name.size()) return false;
+  name.remove_prefix(name.size() - etcd_peer_name.size());
+  return ::OPENSSL_strncasecmp(name.data(), etcd_peer_name.data(), name.size()) == 0;
+}
+
 Result<NamesPtr> alternative_names(const std::string& uri, const IdentitySpec& spec) {
   NamesPtr names{::GENERAL_NAMES_new()};
   if (!names || !push_text(names.get(), GEN_URI, uri)) {
@@ -112,9 +119,16 @@ Result<NamesPtr> alternative_names(const std::string& uri, const IdentitySpec& s
     if (!valid_dns_name(name)) {
       return error(Code::invalid, fmt::format("\"{}\" is no DNS name", name));
     }
+    if (ends_as_etcd_peer(name)) {
+      return error(Code::invalid, fmt::format("\"{}\" is for role etcd, which has it", name));
+    }
     if (!push_text(names.get(), GEN_DNS, name)) {
       return openssl_error(Code::internal, "name a certificate");
     }
+  }
+  const bool is_etcd = spec.role == Role::etcd;
+  if (is_etcd && !push_text(names.get(), GEN_DNS, std::string{etcd_peer_name})) {
+    return openssl_error(Code::internal, "name a certificate");
   }
   for (const std::string& address : spec.ip_addresses) {
     if (!push_name(names.get(), GEN_IPADD, ::a2i_IPADDRESS(address.c_str()))) {

@@ -18,8 +18,8 @@ namespace troupe::security {
 
 struct IdentitySpec {
   Role role = Role::unknown;
-  std::string name;  // A node's id for role node. See valid_name().
-  std::vector<std::string> dns_names;
+  std::string name;                    // A node's id for role node. See valid_name().
+  std::vector<std::string> dns_names;  // Not etcd_peer_name.
   std::vector<std::string> ip_addresses;
   std::chrono::seconds lifetime = std::chrono::hours{24 * 365};  // Cut to the authority's own.
 };

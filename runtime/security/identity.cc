@@ -50,6 +50,8 @@ std::string_view role_name(Role role) {
       return "client";
     case Role::admin:
       return "admin";
+    case Role::etcd:
+      return "etcd";
     case Role::unknown:
       break;
   }
@@ -57,7 +59,8 @@ std::string_view role_name(Role role) {
 }
 
 Role role_from_name(std::string_view name) {
-  for (const Role role : {Role::head, Role::node, Role::gateway, Role::client, Role::admin}) {
+  for (const Role role :
+       {Role::head, Role::node, Role::gateway, Role::client, Role::admin, Role::etcd}) {
     if (role_name(role) == name) return role;
   }
   return Role::unknown;

@@ -16,6 +16,10 @@ std::string_view role_name(Role role);
 // Role::unknown for any other text.
 Role role_from_name(std::string_view name);
 
+// A DNS name by which etcd's members know each other, for they do not read our URI. The authority
+// gives it to role etcd, and nothing like it to others.
+inline constexpr std::string_view etcd_peer_name = "peer.etcd.troupe.internal";
+
 // A name is 1 to 64 letters, digits, '.', '_' or '-'.
 bool valid_name(std::string_view name);
 

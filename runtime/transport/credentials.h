@@ -11,7 +11,7 @@ struct x509_st;
 
 namespace troupe::transport {
 
-enum class Role : uint8_t { unknown, head, node, gateway, client, admin };
+enum class Role : uint8_t { unknown, head, node, gateway, client, admin, etcd };
 
 // Who is at the other end, as proved by its certificate or by the kernel's peer credentials.
 struct PeerIdentity {

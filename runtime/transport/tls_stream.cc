@@ -204,6 +204,9 @@ class TlsByteStream final : public ByteStream {
     if (leaf == nullptr) return error(Code::denied, "the peer showed no certificate");
     auto identity = credentials.identify(leaf);
     X509_free(leaf);
+    if (identity && identity->role == Role::etcd) {
+      return error(Code::denied, "an etcd's certificate is good for etcd alone");
+    }
     return identity;
   }
 

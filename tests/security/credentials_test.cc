@@ -100,9 +100,30 @@ TEST(Credentials, TwoMembersOfAClusterConnectAndKnowEachOther) {
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(protocol), size), "troupe/1");
 }
 
+TEST(Credentials, OnlyAnEtcdIsNamedAsOne) {
+  const Authority authority = make_authority();
+  for (const Role role :
+       {Role::head, Role::node, Role::gateway, Role::client, Role::admin, Role::etcd}) {
+    const std::string pem = issue_pem(authority, role, "n").certificate_pem;
+    BIO* bio = BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size()));
+    const X509Ptr leaf{PEM_read_bio_X509(bio, nullptr, nullptr, nullptr)};
+    BIO_free(bio);
+    const bool named =
+        X509_check_host(leaf.get(), etcd_peer_name.data(), etcd_peer_name.size(), 0, nullptr) == 1;
+    EXPECT_EQ(named, role == Role::etcd) << role_name(role);
+    for (const char* name : {"peer.etcd.troupe.internal", "Peer.ETCD.troupe.internal"}) {
+      const auto refused =
+          authority.issue({.role = role, .name = "n", .dns_names = {name}}, real_now());
+      ASSERT_FALSE(refused) << name;
+      EXPECT_EQ(refused.error().code(), Code::invalid);
+    }
+  }
+}
+
 TEST(Credentials, EachRoleServesAndCalls) {
   const Authority authority = make_authority();
-  for (const Role role : {Role::head, Role::node, Role::gateway, Role::client, Role::admin}) {
+  for (const Role role :
+       {Role::head, Role::node, Role::gateway, Role::client, Role::admin, Role::etcd}) {
     const auto one = credentials(authority, role);
     EXPECT_EQ(one->self().role, role);
     Connection connection{one->client_context(), one->server_context()};

@@ -37,6 +37,8 @@ const std::map<std::string_view, Folders>& arrows() {
       {"runtime/client",
        with(below_core, {"runtime/security", "object_store", "runtime/packages"})},
       {"runtime/head", with(core, {"runtime/client", "scheduler"})},
+      // The interface that it implements is the head's.
+      {"runtime/etcd", with(below_core, {"runtime/security", "runtime/head"})},
       {"runtime/worker", with(core, {"runtime/client"})},
       {"runtime/actor", with(core, {"runtime/client", "sdk/include"})},
       {"runtime/gateway", with(core, {"runtime/client"})},
@@ -48,8 +50,9 @@ const std::map<std::string_view, Folders>& arrows() {
       {"plugins/llm", {"runtime/base"}},
       {"plugins/training", plugin},
       {"plugins/inference", plugin},
-      {"tools", with(core, {"runtime/client", "runtime/head", "runtime/worker", "runtime/actor",
-                            "runtime/gateway", "scheduler", "sdk", "sdk/include"})},
+      {"tools",
+       with(core, {"runtime/client", "runtime/head", "runtime/etcd", "runtime/worker",
+                   "runtime/actor", "runtime/gateway", "scheduler", "sdk", "sdk/include"})},
   };
   return allowed;
 }

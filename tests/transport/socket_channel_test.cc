@@ -20,9 +20,8 @@ using security::make_authority;
 // each call with its own bytes unless told otherwise.
 class TlsProcess : public CallHandler {
  public:
-  explicit TlsProcess(const security::Authority& authority)
-      : credentials_(
-            security::Credentials::load(issue_pem(authority, Role::client, "client")).value()) {
+  explicit TlsProcess(const security::Authority& authority, Role role = Role::client)
+      : credentials_(security::Credentials::load(issue_pem(authority, role, "name")).value()) {
     real_.set_credentials(credentials_.get());
     EXPECT_TRUE(real_.enable_rings());
     EXPECT_TRUE(port().join_node(copy_of(node_.file())));
@@ -370,6 +369,15 @@ TEST_F(SocketChannelTest, AWaitEndsAtItsDeadline) {
   others.join();
   left.on_loop([&] { left.peer->close(); });
   EXPECT_TRUE(eventually([&] { return unanswered->is_settled(); }));
+}
+
+// Its certificate is of the cluster, but it is none of ours.
+TEST_F(SocketChannelTest, AnEtcdIsNobodyToSpeakWith) {
+  TlsProcess etcd{authority, Role::etcd};
+  etcd.connect(right.listen());
+  EXPECT_EQ(etcd.refused, 1);
+  EXPECT_FALSE(right.greeted);
+  EXPECT_THROW(left.connect(etcd.listen()), Error);
 }
 
 // A TLS stream whose other end is a process under test: says what the test writes, byte by byte.
