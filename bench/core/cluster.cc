@@ -43,7 +43,7 @@ bool troupe(std::vector<std::string> words) {
 
 }  // namespace
 
-std::optional<Cluster> Cluster::start(int workers) {
+std::optional<Cluster> Cluster::start(int workers, int heads) {
   std::string folder = std::filesystem::temp_directory_path() / "troupe-bench-XXXXXX";
   if (::mkdtemp(folder.data()) == nullptr) {
     fmt::print(stderr, "cannot make {}: {}\n", folder, std::strerror(errno));
@@ -52,7 +52,7 @@ std::optional<Cluster> Cluster::start(int workers) {
   Cluster cluster{std::move(folder)};
   ::setenv("TROUPE_STATE", cluster.state().c_str(), 1);
   const std::string count = std::to_string(workers);
-  if (!troupe({"up", "--workers", count, "--label",
+  if (!troupe({"up", "--workers", count, "--heads", std::to_string(heads), "--label",
                "worker-" + std::to_string(workers - 1) + ":bench=far", "--gateway-port", "-1"})) {
     return {};
   }

@@ -8,9 +8,9 @@ namespace bench {
 
 class Cluster {
  public:
-  // Starts one of so many workers, of which the last has the label bench=far, and points
+  // Starts one of so many workers, of which the last has the label bench=far, and heads, and points
   // TROUPE_STATE at it; nothing if that failed, with the reason on stderr.
-  static std::optional<Cluster> start(int workers);
+  static std::optional<Cluster> start(int workers, int heads = 1);
   Cluster(Cluster&& other) noexcept;
   Cluster& operator=(Cluster&&) = delete;
   // Takes it down and removes its folder.

@@ -30,6 +30,7 @@ constexpr int head_kills = 50;
 constexpr int head_restarts = 11;
 constexpr int worker_kills = 50;
 constexpr int silences = 5;
+constexpr int failover_kills = 100;
 constexpr size_t light_actors = 10'000;
 
 double seconds_since(Clock::time_point start) {
@@ -60,7 +61,8 @@ namespace {
 
 class Daemons {
  public:
-  explicit Daemons(std::string state) : record_(std::move(state) + "/cluster.json") {}
+  explicit Daemons(const std::string& state)
+      : record_(state + "/cluster.json"), logs_(state + "/logs/") {}
 
   pid_t pid_of(std::string_view daemon) const {
     std::ifstream in{record_};
@@ -72,9 +74,27 @@ class Daemons {
     throw std::runtime_error("the cluster has no " + std::string(daemon));
   }
   void signal(std::string_view daemon, int number) const { ::kill(pid_of(daemon), number); }
+  // Of several heads the one that led last, by what they have logged.
+  std::string leader() const {
+    std::string found;
+    uint64_t highest = 0;
+    for (const char* name : {"head", "head-1", "head-2"}) {
+      std::ifstream in{logs_ + name + ".log"};
+      for (std::string line; std::getline(in, line);) {
+        constexpr std::string_view mark = "head_leads term=";
+        const size_t at = line.find(mark);
+        if (at == std::string::npos) continue;
+        const uint64_t term = std::stoull(line.substr(at + mark.size()));
+        if (term > highest) found = name;
+        highest = std::max(highest, term);
+      }
+    }
+    return found;
+  }
 
  private:
   std::string record_;
+  std::string logs_;
 };
 
 troupe::PlacementGroup promise(const troupe::Session& session) {
@@ -145,6 +165,37 @@ void heads(const troupe::Session& session, const Daemons& daemons) {
   head_is_killed(session, daemons);
 }
 
+// From the end of the head that leads to the next promise, which another one gives.
+std::vector<double> failovers(const troupe::Session& session, const Daemons& daemons, int rounds,
+                              int signal) {
+  std::vector<double> took;
+  for (int round = 0; round < rounds; ++round) {
+    const pid_t leader = daemons.pid_of(daemons.leader());
+    ::kill(leader, signal);
+    const auto start = Clock::now();
+    const auto group = promise(session);
+    took.push_back(seconds_since(start));
+    if (signal == SIGSTOP) ::kill(leader, SIGCONT);
+    group.remove().value();
+    ::poll(nullptr, 0, 1500);  // It is back, and in sync.
+  }
+  return took;
+}
+
+void several_heads() {
+  const auto cluster = bench::Cluster::start(2, 3);
+  if (!cluster) throw std::runtime_error("no cluster of three heads");
+  const auto session = troupe::connect().value();
+  const Daemons daemons{cluster->state()};
+  const auto killed = failovers(session, daemons, failover_kills, SIGKILL);
+  row("failovers", static_cast<double>(killed.size()), "kills");
+  row("failover_p50_s", quantile(killed, 0.5), "s");
+  row("failover_p99_s", quantile(killed, 0.99), "s");
+  const auto silent = failovers(session, daemons, silences, SIGSTOP);
+  row("failover_from_silence_p50_s", quantile(silent, 0.5), "s");
+  row("failover_from_silence_p99_s", quantile(silent, 0.99), "s");
+}
+
 // Until the head says that the actor is no longer what it was; then until it answers again.
 struct Recovery {
   std::vector<double> noticed;
@@ -196,12 +247,15 @@ void workers(const troupe::Session& session, const Daemons& daemons) {
 }  // namespace
 
 int main() try {
-  const auto cluster = bench::Cluster::start(2);
-  if (!cluster) return 1;
-  const auto session = troupe::connect().value();
-  const Daemons daemons{cluster->state()};
-  heads(session, daemons);
-  workers(session, daemons);
+  {
+    const auto cluster = bench::Cluster::start(2);
+    if (!cluster) return 1;
+    const auto session = troupe::connect().value();
+    const Daemons daemons{cluster->state()};
+    heads(session, daemons);
+    workers(session, daemons);
+  }
+  several_heads();
   return 0;
 } catch (const std::exception& error) {
   fmt::print(stderr, "{}\n", error.what());

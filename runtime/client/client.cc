@@ -227,6 +227,7 @@ Async<Result<Message>> Client::ask_head_raw(Method method, Bytes body, Duration 
       auto answer = co_await (*peer)->call(method, std::move(request), attempt);
       if (answer) co_return answer;
       failure = std::move(answer).error();
+      if (failure.code() == Code::deadline_exceeded) connections_->distrust(**peer);
     } else {
       failure = std::move(peer).error();
     }

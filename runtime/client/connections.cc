@@ -20,6 +20,8 @@ namespace {
 constexpr Duration greet_budget = std::chrono::seconds(10);
 // Of one of several heads, whose machine may be gone without a word.
 constexpr Duration head_greet_budget = std::chrono::seconds(1);
+constexpr Duration ping_period = std::chrono::milliseconds(500);
+constexpr Duration ping_budget = std::chrono::seconds(1);
 constexpr Duration flush_time = std::chrono::milliseconds(200);
 constexpr Duration return_first = std::chrono::milliseconds(20);
 constexpr Duration return_most = std::chrono::seconds(1);
@@ -207,6 +209,30 @@ Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoi
     }
   }
   dialled->done.set();
+}
+
+void Connections::set_heads(std::vector<Endpoint> heads) {
+  heads_ = std::move(heads);
+  if (heads_.size() > 1 && self_.kind == "driver") spawn(scope_, watch_head());
+}
+
+void Connections::distrust(Peer& head) {
+  if (heads_.size() < 2 || head_.get() != &head) return;
+  next_head_ = (next_head_ + 1) % heads_.size();
+  head.close();
+}
+
+// Its machine may be gone without a word, and another head end the job of a driver that it does not
+// hear of.
+Async<void> Connections::watch_head() {
+  while (!stopped_) {
+    co_await sleep_for(environment_.clock, ping_period);
+    const auto peer = head_;
+    if (!peer || !peer->is_open()) continue;
+    auto answer = co_await transport::call<protocol::Empty>(peer, Method::ping, protocol::Empty{},
+                                                            ping_budget);
+    if (!answer && answer.error().code() == Code::deadline_exceeded) distrust(*peer);
+  }
 }
 
 Async<Result<std::shared_ptr<Peer>>> Connections::head(Instant deadline) {

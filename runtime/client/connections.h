@@ -24,8 +24,10 @@ class Connections final : public transport::Service {
   const std::shared_ptr<Peer>& worker() const { return worker_; }
   // Tells the worker of this process's doorbell, if the environment has rings.
   Async<Status> attach_rings(Instant deadline);
-  // Of which one leads: the others refuse.
-  void set_heads(std::vector<Endpoint> heads) { heads_ = std::move(heads); }
+  // Of which one leads: the others refuse. A driver watches it, if there are several.
+  void set_heads(std::vector<Endpoint> heads);
+  // That head did not answer in time: if there are others, one of them may lead.
+  void distrust(Peer& head);
 
   Async<Result<std::shared_ptr<Peer>>> head(Instant deadline);
   Async<Result<std::shared_ptr<Peer>>> peer_of(protocol::ProcessAddress address, Instant deadline);
@@ -70,6 +72,7 @@ class Connections final : public transport::Service {
   Result<std::unique_ptr<transport::Connection>> open_ring(protocol::RingOffer offer,
                                                            transport::Message message);
   Async<void> return_to_head();
+  Async<void> watch_head();
   Async<void> dial_for(std::shared_ptr<Dial> dial, Endpoint endpoint, ProcessId process,
                        Instant deadline);
 

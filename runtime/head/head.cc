@@ -370,6 +370,7 @@ struct Head::Parts : JobListener, ActorListener {
     if (replicator != nullptr) info.heads = replicator->heads();
     co_return info;
   }
+  Async<Result<Empty>> pong(Empty, CallContext) { co_return Empty{}; }
   Async<Result<protocol::Following>> follow_leader(protocol::FollowLeader request,
                                                    CallContext call) {
     if (replicator == nullptr) co_return only_head();
@@ -443,6 +444,7 @@ class Head::Door final : public transport::Router {
     on(Method::list_deployments, parts, &Parts::list_deployments);
     on(Method::cluster_info, parts, &Parts::cluster_info);
     on(Method::back_up, parts, &Parts::back_up);
+    on(Method::ping, parts, &Parts::pong);
     on(Method::follow_leader, parts, &Parts::follow_leader);
     on(Method::transfer_lead, parts, &Parts::transfer_lead);
     on_stream(Method::watch_deployments, [&parts](Message, CallContext call, OutgoingStream& out) {

@@ -187,7 +187,8 @@ std::vector<std::string> Replicator::wanted() const {
   for (const auto& [name, follower] : followers_) {
     if (!follower->peer->is_open() || follower->is_copying) continue;
     if (follower->lags(now, options_.patience)) continue;
-    if (follower->confirmed >= promised_) names.push_back(name);
+    // One that is recorded has all that was promised before this head led.
+    if (is_recorded(name) || follower->confirmed >= promised_) names.push_back(name);
   }
   for (const auto& [name, since] : away_since_) {
     if (now - since <= options_.patience) names.push_back(name);

@@ -81,6 +81,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(follow_leader);
       TROUPE_NAME(replicate);
       TROUPE_NAME(transfer_lead);
+      TROUPE_NAME(ping);
       TROUPE_NAME(get_job);
       TROUPE_NAME(get_package);
       TROUPE_NAME(explain);

@@ -95,6 +95,7 @@ enum class Method : uint32_t {
   follow_leader = 86,    // Of a head that stands by, to the one that leads.
   replicate = 87,        // Back.
   transfer_lead = 88,    // To the head.
+  ping = 89,             // To the head: whether it answers.
   yield_slots = 75,      // YieldSlots, from the head: somebody else waits for what its slots hold.
   accept_ring = 74,      // RingOffer, from the worker, with the same descriptors.
 };

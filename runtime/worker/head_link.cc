@@ -171,7 +171,9 @@ Async<Status> HeadLink::beat(std::shared_ptr<Peer> peer) {
     auto reply = co_await transport::call<protocol::HeartbeatReply>(peer, Method::heartbeat,
                                                                     std::move(request), budget);
     if (!reply) {
-      if (peer->is_open() && ++missed < beats_missed_max) continue;
+      // Another head may lead.
+      const bool is_patient = options_.heads.size() == 1 && ++missed < beats_missed_max;
+      if (peer->is_open() && is_patient) continue;
       co_return std::move(reply).error().context("heartbeat");
     }
     missed = 0;

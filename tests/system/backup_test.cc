@@ -79,7 +79,8 @@ class HeadByHand {
   explicit HeadByHand(const Cluster& cluster) {
     std::ifstream file{cluster.state() / "cluster.json"};
     const std::string text{std::istreambuf_iterator<char>{file}, {}};
-    const auto port = json::parse(text).at("head_port").to_number<int>();
+    const auto record = json::parse(text);
+    const std::string address{record.at("heads").at(0).as_string()};
     std::vector<std::string> command{std::string(TROUPE_BIN) + "/troupe",
                                      "head",
                                      "--state",
@@ -87,7 +88,7 @@ class HeadByHand {
                                      "--name",
                                      "head",
                                      "--port",
-                                     std::to_string(port)};
+                                     address.substr(address.rfind(':') + 1)};
     std::vector<char*> argv;
     for (auto& argument : command) argv.push_back(argument.data());
     argv.push_back(nullptr);

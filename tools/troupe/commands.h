@@ -15,6 +15,7 @@ struct CommonOptions {
 };
 
 struct UpOptions {
+  int heads = 1;
   int workers = 1;
   double cpus = 0;         // A worker; 0: the machine's cores shared out evenly.
   double gpus = -1;        // A worker; -1: the machine's, shared out evenly.
@@ -32,6 +33,9 @@ struct UpOptions {
 };
 int run_up(const CommonOptions& common, const UpOptions& options);
 int run_down(const CommonOptions& common);
+
+// Hands the lead over to another head; empty: to any that has everything.
+int run_transfer(const CommonOptions& common, const std::string& to);
 
 struct DrainOptions {
   bool undo = false;
@@ -107,8 +111,11 @@ struct DaemonOptions {
   std::string name;
   std::string host = "127.0.0.1";
   uint16_t port = 0;
-  std::vector<std::string> heads;  // HOST:PORT, of a worker.
-  std::string node;  // The node's id, of a worker.
+  std::vector<std::string> heads;  // HOST:PORT each, of a worker: those that may lead.
+  std::vector<std::string> etcd;   // HOST:PORT each, of one head of several: etcd's members.
+  bool is_first = false;           // Of those: may lead a cluster that etcd knows nothing of.
+  uint16_t peer_port = 0;          // Of etcd, for its own members.
+  std::string node;                // The node's id, of a worker.
   std::string worker_socket;
   std::string https;  // HOST:PORT, of a gateway.
   double cpus = 0;
@@ -124,6 +131,8 @@ struct DaemonOptions {
   std::vector<std::string> labels;     // KEY=VALUE.
 };
 int run_head(const CommonOptions& common, const DaemonOptions& options);
+// Becomes etcd.
+int run_etcd(const CommonOptions& common, const DaemonOptions& options);
 int run_worker(const CommonOptions& common, const DaemonOptions& options);
 int run_gateway(const CommonOptions& common, const DaemonOptions& options);
 int run_keeper(const CommonOptions& common, const DaemonOptions& options);

@@ -13,12 +13,14 @@
 
 #include "base/log.h"
 #include "client/client.h"
-#include "head/head.h"
+#include "etcd/etcd_coordinator.h"
+#include "head/candidate.h"
 #include "metadata/rocks_store.h"
 #include "security/credentials.h"
 #include "transport/real_environment.h"
 #include "troupe/commands.h"
 #include "troupe/daemon_process.h"
+#include "troupe/etcd_daemon.h"
 #include "troupe/gateway_daemon.h"
 #include "troupe/node_options.h"
 #include "troupe/state_folder.h"
@@ -116,12 +118,62 @@ class Daemon {
 
 }  // namespace
 
+namespace {
+
+// One of several heads. Ready as soon as it stands by.
+int run_candidate(Daemon& daemon, Store& store, head::HeadOptions head_options) {
+  const StateFolder& folder = daemon.folder();
+  const std::string& name = daemon.options().name;
+  etcd::EtcdOptions etcd_options;
+  etcd_options.endpoints = daemon.options().etcd;
+  etcd_options.prefix = "/troupe/" + head_options.cluster.to_string();
+  auto pem = security::read_credentials(folder.credentials(etcd_credentials(name)));
+  if (!pem) return daemon.refuse(pem.error());
+  etcd_options.credentials = std::move(*pem);
+  auto coordinator =
+      etcd::EtcdCoordinator::create(daemon.real().io().get_executor(),
+                                    daemon.real().environment().clock, std::move(etcd_options));
+  if (!coordinator) return daemon.refuse(coordinator.error());
+  head::StandbyOptions standby_options;
+  standby_options.cluster = head_options.cluster;
+  standby_options.name = name;
+  standby_options.pid = head_options.pid;
+  standby_options.is_first = daemon.options().is_first;
+  head::Candidate candidate{daemon.real().environment(), store, **coordinator,
+                            std::move(head_options), std::move(standby_options)};
+  return daemon.run(
+      [&]() -> Async<Result<json::value>> {
+        TROUPE_CO_CHECK(candidate.listen());
+        uint16_t port = 0;
+        for (const auto& endpoint : candidate.endpoints()) port = std::max(port, endpoint.port);
+        co_return json::value{{"port", port}};
+      },
+      [&]() -> Async<void> { co_await candidate.stop(); },
+      [&]() -> Async<void> {
+        const Error why = co_await candidate.live();
+        log::warning("head_ends", {{"why", why}});
+      });
+}
+
+// A copy that heads keep among them says nothing of what was promised since.
+Status refuse_copy(Store& store) {
+  TROUPE_TRY(const auto place, head::read_place(store));
+  TROUPE_TRY(const bool is_half, head::is_half_copied(store));
+  if (place.sequence == 0 && !is_half) return ok();
+  return error(Code::conflict,
+               "these tables belong to one head of several, and another one may have more: start "
+               "them all, with 'troupe up --heads 3'");
+}
+
+}  // namespace
+
 int run_head(const CommonOptions& common, const DaemonOptions& options) {
   Daemon daemon{common, options, "head"};
   if (auto loaded = daemon.load_identity(); !loaded) return daemon.refuse(loaded.error());
   auto cluster = ClusterId::parse(daemon.credentials().self().cluster);
   if (!cluster) return daemon.refuse(cluster.error());
-  const auto tables = daemon.folder().metadata();
+  const std::string& name = daemon.options().name;
+  const auto tables = daemon.folder().metadata(name);
   RocksOptions rocks;
   rocks.create = true;
   rocks.cluster_id = *cluster;
@@ -130,10 +182,14 @@ int run_head(const CommonOptions& common, const DaemonOptions& options) {
   head::HeadOptions head_options;
   head_options.cluster = *cluster;
   head_options.version = version;
-  head_options.package_folder = daemon.folder().packages("head");
+  head_options.package_folder = daemon.folder().packages(name);
   head_options.pid = static_cast<uint32_t>(::getpid());
-  head_options.listen = {{daemon.folder().head_socket(), "", 0},
+  head_options.listen = {{daemon.folder().head_socket(name), "", 0},
                          {"", daemon.options().host, daemon.options().port}};
+  if (!daemon.options().etcd.empty()) {
+    return run_candidate(daemon, **store, std::move(head_options));
+  }
+  if (auto alone = refuse_copy(**store); !alone) return daemon.refuse(alone.error());
   head::Head head{daemon.real().environment(), **store, std::move(head_options)};
   return daemon.run(
       [&]() -> Async<Result<json::value>> {

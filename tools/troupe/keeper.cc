@@ -119,7 +119,7 @@ class Keeper {
   Status start(DaemonRecord& daemon, ClusterRecord& record) {
     FileDescriptor lock;
     if (daemon.kind == "head") {
-      TROUPE_TRY(lock, folder_.lock());
+      TROUPE_TRY(lock, folder_.lock(daemon.name));
     }
     const std::string log_path = folder_.logs() / (daemon.name + ".log");
     TROUPE_TRY(auto started,

@@ -41,6 +41,12 @@ int main(int argc, char** argv) {
   UpOptions up;
   auto* up_command = app.add_subcommand("up", "Start a cluster on this machine");
   add_common(*up_command, common);
+  up_command
+      ->add_option(
+          "--heads", up.heads,
+          "Number of heads: one leads, the others have all that it promises and take over; "
+          "more than one need etcd (Debian: etcd-server)")
+      ->check(CLI::Range(1, 7));
   up_command->add_option("--workers", up.workers, "Number of workers")->check(CLI::Range(0, 64));
   up_command->add_option("--cpus", up.cpus, "Cores a worker (default: shared out evenly)");
   up_command->add_option("--gpus", up.gpus, "GPUs a worker (default: shared out evenly)");
@@ -232,6 +238,10 @@ int main(int argc, char** argv) {
     command->add_option("--port", daemon.port, "Port; 0: any");
     command->add_option("--head", daemon.heads, "HOST:PORT of a head, of which one leads")
         ->allow_extra_args(false);
+    command->add_option("--etcd", daemon.etcd, "HOST:PORT of a member of etcd, of several heads")
+        ->allow_extra_args(false);
+    command->add_flag("--first", daemon.is_first, "May lead a cluster that etcd does not know");
+    command->add_option("--peer-port", daemon.peer_port, "Of etcd, for its other members");
     command->add_option("--node", daemon.node, "Id of the node");
     command->add_option("--worker-socket", daemon.worker_socket);
     command->add_option("--https", daemon.https, "HOST:PORT for HTTPS");
@@ -247,9 +257,18 @@ int main(int argc, char** argv) {
     command->add_option("--resource", daemon.resources, "NAME=AMOUNT of a resource of your own")
         ->allow_extra_args(false);
     command->add_option("--label", daemon.labels, "KEY=VALUE")->allow_extra_args(false);
-    command->callback([&, run] { status = run(common, daemon); });
+    command->callback([&, command, run] {
+      if (command->get_subcommands().empty()) status = run(common, daemon);
+    });
+    return command;
   };
-  add_daemon("head", "The head", &run_head);
+  add_daemon("etcd", "Where several heads agree on which of them leads", &run_etcd);
+  auto* head_command = add_daemon("head", "The head", &run_head);
+  auto* transfer_command = head_command->add_subcommand(
+      "transfer", "Hand the lead over to another head, which has everything");
+  add_common(*transfer_command, common);
+  transfer_command->add_option("to", name, "Its name (default: any)");
+  transfer_command->callback([&] { status = run_transfer(common, name); });
   add_daemon("worker", "A worker", &run_worker);
   add_daemon("gateway", "The gateway", &run_gateway);
   add_daemon("keeper", "Starts again what dies of a cluster on this machine", &run_keeper);

@@ -259,6 +259,16 @@ int run_status(const CommonOptions& common) {
                    {"jobs_running", info->jobs_running},
                    {"leases", info->leases},
                    {"placement_groups", info->placement_groups}};
+  if (!info->heads.empty()) {
+    json::array heads;
+    for (const auto& one : info->heads) {
+      heads.push_back(json::object{{"name", one.name},
+                                   {"role", one.role},
+                                   {"in_sync", one.in_sync},
+                                   {"behind", one.behind}});
+    }
+    out["heads"] = std::move(heads);
+  }
   if (auto record = folder.read_record()) {
     if (record->gateway_port != 0) {
       out["gateway"] = fmt::format("http://{}:{}", record->host, record->gateway_port);

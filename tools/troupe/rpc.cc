@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <thread>
+
 #include "troupe/daemon_process.h"
 
 namespace troupe::tools {
@@ -12,12 +14,13 @@ using transport::Peer;
 
 namespace {
 
-constexpr Duration connect_budget = std::chrono::seconds(5);
+constexpr Duration connect_budget_of_many = std::chrono::seconds(1);
+constexpr Duration takeover_budget = std::chrono::seconds(10);
 
 Async<void> connect_into(Scope& scope, transport::Environment environment, std::string path,
-                         transport::Router& router,
+                         Duration budget, transport::Router& router,
                          std::optional<Result<std::shared_ptr<Peer>>>& out) {
-  const Instant deadline = environment.clock.now() + connect_budget;
+  const Instant deadline = environment.clock.now() + budget;
   transport::Endpoint endpoint;
   endpoint.unix_path = std::move(path);
   auto connection = co_await environment.network.connect(endpoint, deadline);
@@ -85,10 +88,11 @@ void Rpc::run(Async<void> work) {
   while (scope.size() > 0) real_.io().run_one();
 }
 
-Result<std::unique_ptr<Rpc>> Rpc::connect(const std::string& unix_path) {
+Result<std::unique_ptr<Rpc>> Rpc::connect(const std::string& unix_path, Duration budget) {
   std::unique_ptr<Rpc> rpc{new Rpc};
   std::optional<Result<std::shared_ptr<Peer>>> outcome;
-  rpc->run(connect_into(rpc->scope_, rpc->real_.environment(), unix_path, rpc->router_, outcome));
+  rpc->run(connect_into(rpc->scope_, rpc->real_.environment(), unix_path, budget, rpc->router_,
+                        outcome));
   if (!outcome) return error(Code::cancelled, "interrupted");
   if (!*outcome) return std::move(*outcome).error();
   rpc->peer_ = std::move(**outcome);
@@ -104,15 +108,33 @@ Status Rpc::stream(Method method, Bytes request, std::function<bool(BytesView)> 
 
 Result<std::unique_ptr<Rpc>> connect_head(const StateFolder& folder) {
   TROUPE_TRY(const auto record, folder.read_record());
-  auto head = Rpc::connect(folder.head_socket());
-  if (!head && head.error().code() == Code::unavailable) {
+  std::vector<std::string> heads;
+  for (const DaemonRecord& daemon : record.daemons) {
+    if (daemon.kind == "head") heads.push_back(daemon.name);
+  }
+  // With one head gone, another one leads soon.
+  const auto end = std::chrono::steady_clock::now() + takeover_budget;
+  for (;;) {
+    Error failure = error(Code::unavailable, "none was started");
+    for (const std::string& name : heads) {
+      auto head = heads.size() > 1 ? Rpc::connect(folder.head_socket(name), connect_budget_of_many)
+                                   : Rpc::connect(folder.head_socket(name));
+      const Code code = head ? Code::ok : head.error().code();
+      const bool is_away =
+          code == Code::unavailable || (heads.size() > 1 && code == Code::deadline_exceeded);
+      if (!is_away) return head;
+      failure = std::move(head).error();
+    }
+    if (heads.size() > 1 && !was_interrupted() && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      continue;
+    }
     return error(
         Code::unavailable,
         fmt::format("the head of the cluster in {} does not answer ({}): see {}/head.log, and "
                     "'troupe down' ends what is left",
-                    folder.path().string(), head.error().message(), folder.logs().string()));
+                    folder.path().string(), failure.message(), folder.logs().string()));
   }
-  return head;
 }
 
 }  // namespace troupe::tools

@@ -17,7 +17,8 @@ namespace troupe::tools {
 class Rpc {
  public:
   // Errors: unavailable (nobody listens there).
-  static Result<std::unique_ptr<Rpc>> connect(const std::string& unix_path);
+  static Result<std::unique_ptr<Rpc>> connect(const std::string& unix_path,
+                                              Duration budget = std::chrono::seconds(5));
   ~Rpc();
 
   template <class Reply, class Request>

@@ -68,8 +68,8 @@ Status StateFolder::create() const {
   return ok();
 }
 
-Result<FileDescriptor> StateFolder::lock() const {
-  const auto path = path_ / "lock";
+Result<FileDescriptor> StateFolder::lock(const std::string& head) const {
+  const auto path = path_ / ("lock" + suffix(head));
   FileDescriptor file{::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)};
   if (!file.is_open()) return system_error("open " + path.string(), errno);
   if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
@@ -96,7 +96,7 @@ Result<ClusterRecord> StateFolder::read_record() const {
     record.cluster_id = value.at("cluster_id").as_string();
     record.version = value.at("version").as_string();
     record.host = value.at("host").as_string();
-    record.head_port = value.at("head_port").to_number<uint16_t>();
+    record.heads = json::value_to<std::vector<std::string>>(value.at("heads"));
     record.gateway_port = value.at("gateway_port").to_number<uint16_t>();
     record.gateway_https = value.at("gateway_https").as_string();
     for (const auto& item : value.at("daemons").as_array()) {
@@ -122,7 +122,7 @@ Status StateFolder::write_record(const ClusterRecord& record) const {
   value["cluster_id"] = record.cluster_id;
   value["version"] = record.version;
   value["host"] = record.host;
-  value["head_port"] = record.head_port;
+  value["heads"] = json::value_from(record.heads);
   value["gateway_port"] = record.gateway_port;
   value["gateway_https"] = record.gateway_https;
   json::array daemons;

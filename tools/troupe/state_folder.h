@@ -1,9 +1,14 @@
 // The state directory of a cluster on this machine, and the record of what runs in it.
 //
-//   cluster.json   what `troupe up` started        authority/    the cluster's certificate
-//   authority lock           held by the running head        credentials/  certificates, a folder a
-//   daemon api_keys.json  hashes of the gateway's keys    metadata/     the head's tables
-//   gateway.key    one key, for local clients      sockets/ logs/ packages/
+//   cluster.json   what `troupe up` started
+//   lock           held by the running head (of several: lock-NAME by each of the others)
+//   authority/     the cluster's certificate authority
+//   credentials/   certificates, a folder a daemon
+//   api_keys.json  hashes of the gateway's keys
+//   gateway.key    one key, for local clients
+//   metadata/      the head's tables (metadata-NAME)
+//   coordination/  of several heads: what etcd keeps, and the authority that it trusts
+//   sockets/ logs/ packages/
 #pragma once
 
 #include <cstdint>
@@ -18,7 +23,7 @@
 namespace troupe::tools {
 
 struct DaemonRecord {
-  std::string kind;  // head, worker, gateway, keeper.
+  std::string kind;  // etcd, head, worker, gateway, keeper.
   std::string name;
   int pid = 0;
   uint64_t started_ticks = 0;          // With the pid, names one process: pids are used again.
@@ -29,7 +34,7 @@ struct ClusterRecord {
   std::string cluster_id;
   std::string version;
   std::string host;
-  uint16_t head_port = 0;
+  std::vector<std::string> heads;  // HOST:PORT each, of which one leads.
   uint16_t gateway_port = 0;
   std::string gateway_https;  // HOST:PORT; empty: none.
   std::vector<DaemonRecord> daemons;
@@ -37,6 +42,8 @@ struct ClusterRecord {
 
 class StateFolder {
  public:
+  static constexpr char first_head[] = "head";
+
   // Empty: TROUPE_STATE, or ~/.troupe.
   explicit StateFolder(const std::string& path);
 
@@ -51,25 +58,35 @@ class StateFolder {
   std::filesystem::path authority() const { return path_ / "authority"; }
   // What the gateway's HTTPS is verified with (curl --cacert).
   std::filesystem::path authority_certificate() const { return authority() / "authority.pem"; }
-  std::filesystem::path metadata() const { return path_ / "metadata"; }
+  // Of one head of several, by its name; the first one is named as the only one would be.
+  std::filesystem::path metadata(const std::string& head = first_head) const {
+    return path_ / ("metadata" + suffix(head));
+  }
   std::filesystem::path credentials(const std::string& name) const {
     return path_ / "credentials" / name;
   }
   std::filesystem::path api_keys() const { return path_ / "api_keys.json"; }
   std::filesystem::path gateway_key() const { return path_ / "gateway.key"; }
-  std::filesystem::path head_socket() const { return sockets() / "head.sock"; }
+  std::filesystem::path head_socket(const std::string& head = first_head) const {
+    return sockets() / (head + ".sock");
+  }
+  std::filesystem::path coordination() const { return path_ / "coordination"; }
 
   // Makes the folders, for this user alone. Errors: denied (it belongs to someone else, or others
   // may enter), exhausted (disk full), unavailable.
   Status create() const;
-  // The lock that a running cluster holds. Errors: conflict (one runs here already).
-  Result<FileDescriptor> lock() const;
+  // The lock that a running head holds. Errors: conflict (one runs here already).
+  Result<FileDescriptor> lock(const std::string& head = first_head) const;
   // Errors: not_found (nothing runs here), data_loss (damaged).
   Result<ClusterRecord> read_record() const;
   Status write_record(const ClusterRecord& record) const;
   void remove_record() const;
 
  private:
+  static std::string suffix(const std::string& head) {
+    return head == first_head ? "" : "-" + head;
+  }
+
   std::filesystem::path path_;
 };
 

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <array>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
 #include <boost/json.hpp>
 #include <cmath>
 #include <filesystem>
@@ -19,6 +21,7 @@
 #include "transport/network.h"
 #include "troupe/commands.h"
 #include "troupe/daemon_process.h"
+#include "troupe/etcd_daemon.h"
 #include "troupe/node_options.h"
 #include "troupe/rpc.h"
 #include "troupe/version.h"
@@ -58,7 +61,7 @@ class Starter {
     TROUPE_CHECK(prepare_authority());
     record_.version = version;
     record_.host = host;
-    TROUPE_CHECK(start_head(lock));
+    TROUPE_CHECK(start_heads(lock));
     TROUPE_CHECK(start_workers());
     TROUPE_CHECK(start_gateway());
     TROUPE_CHECK(wait_for_nodes());
@@ -69,7 +72,7 @@ class Starter {
     kept_ = true;
     json::object summary{{"cluster", record_.cluster_id},
                          {"state", folder_.path().string()},
-                         {"head", fmt::format("{}:{}", host, record_.head_port)},
+                         {"heads", json::value_from(record_.heads)},
                          {"workers", options_.workers}};
     if (record_.gateway_port != 0) {
       summary["gateway"] = fmt::format("http://{}:{}", host, record_.gateway_port);
@@ -169,12 +172,57 @@ class Starter {
 
   std::string log_of(const std::string& name) const { return folder_.logs() / (name + ".log"); }
 
-  Status start_head(const FileDescriptor& lock) {
-    TROUPE_CHECK(issue("head", security::Role::head, "head"));
-    TROUPE_TRY(const auto facts, start("head", "head", {"--host", host}, lock));
-    record_.head_port = facts.at("port").to_number<uint16_t>();
-    set_port(record_.head_port);
-    return folder_.write_record(record_);
+  Status start_heads(const FileDescriptor& lock) {
+    std::vector<std::string> names{StateFolder::first_head};
+    while (names.size() < static_cast<size_t>(options_.heads)) {
+      names.push_back(fmt::format("head-{}", names.size()));
+    }
+    std::vector<std::string> arguments{"--host", host};
+    if (names.size() > 1) {
+      TROUPE_TRY(const std::string etcd, start_etcd(names));
+      arguments.insert(arguments.end(), {"--etcd", etcd});
+    }
+    for (const std::string& name : names) {
+      const bool is_first = name == names.front();
+      std::vector<std::string> its = arguments;
+      if (is_first && names.size() > 1) its.push_back("--first");
+      FileDescriptor its_lock;
+      if (!is_first) {
+        TROUPE_TRY(its_lock, folder_.lock(name));
+      }
+      TROUPE_CHECK(issue(name, security::Role::head, name));
+      TROUPE_TRY(const auto facts, start("head", name, std::move(its), is_first ? lock : its_lock));
+      const auto port = facts.at("port").to_number<uint16_t>();
+      record_.heads.push_back(fmt::format("{}:{}", host, port));
+      set_port(port);
+      TROUPE_CHECK(folder_.write_record(record_));
+    }
+    return ok();
+  }
+
+  // Returns its address. It answers a moment later; the heads ask until it does.
+  Result<std::string> start_etcd(const std::vector<std::string>& heads) {
+    TROUPE_CHECK(prepare_etcd(folder_, host, heads, wall_now()));
+    TROUPE_TRY(const uint16_t port, free_port());
+    TROUPE_TRY(const uint16_t peer_port, free_port());
+    TROUPE_TRY(const auto ready, start("etcd", "etcd",
+                                       {"--host", host, "--port", std::to_string(port),
+                                        "--peer-port", std::to_string(peer_port)},
+                                       {}));
+    (void)ready;
+    return fmt::format("{}:{}", host, port);
+  }
+
+  // Free a moment ago: etcd cannot be asked which one it was given.
+  static Result<uint16_t> free_port() {
+    boost::asio::io_context io;
+    boost::system::error_code failed;
+    const boost::asio::ip::tcp::endpoint any{boost::asio::ip::make_address(host), 0};
+    boost::asio::ip::tcp::acceptor acceptor{io};
+    acceptor.open(any.protocol(), failed);
+    if (!failed) acceptor.bind(any, failed);
+    if (failed) return error(Code::exhausted, "no free port: " + failed.message());
+    return acceptor.local_endpoint().port();
   }
 
   // How far apart the workers' first GPUs lie. Who gives the workers more than there are lets them
@@ -202,7 +250,6 @@ class Starter {
       const std::string name = fmt::format("worker-{}", i);
       std::vector<std::string> arguments{
           "--host",          host,
-          "--head",          fmt::format("{}:{}", host, record_.head_port),
           "--worker-socket", folder_.sockets() / (name + ".sock"),
           "--cpus",          fmt::format("{}", cpus),
           "--gpus",          fmt::format("{}", gpus),
@@ -212,6 +259,9 @@ class Starter {
           "--store-mib",     fmt::format("{}", store_mib),
           "--spill-mib",     fmt::format("{}", spill_mib),
           "--package-mib",   fmt::format("{}", options_.package_mib)};
+      for (const std::string& head : record_.heads) {
+        arguments.insert(arguments.end(), {"--head", head});
+      }
       if (!options_.spill_dir.empty()) {
         arguments.insert(arguments.end(),
                          {"--spill-dir", std::filesystem::absolute(options_.spill_dir)});
@@ -292,7 +342,7 @@ class Starter {
   }
 
   Status wait_for_nodes() {
-    TROUPE_TRY(auto head, Rpc::connect(folder_.head_socket()));
+    TROUPE_TRY(auto head, connect_head(folder_));
     const auto end = std::chrono::steady_clock::now() + ready_budget;
     for (;;) {
       if (was_interrupted()) return error(Code::cancelled, "interrupted");
@@ -354,9 +404,10 @@ int run_down(const CommonOptions& common) {
   end_all("keeper");
   record = folder.read_record();
   if (!record) return fail(record.error());
-  // The gateway next, so that nobody is let in to a cluster that is leaving; the head last.
+  // The gateway next, so that nobody is let in to a cluster that is leaving; the heads last, and
+  // after them what they agree in.
   std::reverse(record->daemons.begin(), record->daemons.end());
-  for (const char* kind : {"gateway", "worker", "head"}) end_all(kind);
+  for (const char* kind : {"gateway", "worker", "head", "etcd"}) end_all(kind);
   remove_sockets(folder);
   folder.remove_record();
   json::object summary{{"stopped", record->daemons.size()}, {"state", folder.path().string()}};

@@ -1,0 +1,171 @@
+// Three heads of one cluster: whichever dies, another one leads, and has all that was promised.
+// TROUPE_KILLS: how often (default 30, fewer under a sanitizer).
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+
+#include <boost/json.hpp>
+#include <cstdlib>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "tests/system/cluster.h"
+
+namespace troupe::test {
+namespace {
+
+namespace json = boost::json;
+using namespace std::chrono_literals;
+
+int kills_wanted() {
+  const char* text = std::getenv("TROUPE_KILLS");
+  return text != nullptr ? std::atoi(text) : KILLS;
+}
+
+class Heads : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(cluster.up({"--heads", "3", "--workers", "2", "--gateway-port", "-1"}).status, 0);
+    ASSERT_TRUE(all_in_sync());
+  }
+  json::array heads() {
+    const Outcome status = cluster.troupe({"status", "-o", "json"});
+    if (status.status != 0) return {};
+    const json::value parsed = json::parse(status.out);
+    const json::value* found = parsed.as_object().if_contains("heads");
+    return found != nullptr ? found->as_array() : json::array{};
+  }
+  std::string leader() {
+    for (const json::value& head : heads()) {
+      if (head.at("role").as_string() == "leads") return std::string(head.at("name").as_string());
+    }
+    return {};
+  }
+  bool all_in_sync() {
+    return eventually([&] {
+      const json::array all = heads();
+      return all.size() == 3 && std::ranges::all_of(all, [](const json::value& head) {
+               return head.at("in_sync").as_bool() && head.at("role").as_string() != "away";
+             });
+    });
+  }
+  bool is_back(const std::string& daemon, int before) {
+    return eventually([&] {
+      const int pid = pid_of(daemon);
+      return pid != before && pid != 0 && !leader().empty();
+    });
+  }
+  int pid_of(const std::string& daemon) {
+    std::ifstream in{cluster.state() / "cluster.json"};
+    const std::string text{std::istreambuf_iterator<char>{in}, {}};
+    const json::value record = json::parse(text);
+    for (const auto& item : record.at("daemons").as_array()) {
+      if (item.at("name").as_string() == daemon) return item.at("pid").to_number<int>();
+    }
+    return 0;
+  }
+  std::string log_of(const std::string& daemon) {
+    std::ifstream in{cluster.state() / "logs" / (daemon + ".log")};
+    return {std::istreambuf_iterator<char>{in}, {}};
+  }
+  // A driver that asks for promises all the while that `disturb` runs.
+  template <class Disturb>
+  void drive(Disturb disturb) {
+    Outcome driven;
+    std::thread driver{[&] { driven = cluster.program("recovery", {cluster.folder().string()}); }};
+    disturb();
+    std::ofstream{cluster.folder() / "stop"} << "now";
+    driver.join();
+    EXPECT_EQ(driven.status, 0) << driven.out << driven.err;
+    RecordProperty("done", driven.out);
+  }
+
+  Cluster cluster;
+};
+
+TEST_F(Heads, NoPromiseIsLostWhenLeadersAreKilled) {
+  drive([&] {
+    std::minstd_rand random{11};
+    std::uniform_int_distribution<int> wait_ms{1, 500};
+    int kills = 0;
+    for (; kills < kills_wanted(); ++kills) {
+      const std::string dies = leader();
+      const int before = pid_of(dies);
+      if (before == 0) break;
+      ::kill(before, SIGKILL);
+      if (!is_back(dies, before)) break;
+      ::poll(nullptr, 0, wait_ms(random));  // The instant.
+    }
+    EXPECT_EQ(kills, kills_wanted()) << log_of("head") << log_of("head-1") << log_of("head-2");
+  });
+  EXPECT_TRUE(all_in_sync());
+}
+
+TEST_F(Heads, AHeadThatStandsStillIsReplacedAndComesBack) {
+  drive([&] {
+    for (int round = 0; round < 2; ++round) {
+      const std::string still = leader();
+      const int pid = pid_of(still);
+      ::kill(pid, SIGSTOP);
+      EXPECT_TRUE(eventually([&] {
+        const json::array all = heads();
+        return !all.empty() && leader() != still && leader() != "";
+      })) << log_of("head-1");
+      ::kill(pid, SIGCONT);
+      // It finds out, ends, and stands by in a new life.
+      EXPECT_TRUE(is_back(still, pid)) << log_of(still);
+      EXPECT_TRUE(all_in_sync());
+    }
+  });
+}
+
+TEST_F(Heads, TheLeadIsHandedOver) {
+  drive([&] {
+    const Outcome nobody = cluster.troupe({"head", "transfer", "head-7"});
+    EXPECT_NE(nobody.status, 0);
+    EXPECT_NE(nobody.err.find("in sync: head"), std::string::npos) << nobody.err;
+    for (const char* to : {"head-2", "head-1", "head"}) {
+      const std::string from = leader();
+      const int before = pid_of(from);
+      const Outcome handed = cluster.troupe({"head", "transfer", to});
+      EXPECT_EQ(handed.status, 0) << handed.err;
+      EXPECT_TRUE(eventually([&] { return leader() == to; })) << log_of(to);
+      EXPECT_TRUE(is_back(from, before));
+      EXPECT_TRUE(all_in_sync());
+    }
+  });
+}
+
+TEST_F(Heads, TheyOutliveTheirCoordinator) {
+  drive([&] {
+    const int before = pid_of("etcd");
+    ASSERT_GT(before, 0);
+    ::kill(before, SIGKILL);
+    EXPECT_TRUE(eventually([&] { return pid_of("etcd") != before; }));
+    const std::string dies = leader();
+    const int head = pid_of(dies);
+    ::kill(head, SIGKILL);
+    EXPECT_TRUE(is_back(dies, head)) << log_of("etcd");
+    EXPECT_TRUE(all_in_sync());
+  });
+}
+
+TEST_F(Heads, TheirStateIsKeptAndIsNotThatOfASingleHead) {
+  const auto epoch = [&] {
+    return json::parse(cluster.troupe({"status", "-o", "json"}).out)
+        .at("epoch")
+        .to_number<uint64_t>();
+  };
+  const uint64_t before = epoch();
+  ASSERT_EQ(cluster.down().status, 0);
+  const Outcome alone = cluster.up({"--workers", "1", "--gateway-port", "-1"});
+  EXPECT_NE(alone.status, 0);
+  EXPECT_NE(alone.err.find("one head of several"), std::string::npos) << alone.err;
+  ASSERT_EQ(cluster.up({"--heads", "3", "--workers", "2", "--gateway-port", "-1"}).status, 0);
+  EXPECT_TRUE(all_in_sync());
+  EXPECT_GT(epoch(), before);
+}
+
+}  // namespace
+}  // namespace troupe::test
