@@ -213,7 +213,7 @@ Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoi
 
 void Connections::set_heads(std::vector<Endpoint> heads) {
   heads_ = std::move(heads);
-  if (heads_.size() > 1 && self_.kind == "driver") spawn(scope_, watch_head());
+  if (heads_.size() > 1 && self_.kind != "actor") spawn(scope_, watch_head());
 }
 
 void Connections::distrust(Peer& head) {

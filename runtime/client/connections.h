@@ -24,7 +24,7 @@ class Connections final : public transport::Service {
   const std::shared_ptr<Peer>& worker() const { return worker_; }
   // Tells the worker of this process's doorbell, if the environment has rings.
   Async<Status> attach_rings(Instant deadline);
-  // Of which one leads: the others refuse. A driver watches it, if there are several.
+  // Of which one leads: the others refuse. All but actors watch it, if there are several.
   void set_heads(std::vector<Endpoint> heads);
   // That head did not answer in time: if there are others, one of them may lead.
   void distrust(Peer& head);

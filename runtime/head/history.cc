@@ -49,6 +49,12 @@ Mutation half_copied_row(bool is_half) {
   return {Table::meta, half_key, is_half ? std::optional<std::string>{"1"} : std::nullopt};
 }
 
+Batch without_place() {
+  Batch batch;
+  batch.erase(Table::meta, place_key).erase(Table::meta, half_key);
+  return batch;
+}
+
 bool is_copied(std::string_view key) {
   return !key.starts_with(store_prefix) && key != place_key;
 }

@@ -30,6 +30,8 @@ Result<Place> read_place(Snapshot& snapshot);
 // Whether the tables are a part of a copy that has not ended: they are of no use. Blocks.
 Result<bool> is_half_copied(Store& store);
 Mutation half_copied_row(bool is_half);
+// Makes of one head's copy the tables of a head that begins anew.
+Batch without_place();
 
 // Whether a row of meta is a part of a whole copy: those of the store are each its own, and the
 // place is written when all is there.

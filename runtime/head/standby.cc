@@ -111,7 +111,9 @@ Async<Result<Lead>> Standby::wait_for_lead() {
     if (!health_) co_return health_.error();
     auto record = co_await coordinator_.read();
     if (!record) {
-      log::warning("coordinator_away", {{"why", record.error()}});
+      if (std::exchange(said, "away") != "away") {
+        log::warning("coordinator_away", {{"why", record.error()}});
+      }
       co_await sleep_for(environment_.clock, options_.look);
       continue;
     }

@@ -69,6 +69,7 @@ struct RestoreOptions {
   // A store that is there is moved aside, never removed. Otherwise it is a conflict.
   bool replace = false;
   WallTime now;
+  Batch changes;  // Made to what is restored, together with its epoch.
   uint64_t schema = schema_version;
   std::shared_ptr<DiskFaults> faults;  // Tests only.
 };

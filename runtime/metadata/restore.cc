@@ -195,7 +195,7 @@ class Restorer {
     options.faults = options_.faults;
     TROUPE_TRY(const auto store, open_rocksdb(staging_, options));
     ++epoch;
-    TROUPE_CHECK(store->commit(Batch{}, epoch));
+    TROUPE_CHECK(store->commit(options_.changes, epoch));
     return epoch;
   }
 

@@ -101,7 +101,7 @@ class CallChannel : public std::enable_shared_from_this<CallChannel> {
   std::atomic<bool> closed_ = false;
   std::atomic<size_t> queued_bytes_ = 0;
 
-  AdaptiveMutex mutex_;  // Guards what follows, and what a kind of channel writes to.
+  AdaptiveMutex mutex_;   // Guards what follows, and what a kind of channel writes to.
   bool closing_ = false;  // Nothing more is sent but what is queued.
   uint64_t calls_sent_ = 0;
   uint64_t replies_sent_ = 0;

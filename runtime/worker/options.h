@@ -26,7 +26,7 @@ struct WorkerOptions {
   std::string name;
   ClusterId cluster;
   std::vector<transport::Endpoint> heads;  // Of which one leads.
-  std::string worker_socket;  // The Unix socket on which it listens.
+  std::string worker_socket;               // The Unix socket on which it listens.
   std::string host;           // The IP address for TLS; empty: no other node reaches this one.
   uint16_t port = 0;          // 0: the system chooses.
   std::string socket_folder;  // Where processes of this node put their own sockets.

@@ -70,6 +70,23 @@ TEST_F(CandidateTest, ALeaderThatDoesNotReachTheCoordinatorStopsPromisingBeforeI
   EXPECT_NE(*leader(), old);
 }
 
+TEST_F(CandidateTest, ALeaderThatStoodStillForLongerThanItsLeasePromisesNothing) {
+  start(0);
+  ASSERT_TRUE(await_leader());
+  machines[0]->coordinator->cut(true, true);
+  auto outcome = std::make_shared<std::optional<Result<JobId>>>();
+  spawn(scope, begin_job(0, 20s, outcome));
+  // Both have greeted; what comes next finds a process that stands still.
+  ASSERT_TRUE(
+      simulation.run_until([&] { return simulation.network().counts().delivered >= 2; }, 1s));
+  machines[0]->host->pause();
+  simulation.run_for(5s);
+  machines[0]->host->resume();
+  ASSERT_TRUE(simulation.run_until([&] { return outcome->has_value(); }, 20s));
+  EXPECT_FALSE(**outcome);
+  EXPECT_TRUE(simulation.run_until([&] { return machines[0]->ended.has_value(); }, 10s));
+}
+
 TEST_F(CandidateTest, AHeadThatIsAwayIsNotWaitedForAndComesBack) {
   start_all();
   kill(2);

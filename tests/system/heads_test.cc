@@ -167,5 +167,32 @@ TEST_F(Heads, TheirStateIsKeptAndIsNotThatOfASingleHead) {
   EXPECT_GT(epoch(), before);
 }
 
+// What a backup brings back begins anew: as one head, and then as several.
+TEST_F(Heads, ABackupIsRestored) {
+  ASSERT_EQ(cluster.program("hello_task").status, 0);
+  const auto jobs = json::parse(cluster.troupe({"list", "jobs", "-o", "json"}).out);
+  ASSERT_FALSE(jobs.as_array().empty());
+  const std::string kept{jobs.at(0).at("id").as_string()};
+  const std::string folder = cluster.folder() / "backups";
+  const Outcome backup = cluster.troupe({"backup", folder});
+  ASSERT_EQ(backup.status, 0) << backup.err;
+  const Outcome early = cluster.troupe({"restore", folder, "--force"});
+  EXPECT_NE(early.status, 0);
+  ASSERT_EQ(cluster.down().status, 0);
+  const Outcome restored = cluster.troupe({"restore", folder, "--force"});
+  ASSERT_EQ(restored.status, 0) << restored.err;
+  const auto has_kept = [&] {
+    return cluster.troupe({"list", "jobs", "-o", "json"}).out.find(kept) != std::string::npos;
+  };
+  const Outcome alone = cluster.up({"--workers", "1", "--gateway-port", "-1"});
+  ASSERT_EQ(alone.status, 0) << alone.err;
+  EXPECT_TRUE(has_kept());
+  ASSERT_EQ(cluster.down().status, 0);
+  const Outcome several = cluster.up({"--heads", "3", "--workers", "1", "--gateway-port", "-1"});
+  ASSERT_EQ(several.status, 0) << several.err;
+  EXPECT_TRUE(all_in_sync());
+  EXPECT_TRUE(has_kept());
+}
+
 }  // namespace
 }  // namespace troupe::test

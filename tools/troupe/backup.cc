@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "base/clock.h"
+#include "head/history.h"
 #include "metadata/backup.h"
 #include "protocol/messages.h"
 #include "security/authority.h"
@@ -66,6 +67,35 @@ Result<ClusterId> cluster_of(const StateFolder& folder) {
   return std::move(authority).error();
 }
 
+// Of several heads those beside the first one, which have tables here.
+std::vector<std::string> other_heads(const StateFolder& folder) {
+  const std::string prefix = "metadata-";
+  std::vector<std::string> names;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path(), ignored)) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with(prefix) && name.find('.') == std::string::npos) {
+      names.push_back(name.substr(prefix.size()));
+    }
+  }
+  return names;
+}
+
+Status move_aside(const std::filesystem::path& path) {
+  if (!std::filesystem::exists(path)) return ok();
+  std::string aside;
+  for (int i = 1; aside.empty() || std::filesystem::exists(aside); ++i) {
+    aside = fmt::format("{}.before-restore-{}", path.string(), i);
+  }
+  std::error_code failed;
+  std::filesystem::rename(path, aside, failed);
+  if (!failed) return ok();
+  return error(Code::unavailable,
+               fmt::format("what was restored is in place, but {} is of the state before and could "
+                           "not be moved aside ({}): remove it before 'troupe up'",
+                           path.string(), failed.message()));
+}
+
 }  // namespace
 
 int run_backup(const CommonOptions& common, const BackupCommand& options) {
@@ -104,9 +134,23 @@ int run_restore(const CommonOptions& common, const RestoreCommand& options) {
   request.store = folder.metadata();
   request.cluster = *cluster;
   request.replace = options.force;
+  request.changes = head::without_place();
+  // The other ones of several heads, and what they agree in, are of the state before.
+  const auto others = other_heads(folder);
+  std::vector<FileDescriptor> locks;
+  for (const std::string& name : others) {
+    auto other = folder.lock(name);
+    if (!other) return fail(Error(other.error()).context("restore only where no head runs"));
+    locks.push_back(std::move(*other));
+  }
   request.now = wall_now();
   const auto restored = restore_backup(request);
   if (!restored) return fail(restored.error());
+  std::vector<std::filesystem::path> stale{folder.coordination()};
+  for (const std::string& name : others) stale.push_back(folder.metadata(name));
+  for (const auto& path : stale) {
+    if (auto moved = move_aside(path); !moved) return fail(moved.error());
+  }
   json::object out{{"state", folder.path().string()}};
   for (auto& [key, value] : describe(restored->backup, true)) out[key] = std::move(value);
   out["epoch"] = restored->epoch;

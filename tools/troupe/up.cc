@@ -185,7 +185,7 @@ class Starter {
     for (const std::string& name : names) {
       const bool is_first = name == names.front();
       std::vector<std::string> its = arguments;
-      if (is_first && names.size() > 1) its.push_back("--first");
+      if (is_first && names.size() > 1) its.emplace_back("--first");
       FileDescriptor its_lock;
       if (!is_first) {
         TROUPE_TRY(its_lock, folder_.lock(name));
