@@ -33,6 +33,7 @@ constexpr Duration attempt_budget =
 constexpr Duration attempt_least = std::chrono::milliseconds(100);
 constexpr Duration retry_first = std::chrono::milliseconds(10);
 constexpr Duration retry_most = std::chrono::seconds(1);
+constexpr Duration takeover_retry = std::chrono::milliseconds(100);  // Another head leads soon.
 constexpr Duration hold_budget = std::chrono::hours(1);  // Of one question whether it is dead.
 constexpr size_t inline_results_bytes_max = 4 << 20;     // Of one call with several.
 
@@ -241,7 +242,8 @@ Async<Result<Message>> Client::ask_head_raw(Method method, Bytes body, Duration 
     }
     co_await sleep_for(clock, delay);
     // By half, not twice: a head that is back is found late by a third of its absence at most.
-    delay = std::min(delay * 3 / 2, retry_most);
+    const Duration most = connections_->has_several_heads() ? takeover_retry : retry_most;
+    delay = std::min(delay * 3 / 2, most);
   }
 }
 

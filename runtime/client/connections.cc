@@ -18,8 +18,8 @@ using transport::PeerIdentity;
 
 namespace {
 constexpr Duration greet_budget = std::chrono::seconds(10);
-// Of one of several heads, whose machine may be gone without a word.
-constexpr Duration head_greet_budget = std::chrono::seconds(1);
+// One of several heads may be gone without a word, while another one leads; or all are slow.
+constexpr Duration head_patience_first = std::chrono::milliseconds(300);
 constexpr Duration ping_period = std::chrono::milliseconds(500);
 constexpr Duration ping_budget = std::chrono::seconds(1);
 constexpr Duration flush_time = std::chrono::milliseconds(200);
@@ -33,7 +33,10 @@ bool speaks_as_head(const PeerIdentity& identity) {
 
 Connections::Connections(transport::Environment environment, Scope& scope,
                          transport::Router& router)
-    : environment_(environment), scope_(scope), router_(router) {}
+    : environment_(environment),
+      scope_(scope),
+      router_(router),
+      head_patience_(head_patience_first) {}
 
 Status Connections::listen(const std::string& unix_path, const std::string& host) {
   Endpoint local;
@@ -213,11 +216,11 @@ Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoi
 
 void Connections::set_heads(std::vector<Endpoint> heads) {
   heads_ = std::move(heads);
-  if (heads_.size() > 1 && self_.kind != "actor") spawn(scope_, watch_head());
+  if (has_several_heads() && self_.kind != "actor") spawn(scope_, watch_head());
 }
 
 void Connections::distrust(Peer& head) {
-  if (heads_.size() < 2 || head_.get() != &head) return;
+  if (!has_several_heads() || head_.get() != &head) return;
   next_head_ = (next_head_ + 1) % heads_.size();
   head.close();
 }
@@ -237,6 +240,7 @@ Async<void> Connections::watch_head() {
 
 Async<Result<std::shared_ptr<Peer>>> Connections::head(Instant deadline) {
   Error failure = error(Code::unavailable, "no head is known");
+  bool all_silent = true;
   for (size_t tries = 0; tries < heads_.size(); ++tries) {
     if (head_ && head_->is_open()) co_return head_;
     const size_t index = next_head_;
@@ -246,10 +250,15 @@ Async<Result<std::shared_ptr<Peer>>> Connections::head(Instant deadline) {
     address.host = heads_[index].host;
     address.port = heads_[index].port;
     auto peer = co_await reach(std::move(address), deadline);
-    if (peer) co_return peer;
+    if (peer) {
+      head_patience_ = head_patience_first;
+      co_return peer;
+    }
     failure = std::move(peer).error();
+    all_silent = all_silent && failure.code() == Code::deadline_exceeded;
     if (next_head_ == index) next_head_ = (index + 1) % heads_.size();
   }
+  if (all_silent) head_patience_ = std::min(head_patience_ * 2, greet_budget);
   co_return failure;
 }
 
@@ -284,8 +293,8 @@ Async<Result<std::shared_ptr<Peer>>> Connections::reach(protocol::ProcessAddress
     dialled = std::make_shared<Dial>(environment_.loop);
     dials_[process] = dialled;
     // Others may wait for the same connection, so it has a budget of its own.
-    const bool others_may_lead = process.is_nil() && heads_.size() > 1;
-    const Duration budget = others_may_lead ? head_greet_budget : greet_budget;
+    const bool others_may_lead = process.is_nil() && has_several_heads();
+    const Duration budget = others_may_lead ? head_patience_ : greet_budget;
     spawn(scope_,
           dial_for(dialled, std::move(endpoint), process, environment_.clock.now() + budget));
   }

@@ -26,6 +26,7 @@ class Connections final : public transport::Service {
   Async<Status> attach_rings(Instant deadline);
   // Of which one leads: the others refuse. All but actors watch it, if there are several.
   void set_heads(std::vector<Endpoint> heads);
+  bool has_several_heads() const { return heads_.size() > 1; }
   // That head did not answer in time: if there are others, one of them may lead.
   void distrust(Peer& head);
 
@@ -83,7 +84,8 @@ class Connections final : public transport::Service {
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
   std::shared_ptr<Peer> worker_;
   std::vector<Endpoint> heads_;
-  size_t next_head_ = 0;  // The one that led, as far as is known.
+  size_t next_head_ = 0;    // The one that led, as far as is known.
+  Duration head_patience_;  // With one of several that says nothing.
   std::map<ProcessId, std::shared_ptr<Peer>> peers_;
   std::map<ProcessId, int> open_;  // Connections; two that dial each other at once have two.
   std::map<ProcessId, std::shared_ptr<Dial>> dials_;  // The nil id is the head.

@@ -419,15 +419,21 @@ Async<Result<protocol::TransferLead>> Replicator::hand_over(protocol::TransferLe
                     fmt::format("no head {} is in sync with this one; those in sync: {}",
                                 request.to, names.empty() ? "none" : names));
   }
-  hands_over_ = true;  // Nothing is promised from here on, so that the next head has all of it.
+  // Nothing is promised meanwhile, so that the next head has all of it.
+  struct Pause {
+    Replicator& replicator;
+    explicit Pause(Replicator& its) : replicator(its) { replicator.hands_over_ = true; }
+    ~Pause() {
+      replicator.hands_over_ = false;
+      replicator.settle();
+    }
+  } const pause{*this};
   const Instant end = environment_.clock.now() + hand_over_budget;
   while (next->confirmed < history_.end().sequence && next->peer->is_open() && leads()) {
     if (environment_.clock.now() >= end) break;
     (void)co_await wait_until(environment_.clock, end, next->changed);
   }
   if (next->confirmed < history_.end().sequence || !leads()) {
-    hands_over_ = false;
-    settle();
     co_return error(Code::deadline_exceeded,
                     next->name + " did not confirm all in time: this head goes on");
   }

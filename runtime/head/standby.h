@@ -22,7 +22,7 @@ struct StandbyOptions {
   // May lead a cluster of which the coordinator knows nothing: true of one head.
   bool is_first = false;
   // How often it looks who leads, while somebody does and while nobody does.
-  Duration look = std::chrono::milliseconds(500);
+  Duration look = std::chrono::milliseconds(150);
   Duration look_soon = std::chrono::milliseconds(50);
 };
 

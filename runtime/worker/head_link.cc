@@ -16,7 +16,9 @@ using transport::Peer;
 namespace {
 
 constexpr Duration connect_budget = std::chrono::seconds(5);
-constexpr Duration connect_budget_of_many = std::chrono::seconds(1);
+// One of several heads may be gone without a word, while another one leads; or all are slow.
+constexpr Duration patience_first = std::chrono::milliseconds(300);
+constexpr Duration takeover_pause = std::chrono::milliseconds(200);
 constexpr Duration register_budget = std::chrono::seconds(5);
 constexpr size_t reports_at_once = 512;
 constexpr Duration report_budget = std::chrono::seconds(5);
@@ -32,6 +34,7 @@ HeadLink::HeadLink(transport::Environment environment, Scope& scope, const Worke
       options_(options),
       service_(service),
       questions_(std::move(questions)),
+      patience_(patience_first),
       changed_(environment.loop) {}
 
 void HeadLink::start() {
@@ -77,7 +80,9 @@ Async<void> HeadLink::keep_connected() {
     log::warning("head_away",
                  {{"why", ended.error()}, {"retry_ms", pause / std::chrono::milliseconds(1)}});
     co_await sleep_for(environment_.clock, pause);
-    delay = std::min(delay * 2, options_.reconnect_longest);
+    const Duration longest =
+        options_.heads.size() > 1 ? takeover_pause : options_.reconnect_longest;
+    delay = std::min(delay * 2, longest);
   }
 }
 
@@ -92,18 +97,23 @@ Async<Status> HeadLink::serve_one_connection() {
 
 Async<Result<std::shared_ptr<Peer>>> HeadLink::dial() {
   Error failure = error(Code::unavailable, "no head is known");
+  bool all_silent = true;
   for (size_t tries = 0; tries < options_.heads.size(); ++tries) {
     auto peer = co_await dial_one(options_.heads[next_head_]);
-    if (peer) co_return peer;
+    if (peer) {
+      patience_ = patience_first;
+      co_return peer;
+    }
     failure = std::move(peer).error();
+    all_silent = all_silent && failure.code() == Code::deadline_exceeded;
     next_head_ = (next_head_ + 1) % options_.heads.size();
   }
+  if (all_silent) patience_ = std::min(patience_ * 2, connect_budget);
   co_return failure;
 }
 
 Async<Result<std::shared_ptr<Peer>>> HeadLink::dial_one(transport::Endpoint head) {
-  // One of several may be gone without a word, and another one lead.
-  const Duration budget = options_.heads.size() > 1 ? connect_budget_of_many : connect_budget;
+  const Duration budget = options_.heads.size() > 1 ? patience_ : connect_budget;
   const Instant deadline = environment_.clock.now() + budget;
   auto connection = co_await environment_.network.connect(head, deadline);
   if (!connection) co_return std::move(connection).error();

@@ -65,6 +65,7 @@ class HeadLink {
   Questions questions_;
   std::shared_ptr<transport::Peer> peer_;
   size_t next_head_ = 0;  // The one that led, as far as is known.
+  Duration patience_;     // With one of several that says nothing.
   bool registered_ = false;
   uint64_t registrations_ = 0;
   uint64_t epoch_ = 0;  // The highest ever seen.

@@ -22,6 +22,7 @@ class CandidateFaults : public CandidateTest {
   // What went wrong first; empty: nothing.
   std::string run(Duration faults_for) {
     SetUp();
+    if (simulation.random().below(2) == 0) coordinator_patience = 150ms;
     model.on_change([this](const LeadRecord& record) { note(record); });
     for (size_t i = 0; i < heads; ++i) start(i);
     for (int i = 0; i < 3; ++i) spawn(scope, ask_for_promises());
@@ -84,7 +85,7 @@ class CandidateFaults : public CandidateTest {
     Machine& machine = *machines[i];
     const std::string here = "machine-" + name_of(i);
     const std::string there = "machine-" + name_of(other);
-    switch (random.below(14)) {
+    switch (random.below(15)) {
       case 0:
       case 1:
         if (machine.candidate) kill(i);
@@ -114,9 +115,15 @@ class CandidateFaults : public CandidateTest {
         if (machine.candidate) machine.coordinator->cut(false, true);
         break;
       case 10:
-        if (machine.candidate) machine.coordinator->set_latency(800ms);
+        if (machine.candidate) machine.coordinator->set_latency(coordinator_patience / 2 + 50ms);
         break;
       case 11:
+        if (const auto leads = leader()) {
+          Machine& leading = *machines[*leads];
+          spawn(*leading.scope, hand_over(leading.candidate.get()));
+        }
+        break;
+      case 12:
         machine.store.fail_next_commit(error(Code::outcome_unknown, "the disk failed"));
         break;
       default:
@@ -149,6 +156,12 @@ class CandidateFaults : public CandidateTest {
       start(i);
     }
     calm_since_ = simulation.clock().now();
+  }
+
+  // Ends with its scope if the head does not live that long.
+  static Async<void> hand_over(Candidate* candidate) {
+    protocol::TransferLead to_any;
+    (void)co_await candidate->replicator()->hand_over(std::move(to_any));
   }
 
   Async<void> ask_for_promises() {

@@ -67,6 +67,7 @@ class CandidateTest : public testing::Test {
     machine.host = &simulation.network().add_host({name_of(i), "machine-" + name_of(i), identity});
     machine.coordinator =
         std::make_unique<sim::SimCoordinator>(model, machine.host->clock(), ++seeds);
+    machine.coordinator->set_patience(coordinator_patience);
     HeadOptions options;
     options.cluster = cluster;
     options.listen = {endpoint_of(i)};
@@ -175,6 +176,7 @@ class CandidateTest : public testing::Test {
   std::array<std::unique_ptr<Machine>, heads> machines;
   sim::SimHost* client = nullptr;
   std::set<JobId> promised;
+  Duration coordinator_patience = 1500ms;
 
   Async<void> live(Machine* machine) { machine->ended = co_await machine->candidate->live(); }
   Async<void> begin_job(size_t i, Duration budget,

@@ -52,20 +52,20 @@ void CoordinatorModel::end_lease(int64_t lease) {
 // What is asked may be done though nobody hears of it.
 template <class T>
 Async<Result<T>> SimCoordinator::ask(std::function<Result<T>()> question) {
-  const Instant end = clock_.now() + patience;
+  const Instant end = clock_.now() + patience_;
   const auto way = [this] {
     return Duration{
         static_cast<int64_t>(random_.below(static_cast<uint64_t>(latency_.count()) + 1))};
   };
   const Duration there = way();
   const Duration back = way();
-  if (requests_cut_ || there > patience) {
+  if (requests_cut_ || there > patience_) {
     co_await sleep_until(clock_, end);
     co_return error(Code::deadline_exceeded, "the coordinator did not answer");
   }
   co_await sleep_for(clock_, there);
   Result<T> answer = question();
-  if (answers_cut_ || there + back > patience) {
+  if (answers_cut_ || there + back > patience_) {
     co_await sleep_until(clock_, end);
     co_return error(Code::deadline_exceeded, "the coordinator did not answer");
   }

@@ -46,8 +46,6 @@ class CoordinatorModel {
 // One head's way to it.
 class SimCoordinator final : public head::Coordinator {
  public:
-  static constexpr Duration patience = std::chrono::milliseconds(1500);
-
   SimCoordinator(CoordinatorModel& model, TimerClock& clock, uint64_t seed)
       : model_(model), clock_(clock), random_(seed) {}
 
@@ -56,6 +54,8 @@ class SimCoordinator final : public head::Coordinator {
     requests_cut_ = requests;
     answers_cut_ = answers;
   }
+  // How long an answer is waited for.
+  void set_patience(Duration patience) { patience_ = patience; }
   // Each way takes up to so long.
   void set_latency(Duration most) { latency_ = most; }
 
@@ -76,6 +76,7 @@ class SimCoordinator final : public head::Coordinator {
   bool requests_cut_ = false;
   bool answers_cut_ = false;
   Duration latency_ = std::chrono::milliseconds(2);
+  Duration patience_ = std::chrono::milliseconds(1500);
 };
 
 }  // namespace troupe::sim
