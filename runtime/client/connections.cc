@@ -22,7 +22,7 @@ constexpr Duration greet_budget = std::chrono::seconds(10);
 constexpr Duration head_patience_first = std::chrono::milliseconds(300);
 constexpr Duration ping_period = std::chrono::milliseconds(500);
 constexpr Duration ping_budget = std::chrono::seconds(1);
-constexpr Duration flush_time = std::chrono::milliseconds(200);
+constexpr Duration flush_time = std::chrono::seconds(1);
 constexpr Duration return_first = std::chrono::milliseconds(20);
 constexpr Duration return_most = std::chrono::seconds(1);
 
@@ -232,8 +232,9 @@ Async<void> Connections::watch_head() {
     co_await sleep_for(environment_.clock, ping_period);
     const auto peer = head_;
     if (!peer || !peer->is_open()) continue;
-    auto answer = co_await transport::call<protocol::Empty>(peer, Method::ping, protocol::Empty{},
-                                                            ping_budget);
+    const protocol::Empty nothing;
+    auto answer =
+        co_await transport::call<protocol::Empty>(peer, Method::ping, nothing, ping_budget);
     if (!answer && answer.error().code() == Code::deadline_exceeded) distrust(*peer);
   }
 }

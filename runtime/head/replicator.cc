@@ -27,6 +27,7 @@ constexpr Duration hand_over_budget = std::chrono::seconds(2);
 constexpr size_t copy_part_bytes = size_t{1} << 20;
 constexpr size_t copy_page_rows = 4096;
 constexpr size_t unconfirmed_max = 256;  // Batches on their way to one head.
+constexpr uint64_t close_batches = 8;    // So far behind, a head is as good as in sync.
 
 }  // namespace
 
@@ -60,6 +61,7 @@ Replicator::Replicator(transport::Environment environment, Store& store, Coordin
       promised_(history_.end().sequence),
       changed_(environment.loop),
       set_changed_(environment.loop),
+      recorded_(environment.loop),
       lost_(environment.loop) {
   for (const std::string& name : record_.in_sync) {
     if (name == options_.name) continue;
@@ -198,10 +200,33 @@ std::vector<std::string> Replicator::wanted() const {
   return names;
 }
 
+// Promises wait for those that are nearly there, or they would never be while more is promised.
+void Replicator::count_close_ones() {
+  const Instant now = environment_.clock.now();
+  for (const auto& [name, follower] : followers_) {
+    if (is_recorded(name)) continue;
+    const bool is_close = follower->peer->is_open() && !follower->is_copying &&
+                          !follower->lags(now, options_.patience) &&
+                          history_.end().sequence - follower->confirmed <= close_batches;
+    if (is_close) {
+      counts_.insert(name);
+    } else if (!unsure_) {
+      counts_.erase(name);
+    }
+  }
+}
+
 Async<void> Replicator::keep_set() {
   while (!lost_.is_set()) {
+    count_close_ones();
+    if (!unsure_) {
+      std::erase_if(counts_, [this](const std::string& name) {
+        return !is_recorded(name) && !followers_.contains(name);
+      });
+    }
+    settle();
     std::vector<std::string> names = wanted();
-    if (names == record_.in_sync) {
+    if (hands_over_ || (names == record_.in_sync && !unsure_)) {
       (void)co_await wait_either(changed_, lost_);
       continue;
     }
@@ -211,28 +236,43 @@ Async<void> Replicator::keep_set() {
     }
     LeadRecord next = record_;
     next.in_sync = std::move(names);
-    auto done = co_await coordinator_.set_in_sync(std::move(next));
-    if (!done && done.error().code() != Code::conflict) {
-      // Nobody knows whether it was done.
-      auto seen = co_await coordinator_.read();
-      if (seen) {
-        done = std::move(seen);
-      } else {
-        co_await sleep_for(environment_.clock, retry);
-        continue;
-      }
+    records_ = true;
+    const Status recorded = co_await record(std::move(next));
+    records_ = false;
+    recorded_.pulse();
+    if (lost_.is_set()) co_return;
+    if (!recorded) {
+      co_await sleep_for(environment_.clock, retry);
+      continue;
     }
-    if (!done || done->lease != record_.lease) {
-      lose(done ? error(Code::conflict, "another head leads") : done.error());
-      co_return;
-    }
-    record_ = std::move(*done);
     std::erase_if(counts_, [&](const std::string& name) { return !is_recorded(name); });
     std::erase_if(away_since_, [&](const auto& entry) { return !is_recorded(entry.first); });
     log::info("heads_in_sync", {{"names", fmt::format("{}", fmt::join(record_.in_sync, ","))}});
     set_changed_.pulse();
-    settle();
   }
+}
+
+// Without an answer nobody knows whether it was done, or will be. Until the record has changed,
+// what this head waits for must be all that it may come to name: so it is written again, even as it
+// is, for each write makes a new revision, and voids those before.
+Async<Status> Replicator::record(LeadRecord next) {
+  auto done = co_await coordinator_.set_in_sync(std::move(next));
+  const bool is_refused = !done && done.error().code() == Code::conflict;
+  if (!done && (unsure_ || !is_refused)) {
+    const Error why = done.error();
+    unsure_ = true;
+    auto seen = co_await coordinator_.read();
+    if (!seen) co_return std::move(seen).error();
+    if (seen->lease == record_.lease && seen->revision == record_.revision) co_return why;
+    done = std::move(seen);
+  }
+  if (!done || done->lease != record_.lease) {
+    lose(done ? error(Code::conflict, "another head leads") : done.error());
+    co_return lost_why_;
+  }
+  unsure_ = false;
+  record_ = std::move(*done);
+  co_return ok();
 }
 
 // Time passes without an event.
@@ -275,7 +315,7 @@ Async<Result<protocol::Following>> Replicator::follow(protocol::FollowLeader req
 
 Async<void> Replicator::feed(FollowerPointer follower) {
   // What it has is of no use from here on: it must not be promoted with half of the copy.
-  while (follower->is_copying && is_recorded(follower->name) && !lost_.is_set()) {
+  while (follower->is_copying && (is_recorded(follower->name) || unsure_) && !lost_.is_set()) {
     (void)co_await wait_either(set_changed_, lost_);
   }
   Status ended = ok();
@@ -286,7 +326,9 @@ Async<void> Replicator::feed(FollowerPointer follower) {
       ended = error(Code::exhausted, "it is further behind than this head remembers");
       break;
     }
-    if (!next || follower->sent - follower->confirmed >= unconfirmed_max) {
+    const bool is_full =
+        follower->sent - follower->confirmed >= unconfirmed_max || !follower->peer->is_writable();
+    if (!next || is_full) {
       (void)co_await wait_either(follower->changed, follower->peer->closed());
       continue;
     }
@@ -431,20 +473,23 @@ Async<Result<protocol::TransferLead>> Replicator::hand_over(protocol::TransferLe
   const Instant end = environment_.clock.now() + hand_over_budget;
   while (next->confirmed < history_.end().sequence && next->peer->is_open() && leads()) {
     if (environment_.clock.now() >= end) break;
-    (void)co_await wait_until(environment_.clock, end, next->changed);
+    const Instant soon = std::min(end, environment_.clock.now() + retry);
+    (void)co_await wait_until(environment_.clock, soon, next->changed);
   }
   if (next->confirmed < history_.end().sequence || !leads()) {
     co_return error(Code::deadline_exceeded,
                     next->name + " did not confirm all in time: this head goes on");
   }
+  while (records_ && environment_.clock.now() < end) {
+    (void)co_await wait_until(environment_.clock, end, recorded_);
+  }
+  if (records_ || unsure_ || !is_recorded(next->name) || !leads()) {
+    co_return error(Code::unavailable, "who is in sync is being recorded: try again");
+  }
   LeadRecord last = record_;
   last.in_sync = {options_.name, next->name};
-  auto recorded = co_await coordinator_.set_in_sync(std::move(last));
-  if (!recorded) {
-    lose(recorded.error());  // Or nobody knows who is in sync now.
-    co_return std::move(recorded).error();
-  }
-  record_ = std::move(*recorded);
+  const Status recorded = co_await record(std::move(last));
+  if (!recorded) co_return recorded.error();
   const Status ended = co_await coordinator_.end_lease(record_.lease);
   lose(error(Code::cancelled, "handed over to " + next->name));
   if (!ended) co_return ended.error();

@@ -79,6 +79,9 @@ class Replicator final : public Replication {
   Async<Result<Place>> send_snapshot(FollowerPointer follower, Snapshot& snapshot);
   // The names that should be recorded now.
   std::vector<std::string> wanted() const;
+  void count_close_ones();
+  // Errors: nobody knows whether it was recorded, or the lead is lost.
+  Async<Status> record(LeadRecord next);
   bool is_recorded(const std::string& name) const;
   void settle();
   void lose(Error why);
@@ -94,8 +97,10 @@ class Replicator final : public Replication {
   History history_;
   std::map<std::string, FollowerPointer> followers_;
   std::map<std::string, Instant> away_since_;  // Those that count and do not follow.
-  std::set<std::string> counts_;               // Promises wait for them: no fewer than recorded.
-  uint64_t promised_ = 0;                      // The sequence of the last promise.
+  std::set<std::string> counts_;  // Promises wait for them: no fewer than are, or may be, recorded.
+  bool unsure_ = false;           // A write of the record was not answered, and may still be done.
+  bool records_ = false;          // One is under way.
+  uint64_t promised_ = 0;         // The sequence of the last promise.
   struct Waiter {
     uint64_t sequence;
     std::function<void(Status)> told;
@@ -104,6 +109,7 @@ class Replicator final : public Replication {
   bool hands_over_ = false;
   Event changed_;      // A batch was begun, or the set of heads may have to change.
   Event set_changed_;  // What is recorded.
+  Event recorded_;     // A write of the record was answered, or was not.
   Event lost_;
   Error lost_why_;
 };

@@ -93,6 +93,11 @@ Result<bool> Standby::may_lead(const LeadRecord& record) const {
   }
   if (is_half_copied_) return false;
   if (is_new) return options_.is_first;
+  // What is recorded of this name was lost with its disk, unless it died as the first one to lead,
+  // before it had written anything.
+  if (place_.sequence == 0) {
+    return options_.is_first && record.in_sync == std::vector<std::string>{options_.name};
+  }
   return std::ranges::find(record.in_sync, options_.name) != record.in_sync.end();
 }
 
@@ -119,7 +124,9 @@ Async<Result<Lead>> Standby::wait_for_lead() {
     }
     if (record->leader == options_.name) {
       // An earlier life of this head: there is no other process of its name.
-      (void)co_await coordinator_.end_lease(record->lease);
+      if (const Status ended = co_await coordinator_.end_lease(record->lease); !ended) {
+        co_await sleep_for(environment_.clock, options_.look_soon);
+      }
       continue;
     }
     if (!record->leader.empty()) {
@@ -191,7 +198,7 @@ Async<Status> Standby::follow(LeadRecord record) {
   leader_ = *peer;
   term_ = record.term;
   expected_ = place_.sequence + 1;
-  copies_whole_ = copy_began_ = false;
+  copy_began_ = false;
   protocol::FollowLeader request{options_.name, place_.term, place_.sequence};
   if (is_half_copied_) request.term = request.sequence = 0;
   auto following = co_await transport::call<protocol::Following>(leader_, Method::follow_leader,
@@ -239,6 +246,10 @@ Async<void> Standby::bury(const LeadRecord& record) {
   const Instant deadline = environment_.clock.now() + probe_budget;
   const transport::Reach reach = co_await environment_.network.probe(*endpoint, deadline);
   if (reach != transport::Reach::refused) co_return;
+  // Who may not lead itself leaves that to those who may.
+  const auto seen = co_await coordinator_.read();
+  if (!seen || seen->lease != record.lease) co_return;
+  if (std::ranges::find(seen->in_sync, options_.name) == seen->in_sync.end()) co_return;
   log::warning("leader_gone", {{"leader", record.leader}, {"term", record.term}});
   (void)co_await coordinator_.end_lease(record.lease);
 }
@@ -251,7 +262,6 @@ Async<Result<Message>> Standby::replicate(Message message, CallContext call) {
   }
   TROUPE_CO_TRY(auto batch, protocol::decode<protocol::Replicate>(message.body));
   if (batch.is_copy) {
-    copies_whole_ = true;
     if (batch.sequence > 0) expected_ = batch.sequence + 1;
   } else if (batch.sequence != expected_) {
     co_return error(Code::conflict,

@@ -90,7 +90,6 @@ class Standby final : public transport::Router {
   std::shared_ptr<transport::Peer> leader_;  // Whom it follows.
   uint64_t term_ = 0;                        // Of the leader.
   uint64_t expected_ = 0;                    // The sequence that comes next.
-  bool copies_whole_ = false;
   bool copy_began_ = false;
   std::deque<Arrived> arrived_;
   uint64_t arrived_count_ = 0;

@@ -46,6 +46,8 @@ class ByteStream {
   virtual void wake_loop() {}
   // As close(), but the loop only hears of it.
   virtual void shut_down() {}
+  // The peer reads what was written, and then the end. Reading goes on.
+  virtual void end_writing() = 0;
   // On the loop: returns when there may be something to read.
   virtual Async<void> readable();
 };

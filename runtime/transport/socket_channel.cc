@@ -76,7 +76,9 @@ Status SocketChannel::send_frame(Frame frame) {
     if (closing_ || !is_open()) return error(Code::unavailable, "the connection is closed");
     if (queued_bytes_ + bytes > queue_bytes_max) {
       closing_ = true;
+      left_ = true;
       stream_->shut_down();
+      outgoing_changed_.pulse();
       return error(Code::unavailable, "the peer does not read: its connection was closed");
     }
     queued_bytes_ += bytes;
@@ -96,11 +98,16 @@ void SocketChannel::publish(RecordHeader header) {
   std::memcpy(record_.data(), &prefix, sizeof prefix);
   std::memcpy(record_.data() + sizeof prefix, &header, sizeof header);
   if (!write_failed_ && !send_record()) {
-    // The reader finds out, after what has come until then.
-    closing_ = true;
-    write_failed_ = true;
+    fail_writing();
   }
   if (record_.capacity() > read_bytes) record_ = {};
+}
+
+// The reader finds out, after what has come until then; and so does the peer, if it still lives.
+void SocketChannel::fail_writing() {
+  closing_ = true;
+  write_failed_ = true;
+  stream_->end_writing();
 }
 
 void SocketChannel::queue(RecordHeader header, Bytes payload) {
@@ -225,8 +232,7 @@ Async<void> SocketChannel::write_all(std::shared_ptr<SocketChannel> self) {
     self->queued_bytes_ -= batch.queued_bytes;
     if (!written) {
       const std::lock_guard lock{self->mutex_};
-      self->closing_ = true;
-      self->write_failed_ = true;
+      self->fail_writing();
       self->queued_bytes_ = 0;
     }
     if (self->queued_bytes_ <= queue_bytes_high) self->drained_.pulse();

@@ -84,6 +84,7 @@ class SocketChannel final : public CallChannel, public ReadSource {
   bool send_record();
   void queue_records(BytesView bytes);
   void say_goodbye();
+  void fail_writing();
   void wake_writer();
   static Async<void> write_all(std::shared_ptr<SocketChannel> self);
   // With the lock held; false: there is nothing to write.

@@ -159,6 +159,8 @@ class TlsByteStream final : public ByteStream {
     ::shutdown(socket_.get(), SHUT_RDWR);
   }
 
+  void end_writing() override { ::shutdown(socket_.get(), SHUT_WR); }
+
   bool is_direct() const override { return true; }
   Result<size_t> try_read(std::span<uint8_t> out) override {
     const Step step = read_step(out);

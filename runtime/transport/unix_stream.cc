@@ -61,6 +61,10 @@ class UnixStream final : public ByteStream {
     co_return ok();
   }
 
+  void end_writing() override {
+    boost::system::error_code ignored;
+    socket_.shutdown(asio::socket_base::shutdown_send, ignored);
+  }
   void close() override {
     boost::system::error_code ignored;
     socket_.shutdown(asio::socket_base::shutdown_both, ignored);

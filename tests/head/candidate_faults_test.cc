@@ -1,5 +1,5 @@
 // The same heads under faults drawn by a seed: whoever leads has all that was promised until then,
-// and once the faults stop all heads agree. TROUPE_SEEDS: how many (default 60).
+// and once the faults stop all heads agree. TROUPE_SEEDS: how many (default 40).
 #include <cstdlib>
 
 #include "tests/head/candidate_fixture.h"
@@ -11,7 +11,7 @@ constexpr size_t promises_max = 600;  // The head forgets jobs that ended long a
 
 size_t seeds_wanted() {
   const char* text = std::getenv("TROUPE_SEEDS");
-  return text != nullptr ? static_cast<size_t>(std::atoi(text)) : 60;
+  return text != nullptr ? static_cast<size_t>(std::atoi(text)) : 40;
 }
 
 class CandidateFaults : public CandidateTest {
@@ -115,7 +115,7 @@ class CandidateFaults : public CandidateTest {
         if (machine.candidate) machine.coordinator->cut(false, true);
         break;
       case 10:
-        if (machine.candidate) machine.coordinator->set_latency(coordinator_patience / 2 + 50ms);
+        if (machine.candidate) machine.coordinator->set_latency(coordinator_patience * 2);
         break;
       case 11:
         if (const auto leads = leader()) {

@@ -127,6 +127,22 @@ TEST_F(CandidateTest, WhoLacksAPromiseIsNotPromoted) {
   EXPECT_TRUE(all_kept());
 }
 
+// Its name is recorded, but what it had is gone.
+TEST_F(CandidateTest, AHeadWhoseDiskWasReplacedIsNotPromoted) {
+  start_all();
+  promise_many(3);
+  for (size_t i = 0; i < heads; ++i) kill(i);
+  machines[1] = std::make_unique<Machine>(cluster);
+  start(1);
+  EXPECT_FALSE(await_leader(1min));
+  start(2);
+  ASSERT_TRUE(await_leader());
+  EXPECT_EQ(leader(), 2U);
+  EXPECT_TRUE(all_kept());
+  start(0);
+  ASSERT_TRUE(simulation.run_until([&] { return in_sync().size() == heads; }, 10s));
+}
+
 TEST_F(CandidateTest, OneThatWasRestartedLeadsAgainWithoutWaitingForItsOldLease) {
   start(0);
   ASSERT_TRUE(await_leader());

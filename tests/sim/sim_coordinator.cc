@@ -59,7 +59,9 @@ Async<Result<T>> SimCoordinator::ask(std::function<Result<T>()> question) {
   };
   const Duration there = way();
   const Duration back = way();
-  if (requests_cut_ || there > patience_) {
+  const bool is_late = there > patience_;
+  if (is_late && !requests_cut_) model_.at(clock_.now() + there, [question] { (void)question(); });
+  if (is_late || requests_cut_) {
     co_await sleep_until(clock_, end);
     co_return error(Code::deadline_exceeded, "the coordinator did not answer");
   }
@@ -74,22 +76,22 @@ Async<Result<T>> SimCoordinator::ask(std::function<Result<T>()> question) {
 }
 
 Async<Result<LeadRecord>> SimCoordinator::read() {
-  std::function<Result<LeadRecord>()> question = [this]() -> Result<LeadRecord> {
-    return model_.read();
+  std::function<Result<LeadRecord>()> question = [&model = model_]() -> Result<LeadRecord> {
+    return model.read();
   };
   return ask<LeadRecord>(std::move(question));
 }
 
 Async<Result<LeadRecord>> SimCoordinator::lead(LeadRecord wanted) {
-  std::function<Result<LeadRecord>()> question = [this, wanted = std::move(wanted)] {
-    return model_.lead(wanted);
+  std::function<Result<LeadRecord>()> question = [&model = model_, wanted = std::move(wanted)] {
+    return model.lead(wanted);
   };
   return ask<LeadRecord>(std::move(question));
 }
 
 Async<Status> SimCoordinator::renew(int64_t lease) {
-  std::function<Result<bool>()> question = [this, lease]() -> Result<bool> {
-    TROUPE_CHECK(model_.renew(lease));
+  std::function<Result<bool>()> question = [&model = model_, lease]() -> Result<bool> {
+    TROUPE_CHECK(model.renew(lease));
     return true;
   };
   auto done = co_await ask<bool>(std::move(question));
@@ -98,15 +100,15 @@ Async<Status> SimCoordinator::renew(int64_t lease) {
 }
 
 Async<Result<LeadRecord>> SimCoordinator::set_in_sync(LeadRecord mine) {
-  std::function<Result<LeadRecord>()> question = [this, mine = std::move(mine)] {
-    return model_.set_in_sync(mine);
+  std::function<Result<LeadRecord>()> question = [&model = model_, mine = std::move(mine)] {
+    return model.set_in_sync(mine);
   };
   return ask<LeadRecord>(std::move(question));
 }
 
 Async<Status> SimCoordinator::end_lease(int64_t lease) {
-  std::function<Result<bool>()> question = [this, lease]() -> Result<bool> {
-    model_.end_lease(lease);
+  std::function<Result<bool>()> question = [&model = model_, lease]() -> Result<bool> {
+    model.end_lease(lease);
     return true;
   };
   auto done = co_await ask<bool>(std::move(question));

@@ -23,6 +23,8 @@ class CoordinatorModel {
   Result<head::LeadRecord> set_in_sync(const head::LeadRecord& mine);
   void end_lease(int64_t lease);
   Duration lease_time() const { return lease_time_; }
+  // A request that is late, whoever waited for it.
+  void at(Instant when, std::function<void()> request) { clock_.call_at(when, std::move(request)); }
   // As if its data were lost.
   void forget() { record_ = {}; }
   // Called with each record that becomes true.
@@ -56,7 +58,7 @@ class SimCoordinator final : public head::Coordinator {
   }
   // How long an answer is waited for.
   void set_patience(Duration patience) { patience_ = patience; }
-  // Each way takes up to so long.
+  // Each way takes up to so long: what comes too late for its sender is done all the same.
   void set_latency(Duration most) { latency_ = most; }
 
   Async<Result<head::LeadRecord>> read() override;

@@ -460,7 +460,7 @@ void check_pool_behind(const troupe::Session& session) {
 // An actor that is killed while many answers are on their way to another node: what it answered
 // arrives, and what it did not begin is known not to have run.
 void check_leaving(const troupe::Session& session) {
-  constexpr int count = 600;
+  constexpr int count = 200;
   const troupe::Placement there{.labels = {troupe::label::equals("n", "1")}};
   for (int round = 0; round < 3; ++round) {
     const auto actor = session.create<Counter>({.placement = there}).value();
