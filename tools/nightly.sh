@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# What is too long for each change: 1,000 simulated cluster hours, and all planted bugs (ten minutes
-# at most each). Builds the release preset first. An argument N begins the hours at seed N, so that
+# What is too long for each change: 1,000 simulated cluster hours, 100 hours of three heads, and all
+# planted bugs (ten minutes at most each). Builds the release preset first. An argument N begins the hours at seed N, so that
 # each night may see other ones; the default is drawn from the date.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 first=${1:-$(( ($(date +%s) / 86400 % 10000) * 100000 + 1 ))}
 cmake --preset release > /dev/null || exit 1
-nice cmake --build --preset release --target cluster_sim cluster_sim_planted || exit 1
+nice cmake --build --preset release --target cluster_sim cluster_sim_planted head_test || exit 1
 
 failed=0
 # Two processes, for a cluster runs in one thread.
@@ -15,5 +15,6 @@ build/release/tests/cluster_sim --seed "$first" --hours 500 --every-fault 2> /de
 half=$!
 build/release/tests/cluster_sim --seed $((first + 50000)) --hours 500 --every-fault 2> /dev/null || failed=1
 wait "$half" || failed=1
+TROUPE_SEEDS=6000 build/release/tests/head_test --gtest_filter='CandidateSeeds.*' 2> /dev/null || failed=1
 build/release/tests/cluster_sim_planted --bugs all --turn 0 --seconds 600 || failed=1
 exit "$failed"
