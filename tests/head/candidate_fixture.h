@@ -47,6 +47,7 @@ class CandidateTest : public testing::Test {
     transport::PeerIdentity identity;
     identity.role = Role::client;
     identity.name = "driver";
+    simulation.network().set_refusals(true);
     client = &simulation.network().add_host({"driver", "driver", identity});
   }
   void TearDown() override {

@@ -231,7 +231,8 @@ Async<transport::Reach> SimHost::probe(Endpoint endpoint, Instant deadline) {
   const std::string name = endpoint.to_string();
   auto connection = co_await connect(std::move(endpoint), deadline);
   if (connection) co_return Reach::answers;
-  const bool is_refused = alive_ && connection.error().code() == Code::unavailable &&
+  const bool is_refused = network_.tells_refusals_ && alive_ &&
+                          connection.error().code() == Code::unavailable &&
                           !network_.listeners_.contains(name) && !network_.silent_.contains(name);
   co_return is_refused ? Reach::refused : Reach::silent;
 }

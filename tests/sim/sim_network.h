@@ -129,6 +129,10 @@ class SimNetwork {
   const NetworkFaults& faults() const { return faults_; }
   const NetworkCounts& counts() const { return counts_; }
 
+  // Whether machines say that nobody listens where a process has died, so that a probe knows. Else
+  // it finds silence, and deaths are noticed late: most of what goes wrong does so until then.
+  void set_refusals(bool told) { tells_refusals_ = told; }
+
   // Taps see every frame, in the order in which they were added.
   void add_tap(std::function<void(const SentFrame&)> tap) { taps_.push_back(std::move(tap)); }
 
@@ -187,6 +191,7 @@ class SimNetwork {
   std::set<std::string> silent_;  // Endpoints whose process was lost.
   FaultCounts fault_counts_;
   uint16_t next_port_ = 10'000;
+  bool tells_refusals_ = false;
 };
 
 }  // namespace troupe::sim
