@@ -22,7 +22,8 @@ constexpr Duration greet_budget = std::chrono::seconds(10);
 constexpr Duration head_patience_first = std::chrono::milliseconds(300);
 constexpr Duration ping_period = std::chrono::milliseconds(500);
 constexpr Duration ping_budget = std::chrono::seconds(1);
-constexpr Duration flush_time = std::chrono::seconds(1);
+constexpr Duration flush_time = std::chrono::milliseconds(200);
+constexpr Duration flush_time_most = std::chrono::seconds(1);  // While there is more to send.
 constexpr Duration return_first = std::chrono::milliseconds(20);
 constexpr Duration return_most = std::chrono::seconds(1);
 
@@ -63,9 +64,14 @@ Async<void> Connections::stop() {
   for (const auto& [id, peer] : peers_) open.push_back(peer);
   for (const auto& peer : open) peer->close();
   // Each sends first what was answered; one that does not read must not keep this process.
-  const Instant limit = environment_.clock.now() + flush_time;
+  const Instant began = environment_.clock.now();
   for (const auto& peer : open) {
-    (void)co_await wait_until(environment_.clock, limit, peer->closed());
+    bool is_closed = co_await wait_until(environment_.clock, began + flush_time, peer->closed());
+    const auto channel = peer->channel();
+    if (!is_closed && channel && channel->queued_bytes() > 0) {
+      is_closed = co_await wait_until(environment_.clock, began + flush_time_most, peer->closed());
+    }
+    if (!is_closed) log::debug("left_unsent", {{"to", peer->remote().kind}});
   }
 }
 
