@@ -186,9 +186,10 @@ bool is_found(const Bug& bug, uint64_t seconds) {
 constexpr std::string_view not_found[] = {"any-epoch"};
 // Those that take minutes: missed in less time than the nightly run gives them, they say nothing.
 constexpr std::string_view found_late[] = {
-    "no-grace-after-start", "slots-free-before-stopped", "slots-stopped-too-soon",
-    "stale-holds-nothing",  "start-stopped-leases",      "start-what-was-stopped",
-    "stop-forgets-next",    "take-what-leaves",          "tell-before-durable"};
+    "exits-of-slots-unheard",    "exits-reported-once",  "no-grace-after-start",
+    "slots-free-before-stopped", "list-the-dead",        "slots-stopped-too-soon",
+    "stale-holds-nothing",       "start-stopped-leases", "start-what-was-stopped",
+    "stop-forgets-next",         "take-what-leaves",     "tell-before-durable"};
 constexpr uint64_t nightly_seconds = 600;
 
 bool may_be_missed(const Bug& bug, uint64_t seconds) {
