@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <ranges>
 
 #include "base/log.h"
 #include "metadata/backup.h"
@@ -23,10 +24,10 @@ uint64_t microseconds(WallTime time) {
 // Reads the files of the others until one is whole.
 std::string advise_another(const BackupFolder& folder, const BackupRecords& records,
                            uint32_t number) {
-  for (auto record = records.whole.rbegin(); record != records.whole.rend(); ++record) {
-    if (record->info.number == number || !folder.verify(*record, {})) continue;
-    return fmt::format("backup {} is whole: take it with --number {}", record->info.number,
-                       record->info.number);
+  for (const BackupRecord& record : std::ranges::reverse_view(records.whole)) {
+    if (record.info.number == number || !folder.verify(record, {})) continue;
+    return fmt::format("backup {} is whole: take it with --number {}", record.info.number,
+                       record.info.number);
   }
   return fmt::format("no other backup in {} is whole", folder.path().string());
 }
@@ -233,7 +234,7 @@ class Restorer {
                                          fmt::gmtime(seconds.time_since_epoch().count()));
     std::error_code ignored;
     for (int i = 1;; ++i) {
-      const fs::path path = i == 1 ? name : fmt::format("{}-{}", name, i);
+      fs::path path = i == 1 ? name : fmt::format("{}-{}", name, i);
       if (!fs::exists(path, ignored)) return path;
     }
   }
