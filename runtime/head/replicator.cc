@@ -27,7 +27,7 @@ constexpr Duration hand_over_budget = std::chrono::seconds(2);
 constexpr size_t copy_part_bytes = size_t{1} << 20;
 constexpr size_t copy_page_rows = 4096;
 constexpr size_t unconfirmed_max = 256;  // Batches on their way to one head.
-constexpr uint64_t close_batches = 8;    // So far behind, a head is as good as in sync.
+constexpr size_t close_looks = 4;        // So far behind, a head is as good as in sync.
 
 }  // namespace
 
@@ -58,6 +58,7 @@ Replicator::Replicator(transport::Environment environment, Store& store, Coordin
       record_(std::move(lead.record)),
       valid_until_(lead.since + coordinator.lease_time() - lease_margin),
       history_(std::move(lead.history)),
+      ends_{history_.end().sequence},
       promised_(history_.end().sequence),
       changed_(environment.loop),
       set_changed_(environment.loop),
@@ -97,7 +98,11 @@ void Replicator::lose(Error why) {
   log::warning("lead_lost", {{"term", record_.term}, {"why", why}});
   lost_why_ = std::move(why);
   lost_.set();
-  // Some heads may have it, and one of those may be promoted.
+  give_none();
+}
+
+// Some heads may have what waits, and one of those may be promoted.
+void Replicator::give_none() {
   const Error untold =
       error(Code::outcome_unknown, "this head does not lead any more: " + lost_why_.message());
   for (const Waiter& waiter : std::exchange(waiters_, {})) waiter.told(untold);
@@ -149,17 +154,9 @@ void Replicator::confirm(std::function<void(Status)> told) {
 
 // Gives the promises that can be given.
 void Replicator::settle() {
+  if (lost_.is_set()) return give_none();
   if (waiters_.empty() || hands_over_) return;
-  if (!lost_.is_set() && !leads()) {
-    lose(error(Code::deadline_exceeded, "the lease may be over"));
-    return;
-  }
-  if (lost_.is_set()) {
-    const Error untold =
-        error(Code::outcome_unknown, "this head does not lead any more: " + lost_why_.message());
-    for (const Waiter& waiter : std::exchange(waiters_, {})) waiter.told(untold);
-    return;
-  }
+  if (!leads()) return lose(error(Code::deadline_exceeded, "the lease may be over"));
   uint64_t everywhere = history_.end().sequence;
   for (const std::string& name : counts_) {
     const auto follower = followers_.find(name);
@@ -207,7 +204,7 @@ void Replicator::count_close_ones() {
     if (is_recorded(name)) continue;
     const bool is_close = follower->peer->is_open() && !follower->is_copying &&
                           !follower->lags(now, options_.patience) &&
-                          history_.end().sequence - follower->confirmed <= close_batches;
+                          follower->confirmed >= ends_.front();
     if (is_close) {
       counts_.insert(name);
     } else if (!unsure_) {
@@ -279,6 +276,8 @@ Async<Status> Replicator::record(LeadRecord next) {
 Async<void> Replicator::watch() {
   while (!lost_.is_set()) {
     (void)co_await wait_until(environment_.clock, environment_.clock.now() + watch_period, lost_);
+    ends_.push_back(history_.end().sequence);
+    if (ends_.size() > close_looks) ends_.pop_front();
     changed_.pulse();
   }
 }

@@ -6,6 +6,7 @@
 // one that comes back is waited for first, and then recorded.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -84,6 +85,7 @@ class Replicator final : public Replication {
   Async<Status> record(LeadRecord next);
   bool is_recorded(const std::string& name) const;
   void settle();
+  void give_none();
   void lose(Error why);
   bool leads() const;
 
@@ -100,6 +102,7 @@ class Replicator final : public Replication {
   std::set<std::string> counts_;  // Promises wait for them: no fewer than are, or may be, recorded.
   bool unsure_ = false;           // A write of the record was not answered, and may still be done.
   bool records_ = false;          // One is under way.
+  std::deque<uint64_t> ends_;     // The history's end at the last looks; never empty.
   uint64_t promised_ = 0;         // The sequence of the last promise.
   struct Waiter {
     uint64_t sequence;

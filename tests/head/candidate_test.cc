@@ -100,6 +100,26 @@ TEST_F(CandidateTest, AHeadThatIsAwayIsNotWaitedForAndComesBack) {
   EXPECT_TRUE(simulation.run_until([&] { return all_hashes_agree(); }, 5s));
 }
 
+// Each batch reaches it later than the others' promise of the next one is given.
+TEST_F(CandidateTest, AHeadThatComesBackUnderLoadGetsInSync) {
+  start_all();
+  kill(2);
+  ASSERT_TRUE(await_in_sync({"head-0", "head-1"}));
+  bool over = false;
+  const auto load = [&]() -> Async<void> {
+    while (!over) {
+      auto outcome = std::make_shared<std::optional<Result<JobId>>>();
+      co_await begin_job(0, 5s, outcome);
+    }
+  };
+  for (int i = 0; i < 8; ++i) spawn(scope, load());
+  start(2);
+  simulation.network().slow_down("machine-head-2", 20ms);
+  EXPECT_TRUE(await_in_sync({"head-0", "head-1", "head-2"}));
+  over = true;
+  simulation.run_for(1s);
+}
+
 TEST_F(CandidateTest, AHeadThatStandsStillIsGivenUp) {
   start_all();
   machines[1]->host->pause();

@@ -173,6 +173,26 @@ int pid_of(const Cluster& cluster, const std::string& command) {
   return 0;
 }
 
+int kills_wanted(int usual) {
+  const char* text = std::getenv("TROUPE_KILLS");
+  return text != nullptr ? std::atoi(text) : usual;
+}
+
+int Cluster::recorded_pid(const std::string& daemon) const {
+  std::ifstream in{state() / "cluster.json"};
+  const std::string text{std::istreambuf_iterator<char>{in}, {}};
+  const boost::json::value record = boost::json::parse(text);
+  for (const auto& item : record.at("daemons").as_array()) {
+    if (item.at("name").as_string() == daemon) return item.at("pid").to_number<int>();
+  }
+  return 0;
+}
+
+std::string Cluster::log_of(const std::string& daemon) const {
+  std::ifstream in{state() / "logs" / (daemon + ".log")};
+  return {std::istreambuf_iterator<char>{in}, {}};
+}
+
 std::string Cluster::describe(const std::string& id, const std::string& key) {
   const Outcome outcome = troupe({"describe", id, "-o", "json"});
   if (outcome.status != 0) return {};

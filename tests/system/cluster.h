@@ -40,6 +40,10 @@ class Cluster {
   std::vector<int> processes() const;
   // A value of `troupe describe ID -o json`, by its key; empty if there is none.
   std::string describe(const std::string& id, const std::string& key);
+  // The pid of a daemon by its name ("worker-1"), as the record of what runs says; 0: there is
+  // none.
+  int recorded_pid(const std::string& daemon) const;
+  std::string log_of(const std::string& daemon) const;
 
  private:
   std::filesystem::path folder_;
@@ -48,6 +52,9 @@ class Cluster {
 
 // The pid of the process of this cluster that runs `troupe COMMAND`; 0 if there is none.
 int pid_of(const Cluster& cluster, const std::string& command);
+
+// How often a test kills something: TROUPE_KILLS, or `usual`.
+int kills_wanted(int usual);
 
 // Asks again until `condition` holds; false after `limit`. For what the outside shows but does not
 // signal.

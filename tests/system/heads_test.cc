@@ -18,11 +18,6 @@ namespace {
 namespace json = boost::json;
 using namespace std::chrono_literals;
 
-int kills_wanted() {
-  const char* text = std::getenv("TROUPE_KILLS");
-  return text != nullptr ? std::atoi(text) : KILLS;
-}
-
 class Heads : public testing::Test {
  protected:
   void SetUp() override {
@@ -52,22 +47,9 @@ class Heads : public testing::Test {
   }
   bool is_back(const std::string& daemon, int before) {
     return eventually([&] {
-      const int pid = pid_of(daemon);
+      const int pid = cluster.recorded_pid(daemon);
       return pid != before && pid != 0 && !leader().empty();
     });
-  }
-  int pid_of(const std::string& daemon) {
-    std::ifstream in{cluster.state() / "cluster.json"};
-    const std::string text{std::istreambuf_iterator<char>{in}, {}};
-    const json::value record = json::parse(text);
-    for (const auto& item : record.at("daemons").as_array()) {
-      if (item.at("name").as_string() == daemon) return item.at("pid").to_number<int>();
-    }
-    return 0;
-  }
-  std::string log_of(const std::string& daemon) {
-    std::ifstream in{cluster.state() / "logs" / (daemon + ".log")};
-    return {std::istreambuf_iterator<char>{in}, {}};
   }
   // A driver that asks for promises all the while that `disturb` runs.
   template <class Disturb>
@@ -89,15 +71,16 @@ TEST_F(Heads, NoPromiseIsLostWhenLeadersAreKilled) {
     std::minstd_rand random{11};
     std::uniform_int_distribution<int> wait_ms{1, 500};
     int kills = 0;
-    for (; kills < kills_wanted(); ++kills) {
+    for (; kills < kills_wanted(KILLS); ++kills) {
       const std::string dies = leader();
-      const int before = pid_of(dies);
+      const int before = cluster.recorded_pid(dies);
       if (before == 0) break;
       ::kill(before, SIGKILL);
       if (!is_back(dies, before)) break;
       ::poll(nullptr, 0, wait_ms(random));  // The instant.
     }
-    EXPECT_EQ(kills, kills_wanted()) << log_of("head") << log_of("head-1") << log_of("head-2");
+    EXPECT_EQ(kills, kills_wanted(KILLS))
+        << cluster.log_of("head") << cluster.log_of("head-1") << cluster.log_of("head-2");
   });
   EXPECT_TRUE(all_in_sync());
 }
@@ -106,15 +89,15 @@ TEST_F(Heads, AHeadThatStandsStillIsReplacedAndComesBack) {
   drive([&] {
     for (int round = 0; round < 2; ++round) {
       const std::string still = leader();
-      const int pid = pid_of(still);
+      const int pid = cluster.recorded_pid(still);
       ::kill(pid, SIGSTOP);
       EXPECT_TRUE(eventually([&] {
         const json::array all = heads();
         return !all.empty() && leader() != still && leader() != "";
-      })) << log_of("head-1");
+      })) << cluster.log_of("head-1");
       ::kill(pid, SIGCONT);
       // It finds out, ends, and stands by in a new life.
-      EXPECT_TRUE(is_back(still, pid)) << log_of(still);
+      EXPECT_TRUE(is_back(still, pid)) << cluster.log_of(still);
       EXPECT_TRUE(all_in_sync());
     }
   });
@@ -127,10 +110,10 @@ TEST_F(Heads, TheLeadIsHandedOver) {
     EXPECT_NE(nobody.err.find("in sync: head"), std::string::npos) << nobody.err;
     for (const char* to : {"head-2", "head-1", "head"}) {
       const std::string from = leader();
-      const int before = pid_of(from);
+      const int before = cluster.recorded_pid(from);
       const Outcome handed = cluster.troupe({"head", "transfer", to});
       EXPECT_EQ(handed.status, 0) << handed.err;
-      EXPECT_TRUE(eventually([&] { return leader() == to; })) << log_of(to);
+      EXPECT_TRUE(eventually([&] { return leader() == to; })) << cluster.log_of(to);
       EXPECT_TRUE(is_back(from, before));
       EXPECT_TRUE(all_in_sync());
     }
@@ -139,14 +122,14 @@ TEST_F(Heads, TheLeadIsHandedOver) {
 
 TEST_F(Heads, TheyOutliveTheirCoordinator) {
   drive([&] {
-    const int before = pid_of("etcd");
+    const int before = cluster.recorded_pid("etcd");
     ASSERT_GT(before, 0);
     ::kill(before, SIGKILL);
-    EXPECT_TRUE(eventually([&] { return pid_of("etcd") != before; }));
+    EXPECT_TRUE(eventually([&] { return cluster.recorded_pid("etcd") != before; }));
     const std::string dies = leader();
-    const int head = pid_of(dies);
+    const int head = cluster.recorded_pid(dies);
     ::kill(head, SIGKILL);
-    EXPECT_TRUE(is_back(dies, head)) << log_of("etcd");
+    EXPECT_TRUE(is_back(dies, head)) << cluster.log_of("etcd");
     EXPECT_TRUE(all_in_sync());
   });
 }

@@ -18,27 +18,8 @@ namespace {
 namespace json = boost::json;
 using namespace std::chrono_literals;
 
-int kills_wanted() {
-  const char* text = std::getenv("TROUPE_KILLS");
-  return text != nullptr ? std::atoi(text) : KILLS;
-}
-
 class Recovery : public testing::Test {
  protected:
-  // As the state directory's record says.
-  int pid_of(const std::string& daemon) {
-    std::ifstream in{cluster.state() / "cluster.json"};
-    const std::string text{std::istreambuf_iterator<char>{in}, {}};
-    const json::value record = json::parse(text);
-    for (const auto& item : record.at("daemons").as_array()) {
-      if (item.at("name").as_string() == daemon) return item.at("pid").to_number<int>();
-    }
-    return 0;
-  }
-  std::string log_of(const std::string& daemon) {
-    std::ifstream in{cluster.state() / "logs" / (daemon + ".log")};
-    return {std::istreambuf_iterator<char>{in}, {}};
-  }
   std::string state_of(const std::string& node) {
     const json::value nodes = json::parse(cluster.troupe({"list", "nodes", "-o", "json"}).out);
     for (const json::value& item : nodes.as_array()) {
@@ -47,7 +28,7 @@ class Recovery : public testing::Test {
     return {};
   }
   void stand_still(const std::string& daemon, std::chrono::milliseconds time) {
-    const int pid = pid_of(daemon);
+    const int pid = cluster.recorded_pid(daemon);
     ::kill(pid, SIGSTOP);
     ::poll(nullptr, 0, static_cast<int>(time.count()));
     ::kill(pid, SIGCONT);
@@ -55,7 +36,7 @@ class Recovery : public testing::Test {
   // True once another process than `before` answers.
   bool is_back(const std::string& daemon, int before) {
     return eventually([&] {
-      const int pid = pid_of(daemon);
+      const int pid = cluster.recorded_pid(daemon);
       return pid != before && cluster.troupe({"status"}).status == 0;
     });
   }
@@ -66,7 +47,7 @@ class Recovery : public testing::Test {
 TEST_F(Recovery, WhatDiesIsStartedAgain) {
   ASSERT_EQ(cluster.up().status, 0);
   for (const char* daemon : {"head", "worker-1", "gateway"}) {
-    const int before = pid_of(daemon);
+    const int before = cluster.recorded_pid(daemon);
     ASSERT_GT(before, 0);
     ::kill(before, SIGKILL);
     EXPECT_TRUE(is_back(daemon, before)) << daemon;
@@ -79,7 +60,7 @@ TEST_F(Recovery, WhatDiesIsStartedAgain) {
   }));
   EXPECT_EQ(cluster.program("hello_task").status, 0);
   EXPECT_NE(cluster.troupe({"status"}).out.find("watches"), std::string::npos);
-  ::kill(pid_of("keeper"), SIGKILL);
+  ::kill(cluster.recorded_pid("keeper"), SIGKILL);
   EXPECT_TRUE(eventually([&] {
     return cluster.troupe({"status"}).out.find("what dies now stays so") != std::string::npos;
   }));
@@ -87,8 +68,8 @@ TEST_F(Recovery, WhatDiesIsStartedAgain) {
 
 TEST_F(Recovery, WithoutAKeeperNothingIsStartedAgain) {
   ASSERT_EQ(cluster.up({"--workers", "1", "--gateway-port", "-1", "--no-keeper"}).status, 0);
-  EXPECT_EQ(pid_of("keeper"), 0);
-  ::kill(pid_of("head"), SIGKILL);
+  EXPECT_EQ(cluster.recorded_pid("keeper"), 0);
+  ::kill(cluster.recorded_pid("head"), SIGKILL);
   EXPECT_TRUE(eventually([&] { return cluster.troupe({"status"}).status != 0; }));
   const Outcome again = cluster.up({"--workers", "1", "--gateway-port", "-1"});
   EXPECT_NE(again.status, 0);
@@ -101,22 +82,22 @@ TEST_F(Recovery, ADaemonThatDiesAtOnceIsTriedLessAndLess) {
   const auto metadata = cluster.state() / "metadata";
   std::filesystem::rename(metadata, cluster.state() / "aside");
   std::ofstream{metadata} << "no folder";
-  const int before = pid_of("head");
+  const int before = cluster.recorded_pid("head");
   ::kill(before, SIGKILL);
   EXPECT_TRUE(eventually([&] {
-    return log_of("keeper").find("again_in_ms=800") != std::string::npos;
-  })) << log_of("keeper");
+    return cluster.log_of("keeper").find("again_in_ms=800") != std::string::npos;
+  })) << cluster.log_of("keeper");
   std::filesystem::remove(metadata);
   std::filesystem::rename(cluster.state() / "aside", metadata);
-  EXPECT_TRUE(is_back("head", before)) << log_of("keeper");
+  EXPECT_TRUE(is_back("head", before)) << cluster.log_of("keeper");
 }
 
 TEST_F(Recovery, AWorkerThatIsKilledIsMissedAtOnce) {
   ASSERT_EQ(cluster.up({"--workers", "2", "--gateway-port", "-1", "--no-keeper"}).status, 0);
-  ::kill(pid_of("worker-1"), SIGKILL);
+  ::kill(cluster.recorded_pid("worker-1"), SIGKILL);
   // Long before its heartbeats are missed.
   EXPECT_TRUE(eventually([&] { return state_of("worker-1") == "dead"; }, 2s));
-  EXPECT_NE(log_of("head").find("nobody listens on"), std::string::npos);
+  EXPECT_NE(cluster.log_of("head").find("nobody listens on"), std::string::npos);
 }
 
 TEST_F(Recovery, AProcessThatStoodStillForAMomentIsNotDead) {
@@ -125,15 +106,15 @@ TEST_F(Recovery, AProcessThatStoodStillForAMomentIsNotDead) {
   // The head hears nobody meanwhile, for longer than it waits for a silent node.
   stand_still("head", 7s);
   EXPECT_TRUE(eventually([&] {
-    return log_of("head").find("head_was_stalled") != std::string::npos &&
+    return cluster.log_of("head").find("head_was_stalled") != std::string::npos &&
            state_of("worker-0") == "alive" && state_of("worker-1") == "alive";
   }));
-  EXPECT_EQ(log_of("head").find("node_lost"), std::string::npos) << log_of("head");
+  EXPECT_EQ(cluster.log_of("head").find("node_lost"), std::string::npos) << cluster.log_of("head");
   stand_still("worker-1", 8s);
   EXPECT_TRUE(eventually([&] {
-    return log_of("head").find("was not heard of") != std::string::npos &&
+    return cluster.log_of("head").find("was not heard of") != std::string::npos &&
            state_of("worker-1") == "alive";
-  })) << log_of("head");
+  })) << cluster.log_of("head");
 }
 
 TEST_F(Recovery, ADrainedNodeIsLeftByWhatCanLeaveAndTakesNothingNew) {
@@ -155,7 +136,7 @@ TEST_F(Recovery, ADrainedNodeIsLeftByWhatCanLeaveAndTakesNothingNew) {
            late.err.find("still has 1 actors and 0 slots: precious") != std::string::npos;
   })) << late.err;
   // A head that comes back remembers it.
-  const int before = pid_of("head");
+  const int before = cluster.recorded_pid("head");
   ::kill(before, SIGKILL);
   EXPECT_TRUE(is_back("head", before));
   EXPECT_TRUE(eventually([&] { return state_of("worker-1") == "draining"; }));
@@ -180,13 +161,13 @@ TEST_F(Recovery, NoPromiseIsLostWhenTheHeadIsKilled) {
   std::minstd_rand random{7};
   std::uniform_int_distribution<int> wait_ms{1, 300};
   int kills = 0;
-  for (; kills < kills_wanted(); ++kills) {
-    const int before = pid_of("head");
+  for (; kills < kills_wanted(KILLS); ++kills) {
+    const int before = cluster.recorded_pid("head");
     ::kill(before, SIGKILL);
     if (!is_back("head", before)) break;
     ::poll(nullptr, 0, wait_ms(random));  // The instant.
   }
-  EXPECT_EQ(kills, kills_wanted());
+  EXPECT_EQ(kills, kills_wanted(KILLS));
   std::ofstream{cluster.folder() / "stop"} << "now";
   driver.join();
   EXPECT_EQ(driven.status, 0) << driven.out << driven.err;
