@@ -15,6 +15,6 @@ build/release/tests/cluster_sim --seed "$first" --hours 500 --every-fault 2> /de
 half=$!
 build/release/tests/cluster_sim --seed $((first + 50000)) --hours 500 --every-fault 2> /dev/null || failed=1
 wait "$half" || failed=1
-TROUPE_SEEDS=6000 build/release/tests/head_test --gtest_filter='CandidateSeeds.*' 2> /dev/null || failed=1
+TROUPE_SEEDS=6000 build/release/tests/candidate_faults_test 2> /dev/null || failed=1
 build/release/tests/cluster_sim_planted --bugs all --turn 0 --seconds 600 || failed=1
 exit "$failed"

@@ -138,6 +138,8 @@ TEST_F(ForkTest, AProcessThatIsKilledBeforeItStartedEnds) {
     ::kill(server, SIGSTOP);
     LaunchSpec spec;
     spec.process = ProcessId::random(random);
+    // Without it it ends by itself, perhaps before it is killed.
+    spec.environment = {{"TROUPE_PROCESS_ID", spec.process.to_string()}};
     spec.log_path = "/dev/null";
     auto process = launcher.launch(spec).value();
     EXPECT_FALSE(process->started().is_set());

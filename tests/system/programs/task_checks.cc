@@ -540,6 +540,7 @@ void check_dropped(const troupe::Session& session) {
   const auto early = session.drain(50ms);
   REQUIRE(!early && early.error().code() == Code::deadline_exceeded);
   REQUIRE(contains(early.error().message(), "1 tasks"));
+  REQUIRE(eventually([&] { return gate.marks() == 1; }));
   gate.open();
   session.drain(deadline).value();
   // Failures that nobody can read are counted; others are not.
