@@ -46,7 +46,10 @@ Status ObjectTable::seal_reserved(Caller caller, SegmentId segment_id, const Sea
       sealed.offset_bytes % block_alignment_bytes != 0 || sealed.size_bytes > capacity_bytes_) {
     return error(Code::invalid, "a sealed object needs an id, an owner and a place");
   }
-  if (objects_.contains(sealed.object)) {
+  const auto earlier = objects_.find(sealed.object);
+  if (earlier != objects_.end() &&
+      (!earlier->second.sealed || earlier->second.owner != sealed.owner ||
+       earlier->second.producer.job != caller.job)) {
     return error(Code::conflict,
                  fmt::format("object {} exists already", sealed.object.to_string()));
   }
@@ -65,6 +68,14 @@ Status ObjectTable::seal_reserved(Caller caller, SegmentId segment_id, const Sea
   segment->reserved.erase(extent);
   for (const auto& rest : {pieces.before, pieces.behind}) {
     if (rest) segment->reserved.emplace(rest->offset_bytes, *rest);
+  }
+  if (earlier != objects_.end()) {
+    used_bytes_ -= pieces.range.size_bytes;
+    segment->allocator.free(pieces.range.handle);
+    TROUPE_CHECK(adopt(sealed.owner, sealed.object));
+    if (sealed.pinned) TROUPE_CHECK(pin(caller, sealed.object));
+    if (on_freed_) on_freed_();
+    return ok();
   }
   const auto made = objects_.emplace(
       sealed.object, Object{.producer = caller,

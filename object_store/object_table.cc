@@ -320,6 +320,19 @@ Status ObjectTable::release_owner(ProcessId owner, ObjectId id) {
   return ok();
 }
 
+Status ObjectTable::adopt(ProcessId owner, ObjectId id) {
+  const auto found = objects_.find(id);
+  if (found == objects_.end() || !found->second.sealed) return no_such_object(id);
+  Object& object = found->second;
+  if (object.owner != owner) {
+    return error(Code::denied, fmt::format("process {} does not own object {}", owner.to_string(),
+                                           id.to_string()));
+  }
+  object.is_copy = false;
+  if (!std::exchange(object.owner_holds, true)) record_of(owner).owned.insert(id);
+  return ok();
+}
+
 // --- Pressure ---
 
 void ObjectTable::keep_room(ProcessId process, uint64_t bytes) {

@@ -177,8 +177,9 @@ class ObjectTable {
   // Errors: as create().
   Result<Block> reserve(Caller caller, uint64_t size_bytes);
   // What lies there is this object from now on, known and sealed; the rest of the extent stays the
-  // caller's. Errors: denied (not in an extent of the caller's segment), conflict (the id exists),
-  // invalid (nil id, no alignment).
+  // caller's. If its owner has that object here already, a task that ran again made it twice: the
+  // earlier one stays, and the place is given back. Errors: denied (not in an extent of the
+  // caller's segment), conflict (the id exists), invalid (nil id, no alignment).
   Status seal_reserved(Caller caller, SegmentId segment, const SealedObject& sealed, Instant now);
   // What is still reserved in this range of the caller's segment goes back.
   // Errors: denied (not the caller's segment).
@@ -207,6 +208,9 @@ class ObjectTable {
   // The owner has no more refs. Idempotent while the object lives. The worker relays it from the
   // owner's process, which may be remote. Errors: not_found, denied (not the owner).
   Status release_owner(ProcessId owner, ObjectId object);
+  // A copy has its home here from now on: it leaves memory only as other objects do. Idempotent.
+  // Errors: not_found (also: it is not sealed), denied (not the owner).
+  Status adopt(ProcessId owner, ObjectId object);
 
   // --- Pressure
 

@@ -34,6 +34,7 @@ constexpr Duration attempt_least = std::chrono::milliseconds(100);
 constexpr Duration retry_first = std::chrono::milliseconds(10);
 constexpr Duration retry_most = std::chrono::seconds(1);
 constexpr Duration takeover_retry = std::chrono::milliseconds(100);  // Another head leads soon.
+constexpr Duration nodes_budget = std::chrono::seconds(30);
 constexpr Duration hold_budget = std::chrono::hours(1);  // Of one question whether it is dead.
 constexpr size_t inline_results_bytes_max = 4 << 20;     // Of one call with several.
 
@@ -66,7 +67,16 @@ Client::Client(transport::Environment environment, ClientOptions options)
   if (options_.process.is_nil()) options_.process = ProcessId::random(environment_.random);
   connections_ = std::make_unique<Connections>(environment_, scope_, router_);
   store_ = std::make_unique<StoreClient>(environment_, scope_, *connections_);
-  objects_ = std::make_unique<ObjectDirectory>(environment_, scope_, *connections_, *store_);
+  ObjectDirectory::Needs needs;
+  needs.run = [this](TaskSpec spec, const std::shared_ptr<Object>& result) {
+    leases_->run(std::move(spec), result);
+  };
+  needs.nodes = [this] {
+    return ask_head<protocol::NodeList>(Method::list_nodes, protocol::Empty{}, nodes_budget);
+  };
+  needs.job = options_.job;
+  objects_ = std::make_unique<ObjectDirectory>(environment_, scope_, *connections_, *store_,
+                                               std::move(needs), options_.lineage_bytes_max);
   actors_ = std::make_unique<ActorCaller>(*this);
   leases_ = std::make_unique<LeasePool>(*this);
   lent_cpu_ = std::make_unique<LentCpu>(*this);
@@ -76,6 +86,7 @@ Client::Client(transport::Environment environment, ClientOptions options)
   router_.on(Method::resolve_objects, *objects_, &ObjectDirectory::resolve_objects);
   router_.on(Method::list_objects, *this, &Client::list_objects);
   router_.on(Method::free_objects, *objects_, &ObjectDirectory::free_objects);
+  router_.on(Method::evacuate, *objects_, &ObjectDirectory::evacuate);
   router_.on(Method::object_copied, *objects_, &ObjectDirectory::object_copied);
   router_.on_stream(Method::wait_objects,
                     [this](Message message, CallContext context, OutgoingStream& out) {

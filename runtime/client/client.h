@@ -34,6 +34,8 @@ struct ClientOptions {
   // Called with the node's credentials before anything listens on or connects over TLS.
   std::function<Status(const protocol::Attached&)> use_credentials;
   Duration blocked_log_after{};  // A wait that takes so long is logged; zero: none is.
+  // How much is kept of how results were made, to make them again if they are lost.
+  uint64_t lineage_bytes_max = 256 << 20;
 };
 
 // A ref to an object as it travels: which object, and the process that owns it.

@@ -153,7 +153,7 @@ NodeId LeasePool::node_of(const std::vector<protocol::Argument>& arguments) cons
     if (argument.object.is_nil()) continue;
     const auto object = client_.objects_->find(argument.object);
     if (!object || !object->is_ready() || !object->in_store()) continue;
-    bytes_on[object->node().node] += object->size_bytes();
+    bytes_on[object->node()->node] += object->size_bytes();
   }
   const auto most =
       std::ranges::max_element(bytes_on, {}, [](const auto& on) { return on.second; });
@@ -173,9 +173,14 @@ LeasePool::ClassPointer LeasePool::class_of(const TaskSpec& spec) {
 
 std::shared_ptr<Object> LeasePool::submit(TaskSpec spec,
                                           std::vector<std::shared_ptr<Object>>* more) {
+  auto result = client_.objects_->make_results(Object::Maker::task, spec.traits->results, more);
+  run(std::move(spec), result);
+  return result;
+}
+
+void LeasePool::run(TaskSpec spec, const std::shared_ptr<Object>& result) {
   const TaskTraits& traits = *spec.traits;
   const ClassPointer cls = class_of(spec);
-  auto result = client_.objects_->make_results(Object::Maker::task, traits.results, more);
   client_.objects_->hold(spec.held);
   const bool unlimited = traits.budget >= default_budget;
   const Instant deadline =
@@ -201,7 +206,6 @@ std::shared_ptr<Object> LeasePool::submit(TaskSpec spec,
     // The slots' replies make room, and nobody may wait for them yet.
     if (client_.environment_.rings != nullptr) client_.environment_.rings->drain();
   }
-  return result;
 }
 
 // Before it can have an outcome, so that this comes to the loop before release().
@@ -416,12 +420,28 @@ void LeasePool::slot_has_room(const SlotPointer& slot, bool ran, int64_t ran_ns)
 void LeasePool::finish(Task& task, Result<protocol::InvokeReply> outcome,
                        const protocol::ProcessAddress& callee) {
   if (outcome) {
-    client_.objects_->set_reply(task.result, std::move(*outcome), callee);
+    auto recipe = recipe_of(task, *outcome);
+    client_.objects_->set_reply(task.result, std::move(*outcome), callee, std::move(recipe));
   } else {
     client_.objects_->set_failed(
         task.result, after_retries(std::move(outcome).error(), task.retried), task.traits->label());
   }
   release(task);
+}
+
+std::shared_ptr<Lineage::Recipe> LeasePool::recipe_of(Task& task,
+                                                      const protocol::InvokeReply& reply) {
+  const bool in_store = !reply.node.process.is_nil() ||
+                        std::ranges::any_of(reply.more, &protocol::ObjectValue::in_store);
+  if (!in_store || task.traits->retry.retries == 0 || task.items() != nullptr) return nullptr;
+  auto recipe = std::make_shared<Lineage::Recipe>();
+  recipe->traits = task.traits;
+  recipe->first = task.result->id();
+  if (task.rare) {
+    recipe->arguments = std::exchange(task.rare->arguments, {});
+    recipe->kept = std::exchange(task.rare->held, {});
+  }
+  return recipe;
 }
 
 void LeasePool::release(Task& task) {

@@ -14,6 +14,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "client/lineage.h"
 #include "client/object.h"
 #include "client/roster.h"
 
@@ -26,6 +27,8 @@ class LeasePool {
   // Thread-safe. The object that becomes ready with the task's result.
   // `more`: as of Client::start_task.
   std::shared_ptr<Object> submit(TaskSpec spec, std::vector<std::shared_ptr<Object>>* more);
+  // The same of a task whose result, the first of them, is there already.
+  void run(TaskSpec spec, const std::shared_ptr<Object>& result);
   // From the head: somebody else waits for what the slots hold.
   Async<Result<protocol::Empty>> yield_slots(protocol::YieldSlots wanted,
                                              transport::CallContext context);
@@ -125,6 +128,8 @@ class LeasePool {
   void keep_time(const Task& task);
   // Gives back what it has, once.
   void release(Task& task);
+  // How to make again what lies in the store, if the task may run again; takes its arguments.
+  static std::shared_ptr<Lineage::Recipe> recipe_of(Task& task, const protocol::InvokeReply& reply);
   // It surely has not run, or may run again: true, and it is in the queue again, now or later, and
   // no more here.
   bool queue_again(const TaskPointer& task, const Error& failure);

@@ -69,6 +69,22 @@ bool Object::set_stored(std::shared_ptr<const protocol::ProcessAddress> node, ui
   return true;
 }
 
+std::shared_ptr<const protocol::ProcessAddress> Object::node() const {
+  const std::lock_guard lock{mutex_};
+  return rare_->node;
+}
+
+uint64_t Object::size_bytes() const {
+  const std::lock_guard lock{mutex_};
+  return rare_->size_bytes;
+}
+
+void Object::move_to(std::shared_ptr<const protocol::ProcessAddress> node, uint64_t size_bytes) {
+  const std::lock_guard lock{mutex_};
+  rare().node = std::move(node);
+  rare().size_bytes = size_bytes;
+}
+
 bool Object::set_error(Error failure) {
   const std::lock_guard lock{mutex_};
   if (ready_) return false;

@@ -109,8 +109,10 @@ class Object {
     const Value* value = std::get_if<Value>(&content_);
     return value != nullptr ? BytesView{value->data(), value->size()} : BytesView{};
   }
-  const protocol::ProcessAddress& node() const { return *rare_->node; }
-  uint64_t size_bytes() const { return rare_->size_bytes; }
+  std::shared_ptr<const protocol::ProcessAddress> node() const;
+  uint64_t size_bytes() const;
+  // It is in the store, and lies elsewhere from now on.
+  void move_to(std::shared_ptr<const protocol::ProcessAddress> node, uint64_t size_bytes);
   // Nothing has to be given back when it goes: it is its own memory.
   bool is_plain() const { return !in_store_ && !is_entangled(); }
   bool is_entangled() const { return entangled_.load(std::memory_order_acquire); }
@@ -125,6 +127,7 @@ class Object {
     std::vector<ObjectName> held;                      // Refs inside the value.
     std::vector<protocol::ProcessAddress> copies;      // Workers that have it, too, or bring it.
     std::optional<protocol::ProcessAddress> producer;  // Holds refs inside the value for us.
+    bool uses_recipe = false;                          // That it was made by, in Lineage.
   };
   Ties& ties() {
     if (!ties_) ties_ = std::make_unique<Ties>();

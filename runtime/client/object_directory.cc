@@ -46,6 +46,12 @@ constexpr size_t asked_max = 1024;
 constexpr size_t halved_from = 32;
 constexpr size_t answer_bytes_max = 128 << 10;
 constexpr size_t holders_max = 6;  // That a reader is told of.
+constexpr int tries_max = 5;       // To read one that is not where its owner says.
+
+// The object is not where it was said to be.
+bool is_missing(const Error& failure) {
+  return failure.code() == Code::data_loss || failure.code() == Code::not_found;
+}
 
 Error was_discarded(ObjectId id) {
   return error(Code::not_found,
@@ -102,13 +108,16 @@ ObjectId result_id(ObjectId first, uint32_t index) {
 }
 
 ObjectDirectory::ObjectDirectory(transport::Environment environment, Scope& scope,
-                                 Connections& connections, StoreClient& store)
+                                 Connections& connections, StoreClient& store, Needs needs,
+                                 uint64_t lineage_bytes_max)
     : environment_(environment),
       scope_(scope),
       connections_(connections),
       store_(store),
       home_{environment.loop, {}, {}},
       id_base_(environment.random.next()),
+      needs_(std::move(needs)),
+      lineage_(lineage_bytes_max),
       borrows_(environment, scope, connections, [this](ObjectId gone) { store_.forget(gone); }) {}
 
 std::shared_ptr<Object> ObjectDirectory::make(Object::Maker maker) {
@@ -171,13 +180,15 @@ void ObjectDirectory::set_value(const std::shared_ptr<Object>& object, BytesView
 }
 
 void ObjectDirectory::set_reply(const std::shared_ptr<Object>& object, protocol::InvokeReply reply,
-                                const protocol::ProcessAddress& producer) {
+                                const protocol::ProcessAddress& producer,
+                                Lineage::RecipePointer recipe) {
   auto more = object->take_more();
   if (!needs_loop(reply) && more.empty()) {
     set_value(object, reply.inline_value);
     return;
   }
-  boost::asio::post(environment_.loop, [this, object, producer, reply = std::move(reply),
+  boost::asio::post(environment_.loop, [this, object, producer, recipe = std::move(recipe),
+                                        reply = std::move(reply),
                                         others = std::move(more)]() mutable {
     const auto holds = [&](const Object& one) { return contains(reply.borrowed, one.id()); };
     for (size_t i = 0; i < others.size(); ++i) {
@@ -194,6 +205,7 @@ void ObjectDirectory::set_reply(const std::shared_ptr<Object>& object, protocol:
     protocol::ObjectValue first{std::move(reply.inline_value), std::move(reply.node),
                                 reply.size_bytes};
     set_result(object, std::move(first), holds(*object), producer);
+    if (recipe) remember(recipe, object, others);
   });
 }
 
@@ -209,11 +221,14 @@ void ObjectDirectory::set_result(const std::shared_ptr<Object>& object, protocol
     give_back(object->id(), value.node, held, producer);
     return;
   }
+  if (!runs_.empty() && take_remade(object, value, held, producer)) return;
   if (held) {
     object->ties().producer = producer;
     object->entangle();
   }
   if (!value.node.process.is_nil()) {
+    // It may have to be moved, or made again, by its name.
+    (void)publish(object);
     set_stored(object, std::move(value.node), value.size_bytes);
   } else {
     set_value(object, value.inline_value);
@@ -323,10 +338,12 @@ void ObjectDirectory::free_if_unused(const std::shared_ptr<Object>& given) {
     }
     if (!object->has_ties()) continue;
     Object::Ties& ties = object->ties();
+    if (ties.uses_recipe) lineage_.disuse(object->id());
     if (ties.producer) release_held(object->id(), *ties.producer);
     for (const ObjectName& ref : std::exchange(ties.held, {})) drop_reference(ref);
   }
   freeing_ = false;
+  drop_lineage();
 }
 
 void ObjectDirectory::release_held(ObjectId id, const protocol::ProcessAddress& producer) {
@@ -461,24 +478,56 @@ Async<Result<ObjectBytes>> ObjectDirectory::get_owned(std::shared_ptr<Object> ob
     co_return error(Code::deadline_exceeded,
                     fmt::format("object {} is not ready", object->id().to_string()));
   }
-  if (auto there = read(object)) co_return std::move(*there);
   const ObjectName name{object->id(), connections_.address()};
-  auto place = place_for(*object, *store_.node());
-  // A worker that brings a copy tells of it by the name.
-  if (place.node.node != store_.node()->node && !object->is_freed()) (void)publish(object);
-  auto view = co_await store_.get(name, std::move(place), deadline);
-  // Once more: the world has moved.
-  if (object->is_discarded()) co_return was_discarded(object->id());
-  if (view && !object->is_freed()) store_.keep(object->id(), *view);
-  co_return view;
+  for (int tries = 1;; ++tries) {
+    if (auto there = read(object)) co_return std::move(*there);
+    auto place = place_for(*object, *store_.node());
+    const ProcessId at = place.node.process;
+    // A worker that brings a copy tells of it by the name.
+    if (place.node.node != store_.node()->node && !object->is_freed()) (void)publish(object);
+    auto view = co_await store_.get(name, std::move(place), deadline);
+    // Once more: the world has moved.
+    if (object->is_discarded()) co_return was_discarded(object->id());
+    if (view && !object->is_freed()) store_.keep(object->id(), *view);
+    if (view || !is_missing(view.error()) || tries == tries_max || object->is_freed()) {
+      co_return view;
+    }
+    TROUPE_CO_CHECK(co_await find_again(object, at, deadline));
+  }
 }
 
 Async<Result<ObjectBytes>> ObjectDirectory::get_stored(ObjectName object,
                                                        protocol::ObjectValue place,
                                                        Instant deadline) {
-  auto view = co_await store_.get(object, std::move(place), deadline);
-  if (view && borrows_.holds(object.id)) store_.keep(object.id, *view);
-  co_return view;
+  for (int tries = 1;; ++tries) {
+    const ProcessId at = place.node.process;
+    auto view = co_await store_.get(object, std::move(place), deadline);
+    if (view && borrows_.holds(object.id)) store_.keep(object.id, *view);
+    if (view || !is_missing(view.error()) || tries == tries_max) co_return view;
+    TROUPE_CO_TRY(auto value, co_await ask_again(object, at, deadline));
+    if (value.error.code != 0) co_return protocol::from_info(value.error);
+    if (!value.in_store) {
+      auto bytes = std::make_shared<const Bytes>(std::move(value.inline_value));
+      ObjectBytes whole{*bytes, bytes};
+      co_return whole;
+    }
+    place = std::move(value);
+  }
+}
+
+Async<Result<protocol::ObjectValue>> ObjectDirectory::ask_again(ObjectName object,
+                                                                ProcessId missing_at,
+                                                                Instant deadline) {
+  auto peer = co_await connections_.peer_of(object.owner, deadline);
+  if (!peer) co_return owner_is_gone(object.id, peer.error());
+  protocol::ResolveObjects request{{object.id}, *store_.node(), missing_at};
+  auto values = co_await transport::call<protocol::ObjectValues>(
+      *peer, Method::resolve_objects, std::move(request), deadline - environment_.clock.now());
+  if (!values) co_return unanswered(object.id, std::move(values).error());
+  if (values->items.size() != 1) {
+    co_return error(Code::internal, "an owner answered for other objects than asked for");
+  }
+  co_return std::move(values->items[0]);
 }
 
 // Shared by the coroutines that fetch many objects, and by whoever waits for them.
@@ -527,7 +576,7 @@ Async<void> ObjectDirectory::get_from_owner(std::shared_ptr<Gathered> gathered,
       outcome.emplace(owner_is_gone(first, peer.error()));
       co_return;
     }
-    protocol::ResolveObjects request{{}, *store_.node()};
+    protocol::ResolveObjects request{{}, *store_.node(), {}};
     const size_t end = std::min(positions.size(), next + asked_max);
     for (size_t i = next; i < end; ++i) {
       request.objects.push_back(gathered->names[positions[i]].id);
@@ -629,7 +678,7 @@ protocol::ObjectValue ObjectDirectory::place_for(Object& object,
                                                  const protocol::ProcessAddress& reader) {
   protocol::ObjectValue value;
   value.in_store = true;
-  value.node = object.node();
+  value.node = *object.node();
   value.size_bytes = object.size_bytes();
   const bool counts = !reader.process.is_nil() && reader.node != value.node.node;
   if (!counts && !object.has_ties()) return value;
@@ -671,6 +720,13 @@ Async<Result<protocol::ObjectValues>> ObjectDirectory::resolve_objects(
       if (!values.items.empty()) break;
       const bool ready = co_await Object::wait_ready(object, environment_.clock, context.deadline);
       if (!ready) co_return error(Code::deadline_exceeded, "the object is not ready");
+    }
+    if (!request.missing_at.is_nil() && object->in_store() && !object->is_discarded()) {
+      const Status found = co_await find_again(object, request.missing_at, context.deadline);
+      if (!found) {
+        values.items.emplace_back().error = protocol::to_info(found.error());
+        break;
+      }
     }
     protocol::ObjectValue value = value_of(object, request.reader);
     bytes += value.inline_value.size();
@@ -783,7 +839,7 @@ Async<void> ObjectDirectory::watch_owner(protocol::ProcessAddress owner,
 // --- Freeing
 
 void ObjectDirectory::release_stored(Object& object) {
-  store_.release_owned(object.id(), object.node());
+  store_.release_owned(object.id(), *object.node());
   if (!object.has_ties()) return;
   for (const auto& node : std::exchange(object.ties().copies, {})) {
     store_.release_owned(object.id(), node);
@@ -856,7 +912,7 @@ protocol::ObjectEntry ObjectDirectory::describe(Object& object) const {
     entry.state = "failed";
   } else if (object.in_store()) {
     entry.state = "stored";
-    entry.node = object.node().node;
+    entry.node = object.node()->node;
     entry.size_bytes = object.size_bytes();
   } else {
     entry.state = "inline";

@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "client/borrows.h"
+#include "client/lineage.h"
 #include "client/object.h"
 
 namespace troupe::client {
@@ -15,8 +16,14 @@ namespace troupe::client {
 // On the loop but for what says otherwise.
 class ObjectDirectory {
  public:
+  // What it needs of the rest of the client.
+  struct Needs {
+    std::function<void(TaskSpec, const std::shared_ptr<Object>&)> run;  // A task, once more.
+    std::function<Async<Result<protocol::NodeList>>()> nodes;           // As the head knows them.
+    JobId job;
+  };
   ObjectDirectory(transport::Environment environment, Scope& scope, Connections& connections,
-                  StoreClient& store);
+                  StoreClient& store, Needs needs, uint64_t lineage_bytes_max);
 
   // --- Thread-safe.
   // A new object of this process, not ready yet, with one reference. Others cannot name it before
@@ -33,10 +40,11 @@ class ObjectDirectory {
   std::shared_ptr<Object> find_and_hold(ObjectId id);
   // One reference less.
   void drop_reference(const std::shared_ptr<Object>& object);
-  // What makes the object is done. `producer` holds refs inside a reply's value for us.
+  // What makes the object is done. `producer` holds refs inside a reply's value for us. With the
+  // recipe, what lies in a store is made again if it is lost; its `kept` are refs that are held.
   void set_value(const std::shared_ptr<Object>& object, BytesView value);
   void set_reply(const std::shared_ptr<Object>& object, protocol::InvokeReply reply,
-                 const protocol::ProcessAddress& producer);
+                 const protocol::ProcessAddress& producer, Lineage::RecipePointer recipe = {});
   void set_error(const std::shared_ptr<Object>& object, Error failure);
   // As set_error, of a call by its name: a failure that nobody can read is logged and counted.
   void set_failed(const std::shared_ptr<Object>& object, Error failure, std::string_view name);
@@ -102,6 +110,9 @@ class ObjectDirectory {
                              transport::OutgoingStream& out);
   Async<Result<protocol::Empty>> free_objects(protocol::ObjectIds request,
                                               transport::CallContext context);
+  // From the worker: a node is drained; what lies there moves.
+  Async<Result<protocol::Empty>> evacuate(protocol::Evacuate request,
+                                          transport::CallContext context);
   // A worker has a copy of an object in the store, or has one no longer.
   Async<Result<protocol::Empty>> object_copied(protocol::ObjectCopied notice,
                                                transport::CallContext context);
@@ -112,6 +123,8 @@ class ObjectDirectory {
 
  private:
   struct Gathered;
+  struct Run;
+  struct Search;
   struct Held {
     ProcessId caller;
     std::vector<ObjectName> refs;
@@ -147,6 +160,42 @@ class ObjectDirectory {
                              Instant deadline);
   Async<Result<ObjectBytes>> get_stored(ObjectName object, protocol::ObjectValue place,
                                         Instant deadline);
+  // Where another's object lies that is not at the process that its owner named.
+  Async<Result<protocol::ObjectValue>> ask_again(ObjectName object, ProcessId missing_at,
+                                                 Instant deadline);
+
+  // --- What was lost.
+  // Until the object lies elsewhere than with this worker, where a reader did not find it, or that
+  // one has it after all: it is looked for, and made again if it is nowhere.
+  // Errors: data_loss (it cannot be made again), deadline_exceeded.
+  Async<Status> find_again(std::shared_ptr<Object> object, ProcessId missing_at, Instant deadline);
+  Async<void> search(std::shared_ptr<Object> object, std::shared_ptr<Search> found);
+  Async<Status> look_for(std::shared_ptr<Object> object);
+  Async<Status> make_again(std::shared_ptr<Object> object);
+  // Asks a worker to be these objects' home; those that are there now, from `source` if it is set.
+  Async<Result<std::vector<ObjectId>>> adopt_at(protocol::ProcessAddress worker,
+                                                std::vector<ObjectId> objects,
+                                                protocol::ProcessAddress source, Duration budget);
+  Async<bool> are_dead(std::vector<ProcessId> workers);
+  void move(const std::shared_ptr<Object>& object, protocol::ProcessAddress node);
+  Async<void> leave(protocol::Evacuate request, std::shared_ptr<Search> left);
+  Async<void> move_all(std::vector<std::shared_ptr<Object>> objects,
+                       protocol::ProcessAddress target, std::shared_ptr<Event> moved);
+  // How to make these results, which have just come.
+  void remember(const Lineage::RecipePointer& recipe, const std::shared_ptr<Object>& first,
+                const std::vector<std::shared_ptr<Object>>& more);
+  void drop_lineage();
+  // Runs the task of a recipe again, and before it those that make arguments which are gone.
+  Result<std::shared_ptr<Run>> run_again(const Lineage::RecipePointer& recipe);
+  Status begin_run(const Lineage::RecipePointer& recipe);
+  std::shared_ptr<Run> run_of(ObjectId result) const;
+  // The object of this name, which nobody has refs to any more: what the run makes of it.
+  std::shared_ptr<Object> revive(ObjectId id);
+  // Takes over a result that was made again. False: it was not, or it is the object itself.
+  bool take_remade(const std::shared_ptr<Object>& made, protocol::ObjectValue& value, bool held,
+                   const protocol::ProcessAddress& producer);
+  Async<void> keep_remade(std::shared_ptr<Object> object, std::shared_ptr<Object> made);
+  Async<void> follow(std::shared_ptr<Run> run);
   Async<void> watch_owner(protocol::ProcessAddress owner, std::vector<ObjectId> objects,
                           std::vector<uint32_t> numbers, std::shared_ptr<ReadyHook> hook,
                           std::shared_ptr<Event> enough);
@@ -164,7 +213,12 @@ class ObjectDirectory {
   std::map<ObjectId, Held> held_;                                // For results and items of others.
   uint32_t items_held_ = 0;                                      // So far.
   std::map<ProcessId, std::vector<ObjectId>> released_;  // By the producers that are being told.
-  std::vector<std::shared_ptr<Object>> unused_;          // To be freed, while that goes on.
+  const Needs needs_;
+  Lineage lineage_;
+  std::unordered_map<ObjectId, std::shared_ptr<Run>> runs_;  // By each of their results.
+  std::map<ObjectId, std::shared_ptr<Search>> searches_;
+  std::map<NodeId, std::shared_ptr<Search>> evacuations_;
+  std::vector<std::shared_ptr<Object>> unused_;  // To be freed, while that goes on.
   bool freeing_ = false;
   Borrows borrows_;
 };

@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "head/actors.h"
 #include "head/backups.h"
 #include "head/deployments.h"
+#include "head/evacuation.h"
 #include "head/explain.h"
 #include "head/groups.h"
 #include "head/jobs.h"
@@ -97,7 +100,8 @@ struct Head::Parts : JobListener, ActorListener {
         jobs(env, head_options, owner, journal),
         packages(env, head_options, owner, jobs, [this] { return jobs_of_detached(); }),
         deployments(env, head_options, owner, journal, actors),
-        backups(env, store) {
+        backups(env, store),
+        evacuation(env, owner, membership, [this](NodeId node) { return is_idle(node); }) {
     placement.set_actor_listener(actors);
     placement.set_lease_listener(leases);
     placement.set_gang_listener(groups);
@@ -108,6 +112,7 @@ struct Head::Parts : JobListener, ActorListener {
     membership.add_listener(actors);
     membership.add_listener(leases);
     membership.add_listener(deployments);
+    membership.add_listener(evacuation);
     membership.add_listener(placement.opener());
     actors.set_listener(*this);
     jobs.set_listener(*this);
@@ -130,6 +135,15 @@ struct Head::Parts : JobListener, ActorListener {
   void actor_changed(const Actor& actor) override {
     deployments.actor_changed(actor);
     if (actor.state == ActorState::dead && actor.spec().detached) packages.collect_soon();
+  }
+
+  bool is_idle(NodeId node) const {
+    return leases.slots_on(node) == 0 && std::ranges::none_of(actors.all(), [&](const auto& entry) {
+             const Actor& actor = entry.second;
+             const bool lives_there =
+                 actor.state == ActorState::alive && actor.info().address.node == node;
+             return lives_there || (actor.stopping && actor.stopping_on == node);
+           });
   }
 
   // Of actors that live on, and may be started anew.
@@ -308,7 +322,8 @@ struct Head::Parts : JobListener, ActorListener {
       node.actors = living[id];
       node.slots = static_cast<uint32_t>(leases.slots_on(id));
       if (node.draining && node.state == "alive") {
-        node.state = node.actors + node.slots == 0 ? "drained" : "draining";
+        const bool is_empty = node.actors + node.slots == 0 && evacuation.is_done(id);
+        node.state = is_empty ? "drained" : "draining";
       }
     }
     co_return list;
@@ -400,6 +415,7 @@ struct Head::Parts : JobListener, ActorListener {
   Packages packages;
   Deployments deployments;
   Backups backups;
+  Evacuation evacuation;
 };
 
 // Who may come in, and which part answers.

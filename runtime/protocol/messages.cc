@@ -78,6 +78,8 @@ std::string method_name(Method method) {
       TROUPE_NAME(accept_ring);
       TROUPE_NAME(yield_slots);
       TROUPE_NAME(drain_node);
+      TROUPE_NAME(adopt_objects);
+      TROUPE_NAME(evacuate);
       TROUPE_NAME(follow_leader);
       TROUPE_NAME(replicate);
       TROUPE_NAME(transfer_lead);

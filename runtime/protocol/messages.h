@@ -96,6 +96,8 @@ enum class Method : uint32_t {
   replicate = 87,        // Back.
   transfer_lead = 88,    // To the head.
   ping = 89,             // To the head: whether it answers.
+  adopt_objects = 91,    // To a worker.
+  evacuate = 92,         // From the head to a worker, and on to its processes.
   yield_slots = 75,      // YieldSlots, from the head: somebody else waits for what its slots hold.
   accept_ring = 74,      // RingOffer, from the worker, with the same descriptors.
 };
@@ -615,6 +617,8 @@ struct ResolveObjects {
   // The worker of the asker, who means to read them: from now on the owner counts it, if it is on
   // another node, among the copies of those that lie in the store.
   ProcessAddress reader;
+  // Set, with one object: the worker that the owner named, and which does not give it.
+  ProcessId missing_at = {};
 };
 
 // Of the first objects asked for, in their order, as many as were ready and as fit; at least one.
@@ -705,6 +709,21 @@ struct GetBlock {
 struct ReleaseBlocks {
   std::vector<ObjectId> objects;
   ProcessId owner;  // Set: the sender is this owner and has no more refs. Else: one pin each goes.
+};
+
+// These objects have their home at the worker that is asked from now on, if it has them, or gets
+// them from the source (nil: none is asked).
+struct AdoptObjects {
+  std::vector<ObjectId> objects;
+  ProcessAddress owner;  // The sender.
+  JobId job;
+  ProcessAddress source;
+};
+
+// What the receiver owns and lies with this node is to move to one of the targets.
+struct Evacuate {
+  NodeId node;
+  std::vector<ProcessAddress> targets;  // Workers; the one with the most room first.
 };
 
 struct FetchChunk {

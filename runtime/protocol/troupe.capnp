@@ -535,6 +535,7 @@ struct AssignSlot {
 struct ResolveObjects {
   objects @0 :List(Data);
   reader @1 :ProcessAddress;
+  missingAt @2 :Data;
 }
 
 struct ObjectValue {
@@ -643,6 +644,20 @@ struct GetBlock {
 struct ReleaseBlocks {
   objects @0 :List(Data);
   owner @1 :Data;
+}
+
+# The owner of objects to a worker; answered by ObjectIds: those that it holds for the owner from now on.
+struct AdoptObjects {
+  objects @0 :List(Data);
+  owner @1 :ProcessAddress;
+  job @2 :Data;
+  source @3 :ProcessAddress;
+}
+
+# The head to workers, and each on to its processes.
+struct Evacuate {
+  node @0 :Data;
+  targets @1 :List(ProcessAddress);
 }
 
 # Worker to worker.

@@ -317,6 +317,35 @@ Result<Empty> ObjectService::release_blocks(const protocol::ReleaseBlocks& reque
   return Empty{};
 }
 
+Async<Result<protocol::ObjectIds>> ObjectService::adopt_objects(protocol::AdoptObjects request,
+                                                                CallContext call) {
+  const Instant deadline = answer_by(call.deadline, environment_.clock.now());
+  const protocol::ProcessAddress& source = request.source;
+  const bool elsewhere = !source.process.is_nil() && source.node != options_.node;
+  protocol::ObjectIds adopted;
+  for (const ObjectId object : request.objects) {
+    auto done = table_.adopt(request.owner.process, object);
+    if (!done && done.error().code() == Code::not_found && elsewhere) {
+      protocol::GetBlock wanted;
+      wanted.object = object;
+      wanted.source = source;
+      wanted.owner = request.owner;
+      auto ticket = puller_.pull(request.job, wanted);
+      done = co_await ticket.wait(deadline, call.cancelled);
+      if (done) done = table_.adopt(request.owner.process, object);
+    }
+    if (!done) {
+      log::debug("object_not_adopted", {{"object", object}, {"why", done.error()}});
+      continue;
+    }
+    // Nobody need hear of it as of a copy any more. Of its job there may be no process here.
+    copy_owners_.erase(object);
+    jobs_.try_emplace(request.job);
+    adopted.objects.push_back(object);
+  }
+  co_return adopted;
+}
+
 // --- Reading
 
 void ObjectService::wake(ObjectId object) {

@@ -80,6 +80,10 @@ class ObjectService {
   // owner on another node (who can hold no pins here) says so with a caller of its own. The first
   // error of any, once all were looked at: not_found (it has none), denied (not the owner).
   Result<protocol::Empty> release_blocks(const protocol::ReleaseBlocks& request, Caller caller);
+  // Those of the objects that are here, or come from the source, which the owner counts on from now
+  // on. The worker has made sure who the owner is.
+  Async<Result<protocol::ObjectIds>> adopt_objects(protocol::AdoptObjects request,
+                                                   CallContext call);
   // For workers of other nodes: a Chunk, its bytes beside it. Of an object that is being pulled,
   // too, as soon as these bytes are here; one whose pull has not begun is waited for as long as the
   // request says. Errors: not_found (not here, or its pull failed), denied (another job's), invalid

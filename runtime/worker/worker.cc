@@ -237,6 +237,7 @@ void Worker::answer_methods() {
   door_.on(Method::stop_slots, *this, &Worker::stop_slots);
   door_.on(Method::report_gauges, *this, &Worker::report_gauges);
   door_.on(Method::job_ended, *this, &Worker::job_ended);
+  door_.on(Method::evacuate, *this, &Worker::evacuate);
   door_.on(Method::job_logs, *this, &Worker::flush_logs);
   door_.on(Method::list_objects, *this, &Worker::list_objects);
   door_.on(Method::attach_process, *this, &Worker::attach_process);
@@ -244,6 +245,7 @@ void Worker::answer_methods() {
   door_.on(Method::seal_blocks, *this, &Worker::seal_blocks);
   door_.on(Method::return_extents, *this, &Worker::return_extents);
   door_.on(Method::release_blocks, *this, &Worker::release_blocks);
+  door_.on(Method::adopt_objects, *this, &Worker::adopt_objects);
   // These carry descriptors beside the message.
   door_.on_message(Method::attach_segment, [this](Message message, CallContext call) {
     return attach_segment(std::move(message), std::move(call));
@@ -383,6 +385,35 @@ Async<Result<protocol::ObjectList>> Worker::list_objects(protocol::ListObjects r
   co_return list;
 }
 
+Async<Result<Empty>> Worker::evacuate(protocol::Evacuate request, CallContext call) {
+  TROUPE_CO_CHECK(head_.check(call, head_.epoch()));
+  struct Round {
+    explicit Round(const Executor& loop) : done(loop) {}
+    size_t left = 1;  // This one.
+    Status outcome = ok();
+    Event done;
+  };
+  const auto round = std::make_shared<Round>(environment_.loop);
+  const auto ask = [](std::shared_ptr<transport::Peer> peer, protocol::Evacuate asked,
+                      Duration budget, std::shared_ptr<Round> of) -> Async<void> {
+    auto moved = co_await transport::call<Empty>(peer, Method::evacuate, std::move(asked), budget);
+    // What a process owns goes with it.
+    if (!moved && peer->is_open() && of->outcome) of->outcome = std::move(moved).error();
+    if (--of->left == 0) of->done.set();
+  };
+  const Duration budget =
+      answer_by(call.deadline, environment_.clock.now()) - environment_.clock.now();
+  for (const auto& [process, weak] : attached_) {
+    auto peer = weak.lock();
+    if (!peer || !peer->is_open()) continue;
+    ++round->left;
+    spawn(scope_, ask(std::move(peer), request, budget, round));
+  }
+  if (--round->left > 0) co_await round->done.wait();
+  TROUPE_CO_CHECK(round->outcome);
+  co_return Empty{};
+}
+
 Async<Status> Worker::get_timelines(Message message, CallContext call,
                                     transport::OutgoingStream& out) {
   TROUPE_CO_CHECK(head_.check(call, head_.epoch()));
@@ -475,6 +506,18 @@ Async<Result<Empty>> Worker::release_blocks(protocol::ReleaseBlocks request, Cal
   if (from_node && !request.owner.is_nil()) co_return objects_.release_blocks(request, {});
   TROUPE_CO_TRY(const auto caller, caller_of(call));
   co_return objects_.release_blocks(request, caller);
+}
+
+Async<Result<protocol::ObjectIds>> Worker::adopt_objects(protocol::AdoptObjects request,
+                                                         CallContext call) {
+  if (call.peer->remote().address.process != request.owner.process) {
+    co_return error(Code::denied, "only its owner may say where an object has its home");
+  }
+  if (call.peer->identity().role != Role::node) {
+    TROUPE_CO_TRY(const auto caller, caller_of(call));
+    request.job = caller.job;
+  }
+  co_return co_await objects_.adopt_objects(std::move(request), std::move(call));
 }
 
 Async<Result<transport::Message>> Worker::fetch_chunk(Message message, CallContext call) {

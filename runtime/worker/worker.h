@@ -83,6 +83,7 @@ class Worker {
   Async<Status> get_timelines(Message, CallContext, transport::OutgoingStream&);
   Async<Result<protocol::Empty>> report_gauges(protocol::ActorGauges, CallContext);
   Async<Result<protocol::Empty>> job_ended(protocol::EndJob, CallContext);
+  Async<Result<protocol::Empty>> evacuate(protocol::Evacuate, CallContext);
   Async<Result<protocol::Empty>> flush_logs(protocol::JobLogs, CallContext);
   Async<Result<protocol::ObjectList>> list_objects(protocol::ListObjects, CallContext);
   // The node's processes'.
@@ -94,6 +95,7 @@ class Worker {
   Async<Result<protocol::Empty>> return_extents(protocol::ReturnExtents, CallContext);
   Async<Result<Message>> get_block(Message, CallContext);
   Async<Result<protocol::Empty>> release_blocks(protocol::ReleaseBlocks, CallContext);
+  Async<Result<protocol::ObjectIds>> adopt_objects(protocol::AdoptObjects, CallContext);
   // Other workers'.
   Async<Result<Message>> fetch_chunk(Message, CallContext);
 

@@ -51,7 +51,7 @@ class History {
   }
 
   void step() {
-    switch (random_.below(23)) {
+    switch (random_.below(24)) {
       case 0:
       case 1:
       case 2:
@@ -85,6 +85,8 @@ class History {
       case 20:
       case 21:
         return restore();
+      case 22:
+        return adopt();
       default:
         if (random_.chance(0.05)) die();
         if (random_.chance(0.02)) table_.drop_empty_segments(1 + random_.below(capacity));
@@ -166,7 +168,8 @@ class History {
   }
 
   // What happened, so that a history which tested nothing shows.
-  uint64_t exhausted = 0, created = 0, deaths = 0, segments_closed = 0, sealed_reserved = 0;
+  uint64_t exhausted = 0, created = 0, deaths = 0, segments_closed = 0, sealed_reserved = 0,
+           sealed_again = 0;
   uint64_t set_spilled = 0, evicted = 0, restored = 0;
 
  private:
@@ -178,6 +181,14 @@ class History {
   ProcessId some_owner() {
     return random_.chance(0.5) ? some_caller().process
                                : remote_owners_[random_.below(remote_owners_.size())];
+  }
+  // Of the object, mostly; the dead do nothing any more.
+  ProcessId some_owner(const ModelObject* object) {
+    const bool lives =
+        object != nullptr &&
+        (std::ranges::find(remote_owners_, object->owner) != remote_owners_.end() ||
+         std::ranges::find(callers_, object->owner, &Caller::process) != callers_.end());
+    return lives && random_.chance(0.9) ? object->owner : some_owner();
   }
   // Mostly one that exists.
   ObjectId some_object() {
@@ -243,8 +254,10 @@ class History {
     const ModelExtent extent = extents_[i];
     const uint64_t units = extent.block.size_bytes / block_alignment_bytes;
     const uint64_t before = random_.below(units);
-    SealedObject sealed{random_.chance(0.1) ? some_object() : ObjectId::random(random_),
-                        some_owner(), extent.block.offset_bytes + before * block_alignment_bytes,
+    const ObjectId id = random_.chance(0.3) ? some_object() : ObjectId::random(random_);
+    ModelObject* const earlier = model(id);
+    SealedObject sealed{id, some_owner(earlier),
+                        extent.block.offset_bytes + before * block_alignment_bytes,
                         1 + random_.below(extent.block.size_bytes), random_.chance(0.5)};
     const uint64_t share = block_bytes(sealed.size_bytes);
     const uint64_t room = extent.block.size_bytes - before * block_alignment_bytes;
@@ -255,7 +268,9 @@ class History {
       ASSERT_EQ(code, Code::denied);
       return;
     }
-    if (objects_.contains(sealed.object)) {
+    const bool again = earlier != nullptr && earlier->sealed && earlier->owner == sealed.owner &&
+                       earlier->producer.job == caller.job;
+    if (earlier != nullptr && !again) {
       ASSERT_EQ(code, Code::conflict);
       return;
     }
@@ -270,6 +285,12 @@ class History {
     rest.offset_bytes = sealed.offset_bytes + share;
     rest.size_bytes = room - share;
     if (rest.size_bytes > 0) extents_.push_back({extent.holder, rest});
+    if (again) {
+      ++sealed_again;
+      earlier->owner_holds = true;
+      if (sealed.pinned) ++earlier->pins[caller.process];
+      return;
+    }
     const Block block{extent.block.segment, sealed.offset_bytes, sealed.size_bytes};
     ModelObject& made = objects_[sealed.object];
     made = {
@@ -434,6 +455,21 @@ class History {
     }
   }
 
+  void adopt() {
+    const ObjectId id = some_object();
+    ModelObject* object = model(id);
+    const ProcessId owner = some_owner(object);
+    const Code code = code_of(table_.adopt(owner, id));
+    if (object == nullptr || !object->sealed) {
+      ASSERT_EQ(code, Code::not_found);
+    } else if (object->owner != owner) {
+      ASSERT_EQ(code, Code::denied);
+    } else {
+      ASSERT_EQ(code, Code::ok);
+      object->owner_holds = true;
+    }
+  }
+
   void die() {
     ++deaths;
     const bool remote = random_.chance(0.2);
@@ -502,6 +538,7 @@ TEST(ObjectTable, AgreesWithANaiveModelOverRandomHistories) {
     EXPECT_GT(history.created, 500U);
     EXPECT_GT(history.exhausted, 10U);
     EXPECT_GT(history.sealed_reserved, 50U);
+    EXPECT_GT(history.sealed_again, 0U);
     EXPECT_GT(history.evicted, 20U);
     EXPECT_GT(history.restored, 20U);
     EXPECT_GT(history.deaths, 10U);

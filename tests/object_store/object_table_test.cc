@@ -207,6 +207,43 @@ TEST_F(ObjectTableTest, OnlyTheOwnerGivesItsHoldUp) {
   EXPECT_EQ(code_of(table.get(reader, object)), Code::ok);
 }
 
+TEST_F(ObjectTableTest, AnAdoptedCopyLeavesMemoryOnlyOnceItLiesOnDisk) {
+  const CreateRequest request{.object = object, .owner = owner, .size_bytes = 100, .is_copy = true};
+  ASSERT_TRUE(table.create(producer, request, Instant{}));
+  EXPECT_EQ(code_of(table.adopt(owner, object)), Code::not_found);
+  ASSERT_TRUE(table.seal(producer, object));
+  EXPECT_EQ(code_of(table.adopt(reader.process, object)), Code::denied);
+  ASSERT_TRUE(table.adopt(owner, object));
+  ASSERT_TRUE(table.adopt(owner, object));
+  EXPECT_EQ(code_of(table.evict(object)), Code::conflict);
+  EXPECT_TRUE(table.evictees(producer, 100, 0).at(0).must_be_written);
+  ASSERT_TRUE(table.set_spilled(object));
+  EXPECT_TRUE(table.evict(object));
+  EXPECT_TRUE(table.is_out(object));
+  expect_all_goes();
+}
+
+TEST_F(ObjectTableTest, WhatIsSealedTwiceForItsOwnerStaysAsItWas) {
+  const Block extent = table.reserve(producer, 1024).value();
+  const SealedObject first{object, owner, extent.offset_bytes, 100, false};
+  SealedObject again{object, owner, extent.offset_bytes + 512, 200, true};
+  ASSERT_TRUE(table.seal_reserved(producer, segment, first, Instant{}));
+  const Block block = table.get(reader, object).value().value();
+  const uint64_t used = table.used_bytes();
+  again.owner = reader.process;
+  EXPECT_EQ(code_of(table.seal_reserved(producer, segment, again, Instant{})), Code::conflict);
+  again.owner = owner;
+  ASSERT_TRUE(table.seal_reserved(producer, segment, again, Instant{}));
+  EXPECT_EQ(table.get(reader, object).value(), block);
+  EXPECT_EQ(table.used_bytes(), used - block_bytes(200));
+  // Its owner's word holds it again, and the producer has the pin that it asked for.
+  ASSERT_TRUE(table.release_owner(owner, object));
+  EXPECT_EQ(table.get(reader, object).value(), block);
+  ASSERT_TRUE(table.release(producer, object, 1));
+  EXPECT_EQ(code_of(table.get(reader, object)), Code::not_found);
+  expect_all_goes();
+}
+
 TEST_F(ObjectTableTest, ReleaseIsAllOrNothing) {
   create_sealed(object);
   EXPECT_EQ(code_of(table.release(reader, object, 1)), Code::not_found);

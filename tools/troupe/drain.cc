@@ -36,6 +36,10 @@ Result<protocol::NodeInfo> find_node(Rpc& head, const std::string& wanted) {
 // What is still there, for people.
 std::string remains(Rpc& head, const protocol::NodeInfo& node) {
   std::string text = fmt::format("{} actors and {} slots", node.actors, node.slots);
+  if (node.actors + node.slots == 0) {
+    return fmt::format("{} MiB in its store, of which something is to move",
+                       node.store_used_bytes >> 20);
+  }
   auto actors = head.ask<protocol::ActorList>(Method::list_actors, Empty{});
   if (!actors) return text;
   std::string names;

@@ -24,6 +24,8 @@ struct TaskOptions {
   int priority = 0;  // Higher first.
   // How often it may run again (-1: no limit) when its process died, or when it failed with one of
   // `retry_on`. The pause before it is retry_delay, then twice as long each time, at most 10 s.
+  // So often, apart from that, it may also run again to make a large result that was lost with its
+  // node; its arguments are made again first where they are gone.
   int retries = 0;
   Placement placement = {};
   std::vector<Code> retry_on = {};
