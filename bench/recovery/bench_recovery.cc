@@ -1,5 +1,5 @@
 // How long a cluster takes to notice a death and to be whole again, and whether it loses a promise
-// meanwhile. `bench_recovery [one-head|three-heads]`.
+// meanwhile. `bench_recovery [one-head|three-heads|overload]`.
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
@@ -54,8 +54,14 @@ class Member {
  public:
   Member() {}
   int64_t one() { return 1; }
+  void wait_10_ms() { ::poll(nullptr, 0, 10); }
 };
-TROUPE_ACTOR(Member(), one);
+TROUPE_ACTOR(Member(), one, wait_10_ms);
+
+void work_10_ms() {
+  ::poll(nullptr, 0, 10);
+}
+TROUPE_TASK(work_10_ms);
 
 namespace {
 
@@ -244,6 +250,48 @@ void workers(const troupe::Session& session, const Daemons& daemons) {
   row("actor_recovery_from_silence_p99_s", quantile(silent.whole, 0.99), "s");
 }
 
+// Of calls or tasks of 10 ms that `begin` begins with a time of a second each, evenly for some
+// seconds: how many a second were done in it.
+template <class Begin>
+double done_in_time(Begin begin, double per_second) {
+  constexpr double seconds = 10;
+  std::vector<decltype(begin())> refs;
+  const auto start = Clock::now();
+  while (seconds_since(start) < seconds) {
+    const auto due = static_cast<size_t>(seconds_since(start) * per_second);
+    while (refs.size() < due) refs.push_back(begin());
+    ::poll(nullptr, 0, 1);
+  }
+  double done = 0;
+  for (const auto& ref : refs) done += ref.get(patience) ? 1 : 0;
+  return done / seconds;
+}
+
+// What is done at ten times the load, against what is done at the load that it can take.
+template <class Begin>
+double goodput(std::string_view what, Begin begin, double capacity) {
+  const double peak = done_in_time(begin, capacity);
+  const double rest = done_in_time(begin, capacity * 10);
+  row(fmt::format("{}_done_at_capacity", what), peak, "per second");
+  row(fmt::format("{}_done_at_10x", what), rest, "per second");
+  return rest / peak;
+}
+
+void overload(const troupe::Session& session) {
+  constexpr size_t probe = 500;
+  std::vector<troupe::ObjectRef<void>> refs;
+  const auto start = Clock::now();
+  for (size_t i = 0; i < probe; ++i) refs.push_back(session.submit(work_10_ms));
+  for (const auto& ref : refs) ref.get(patience).value();
+  const double tasks = static_cast<double>(probe) / seconds_since(start);
+  const double of_tasks = goodput(
+      "tasks", [&] { return session.submit({.timeout = 1s}, work_10_ms); }, tasks);
+  const auto member = session.create<Member>({}).value();
+  const double of_calls = goodput(
+      "calls", [&] { return member.call<&Member::wait_10_ms>({.timeout = 1s}); }, 95);
+  row("overload_goodput", std::min(of_tasks, of_calls), "of the peak");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -257,6 +305,11 @@ int main(int argc, char** argv) try {
     workers(session, daemons);
   }
   if (part.empty() || part == "three-heads") several_heads();
+  if (part.empty() || part == "overload") {
+    const auto cluster = bench::Cluster::start(2);
+    if (!cluster) return 1;
+    overload(troupe::connect().value());
+  }
   return 0;
 } catch (const std::exception& error) {
   fmt::print(stderr, "{}\n", error.what());

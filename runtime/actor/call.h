@@ -87,6 +87,7 @@ struct CallRequest {
   bool streams = false;
   uint32_t lane = 0;       // Of the mailbox; its instance says which.
   uint32_t items_max = 0;  // How many its receiver leaves unread; 0: stream_items_max wait here.
+  Instant arrived = {};    // Of one with a deadline.
   Bytes record;            // What the arguments point into, if the call came through a ring.
   std::unique_ptr<RequestExtras> extras;  // Null: none.
 };

@@ -536,6 +536,7 @@ Async<Result<std::shared_ptr<Call>>> Host::enqueue(protocol::Invoke call, Origin
   request.signature = call.signature;
   request.arguments = std::move(*arguments);
   request.deadline = origin.deadline;
+  request.arrived = client_.environment().clock.now();
   request.streams = streams;
   request.items_max = call.items_max;
   auto made = hosted->instance->make_call(std::move(request), origin.cancelled, result);

@@ -276,8 +276,15 @@ void Instance::deliver(std::shared_ptr<Call> call) noexcept {
                        "it was not run"));
     return;
   }
-  if (!call->begin(now)) return;
   const CallRequest& request = call->request();
+  const bool has_deadline = request.deadline != Instant::max();
+  if (has_deadline && is_late(request, now)) {
+    call->finish(error(Code::deadline_exceeded,
+                       "the call waited in the mailbox for most of its time, and the rest is less "
+                       "than the method takes; it was not run"));
+    return;
+  }
+  if (!call->begin(now)) return;
   if (defers()) ++lanes_[request.lane].open;
   const auto views = views_of(request.arguments);
   troupe_call* const handle = calls_.open(call);
@@ -285,6 +292,20 @@ void Instance::deliver(std::shared_ptr<Call> call) noexcept {
               views.size());
   // Valid during the call alone; a call that is kept must not keep the store's memory.
   call->request().arguments.clear();
+  if (has_deadline && !defers()) note_run(request.method, environment_.clock.now() - now);
+}
+
+bool Instance::is_late(const CallRequest& request, Instant now) {
+  if (!mailbox_.has_something(request.lane)) return false;
+  const std::lock_guard lock{service_times_mutex_};
+  const auto known = service_times_.find(request.method);
+  return known != service_times_.end() &&
+         known->second.is_late(now - request.arrived, request.deadline - now);
+}
+
+void Instance::note_run(const std::string& method, Duration took) {
+  const std::lock_guard lock{service_times_mutex_};
+  service_times_[method].note(took);
 }
 
 Result<bool> Instance::step() noexcept {

@@ -3,7 +3,9 @@
 
 #include <atomic>
 #include <deque>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <unordered_map>
@@ -12,6 +14,7 @@
 #include "actor/context.h"
 #include "actor/crew.h"
 #include "actor/mailbox.h"
+#include "base/service_time.h"
 #include "transport/environment.h"
 
 namespace troupe::actor {
@@ -124,6 +127,9 @@ class Instance final : private Crew::Member {
   void destroy() noexcept;
   Status create() noexcept;
   void deliver(std::shared_ptr<Call> call) noexcept;
+  // Others wait behind the call, and it would most likely not be done in its time.
+  bool is_late(const CallRequest& request, Instant now);
+  void note_run(const std::string& method, Duration took);
   // Whether there is more to do. Errors: the actor dies of it.
   Result<bool> step() noexcept;
   void finish(const std::optional<Error>& death) noexcept;
@@ -145,6 +151,9 @@ class Instance final : private Crew::Member {
   const Status lanes_found_;  // From what the three above are filled.
   Mailbox mailbox_;
   CallTable calls_;
+  std::mutex service_times_mutex_;
+  // Of methods that are no coroutines, of calls with a deadline. Guarded.
+  std::map<std::string, ServiceTime> service_times_;
   void* instance_ = nullptr;
   bool fresh_ = true;  // Of a light one: create has not run. Its turn's own.
 

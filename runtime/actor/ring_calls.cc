@@ -119,7 +119,8 @@ void RingCalls::take_call(const Channel& channel, uint64_t number, BytesView pay
   request.method = view->method;
   request.signature = view->head.signature;
   if (view->head.budget_us > 0) {
-    request.deadline = deadline_of(*view, client_.environment().clock.now());
+    request.arrived = client_.environment().clock.now();
+    request.deadline = deadline_of(*view, request.arrived);
   }
   request.arguments.reserve(view->arguments.size());
   for (const auto& argument : view->arguments) {

@@ -58,6 +58,14 @@ protocol::CallExtras extras_of(const TaskTraits& traits) {
   return extras;
 }
 
+Error too_late(const TaskTraits& task) {
+  return error(
+      Code::deadline_exceeded,
+      fmt::format("task {} was not begun: it has waited for most of its time of {} ms, and "
+                  "the rest is less than it takes; others wait behind it",
+                  task.label(), task.budget / std::chrono::milliseconds(1)));
+}
+
 std::string class_key(const TaskTraits& spec, const protocol::PlacementSpec& placement) {
   std::string key;
   key.reserve(spec.module.size() + 16 + spec.demand.size() * 24);
@@ -259,6 +267,13 @@ bool LeasePool::send_waiting(const ClassPointer& cls) {
       cls->queue.pop_front();
       continue;
     }
+    if (first.deadline() != Instant::max() && is_late(*cls, first)) {
+      const auto late = std::make_shared<Task>(std::move(first));
+      cls->queue.pop_front();
+      boost::asio::post(client_.environment_.loop,
+                        [this, late] { finish(*late, too_late(*late->traits), {}); });
+      continue;
+    }
     SlotPointer best;
     for (const auto& [process, slot] : cls->slots) {
       const uint32_t window = window_of(*slot, first);
@@ -282,6 +297,20 @@ bool LeasePool::send_waiting(const ClassPointer& cls) {
     }
   }
   return false;
+}
+
+bool LeasePool::is_late(const Class& cls, const Task& task) const {
+  if (cls.queue.size() < 2) return false;
+  const auto known = cls.service_times.find(task.traits->function);
+  if (known == cls.service_times.end()) return false;
+  const Duration left = task.deadline() - client_.environment_.clock.now();
+  return known->second.is_late(task.traits->budget - left, left);
+}
+
+void LeasePool::note_run(const Task& task, Duration took) {
+  if (task.deadline() == Instant::max() || took <= Duration::zero()) return;
+  const std::lock_guard lock{task.cls->mutex};
+  task.cls->service_times[task.traits->function].note(took);
 }
 
 bool LeasePool::send(const SlotPointer& slot, const TaskPointer& task) {
@@ -319,6 +348,7 @@ bool LeasePool::send(const SlotPointer& slot, const TaskPointer& task) {
 void LeasePool::succeed(const SlotPointer& slot, const TaskPointer& task, BytesView value,
                         int64_t ran_ns) {
   client_.objects_->set_value(task->result, value);
+  note_run(*task, Duration{ran_ns});
   release(*task);
   slot_has_room(slot, true, ran_ns);
 }
@@ -326,6 +356,7 @@ void LeasePool::succeed(const SlotPointer& slot, const TaskPointer& task, BytesV
 void LeasePool::settle(const SlotPointer& slot, const TaskPointer& task,
                        Result<protocol::InvokeReply> outcome, int64_t ran_ns) {
   const bool ran = outcome || !outcome.error().where().empty();
+  if (ran) note_run(*task, Duration{ran_ns});
   if (!outcome && queue_again(task, outcome.error())) {
     slot_has_room(slot, ran, ran ? ran_ns : 0);
     return;
@@ -697,8 +728,10 @@ Async<void> LeasePool::recall_late(ClassPointer cls) {
 
 Async<void> LeasePool::run_alone(SlotPointer slot, TaskPointer task) {
   const Roster<Alone>::Entry alone{alone_, {slot, task}};
+  const Instant began = client_.environment_.clock.now();
   auto outcome = co_await invoke(slot, task);
   const ClassPointer cls = slot->cls;
+  if (outcome) note_run(*task, client_.environment_.clock.now() - began);
   if (outcome || !outcome.error().where().empty()) {
     if (outcome || !queue_again(task, outcome.error())) {
       finish(*task, std::move(outcome), slot->address);

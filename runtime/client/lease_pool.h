@@ -112,6 +112,8 @@ class LeasePool {
   bool send_waiting(const ClassPointer& cls);
   static uint32_t window_of(const Slot& slot, const Task& task);
   static uint32_t slots_wanted(const Class& cls);
+  // Others wait, and it would most likely not be done in its time.
+  bool is_late(const Class& cls, const Task& task) const;
   bool send(const SlotPointer& slot, const TaskPointer& task);
   // --- From any thread, without it.
   void tend_soon(const ClassPointer& cls);
@@ -126,6 +128,8 @@ class LeasePool {
   void end(const SlotPointer& slot, const TaskPointer& task, Result<protocol::InvokeReply> outcome);
   Async<void> end_with_reason(TaskPointer task, Error failure);
   void keep_time(const Task& task);
+  // A task took so long, if that matters.
+  static void note_run(const Task& task, Duration took);
   // Gives back what it has, once.
   void release(Task& task);
   // How to make again what lies in the store, if the task may run again; takes its arguments.

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/service_time.h"
 #include "client/lease_pool.h"
 #include "transport/adaptive_mutex.h"
 
@@ -50,6 +51,8 @@ struct LeasePool::Class : std::enable_shared_from_this<Class> {
   bool tended_soon = false;
   bool yields = false;  // Somebody else waits, until yield_until.
   Instant yield_until;
+  // Of its tasks that have a deadline, by function.
+  std::map<std::string, ServiceTime> service_times;
 
   // --- On the loop.
   bool requesting = false;

@@ -100,7 +100,8 @@ Status Journal::admits() const {
                                         health_.error().message());
   }
   if (gathered_.bytes() > gathered_bytes_max) {
-    return error(Code::exhausted, "the head's disk is behind: too much waits to be written");
+    return error(Code::exhausted, "the head's disk is behind: too much waits to be written")
+        .after(std::chrono::milliseconds(100));
   }
   return ok();
 }

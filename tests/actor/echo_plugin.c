@@ -1,4 +1,5 @@
 /* Classes that do what the tests ask of them, by the name of the method. */
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,6 +88,9 @@ static void call(void* instance, troupe_call* call, const char* method, uint64_t
     } else {
       host->call_fail(call, code, "emit");
     }
+  } else if (strcmp(method, "slow") == 0) { /* For so many ms. */
+    poll(NULL, 0, (int)*(const uint64_t*)arguments[0].data);
+    reply_number(call, 0);
   } else if (strcmp(method, "until_stop") == 0) {
     while (!host->stopping(self->context)) {
     }

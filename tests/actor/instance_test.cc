@@ -88,6 +88,7 @@ class InstanceTest : public testing::Test {
                                std::shared_ptr<transport::CancelEvent> abandoned = nullptr,
                                Instant deadline = Instant::max()) {
     CallRequest request{std::move(method), 0, {}, deadline, streams};
+    request.arrived = real.environment().clock.now();
     request.arguments.push_back(owned(std::move(argument)));
     auto call = instance.make_call(std::move(request), std::move(abandoned));
     const Status put = instance.submit(call);
@@ -175,6 +176,34 @@ TEST_F(InstanceTest, RefusesWhenTheMailboxIsFull) {
         EXPECT_EQ(number(first.value()), 1u);
       },
       {.mailbox_calls_max = 4});
+}
+
+TEST_F(InstanceTest, CallsThatWouldBeLateAreNotRunWhileOthersWait) {
+  run([this](Instance& instance) -> Async<void> {
+    const auto begin = [&](auto left) {
+      return submit(instance, "slow", number(uint64_t{100}), false, nullptr,
+                    real.environment().clock.now() + left);
+    };
+    for (int i = 0; i < 8; ++i) {
+      auto call = begin(10s);
+      (void)co_await call->outcome();
+    }
+    // Those behind the fifth or so are in vain.
+    std::vector<std::shared_ptr<Call>> calls;
+    for (int i = 0; i < 20; ++i) calls.push_back(begin(500ms));
+    size_t done = 0, refused = 0;
+    for (const auto& call : calls) {
+      const auto outcome = co_await call->outcome();
+      if (outcome) {
+        ++done;
+      } else if (outcome.error().message().find("the rest is less") != std::string::npos) {
+        ++refused;
+      }
+    }
+    EXPECT_GE(done, 1u);
+    EXPECT_LE(done, 6u);  // The last is tried, for nothing waits behind it.
+    EXPECT_GE(refused, 1u);
+  });
 }
 
 TEST_F(InstanceTest, DropsCallsThatAreLateOrAbandoned) {

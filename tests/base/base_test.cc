@@ -4,6 +4,7 @@
 #include "base/ids.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "base/service_time.h"
 #include "base/status.h"
 
 namespace troupe {
@@ -75,6 +76,22 @@ TEST(Random, SameSeedSameNumbersAndBelowStaysBelow) {
   for (uint64_t bound : {1u, 2u, 3u, 1000u}) {
     for (int i = 0; i < 1000; ++i) EXPECT_LT(a.below(bound), bound);
   }
+}
+
+TEST(ServiceTime, WorkIsLateWhenWhatIsLeftIsLessThanItMostLikelyTakes) {
+  using std::chrono::milliseconds;
+  ServiceTime time;
+  for (int i = 0; i < 7; ++i) time.note(milliseconds(10));
+  EXPECT_FALSE(time.is_late(milliseconds(99), milliseconds(1)));  // Too little was seen.
+  for (int i = 0; i < 50; ++i) time.note(milliseconds(10));
+  EXPECT_TRUE(time.is_late(milliseconds(95), milliseconds(5)));
+  EXPECT_FALSE(time.is_late(milliseconds(85), milliseconds(15)));
+  // Not what came late already, or has a short time.
+  EXPECT_FALSE(time.is_late(milliseconds(1), milliseconds(5)));
+  // The less even, the more has to be left.
+  for (int i = 0; i < 50; ++i) time.note(milliseconds(i % 2 == 0 ? 5 : 15));
+  EXPECT_TRUE(time.is_late(milliseconds(980), milliseconds(20)));
+  EXPECT_FALSE(time.is_late(milliseconds(960), milliseconds(40)));
 }
 
 }  // namespace

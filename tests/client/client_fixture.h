@@ -67,10 +67,10 @@ class FakeServer : public transport::Router {
     }
   }
 
-  sim::Simulation& simulation_;
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
 
  protected:
+  sim::Simulation& simulation_;
   Scope& scope_;
 };
 
@@ -162,6 +162,7 @@ class FakeProcess : public FakeServer {
   std::vector<protocol::Invoke> calls;
   std::deque<Error> failures;  // What the next calls are answered with.
   bool hold = false;           // Answers no call until told.
+  Duration takes{};            // For each call.
   int cancelled = 0;           // Callers that gave up on a held call.
   protocol::ProcessAddress address;
 
@@ -170,6 +171,7 @@ class FakeProcess : public FakeServer {
     calls.push_back(call);
     if (hold) spawn(scope_, watch(context.cancelled));
     while (hold) co_await changed.wait();
+    if (takes > Duration::zero()) co_await sleep_for(simulation_.clock(), takes);
     if (!failures.empty()) {
       Error failure = std::move(failures.front());
       failures.pop_front();

@@ -341,6 +341,38 @@ TEST_F(TaskTest, RunningTaskEndsAtItsDeadline) {
   EXPECT_EQ(since(before) / 10ms, 200);
 }
 
+// Ten times as many as can run, and each has a second.
+TEST_F(TaskTest, WhatWouldBeLateIsNotBegunWhileOthersWait) {
+  start_client();
+  FakeProcess& slot = add_slot();
+  slot.takes = 10ms;
+  auto task = task_of("hello");
+  task.budget = 1s;
+  std::vector<ObjectName> results;
+  for (int ms = 0; ms < 5000; ++ms) {
+    results.push_back(client->submit_task(task));
+    simulation.run_for(1ms);
+  }
+  size_t done = 0, not_begun = 0;
+  for (const ObjectName& result : results) {
+    const auto outcome = get(result);
+    if (outcome) {
+      ++done;
+    } else {
+      EXPECT_EQ(outcome.error().code(), Code::deadline_exceeded) << outcome.error().message();
+      if (outcome.error().message().find("was not begun") != std::string::npos) ++not_begun;
+    }
+  }
+  EXPECT_GT(done, 450u);  // Of at most 600, with the way there and back.
+  EXPECT_GT(not_begun, 3500u);
+  EXPECT_LT(slot.calls.size(), done + 50);
+  // The last one is tried, whatever is left of its time, and so is one with a short time.
+  task.budget = 5ms;
+  const size_t before = slot.calls.size();
+  EXPECT_EQ(code_of(get(client->submit_task(task))), Code::deadline_exceeded);
+  EXPECT_EQ(slot.calls.size(), before + 1);
+}
+
 TEST_F(TaskTest, CancelledTaskThatWaitsNeverRuns) {
   start_client();
   const ObjectName result = client->submit_task(task_of("hello"));
