@@ -34,7 +34,7 @@ struct HeadOptions {
   // An actor that was alive for less failed quickly.
   Duration quick_failure = std::chrono::seconds(10);
 
-  size_t actors_max = 100'000;
+  size_t actors_max = 1'000'000;
   size_t leases_max = 100'000;
   size_t jobs_running_max = 10'000;
   size_t nodes_max = 10'000;

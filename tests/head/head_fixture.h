@@ -46,13 +46,14 @@ class FailingStore final : public Store {
   Status commit(const Batch& batch, uint64_t epoch) override {
     if (commits_left == 0) return error(Code::outcome_unknown, "the disk failed");
     if (commits_left != unlimited) --commits_left;
-    return inner_.commit(batch, epoch);
+    return keeps ? inner_.commit(batch, epoch) : ok();
   }
   uint64_t epoch() const override { return inner_.epoch(); }
   ClusterId cluster_id() const override { return inner_.cluster_id(); }
   Status health() const override { return inner_.health(); }
 
   size_t commits_left = unlimited;
+  bool keeps = true;  // Else what is committed is gone: a disk costs no memory.
 
  private:
   MapStore inner_;
