@@ -205,9 +205,12 @@ Result<Actors::Promised> Actors::promise(protocol::ActorSpec spec) {
 }
 
 Async<Result<protocol::ActorInfo>> Actors::create(protocol::ActorSpec spec) {
-  TROUPE_CO_TRY(auto promised, promise(std::move(spec)));
-  TROUPE_CO_CHECK(co_await journal_.settled(promised.written));
-  co_return std::move(promised.info);
+  auto promised = promise(std::move(spec));
+  const bool says_nothing = !promised && promised.error().code() != Code::conflict;
+  if (says_nothing) co_return std::move(promised).error();
+  TROUPE_CO_CHECK(co_await journal_.settled(promised ? promised->written : journal_.latest()));
+  if (!promised) co_return std::move(promised).error();
+  co_return std::move(promised->info);
 }
 
 Async<Result<protocol::ActorResults>> Actors::create_many(protocol::ActorSpecs specs) {
@@ -226,6 +229,7 @@ Async<Result<protocol::ActorResults>> Actors::create_many(protocol::ActorSpecs s
       last = std::max(last, promised->written);
       result.info = std::move(promised->info);
     } else {
+      last = std::max(last, journal_.latest());
       result.error = protocol::to_info(promised.error());
     }
   }
@@ -261,6 +265,7 @@ Async<Status> Actors::kill_many(protocol::ActorIds request) {
   Journal::Ticket last = 0;
   for (const ActorId id : request.actors) {
     Actor* actor = look_up(id);
+    if (actor == nullptr) last = std::max(last, journal_.latest());
     if (actor == nullptr) continue;
     if (actor->state != ActorState::dead) {
       die(*actor, request.reason.empty() ? "it was killed" : request.reason);
@@ -277,6 +282,7 @@ Async<Result<protocol::ActorInfo>> Actors::get(protocol::GetActor request,
     const Actor* actor =
         request.actor.is_nil() ? find(request.name_space, request.name) : find(request.actor);
     if (actor == nullptr) {
+      TROUPE_CO_CHECK(co_await journal_.settled(journal_.latest()));
       co_return error(Code::not_found, request.actor.is_nil()
                                            ? fmt::format("no actor is named {} in namespace \"{}\"",
                                                          request.name, request.name_space)
@@ -303,6 +309,7 @@ Async<Result<protocol::ActorInfo>> Actors::get(protocol::GetActor request,
 Async<Status> Actors::kill(ActorId id, std::string reason) {
   Actor* actor = look_up(id);
   if (actor == nullptr) {
+    TROUPE_CO_CHECK(co_await journal_.settled(journal_.latest()));
     co_return error(Code::not_found, "there is no actor " + id.to_string());
   }
   if (actor->state != ActorState::dead) {

@@ -116,6 +116,7 @@ Async<Result<protocol::DeploymentInfo>> Deployments::deploy(protocol::Deployment
 Async<Status> Deployments::undeploy(std::string name) {
   const auto found = deployments_.find(name);
   if (found == deployments_.end()) {
+    TROUPE_CO_CHECK(co_await journal_.settled(journal_.latest()));
     co_return error(Code::not_found, fmt::format("no deployment is called '{}': see 'troupe list "
                                                  "deployments'",
                                                  name));

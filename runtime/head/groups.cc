@@ -182,6 +182,7 @@ Async<Result<protocol::PlacementGroupResults>> Groups::create(protocol::Placemen
     const PlacementGroupId id = spec.group;
     const Status begun = begin(std::move(spec), ticket);
     results.items.push_back(begun ? protocol::ErrorInfo{} : protocol::to_info(begun.error()));
+    if (!begun) ticket = std::max(ticket, journal_.latest());
     const Group* group = begun ? look_up(id) : nullptr;
     if (group == nullptr || group->written != 0) continue;
     put_group(batch, group->info);
@@ -248,6 +249,7 @@ Async<Result<PlacementGroupInfo>> Groups::get(protocol::GetPlacementGroup reques
   if (request.group.is_nil()) {
     const auto named = names_.find({request.name_space, request.name});
     if (named == names_.end()) {
+      TROUPE_CO_CHECK(co_await journal_.settled(journal_.latest()));
       co_return error(Code::not_found,
                       fmt::format("no placement group is named {} in namespace \"{}\"",
                                   request.name, request.name_space));
@@ -257,6 +259,7 @@ Async<Result<PlacementGroupInfo>> Groups::get(protocol::GetPlacementGroup reques
   for (;;) {
     Group* group = look_up(request.group);
     if (group == nullptr) {
+      TROUPE_CO_CHECK(co_await journal_.settled(journal_.latest()));
       co_return error(Code::not_found,
                       fmt::format("there is no placement group {}{}", request.group.to_string(),
                                   removed_.contains(request.group) ? ": it was removed" : ""));

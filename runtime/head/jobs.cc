@@ -98,6 +98,7 @@ Status Jobs::join(Job& job, protocol::BeginJob request) {
 Async<Status> Jobs::end(protocol::EndJob request) {
   const auto found = jobs_.find(request.job);
   if (found == jobs_.end()) {
+    TROUPE_CO_CHECK(co_await journal_.settled(journal_.latest()));
     co_return error(Code::not_found, "there is no job " + request.job.to_string());
   }
   if (found->second.info.state == "running") {

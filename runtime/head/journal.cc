@@ -23,6 +23,7 @@ Journal::Journal(transport::Environment environment, Scope& scope, Store& store,
                  Replication* replication)
     : clock_(environment.clock),
       scope_(scope),
+      replication_(replication),
       group_(environment.loop, store, environment.blocking,
              GroupCommitOptions{epoch, std::numeric_limits<size_t>::max(), replication}),
       progress_(environment.loop),
@@ -90,8 +91,9 @@ Async<void> Journal::gather() {
 
 Async<Status> Journal::settled(Ticket ticket) {
   while (durable_ < ticket && health_) co_await progress_.wait();
-  if (durable_ >= ticket) co_return ok();
-  co_return health_;
+  if (durable_ < ticket) co_return health_;
+  if (replication_ == nullptr || replication_->holds()) co_return ok();
+  co_return error(Code::unavailable, "this head may not lead any more");
 }
 
 Status Journal::admits() const {

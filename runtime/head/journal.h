@@ -23,8 +23,12 @@ class Journal {
   // Queues the batch behind all earlier ones; the ticket says when it is durable.
   Ticket write(Batch batch);
   // Waits until this write, and all before it, are durable. Errors: those of Store::commit; none of
-  // what was written since the last good commit may then be told to anyone.
+  // what was written since the last good commit may then be told to anyone. Unavailable: another
+  // head may lead by now, and have promised other things.
   Async<Status> settled(Ticket ticket);
+  // Of the last write. Whoever says that something is not there, or is taken, waits for it: what
+  // took or removed it may not be durable yet.
+  Ticket latest() const { return written_; }
 
   // Whether more may be promised. Errors: unavailable (a commit failed), exhausted (the disk lags
   // behind by too much).
@@ -41,6 +45,7 @@ class Journal {
 
   TimerClock& clock_;
   Scope& scope_;
+  const Replication* const replication_;
   GroupCommit group_;
   Batch gathered_;
   Ticket written_ = 0;

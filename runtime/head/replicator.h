@@ -63,6 +63,7 @@ class Replicator final : public Replication {
   // --- Replication
   void begin(Batch& group) override;
   void confirm(std::function<void(Status)> told) override;
+  bool holds() const override { return leads() && !hands_over_; }
 
  private:
   struct Follower;

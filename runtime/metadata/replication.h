@@ -18,6 +18,8 @@ class Replication {
   // The group that was begun last is durable here. `told` is called once, at once or later: with ok
   // when every copy that counts has it, too; else with why nobody may be told of it.
   virtual void confirm(std::function<void(Status)> told) = 0;
+  // Whether nobody else can have promised anything since.
+  virtual bool holds() const = 0;
 };
 
 }  // namespace troupe

@@ -1,8 +1,10 @@
 // The same heads under faults drawn by a seed: whoever leads has all that was promised until then,
-// and once the faults stop all heads agree. TROUPE_SEEDS: how many (default 40).
+// what clients see of names is linearizable, and once the faults stop all heads agree.
+// TROUPE_SEEDS: how many (default 40).
 #include <cstdlib>
 
 #include "tests/head/candidate_fixture.h"
+#include "tests/head/name_history.h"
 
 namespace troupe::head {
 namespace {
@@ -26,6 +28,7 @@ class CandidateFaults : public CandidateTest {
     model.on_change([this](const LeadRecord& record) { note(record); });
     for (size_t i = 0; i < heads; ++i) start(i);
     for (int i = 0; i < 3; ++i) spawn(scope, ask_for_promises());
+    for (size_t i = 0; i < 4; ++i) spawn(scope, use_names(i));
     simulation.on_step([this] { look(); });
     const Instant end = simulation.clock().now() + faults_for;
     while (simulation.clock().now() < end && wrong_.empty()) {
@@ -39,11 +42,18 @@ class CandidateFaults : public CandidateTest {
     if (wrong_.empty() && !settled) wrong_ = "not settled after 30 s: " + describe();
     if (wrong_.empty() && !all_kept()) wrong_ = "a promise is lost at the end";
     asks_ = false;
+    for (const NameHistory& history : names_) {
+      operations_ += history.size();
+      if (wrong_.empty() && !history.is_linearizable()) {
+        wrong_ = "a name's history is not linearizable:\n" + history.to_string();
+      }
+    }
     simulation.on_step({});
     TearDown();
     return wrong_;
   }
   size_t promises() const { return promised.size(); }
+  size_t operations() const { return operations_; }
   uint64_t terms() const { return term_; }
 
  private:
@@ -179,7 +189,92 @@ class CandidateFaults : public CandidateTest {
     }
   }
 
+  // Creates, looks up and removes placement groups of a few names, at whichever head answers.
+  Async<void> use_names(size_t at) {
+    while (asks_) {
+      const size_t name = simulation.random().below(names_.size());
+      if (names_[name].size() < NameHistory::operations_max) {
+        const bool answered = co_await use_name(at % heads, name);
+        if (!answered) ++at;
+      }
+      co_await sleep_for(client->clock(),
+                         std::chrono::milliseconds(100 + simulation.random().below(700)));
+    }
+  }
+  // False: this head does not say.
+  Async<bool> use_name(size_t at, size_t name) {
+    using Kind = NameHistory::Kind;
+    const Instant deadline = simulation.clock().now() + 2s;
+    auto peer = co_await connect(at, deadline);
+    if (!peer) co_return false;
+    struct Close {
+      Peer& peer;
+      ~Close() { peer.close(); }
+    } close{**peer};
+    const auto kind = static_cast<Kind>(simulation.random().below(3));
+    protocol::PlacementGroupSpecs made;
+    protocol::RemovePlacementGroups gone;
+    uint64_t value = 0;
+    if (kind == Kind::create) {
+      auto job = co_await begin_job_over(*peer, deadline);
+      if (!job) co_return false;
+      made.items.push_back(named_group(name, *job));
+      value = groups_.size() + 1;
+      groups_[made.items[0].group] = {value, name};
+    } else if (kind == Kind::remove) {
+      if (groups_.empty()) co_return true;
+      auto one = groups_.begin();
+      std::advance(one, static_cast<std::ptrdiff_t>(simulation.random().below(groups_.size())));
+      gone.groups.push_back(one->first);
+      value = one->second.value;
+      name = one->second.name;
+    }
+    NameHistory& history = names_[name];
+    if (history.size() == NameHistory::operations_max) co_return true;
+    const size_t number = history.begin({kind, value, simulation.clock().now()});
+    const Duration budget = deadline - simulation.clock().now();
+    Code code = Code::ok;
+    if (kind == Kind::read) {
+      protocol::GetPlacementGroup request;
+      request.name = text_of(name);
+      auto seen = co_await transport::call<protocol::PlacementGroupInfo>(
+          *peer, Method::get_placement_group, std::move(request), budget);
+      if (seen) history.at(number).value = groups_.at(seen->spec.group).value;
+      if (!seen) code = seen.error().code();
+    } else if (kind == Kind::create) {
+      auto results = co_await transport::call<protocol::PlacementGroupResults>(
+          *peer, Method::create_placement_groups, std::move(made), budget);
+      code = results ? code_from_number(results->items.at(0).code) : results.error().code();
+      history.at(number).refused = code == Code::conflict;
+    } else {
+      auto removed = co_await transport::call<Empty>(*peer, Method::remove_placement_groups,
+                                                     std::move(gone), budget);
+      if (!removed) code = removed.error().code();
+    }
+    const bool known = code == Code::ok || code == Code::not_found ||
+                       (kind == Kind::create && code == Code::conflict);
+    if (known) history.at(number).answered = simulation.clock().now();
+    co_return known;
+  }
+  static std::string text_of(size_t name) { return "name-" + std::to_string(name); }
+  protocol::PlacementGroupSpec named_group(size_t name, JobId job) {
+    protocol::PlacementGroupSpec spec;
+    spec.group = PlacementGroupId::random(simulation.random());
+    spec.job = job;
+    spec.name = text_of(name);
+    spec.detached = true;
+    spec.bundles.emplace_back().demand = {{"cpu", 1000}};
+    return spec;
+  }
+
   std::string wrong_;
+  std::array<NameHistory, 4> names_;
+  struct Named {
+    uint64_t value = 0;
+    size_t name = 0;
+  };
+  std::map<PlacementGroupId, Named> groups_;
+  size_t operations_ = 0;
   std::string leader_;
   uint64_t term_ = 0;
   uint64_t looked_at_ = 0;
@@ -190,6 +285,7 @@ class CandidateFaults : public CandidateTest {
 TEST(CandidateSeeds, WhoeverLeadsHasAllThatWasPromised) {
   size_t promises = 0;
   uint64_t terms = 0;
+  size_t operations = 0;
   const size_t seeds = seeds_wanted();
   for (uint64_t seed = 1; seed <= seeds; ++seed) {
     CandidateFaults heads_of_seed{seed};
@@ -197,11 +293,14 @@ TEST(CandidateSeeds, WhoeverLeadsHasAllThatWasPromised) {
     EXPECT_EQ(wrong, "") << "seed " << seed;
     promises += heads_of_seed.promises();
     terms += heads_of_seed.terms();
+    operations += heads_of_seed.operations();
   }
   // It was no idle run.
   EXPECT_GT(promises, seeds * 50);
   EXPECT_GT(terms, seeds * 5);
+  EXPECT_GT(operations, seeds * 50);
   RecordProperty("promises", std::to_string(promises));
+  RecordProperty("operations", std::to_string(operations));
   RecordProperty("terms", std::to_string(terms));
 }
 

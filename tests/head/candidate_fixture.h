@@ -180,34 +180,36 @@ class CandidateTest : public testing::Test {
   Duration coordinator_patience = 1500ms;
 
   Async<void> live(Machine* machine) { machine->ended = co_await machine->candidate->live(); }
-  Async<void> begin_job(size_t i, Duration budget,
-                        std::shared_ptr<std::optional<Result<JobId>>> outcome) {
+  // A connection of its own to a head. It is to be closed.
+  Async<Result<std::shared_ptr<Peer>>> connect(size_t i, Instant deadline) {
     const transport::Environment environment = simulation.environment(*client);
-    const Instant deadline = simulation.clock().now() + budget;
     auto connection = co_await environment.network.connect(endpoint_of(i), deadline);
-    if (!connection) {
-      *outcome = std::move(connection).error();
-      co_return;
-    }
+    if (!connection) co_return std::move(connection).error();
     protocol::Hello self;
     self.kind = "driver";
     self.address.process = ProcessId::random(simulation.random());
-    auto peer =
-        co_await Peer::start(scope, environment, std::move(*connection), nothing_, self, deadline);
+    co_return co_await Peer::start(scope, environment, std::move(*connection), nothing_, self,
+                                   deadline);
+  }
+  Async<Result<JobId>> begin_job_over(std::shared_ptr<Peer> peer, Instant deadline) {
+    protocol::BeginJob request;
+    request.job = JobId::random(simulation.random());
+    const JobId job = request.job;
+    auto begun = co_await transport::call<Empty>(peer, Method::begin_job, std::move(request),
+                                                 deadline - simulation.clock().now());
+    if (!begun) co_return std::move(begun).error();
+    co_return job;
+  }
+  Async<void> begin_job(size_t i, Duration budget,
+                        std::shared_ptr<std::optional<Result<JobId>>> outcome) {
+    const Instant deadline = simulation.clock().now() + budget;
+    auto peer = co_await connect(i, deadline);
     if (!peer) {
       *outcome = std::move(peer).error();
       co_return;
     }
-    protocol::BeginJob request;
-    request.job = JobId::random(simulation.random());
-    const JobId job = request.job;
-    auto begun = co_await transport::call<Empty>(*peer, Method::begin_job, std::move(request),
-                                                 deadline - simulation.clock().now());
-    if (begun) {
-      *outcome = job;
-    } else {
-      *outcome = std::move(begun).error();
-    }
+    auto begun = co_await begin_job_over(*peer, deadline);
+    *outcome = std::move(begun);
     (*peer)->close();
   }
 
