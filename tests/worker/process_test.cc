@@ -100,6 +100,50 @@ TEST_F(WorkerTest, KeepsActorsWhileTheHeadIsAwayAndListsThem) {
   });
 }
 
+TEST_F(WorkerTest, ListsActorsThatStillStartToANewHeadWhichMayStopThem) {
+  with_worker([this]() -> Async<void> {
+    std::optional<Error> failed;
+    const auto start = [&]() -> Async<void> {
+      auto late = co_await start_actor(start_request(actor, 3, "hang"));
+      failed = std::move(late).error();
+      head->changed.pulse();
+    };
+    spawn(scope, start());
+    co_await head->until([this] { return worker->processes() == 1; });
+    head->register_again = true;
+    co_await head->until([this] { return head->registered.size() > 1; });
+    EXPECT_TRUE(head->registered.back().actors.empty());
+    const auto starting = head->registered.back().starting;
+    EXPECT_EQ(starting.size(), 1u);
+    EXPECT_EQ(starting.at(0).actor, actor);
+    EXPECT_EQ(starting.at(0).incarnation, 3u);
+    EXPECT_TRUE(co_await stop_actor(actor, 3, 0s));
+    co_await head->until([&] { return failed.has_value(); });
+    EXPECT_EQ(worker->processes(), 0u);
+  });
+}
+
+TEST_F(WorkerTest, AStartThatWaitsForAnOlderIncarnationIsAskedForAgainByANewHead) {
+  with_worker([this]() -> Async<void> {
+    const auto older = co_await start_actor(start_request(actor, 1, "stubborn"));
+    std::optional<Error> failed;
+    const auto start = [&]() -> Async<void> {
+      auto late = co_await start_actor(start_request(actor, 2, "run"));
+      failed = std::move(late).error();
+      head->changed.pulse();
+    };
+    spawn(scope, start());
+    // Once another one runs, that one waits: both needed the same of their job.
+    EXPECT_TRUE(co_await start_actor(start_request(ActorId::random(random), 1, "run")));
+    head->register_again = true;
+    co_await head->until([this] { return head->registered.size() > 1; });
+    ::kill(static_cast<pid_t>(older.value().pid), SIGKILL);
+    co_await head->until([&] { return failed.has_value(); });
+    EXPECT_EQ(failed->code(), Code::cancelled);
+    EXPECT_TRUE(co_await start_actor(start_request(actor, 2, "run")));
+  });
+}
+
 TEST_F(WorkerTest, PassesGaugesOnAndAgainToANewHead) {
   with_worker([this]() -> Async<void> {
     EXPECT_TRUE(co_await start_actor(start_request(actor, 1, "gauges")));
