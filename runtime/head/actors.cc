@@ -827,20 +827,29 @@ void Actors::node_registered(const protocol::RegisterNode& node) {
       begin_start(actor);
     }
   }
-  for (const auto& [id, running] : listed) {
-    log::info("stale_actor_stopped", {{"actor", id}, {"incarnation", running->incarnation}});
-    // What a dead one holds is free once its process has stopped, under a new head as well.
-    const Actor* actor = find(id);
-    const bool dead_here = actor != nullptr && actor->state == ActorState::dead &&
-                           actor->info().address.node == here &&
-                           actor->info().incarnation == running->incarnation;
-    if (!dead_here) {
-      stop_stale(*running, here);
-      continue;
-    }
-    adopt_resources(*actor);
-    spawn(scope_, stop(id, running->incarnation, here, 0));
+  for (const auto& [id, running] : listed) stop_unwanted(*running, here);
+  for (const protocol::RunningActor& starting : node.starting) {
+    const Actor* actor = find(starting.actor);
+    const bool wanted =
+        still_starts(starting.actor, starting.incarnation) && actor->info().address.node == here;
+    if (!wanted) stop_unwanted(starting, here);
   }
+}
+
+void Actors::stop_unwanted(const protocol::RunningActor& running, NodeId here) {
+  const ActorId id = running.actor;
+  log::info("stale_actor_stopped", {{"actor", id}, {"incarnation", running.incarnation}});
+  // What a dead one holds is free once its process has stopped, under a new head as well.
+  const Actor* actor = find(id);
+  const bool dead_here = actor != nullptr && actor->state == ActorState::dead &&
+                         actor->info().address.node == here &&
+                         actor->info().incarnation == running.incarnation;
+  if (!dead_here) {
+    stop_stale(running, here);
+    return;
+  }
+  adopt_resources(*actor);
+  spawn(scope_, stop(id, running.incarnation, here, 0));
 }
 
 void Actors::group_removed(PlacementGroupId group, scheduler::GangId, const std::string& reason) {

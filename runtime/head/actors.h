@@ -137,6 +137,8 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
   // Asks until the process is gone or its node is; then frees what a dead actor held.
   Async<void> stop(ActorId id, uint32_t incarnation, NodeId node, Journal::Ticket after);
   Async<void> ask_to_stop(ActorId id, uint32_t incarnation, NodeId node);
+  // What runs or starts on a node and is not current there.
+  void stop_unwanted(const protocol::RunningActor& running, NodeId here);
   // The same of an incarnation that is not current and runs all the same.
   void stop_stale(const protocol::RunningActor& running, NodeId node);
   Async<void> release_once_stopped(ActorId id, uint32_t incarnation, NodeId node, ActorId held_as);

@@ -570,7 +570,8 @@ std::vector<Leases::Held> Leases::adopt(Lease& lease, NodeId node,
   auto demand = to_resources(lease.request.demand);
   if (demand) request.demand = *demand;
   request.slots = static_cast<uint32_t>(slots.size());
-  const protocol::PlacementSpec& placement = lease.request.placement;
+  // As their worker says it: a client that asks again names no grant.
+  const protocol::PlacementSpec& placement = slots.front()->placement;
   const bool within = groups_.is_current(placement.group, placement.grant);
   if (auto affinity = groups_.affinity_of(placement); affinity && within) {
     request.affinity.within = affinity->within;

@@ -190,6 +190,7 @@ struct RegisterNode {
   uint32_t pid = 0;
   std::vector<RunningActor> actors;
   std::vector<RunningSlot> slots;
+  std::vector<RunningActor> starting = {};  // Without an address yet.
 };
 
 struct NodeRegistered {

@@ -107,6 +107,7 @@ struct RegisterNode {
   pid @5 :UInt32;
   actors @6 :List(RunningActor);
   slots @7 :List(RunningSlot);
+  starting @8 :List(RunningActor);  # Without an address yet.
 }
 
 struct NodeRegistered {

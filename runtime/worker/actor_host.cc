@@ -63,8 +63,14 @@ Async<Result<ProcessStarted>> ActorHost::start(protocol::StartActor request,
     const Pointer present = find(id);
     if (!present) co_return co_await begin(std::move(request), std::move(surroundings));
     if (present->incarnation == request.incarnation) co_return co_await join(present, deadline);
+    const uint64_t drops = drops_;
     co_await supersede(id);
+    if (drops != drops_) co_return dropped();
   }
+}
+
+Error ActorHost::dropped() {
+  return error(Code::cancelled, "the node registered anew meanwhile: the head asks again");
 }
 
 Async<void> ActorHost::supersede(ActorId id) {
@@ -209,8 +215,10 @@ Async<void> ActorHost::start_light_later(protocol::StartActor request,
                                          std::shared_ptr<const Prepared> prepared,
                                          OutcomesPointer outcomes) {
   const ActorId id = request.spec.actor;
+  const uint64_t drops = drops_;
   co_await supersede(id);
   std::optional<Error> refused = refusal(request);
+  if (drops != drops_) refused = dropped();
   Result<LightPointer> light = error(Code::conflict, "another incarnation starts");
   if (!refused && !find(id)) light = light_process(request, *prepared);
   if (!refused && !light) refused = light.error();
@@ -562,6 +570,14 @@ std::vector<protocol::RunningActor> ActorHost::running() const {
     running.push_back(std::move(entry));
   }
   return running;
+}
+
+std::vector<protocol::RunningActor> ActorHost::starting() const {
+  std::vector<protocol::RunningActor> starting;
+  for (const auto& [id, actor] : actors_) {
+    if (!actor->outcome) starting.push_back({id, actor->incarnation, {}, 0});
+  }
+  return starting;
 }
 
 }  // namespace troupe::worker

@@ -45,6 +45,11 @@ class ActorHost {
   void tell_gauges_again();
   // Those that were answered as started, by actor.
   std::vector<protocol::RunningActor> running() const;
+  // Those that still start: a head that does not want them any more stops them.
+  std::vector<protocol::RunningActor> starting() const;
+  // Those that wait for an older incarnation to end go no further: a head that registers this node
+  // anew asks for them again.
+  void drop_waiting() { ++drops_; }
 
  private:
   struct LightProcess;
@@ -92,6 +97,7 @@ class ActorHost {
                                                 Surroundings surroundings);
   Async<Result<protocol::ProcessStarted>> join(Pointer actor, Instant deadline);
   std::optional<Error> refusal(const protocol::StartActor& request) const;
+  static Error dropped();
   // Ends an older incarnation, which then has left the map.
   Async<void> supersede(ActorId id);
   Async<void> start_light_later(protocol::StartActor request,
@@ -119,6 +125,7 @@ class ActorHost {
   ProcessTable& processes_;
   Logs& logs_;
   std::map<ActorId, Pointer> actors_;
+  uint64_t drops_ = 0;
   std::map<std::string, LightPointer> light_;          // The newest of a kind: takes more actors.
   std::map<ProcessId, LightPointer> light_processes_;  // All that have not exited.
   std::map<ActorId, Ended> ended_;  // The newest incarnation that ended here; bounded.

@@ -69,9 +69,13 @@ Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots reque
     entry->placement = request.placement;
   }
   const Pointer lease = entry;
-  for (const protocol::SlotToStart& slot : slots_of(request)) {
+  if (std::exchange(lease->epoch, request.epoch) != request.epoch) lease->answered.clear();
+  const auto slots = slots_of(request);
+  for (const protocol::SlotToStart& slot : slots) {
+    if (lease->answered.contains(slot.number)) continue;
     const auto [made, fresh] = lease->slots.try_emplace(slot.number);
     if (!fresh) continue;
+    lease->failure.reset();
     made->second.bundle = slot.bundle;
     // With a budget of its own: the head asks again while this goes on.
     spawn(scope_,
@@ -85,12 +89,14 @@ Async<Result<protocol::SlotsStarted>> SlotHost::start(protocol::StartSlots reque
   if (!reply.processes.empty()) {
     // The head takes this for all that there is: what came later would belong to nobody.
     drop_unstarted(request.lease, *lease);
+    // One of an older version gives no numbers: what it counts may be started again.
+    for (const auto& slot : request.slots) lease->answered.insert(slot.number);
     co_return reply;
   }
-  const auto present = leases_.find(request.lease);
-  if (lease->slots.empty() && present != leases_.end() && present->second == lease) {
-    leases_.erase(present);  // Nothing came of it: a retry begins anew.
-  }
+  const bool is_over = std::ranges::all_of(
+      slots, [&](const auto& slot) { return lease->answered.contains(slot.number); });
+  drop_if_empty(request.lease);  // Nothing came of it: a retry begins anew.
+  if (is_over) co_return error(Code::unavailable, "the slots have ended");
   if (lease->failure) {
     Error failure = *lease->failure;
     co_return failure;
@@ -152,7 +158,7 @@ Async<bool> SlotHost::reuse(Pointer lease, protocol::SlotToStart wanted_slot,
   for (;;) {
     const auto empty = lease->slots.find(number);
     if (lease->stopped || empty == lease->slots.end() || empty->second.process) co_return true;
-    const auto process = take_idle(request.job, request.module);
+    const auto process = take_idle(*lease);
     if (!process) co_return false;
     empty->second.process = process;
     const Instant deadline = environment_.clock.now() + reuse_budget;
@@ -208,6 +214,7 @@ void SlotHost::stop_now(std::map<LeaseId, Pointer>::iterator found,
     if (!process) continue;
     process->work.lease = {};
     if (stopped.started && !request.end_tasks) {
+      lease->left.insert(process->id());
       retire(request.lease, stopped, lease->module);
     } else {
       end_slot(request.lease, stopped);
@@ -218,6 +225,7 @@ void SlotHost::stop_now(std::map<LeaseId, Pointer>::iterator found,
     leases_.erase(found);
     log::info("lease_stopped", {{"lease", request.lease}});
   }
+  drop_if_empty(request.lease);
   lease->changed.pulse();
 }
 
@@ -253,10 +261,11 @@ void SlotHost::retire(LeaseId lease, const Slot& slot, const std::string& module
   spawn(scope_, end_idle(process->id(), until));
 }
 
-HostedProcess::Pointer SlotHost::take_idle(JobId job, const std::string& module) {
+HostedProcess::Pointer SlotHost::take_idle(const Lease& lease) {
   for (auto entry = idle_.begin(); entry != idle_.end(); ++entry) {
     const auto& [process, loaded, until] = entry->second;
-    if (process->job() != job || loaded != module || !process->is_usable()) continue;
+    if (process->job() != lease.job || loaded != lease.module || !process->is_usable()) continue;
+    if (lease.left.contains(process->id())) continue;
     auto taken = process;
     idle_.erase(entry);
     return taken;
@@ -289,8 +298,22 @@ void SlotHost::process_exited(HostedProcess& process) {
   const Pointer lease = found->second;
   std::erase_if(lease->slots,
                 [&](const auto& slot) { return slot.second.process.get() == &process; });
-  if (lease->slots.empty()) leases_.erase(found);
+  drop_if_empty(found->first);
   lease->changed.pulse();
+}
+
+void SlotHost::drop_if_empty(LeaseId id) {
+  const auto found = leases_.find(id);
+  if (found == leases_.end() || !found->second->slots.empty()) return;
+  if (found->second->answered.empty() && found->second->left.empty()) {
+    leases_.erase(found);
+    return;
+  }
+  emptied_.push_back(id);
+  if (emptied_.size() <= ended_max) return;
+  const auto oldest = leases_.find(emptied_.front());
+  emptied_.pop_front();
+  if (oldest != leases_.end() && oldest->second->slots.empty()) leases_.erase(oldest);
 }
 
 void SlotHost::forget_ended(const HostedProcess& process) {
@@ -324,10 +347,11 @@ void SlotHost::drop_unstarted(LeaseId id, Lease& lease) {
 }
 
 void SlotHost::drop_unstarted() {
-  for (auto entry = leases_.begin(); entry != leases_.end();) {
-    const Pointer lease = entry->second;
-    drop_unstarted(entry->first, *lease);
-    entry = lease->slots.empty() ? leases_.erase(entry) : std::next(entry);
+  const auto leases = leases_;  // Those without slots leave it.
+  for (const auto& [id, lease] : leases) {
+    if (lease->slots.empty()) continue;
+    drop_unstarted(id, *lease);
+    drop_if_empty(id);
   }
 }
 

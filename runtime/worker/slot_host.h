@@ -22,7 +22,8 @@ class SlotHost {
            const WorkerOptions& options);
 
   // Starts those of the slots that the lease does not have and answers with all that it has.
-  // Idempotent. Errors: conflict (the lease was stopped here), and, if no slot at all
+  // Idempotent, also when a request comes once more after its slots have ended. Errors: conflict
+  // (the lease was stopped here), unavailable (all of the slots have ended), and, if no slot at all
   // could be started, why the last one was not.
   Async<Result<protocol::SlotsStarted>> start(protocol::StartSlots request,
                                               Surroundings surroundings, Instant deadline);
@@ -51,6 +52,12 @@ class SlotHost {
     std::vector<protocol::ResourceAmount> demand;
     protocol::PlacementSpec placement;
     std::map<uint32_t, Slot> slots;  // By their number in the lease.
+    // Numbers of this head's that it was answered about: what is gone of them does not come back.
+    std::set<uint32_t> answered;
+    uint64_t epoch = 0;
+    // Who served it and idled since does not serve it again: a late request to stop them in this
+    // lease must not hit them in it anew.
+    std::set<ProcessId> left;
     std::optional<Error> failure;
     bool stopped = false;
     Event changed;
@@ -67,10 +74,12 @@ class SlotHost {
   Async<bool> reuse(Pointer lease, protocol::SlotToStart slot, protocol::StartSlots request);
   Async<bool> wait_until_ended(LeaseId lease, Instant deadline);
   void drop_unstarted(LeaseId id, Lease& lease);
+  // What is remembered of a lease without slots stays a while.
+  void drop_if_empty(LeaseId id);
   void end_slot(LeaseId lease, const Slot& slot);
   void stop_now(std::map<LeaseId, Pointer>::iterator lease, const protocol::StopSlots& request);
   void forget_ended(const HostedProcess& process);
-  HostedProcess::Pointer take_idle(JobId job, const std::string& module);
+  HostedProcess::Pointer take_idle(const Lease& lease);
   void retire(LeaseId lease, const Slot& slot, const std::string& module);
   void end_soon(HostedProcess::Pointer process);
   Async<void> end_process(HostedProcess::Pointer process, Duration grace);
@@ -84,6 +93,7 @@ class SlotHost {
   Logs& logs_;
   const WorkerOptions& options_;
   std::map<LeaseId, Pointer> leases_;
+  std::deque<LeaseId> emptied_;  // Of those the ones that lost their last slot, perhaps for now.
   std::map<LeaseId, std::vector<HostedProcess::Pointer>> ending_;
   std::set<LeaseId> ended_;  // So that a start that comes late is refused; bounded.
   std::deque<LeaseId> ended_order_;

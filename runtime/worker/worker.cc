@@ -193,6 +193,8 @@ protocol::RegisterNode Worker::registration() {
   registration.version = options_.version;
   registration.pid = options_.pid;
   registration.actors = actors_.running();
+  registration.starting = actors_.starting();
+  actors_.drop_waiting();
   actors_.tell_gauges_again();
   slots_.drop_unstarted();
   registration.slots = slots_.running();

@@ -551,7 +551,54 @@ TEST_F(Actors, WhatAnOldIncarnationHoldsIsFreeOnceItHasStopped) {
   EXPECT_EQ(cpu_free(client, second.node), 1) << "the present incarnation keeps what it holds";
 }
 
+TEST_F(Actors, AnOldIncarnationThatStillStartsIsStoppedAsWell) {
+  start_head();
+  FakeWorker& first = add_worker(4);
+  first.hold_starts = true;
+  const auto client = driver();
+  auto spec = actor_spec(3);
+  spec.max_restarts = -1;
+  ASSERT_TRUE(create(client, spec));
+  simulation.run_for(100ms);
+  ASSERT_EQ(first.started.size(), 1u);
+  FakeWorker& second = add_worker(4);
+  first.beats = false;
+  simulation.run_for(6s);
+  ASSERT_TRUE(wait_alive(client, spec.actor, 1));
+  first.registration.starting = {{spec.actor, 1, {}, 0}};
+  first.hold_stops = true;
+  first.beats = true;
+  return_worker(first);
+  simulation.run_for(100ms);
+  ASSERT_EQ(first.stopped.size(), 1u);
+  EXPECT_EQ(first.stopped[0].incarnation, 1u);
+  EXPECT_EQ(cpu_free(client, first.node), 1);
+  first.let_go();
+  simulation.run_for(100ms);
+  EXPECT_EQ(cpu_free(client, first.node), 4);
+  EXPECT_EQ(cpu_free(client, second.node), 1);
+}
+
 // --- A new head.
+
+TEST_F(Actors, NewHeadWaitsForAnActorThatStillStarts) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  worker.hold_starts = true;
+  const auto spec = actor_spec();
+  ASSERT_TRUE(create(driver(), spec));
+  simulation.run_for(100ms);
+  restart_head();
+  worker.registration.starting = {{spec.actor, 1, {}, 0}};
+  return_worker(worker);
+  simulation.run_for(100ms);
+  EXPECT_TRUE(worker.stopped.empty());
+  EXPECT_EQ(worker.started.size(), 2u) << "it is asked for again";
+  worker.let_go();
+  const auto alive = wait_alive(driver(), spec.actor);
+  ASSERT_TRUE(alive);
+  EXPECT_EQ(alive->incarnation, 1u);
+}
 
 TEST_F(Actors, NewHeadFindsAnActorAliveThatItsWorkerStillRuns) {
   start_head();

@@ -324,6 +324,40 @@ TEST_F(Groups, ANewHeadTakesThemOverWithWhatRunsInThem) {
       ask<protocol::LeaseGranted>(client, Method::renew_lease, protocol::RenewLease{lease.lease}));
 }
 
+TEST_F(Groups, ANewHeadCountsWhatRunsInABundleThereIfItsClientAsksAgain) {
+  start_head();
+  FakeWorker& lost = add_worker(4);
+  auto client = driver();
+  auto spec = spec_of({2});
+  spec.detached = true;
+  make(client, spec);
+  FakeWorker& worker = add_worker(4);
+  lose(lost);  // A client does not know which grant it is by now.
+  const auto lease = lease_in(spec.group, 1);
+  const auto granted = ask<protocol::LeaseGranted>(client, Method::request_lease, lease);
+  ASSERT_TRUE(granted);
+
+  restart_head();
+  client = driver();
+  const auto again = begin<protocol::LeaseGranted>(client, Method::request_lease, lease);
+  simulation.run_for(100ms);
+  protocol::RunningSlot slot;
+  slot.lease = lease.lease;
+  slot.demand = lease.demand;
+  slot.address = granted->slots[0].address;
+  slot.placement = worker.slots_started.back().placement;
+  slot.placement.bundle = worker.slots_started.back().slots[0].bundle;
+  worker.registration.slots = {slot};
+  return_worker(worker);
+  simulation.run_until([&] { return again->has_value(); }, 10s);
+  ASSERT_TRUE(again->has_value());
+  ASSERT_TRUE(**again);
+  EXPECT_EQ(cpu_free(client, worker.node), 2);
+  const auto too_large = actor_in(spec.group, 1, 2);
+  ASSERT_TRUE(HeadTest::create(client, too_large));
+  EXPECT_EQ(code_of(wait_alive(client, too_large.actor)), Code::deadline_exceeded);
+}
+
 TEST_F(Groups, OfANodeThatDoesNotComeBackAreGrantedAnewByANewHead) {
   start_head();
   FakeWorker& first = add_worker(2);

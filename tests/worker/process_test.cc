@@ -100,6 +100,50 @@ TEST_F(WorkerTest, KeepsActorsWhileTheHeadIsAwayAndListsThem) {
   });
 }
 
+TEST_F(WorkerTest, ListsActorsThatStillStartToANewHeadWhichMayStopThem) {
+  with_worker([this]() -> Async<void> {
+    std::optional<Error> failed;
+    const auto start = [&]() -> Async<void> {
+      auto late = co_await start_actor(start_request(actor, 3, "hang"));
+      failed = std::move(late).error();
+      head->changed.pulse();
+    };
+    spawn(scope, start());
+    co_await head->until([this] { return worker->processes() == 1; });
+    head->register_again = true;
+    co_await head->until([this] { return head->registered.size() > 1; });
+    EXPECT_TRUE(head->registered.back().actors.empty());
+    const auto starting = head->registered.back().starting;
+    EXPECT_EQ(starting.size(), 1u);
+    EXPECT_EQ(starting.at(0).actor, actor);
+    EXPECT_EQ(starting.at(0).incarnation, 3u);
+    EXPECT_TRUE(co_await stop_actor(actor, 3, 0s));
+    co_await head->until([&] { return failed.has_value(); });
+    EXPECT_EQ(worker->processes(), 0u);
+  });
+}
+
+TEST_F(WorkerTest, AStartThatWaitsForAnOlderIncarnationIsAskedForAgainByANewHead) {
+  with_worker([this]() -> Async<void> {
+    const auto older = co_await start_actor(start_request(actor, 1, "stubborn"));
+    std::optional<Error> failed;
+    const auto start = [&]() -> Async<void> {
+      auto late = co_await start_actor(start_request(actor, 2, "run"));
+      failed = std::move(late).error();
+      head->changed.pulse();
+    };
+    spawn(scope, start());
+    // Once another one runs, that one waits: both needed the same of their job.
+    EXPECT_TRUE(co_await start_actor(start_request(ActorId::random(random), 1, "run")));
+    head->register_again = true;
+    co_await head->until([this] { return head->registered.size() > 1; });
+    ::kill(static_cast<pid_t>(older.value().pid), SIGKILL);
+    co_await head->until([&] { return failed.has_value(); });
+    EXPECT_EQ(failed->code(), Code::cancelled);
+    EXPECT_TRUE(co_await start_actor(start_request(actor, 2, "run")));
+  });
+}
+
 TEST_F(WorkerTest, PassesGaugesOnAndAgainToANewHead) {
   with_worker([this]() -> Async<void> {
     EXPECT_TRUE(co_await start_actor(start_request(actor, 1, "gauges")));
@@ -173,6 +217,73 @@ TEST_F(WorkerTest, SlotsAreStartedOnceAndReused) {
     ::kill(static_cast<pid_t>(reused.value().processes[0].pid), SIGTERM);
     co_await head->until([this] { return !head->exits.empty(); });
     EXPECT_EQ(head->exits[0].lease, request.lease);
+  });
+}
+
+TEST_F(WorkerTest, ASlotThatWasTakenOutOfItsLeaseServesOthersAlone) {
+  with_worker([this]() -> Async<void> {
+    auto peer = head->worker;
+    protocol::StartSlots request;
+    request.epoch = 1;
+    request.lease = LeaseId::random(random);
+    request.job = job;
+    request.module = "m";
+    request.count = 1;
+    request.slots = {{0, {}, 0}};
+    auto one =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    const ProcessId process = one.value().processes.at(0).address.process;
+    protocol::StopSlots stop;
+    stop.epoch = 1;
+    stop.lease = request.lease;
+    stop.processes = {process};
+    EXPECT_TRUE(co_await transport::call<protocol::Empty>(peer, Method::stop_slots, stop, 5s));
+    // The head may ask for the stop once more: it must not hit a slot that was given meanwhile.
+    request.slots = {{1, {}, 0}};
+    auto next =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_EQ(next.value().processes.size(), 1u);
+    EXPECT_NE(next.value().processes[0].address.process, process);
+    request.lease = LeaseId::random(random);
+    auto other =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_EQ(other.value().processes.at(0).address.process, process);
+  });
+}
+
+TEST_F(WorkerTest, AnOldRequestForSlotsThatComesOnceMoreStartsNothing) {
+  with_worker([this]() -> Async<void> {
+    auto peer = head->worker;
+    protocol::StartSlots request;
+    request.epoch = 1;
+    request.lease = LeaseId::random(random);
+    request.job = job;
+    request.module = "m";
+    request.count = 2;
+    request.slots = {{0, {}, 0}, {1, {}, 0}};
+    auto two =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_EQ(two.value().processes.size(), 2u);
+    protocol::StopSlots stop;
+    stop.epoch = 1;
+    stop.lease = request.lease;
+    stop.processes = {two.value().processes[0].address.process};
+    EXPECT_TRUE(co_await transport::call<protocol::Empty>(peer, Method::stop_slots, stop, 5s));
+    auto again =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_EQ(again.value().processes.size(), 1u);
+    EXPECT_EQ(again.value().processes[0].pid, two.value().processes[1].pid);
+    ::kill(static_cast<pid_t>(again.value().processes[0].pid), SIGKILL);
+    co_await head->until([this] { return !head->exits.empty(); });
+    auto late =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_EQ(late.error().code(), Code::unavailable);
+    EXPECT_EQ(worker->processes(), 1u) << "the one that idles";
+    // A new head numbers anew.
+    request.epoch = head->epoch = 2;
+    auto anew =
+        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_EQ(anew.value().processes.size(), 2u);
   });
 }
 

@@ -59,6 +59,7 @@ class TestActor {
     if (what == "exit") std::_Exit(3);
     if (what == "gauges") spawn(scope_, report(request.spec.actor, request.incarnation));
     if (what == "fail") co_return error(Code::not_found, "no class of this name");
+    if (what == "hang") co_await sleep_for(real_.environment().clock, 1h);
     if (what == "stubborn") {
       stubborn_ = true;
       std::signal(SIGTERM, SIG_IGN);
