@@ -1488,6 +1488,19 @@ bool is_off(const char* variable) {
   return given != nullptr && std::string_view(given) == "0";
 }
 
+// That of the job which the program begins, or joins; empty: the default.
+Result<std::string> name_space_of(const ConnectOptions& options) {
+  const bool joins = std::getenv("TROUPE_JOB_ID") != nullptr;
+  const char* const of_job = joins ? std::getenv("TROUPE_NAMESPACE") : nullptr;
+  if (of_job == nullptr) return options.name_space;
+  if (options.name_space.empty() || options.name_space == of_job) return std::string(of_job);
+  return error(
+      Code::conflict,
+      fmt::format("the program asks for namespace '{}', but its job was submitted to '{}': "
+                  "use 'troupe submit --namespace {}'",
+                  options.name_space, of_job, options.name_space));
+}
+
 client::LogSink to_sink(std::function<void(const LogLine&)> on_log) {
   if (!on_log) return {};
   return [on_log = std::move(on_log)](const protocol::JobLogs& batch) {
@@ -1616,6 +1629,7 @@ Result<Session> connect(const ConnectOptions& options) {
   if (submitted != nullptr) {
     TROUPE_TRY(job, JobId::parse(submitted));
   }
+  TROUPE_TRY(const std::string name_space, detail::name_space_of(options));
   // Hashed while the connection is made.
   auto collecting = std::async(std::launch::async, detail::collect_job_files, options);
   for (const std::string& socket : sockets) {
@@ -1626,7 +1640,7 @@ Result<Session> connect(const ConnectOptions& options) {
     }
     (*core)->ends_job = submitted == nullptr;
     auto impl = std::make_shared<detail::SessionImpl>(std::move(*core));
-    if (!options.name_space.empty()) impl->set_name_space(options.name_space);
+    impl->set_name_space(name_space);
     protocol::BeginJob begin;
     begin.job = job;
     begin.entrypoint = detail::command_line();
