@@ -391,6 +391,13 @@ class Session {
 
   // Runs function(arguments...) somewhere in the cluster. `function` was given to TROUPE_TASK. An
   // argument may be an ObjectRef to the parameter's type. Returns at once.
+  //
+  // Tasks of one session with the same module, resources, priority and placement are a scheduling
+  // class: they share processes, and those whose arguments are there start in the order of their
+  // submission, whatever function they run. Classes do not wait for each other. Where resources are
+  // short, the cluster serves the higher priority first and then whoever asked first; a class that
+  // keeps its slots busy gives them up after a turn of 200 ms when one of at least its priority
+  // waits. Nothing that runs is interrupted.
   template <class... P, class R, class... Args>
   auto submit(R (*function)(P...), Args&&... arguments) const {
     return submit(TaskOptions{}, function, std::forward<Args>(arguments)...);
