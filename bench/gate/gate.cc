@@ -6,7 +6,6 @@
 #include <unistd.h>
 #include <valgrind/callgrind.h>
 
-#include <algorithm>
 #include <boost/json.hpp>
 #include <cmath>
 #include <cstdio>
@@ -19,6 +18,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "bench/gate/compare.h"
 #include "bench/gate/rows.h"
 
 extern char** environ;
@@ -28,8 +28,7 @@ namespace {
 namespace fs = std::filesystem;
 namespace json = boost::json;
 
-constexpr double growth_max = 1.10;
-using Figures = std::map<std::string, double>;
+using bench::Figures;
 
 // Under callgrind: each row leaves a dump with its name.
 void run_rows() {
@@ -126,27 +125,6 @@ void write_baseline(const Figures& figures) {
   file << "}\n";
 }
 
-// Prints the rows; false if one is missing from the baseline or grew too much.
-bool compare(const Figures& figures, const Figures& baseline) {
-  bool good = true;
-  for (const auto& [name, value] : figures) {
-    const auto before = baseline.find(name);
-    const double ratio = before == baseline.end() ? 0 : value / before->second;
-    std::printf(R"({"name":"%s","value":%.0f,"unit":"instructions","to_baseline":%.3f})"
-                "\n",
-                name.c_str(), value, ratio);
-    if (before == baseline.end()) {
-      std::fprintf(stderr, "%s is not in the baseline: add it with --write\n", name.c_str());
-      good = false;
-    } else if (ratio > growth_max) {
-      std::fprintf(stderr, "%s takes %.0f instructions, %.0f before: %.0f %% more\n", name.c_str(),
-                   value, before->second, (ratio - 1) * 100);
-      good = false;
-    }
-  }
-  return good;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -165,7 +143,9 @@ int main(int argc, char** argv) try {
   run_under_callgrind(folder.path());
   const Figures figures = read_dumps(folder.path());
   if (what == "--write") write_baseline(figures);
-  return compare(figures, read_baseline()) ? 0 : 1;
+  const auto complaints = bench::compare(figures, read_baseline(), std::cout);
+  for (const std::string& complaint : complaints) std::cerr << complaint << "\n";
+  return complaints.empty() ? 0 : 1;
 } catch (const std::exception& failed) {
   std::cerr << failed.what() << "\n";
   return 1;

@@ -49,7 +49,8 @@ std::string waits_text(const std::vector<Waiting>& waits) {
     if (wait.facts.needs == Needs::any) what = fmt::format("some of {} results", count);
     if (wait.facts.needs == Needs::item) what = "the next item of a stream";
     if (wait.facts.needs == Needs::unknown) what = fmt::format("more than {} results", count);
-    text += fmt::format("{}its {} waits for {}", text.empty() ? "" : "; ", wait.facts.how, what);
+    const std::string goes_on = count == 0 ? "goes on" : "waits for " + what;
+    text += fmt::format("{}its {} {}", text.empty() ? "" : "; ", wait.facts.how, goes_on);
   }
   return text;
 }

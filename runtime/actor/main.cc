@@ -96,8 +96,8 @@ int actor_main(int, char**) {
   HostOptions host_options;
   host_options.plugin_folders = plugin_folders();
   if (module_file != nullptr) host_options.module_file = module_file;
-  for (const char* name :
-       {"TROUPE_PROCESS_ID", "TROUPE_JOB_ID", "TROUPE_MODULE", "TROUPE_MODULE_FILE"}) {
+  for (const char* name : {"TROUPE_PROCESS_ID", "TROUPE_JOB_ID", "TROUPE_NAMESPACE",
+                           "TROUPE_MODULE", "TROUPE_MODULE_FILE"}) {
     ::unsetenv(name);
   }
   // Whoever reads along wants each line when it is whole, though standard output is a file.

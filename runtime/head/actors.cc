@@ -439,6 +439,7 @@ void Actors::adopt_resources(const Actor& actor) {
 
 void Actors::set_state(Actor& actor, ActorState state) {
   actor.state = state;
+  actor.due = {};
   actor.gauges.clear();
   actor.info().state = name_of(state);
   Batch batch;
@@ -464,7 +465,8 @@ void Actors::actor_placed(const scheduler::ActorPlaced& placed) {
   begin_start(*actor);
 }
 
-void Actors::begin_start(const Actor& actor) {
+void Actors::begin_start(Actor& actor) {
+  actor.due = environment_.clock.now() + options_.actor_start_budget;
   const protocol::ActorInfo& info = actor.info();
   if (actor.spec().shared) {
     start_light_soon(info.address.node, info.actor, info.incarnation);
@@ -638,6 +640,7 @@ void Actors::fail(Actor& actor, Failure failure) {
   if (failure.may_still_run) {
     actor.stopping = true;
     actor.stopping_on = failed_node;
+    actor.due = stops_until(id, failed_incarnation);
     spawn(scope_, restart_once_stopped(id, failed_incarnation, failed_node));
     return;
   }
@@ -676,6 +679,7 @@ Async<void> Actors::restart_once_stopped(ActorId id, uint32_t failed, NodeId nod
 }
 
 Async<void> Actors::restart_later(ActorId id, uint32_t incarnation, Duration delay) {
+  if (Actor* actor = look_up(id)) actor->due = environment_.clock.now() + delay;
   co_await sleep_for(environment_.clock, delay);
   const Actor* actor = find(id);
   if (actor == nullptr || actor->state != ActorState::restarting ||
@@ -700,6 +704,7 @@ void Actors::die(Actor& actor, std::string reason) {
   set_state(actor, ActorState::dead);
   log::info("actor_dead", {{"actor", id}, {"name", info.name}, {"why", info.reason}});
   dead_.push_back(id);
+  if (had_process && !node.is_nil()) actor.due = stops_until(id, info.incarnation);
   if (had_process && !node.is_nil() && actor.spec().shared) {
     stop_light_soon(node, id, info.incarnation, actor.written);
   } else if (had_process && !node.is_nil()) {
@@ -726,6 +731,11 @@ protocol::StopActor Actors::stop_request(ActorId id, uint32_t incarnation) const
   const uint64_t own_grace = actor != nullptr ? actor->spec().exit_grace_us : 0;
   const auto usual = static_cast<uint64_t>(options_.stop_grace / std::chrono::microseconds(1));
   return {membership_.epoch(), id, incarnation, own_grace != 0 ? own_grace : usual};
+}
+
+Instant Actors::stops_until(ActorId id, uint32_t incarnation) const {
+  const auto grace = std::chrono::microseconds(stop_request(id, incarnation).grace_us);
+  return environment_.clock.now() + grace;
 }
 
 Async<void> Actors::stop(ActorId id, uint32_t incarnation, NodeId node, Journal::Ticket after) {
@@ -771,8 +781,10 @@ Async<void> Actors::release_once_stopped(ActorId id, uint32_t incarnation, NodeI
 }
 
 void Actors::released_once_stopped(ActorId id) {
-  const Actor* actor = find(id);
-  if (actor == nullptr || actor->state == ActorState::dead) release(id);
+  Actor* actor = look_up(id);
+  if (actor != nullptr && actor->state != ActorState::dead) return;
+  if (actor != nullptr) actor->due = {};
+  release(id);
 }
 
 void Actors::stop_light_soon(NodeId node, ActorId id, uint32_t incarnation, Journal::Ticket after) {

@@ -24,6 +24,7 @@ struct Actor {
   std::shared_ptr<Event> changed;
   uint32_t quick_failures = 0;  // In a row.
   Instant alive_since;
+  Instant due;                          // Of its start, its stop or its pause before a start.
   bool start_runs = false;              // A coroutine asks the worker for this incarnation.
   std::vector<protocol::Gauge> gauges;  // Of the present incarnation; in memory alone.
   bool stopping = false;                // The process of the incarnation before may still run,
@@ -122,7 +123,7 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
   void die(Actor& actor, std::string reason);
   void forget_oldest();
   Duration backoff(const Actor& actor) const;
-  void begin_start(const Actor& actor);
+  void begin_start(Actor& actor);
   Async<void> start(ActorId id, uint32_t incarnation);
   protocol::StartActor start_request(const Actor& actor) const;
   bool still_starts(ActorId id, uint32_t incarnation) const;
@@ -143,6 +144,8 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
   void stop_stale(const protocol::RunningActor& running, NodeId node);
   Async<void> release_once_stopped(ActorId id, uint32_t incarnation, NodeId node, ActorId held_as);
   protocol::StopActor stop_request(ActorId id, uint32_t incarnation) const;
+  // When a process that is told to stop now has ended at the latest.
+  Instant stops_until(ActorId id, uint32_t incarnation) const;
   // Of dead light actors: those of a node that die within a turn are stopped together.
   void stop_light_soon(NodeId node, ActorId id, uint32_t incarnation, Journal::Ticket after);
   Async<void> stop_light(NodeId node);

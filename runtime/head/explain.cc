@@ -40,8 +40,12 @@ Explanation about_node(const Membership::Found& node) {
   if (node.info.state == "dead") {
     told.why = "it was silent for longer than its window, or has left";
   } else if (node.info.state == "suspect") {
-    told.why = "the head has not heard of it";
+    told.why = "the head has not heard of it, and takes it for dead at the deadline";
     told.since_us = to_us(node.silent);
+    told.deadline_us = to_us(node.left);
+  } else if (node.info.draining) {
+    told.state = "draining";
+    told.why = "nothing new goes there; what runs there has no deadline but its own";
   } else {
     told.why = "its heartbeats arrive";
   }
@@ -75,6 +79,9 @@ Explanation about_actor(const Known& known, const Actor& actor) {
     told.why = info.reason;
   }
   told.why += before;
+  if (actor.due <= known.now) return told;
+  told.deadline_us = to_us(actor.due - known.now);
+  if (info.state == "dead") told.why += "; its process has until the deadline to end";
   return told;
 }
 
@@ -142,6 +149,7 @@ Result<Explanation> explain(const Known& known, RawId id) {
 std::optional<Membership::Found> Membership::find(NodeId id) const {
   if (const auto node = nodes_.find(id); node != nodes_.end()) {
     Found found{node->second.info, environment_.clock.now() - node->second.heard};
+    found.left = options_.window - found.silent;
     found.info.state = state_of(node->second);
     return found;
   }
@@ -163,6 +171,10 @@ std::optional<Explanation> Leases::explain(LeaseId id) const {
                                          : "pending");
   if (is_held) {
     told.why = fmt::format("its slots run for job {}", lease.request.job.to_string());
+    if (lease.expires) {
+      told.why += "; it ends at the deadline unless its client renews it";
+      told.deadline_us = to_us(lease.expires_at - environment_.clock.now());
+    }
   } else if (is_starting) {
     told.why = "its processes start";
   } else {

@@ -12,6 +12,15 @@ namespace troupe::head {
 namespace {
 constexpr size_t text_bytes_max = 256;
 constexpr size_t entrypoint_bytes_max = 4096;
+constexpr std::string_view default_name_space = "default";
+
+// Whether processes that start after its end, of actors that outlive it, need to know of it.
+bool outlives_its_end(const protocol::JobInfo& info) {
+  const bool has_name_space = !info.name_space.empty() && info.name_space != default_name_space;
+  return has_name_space || !info.environment.packages.empty() ||
+         !info.environment.variables.empty();
+}
+
 }  // namespace
 
 Jobs::Jobs(transport::Environment environment, const HeadOptions& options, Scope& scope,
@@ -46,6 +55,9 @@ Async<Status> Jobs::begin(protocol::BeginJob request, std::shared_ptr<transport:
       request.entrypoint.size() > entrypoint_bytes_max) {
     co_return error(Code::invalid,
                     "a job's name and namespace have at most 256 bytes, its entrypoint 4096");
+  }
+  if (request.name_space.find('\0') != request.name_space.npos) {
+    co_return error(Code::invalid, "a namespace has no NUL");  // It goes into an environment.
   }
   TROUPE_CO_CHECK(check(request.environment));
   const JobId id = request.job;
@@ -127,9 +139,8 @@ void Jobs::finish(Job& job, const protocol::EndJob& request) {
 void Jobs::forget_oldest() {
   size_t surplus = ended_.size() - std::min(ended_.size(), options_.history_max);
   for (auto oldest = ended_.begin(); surplus > 0 && oldest != ended_.end();) {
-    const auto& environment = jobs_.at(*oldest).info.environment;
-    const bool empty = environment.packages.empty() && environment.variables.empty();
-    if (!empty && is_needed_ && is_needed_(*oldest)) {
+    const bool is_asked_for = outlives_its_end(jobs_.at(*oldest).info);
+    if (is_asked_for && is_needed_ && is_needed_(*oldest)) {
       ++oldest;
       continue;
     }

@@ -57,6 +57,7 @@ class Membership {
   struct Found {
     protocol::NodeInfo info;
     Duration silent{};  // Since it was heard of last, unless it is dead.
+    Duration left{};    // Of the window after which it is dead, if that goes on.
   };
   std::optional<Found> find(NodeId node) const;
   // Without resources and counts, which others know. Ascending by id, then the dead.

@@ -53,6 +53,7 @@ Async<Result<Surroundings>> JobEnvironments::prepare(JobId job, std::string modu
   if (job.is_nil()) co_return made;
   TROUPE_CO_TRY(const Info info, co_await info_of(job, module, deadline));
   made.variables = info->environment.variables;
+  made.name_space = info->name_space;
   if (info->environment.log_to_driver && info->state == "running") made.driver = info->driver;
   if (const Package* const found = working_folder(*info)) {
     Package package = *found;

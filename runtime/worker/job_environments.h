@@ -18,6 +18,7 @@ namespace troupe::worker {
 // Of a process that runs one module.
 struct Surroundings {
   std::vector<protocol::NamedValue> variables;
+  std::string name_space;      // Of its job; empty: the default.
   std::string working_folder;  // Empty: the worker's own.
   std::string module_file;     // Where its module lies here; empty: at its name.
   std::optional<protocol::ProcessAddress> driver;  // Wants to read what the process writes.

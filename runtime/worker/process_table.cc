@@ -46,6 +46,7 @@ Result<HostedProcess::Pointer> ProcessTable::launch(const Request& request) {
   set("TROUPE_PROCESS_ID", spec.process.to_string());
   set("TROUPE_NODE_ID", options_.node.to_string());
   set("TROUPE_JOB_ID", request.job.to_string());
+  set("TROUPE_NAMESPACE", request.surroundings.name_space);
   // Its code goes by the name that it has at the driver, wherever it lies here.
   if (!request.surroundings.module_file.empty()) {
     set("TROUPE_MODULE", request.module);

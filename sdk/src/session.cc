@@ -26,6 +26,7 @@
 #include "job_files.h"
 #include "placement_lowering.h"
 #include "session_impl.h"
+#include "signature_names.h"
 #include "submitting.h"
 #include "transport/ring_port.h"
 #include "waiting.h"
@@ -250,7 +251,7 @@ Status wait_ready(SessionImpl& session, const std::shared_ptr<client::Object>& o
 }
 
 Result<Fetched> to_fetched(Result<client::ObjectBytes> bytes) {
-  if (!bytes) return std::move(bytes).error();
+  if (!bytes) return with_signatures(std::move(bytes).error());
   return Fetched{bytes->bytes, std::move(bytes->keep_alive)};
 }
 
@@ -318,7 +319,7 @@ Result<std::vector<Fetched>> fetch_all(const std::shared_ptr<SessionImpl>& sessi
     } else if (*there) {
       values[i] = {(*there)->bytes, std::move((*there)->keep_alive)};
     } else {
-      failure = there->error();
+      failure = with_signatures(there->error());
     }
   }
   if (!missing.empty()) {
@@ -809,8 +810,9 @@ Status kill_actors(const std::shared_ptr<SessionImpl>& session, std::vector<Acto
 
 Status wait_all_alive(const std::shared_ptr<SessionImpl>& session, std::vector<ActorId> actors,
                       std::chrono::nanoseconds timeout) {
-  TROUPE_CHECK(session->run_waiting<protocol::Empty>(
-      [&] { return located(session->client(), std::move(actors), timeout); }));
+  auto alive = session->run_waiting<protocol::Empty>(
+      [&] { return located(session->client(), std::move(actors), timeout); });
+  if (!alive) return with_signatures(std::move(alive).error());
   return ok();
 }
 
@@ -824,7 +826,8 @@ Result<ActorId> find_actor(const std::shared_ptr<SessionImpl>& session, std::str
                                                            control_budget);
   }));
   if (info.state == "dead") {
-    return error(Code::not_found, fmt::format("actor {} is dead: {}", name, info.reason));
+    return with_signatures(
+        error(Code::not_found, fmt::format("actor {} is dead: {}", name, info.reason)));
   }
   return info.actor;
 }
@@ -1260,7 +1263,7 @@ class ClientItemStream final : public ItemStream {
  private:
   static Async<Result<std::optional<Item>>> next_of(std::shared_ptr<Source> source) {
     auto item = co_await source->next();
-    if (!item) co_return std::move(item).error();
+    if (!item) co_return with_signatures(std::move(item).error());
     if (!*item) co_return std::optional<Item>{};
     co_return std::optional<Item>{to_item(std::move(**item))};
   }
@@ -1488,6 +1491,19 @@ bool is_off(const char* variable) {
   return given != nullptr && std::string_view(given) == "0";
 }
 
+// That of the job which the program begins, or joins; empty: the default.
+Result<std::string> name_space_of(const ConnectOptions& options) {
+  const bool joins = std::getenv("TROUPE_JOB_ID") != nullptr;
+  const char* const of_job = joins ? std::getenv("TROUPE_NAMESPACE") : nullptr;
+  if (of_job == nullptr) return options.name_space;
+  if (options.name_space.empty() || options.name_space == of_job) return std::string(of_job);
+  return error(
+      Code::conflict,
+      fmt::format("the program asks for namespace '{}', but its job was submitted to '{}': "
+                  "use 'troupe submit --namespace {}'",
+                  options.name_space, of_job, options.name_space));
+}
+
 client::LogSink to_sink(std::function<void(const LogLine&)> on_log) {
   if (!on_log) return {};
   return [on_log = std::move(on_log)](const protocol::JobLogs& batch) {
@@ -1616,6 +1632,7 @@ Result<Session> connect(const ConnectOptions& options) {
   if (submitted != nullptr) {
     TROUPE_TRY(job, JobId::parse(submitted));
   }
+  TROUPE_TRY(const std::string name_space, detail::name_space_of(options));
   // Hashed while the connection is made.
   auto collecting = std::async(std::launch::async, detail::collect_job_files, options);
   for (const std::string& socket : sockets) {
@@ -1626,7 +1643,7 @@ Result<Session> connect(const ConnectOptions& options) {
     }
     (*core)->ends_job = submitted == nullptr;
     auto impl = std::make_shared<detail::SessionImpl>(std::move(*core));
-    if (!options.name_space.empty()) impl->set_name_space(options.name_space);
+    impl->set_name_space(name_space);
     protocol::BeginJob begin;
     begin.job = job;
     begin.entrypoint = detail::command_line();

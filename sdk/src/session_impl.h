@@ -46,7 +46,10 @@ class SessionImpl {
   client::Client& client() { return client_; }
   DriverCore* core() { return core_.get(); }
   const std::string& name_space() const { return name_space_; }
-  void set_name_space(std::string name) { name_space_ = std::move(name); }
+  // Empty: the default. Before the session is used.
+  void set_name_space(std::string name) {
+    if (!name.empty()) name_space_ = std::move(name);
+  }
 
   // On the loop. What is asked of placement groups, many at a time.
   std::shared_ptr<GroupBatches>& group_batches() { return group_batches_; }

@@ -14,6 +14,12 @@ class HeadExplains : public HeadTest {
     ADD_FAILURE() << told.error().to_string();
     return {};
   }
+  // What is left until its deadline, give or take a heartbeat.
+  void expect_due(const Explanation& told, Duration left) const {
+    const auto told_left = std::chrono::microseconds(told.deadline_us);
+    EXPECT_GT(told_left, left - 2 * options.heartbeat) << told.state << ": " << told.why;
+    EXPECT_LT(told_left, left + 2 * options.heartbeat) << told.state << ": " << told.why;
+  }
 };
 
 TEST_F(HeadExplains, AnActorThatWaitsForRoomOrNeverFits) {
@@ -55,6 +61,7 @@ TEST_F(HeadExplains, AnActorThatStartsWaitsForItsArguments) {
   ASSERT_EQ(told.waits_for.size(), 1u);
   EXPECT_EQ(told.waits_for[0].kind, "object");
   EXPECT_EQ(told.waits_for[0].at.process, owner.process);
+  expect_due(told, options.actor_start_budget - 1s);
   worker.let_go();
 }
 
@@ -75,6 +82,42 @@ TEST_F(HeadExplains, ADeadActorAndOneThatRestarts) {
   ASSERT_TRUE(kill(client, spec.actor));
   EXPECT_EQ(explain(client, spec.actor).state, "dead");
   worker.let_go();
+}
+
+TEST_F(HeadExplains, HowLongAnActorsProcessHasToEnd) {
+  start_head();
+  FakeWorker& worker = add_worker(2);
+  const auto client = driver();
+  auto spec = actor_spec(1);
+  spec.exit_grace_us = 30'000'000;
+  ASSERT_TRUE(create(client, spec));
+  ASSERT_TRUE(wait_alive(client, spec.actor));
+  EXPECT_EQ(explain(client, spec.actor).deadline_us, 0u);
+  worker.hold_stops = true;
+  ASSERT_TRUE(kill(client, spec.actor));
+  simulation.run_for(1s);
+  const Explanation told = explain(client, spec.actor);
+  EXPECT_EQ(told.state, "dead");
+  EXPECT_NE(told.why.find("has until the deadline to end"), std::string::npos) << told.why;
+  expect_due(told, 29s);
+  worker.let_go();
+  simulation.run_for(1s);
+  EXPECT_EQ(explain(client, spec.actor).deadline_us, 0u);
+}
+
+TEST_F(HeadExplains, WhenAnActorThatKeepsFailingStartsAgain) {
+  options.backoff_min = options.backoff_max = 20s;
+  start_head();
+  FakeWorker& worker = add_worker(2);
+  worker.start_failure = error(Code::unavailable, "not today");
+  const auto client = driver();
+  auto spec = actor_spec(1);
+  spec.max_restarts = -1;
+  ASSERT_TRUE(create(client, spec));
+  simulation.run_for(5s);
+  const Explanation told = explain(client, spec.actor);
+  EXPECT_EQ(told.state, "restarting");
+  expect_due(told, 15s);
 }
 
 TEST_F(HeadExplains, ALeaseThatWaitsStartsAndIsHeld) {
@@ -100,7 +143,9 @@ TEST_F(HeadExplains, ALeaseThatWaitsStartsAndIsHeld) {
   worker.let_go();
   simulation.run_for(1s);
   ASSERT_TRUE(granted->has_value() && **granted);
-  EXPECT_EQ(explain(client, request.lease).state, "held");
+  const Explanation held = explain(client, request.lease);
+  EXPECT_EQ(held.state, "held");
+  expect_due(held, options.lease_quantum - 1s);
   const ProcessId slot = (**granted)->slots.at(0).address.process;
   const Explanation process = explain(client, slot);
   EXPECT_EQ(process.kind, "process");
@@ -123,18 +168,33 @@ TEST_F(HeadExplains, NodesJobsProcessesAndWhatNobodyKnows) {
   ASSERT_TRUE(alive);
   EXPECT_NE(explain(client, alive->address.process).why.find("it hosts actor Counter"),
             std::string::npos);
-  EXPECT_EQ(explain(client, worker.node).state, "alive");
+  const Explanation alive_node = explain(client, worker.node);
+  EXPECT_EQ(alive_node.state, "alive");
+  EXPECT_EQ(alive_node.deadline_us, 0u);
   worker.beats = false;
   simulation.run_for(options.window * 3 / 4);
   const Explanation suspect = explain(client, worker.node);
   EXPECT_EQ(suspect.state, "suspect");
   EXPECT_GT(suspect.since_us, 0u);
+  expect_due(suspect, options.window / 4);
   EXPECT_NE(explain(client, spec.actor).why.find("suspect: it has said nothing for"),
             std::string::npos);
   simulation.run_for(options.window);
   EXPECT_EQ(explain(client, worker.node).state, "dead");
   const auto unknown = ask<Explanation>(client, Method::explain, protocol::Explain{RawId{1, 2}});
   EXPECT_EQ(code_of(unknown), Code::not_found);
+}
+
+TEST_F(HeadExplains, ANodeThatDrains) {
+  start_head();
+  FakeWorker& worker = add_worker(1);
+  protocol::Hello self;
+  self.kind = "tool";
+  const auto admin = connect(add_host("admin", "admin", Role::admin), nothing, self).value();
+  ASSERT_TRUE(ask<Empty>(admin, Method::drain_node, protocol::DrainNode{worker.node}));
+  const Explanation told = explain(admin, worker.node);
+  EXPECT_EQ(told.state, "draining");
+  EXPECT_NE(told.why.find("nothing new goes there"), std::string::npos) << told.why;
 }
 
 TEST_F(HeadExplains, APlacementGroupThatFindsNoRoom) {

@@ -256,5 +256,31 @@ TEST_F(JobsTest, OldestEndedJobsAreForgotten) {
   EXPECT_EQ(look_job(client, second).state, "succeeded");
 }
 
+// Its detached actor may start anew, and needs it.
+TEST_F(JobsTest, AJobsNamespaceIsKeptForItsDetachedActor) {
+  options.history_max = 1;
+  start_head();
+  const auto client = driver();
+  protocol::BeginJob request;
+  request.job = JobId::random(simulation.random());
+  request.name_space = "red";
+  ASSERT_EQ(code_of(ask<Empty>(client, Method::begin_job, request)), Code::ok);
+  protocol::ActorSpec spec = actor_spec();
+  spec.job = request.job;
+  spec.detached = true;
+  ASSERT_EQ(code_of(create(client, spec)), Code::ok);
+  ASSERT_TRUE(end_job(client, request.job));
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(end_job(client, begin_job(client)));
+  EXPECT_EQ(look_job(client, request.job).name_space, "red");
+}
+
+TEST_F(JobsTest, RefusesANamespaceThatFitsIntoNoEnvironment) {
+  start_head();
+  protocol::BeginJob request;
+  request.job = JobId::random(simulation.random());
+  request.name_space = std::string(1, '\0');
+  EXPECT_EQ(code_of(ask<Empty>(driver(), Method::begin_job, request)), Code::invalid);
+}
+
 }  // namespace
 }  // namespace troupe::head

@@ -90,6 +90,7 @@ Cluster::Cluster() {
 
 Cluster::~Cluster() {
   if (up_) {
+    if (!testing::Test::HasFailure()) expect_nothing_is_held();
     const Outcome ended = down();
     EXPECT_EQ(ended.status, 0) << ended.err;
   }
@@ -118,9 +119,69 @@ std::vector<std::string> Cluster::variables() const {
 Outcome Cluster::up(const std::vector<std::string>& arguments) {
   std::vector<std::string> all{"up"};
   all.insert(all.end(), arguments.begin(), arguments.end());
-  const Outcome outcome = troupe(std::move(all));
+  Outcome outcome = troupe(std::move(all));
   up_ = up_ || outcome.status == 0;
+  held_.clear();
+  for (const auto& [pid, name] : recorded_daemons()) {
+    if (auto held = held_by(pid)) {
+      held->daemon = name;
+      held_[pid] = std::move(*held);
+    }
+  }
   return outcome;
+}
+
+std::optional<Cluster::Held> Cluster::held_by(int pid) {
+  std::error_code gone;
+  const std::string folder = "/proc/" + std::to_string(pid) + "/fd";
+  std::filesystem::directory_iterator entries{folder, gone};
+  if (gone) return std::nullopt;
+  Held held;
+  for (; entries != std::filesystem::directory_iterator{}; entries.increment(gone)) {
+    const std::string target = std::filesystem::read_symlink(entries->path(), gone);
+    const bool is_memfd = target.starts_with("/memfd:");
+    if (is_memfd) ++held.memfds;
+    if (is_memfd || !target.starts_with("/")) ++held.descriptors;
+  }
+  return held;
+}
+
+std::optional<int64_t> Cluster::store_used_mib() {
+  const Outcome nodes = troupe({"list", "nodes", "-o", "json"});
+  boost::system::error_code failed;
+  const boost::json::value rows = boost::json::parse(nodes.out, failed);
+  if (nodes.status != 0 || failed || !rows.is_array()) return std::nullopt;
+  int64_t sum = 0;
+  for (const auto& row : rows.get_array()) {
+    if (row.at("state").as_string() == "dead") continue;
+    sum += row.at("store_used_mib").to_number<int64_t>();
+  }
+  return sum;
+}
+
+// Who was started anew since, or was ended by the test, is not looked at.
+void Cluster::expect_nothing_is_held() {
+  // What a daemon opens once, when it first needs it; and for a process that still lives.
+  constexpr size_t once = 12, memfds_once = 2, of_process = 8;
+  for (const auto& [pid, base] : held_) {
+    std::optional<Held> held;
+    const bool is_well = eventually([&, pid = pid, &base = base] {
+      held = held_by(pid);
+      if (!held) return true;
+      const size_t living = processes().size() - std::min(processes().size(), held_.size());
+      return held->descriptors <= base.descriptors + once + living * of_process &&
+             held->memfds <= base.memfds + memfds_once + living * of_process;
+    });
+    EXPECT_TRUE(is_well) << base.daemon << " holds " << held->descriptors << " descriptors, "
+                         << held->memfds << " of them memfds; after its start they were "
+                         << base.descriptors << " and " << base.memfds;
+  }
+  std::optional<int64_t> used;
+  const bool is_empty = eventually([&] {
+    used = store_used_mib();
+    return !used || *used == 0;
+  });
+  EXPECT_TRUE(is_empty) << "the stores still use " << *used << " MiB";
 }
 
 Outcome Cluster::down() {
@@ -178,12 +239,22 @@ int kills_wanted(int usual) {
   return text != nullptr ? std::atoi(text) : usual;
 }
 
-int Cluster::recorded_pid(const std::string& daemon) const {
+std::map<int, std::string> Cluster::recorded_daemons() const {
   std::ifstream in{state() / "cluster.json"};
   const std::string text{std::istreambuf_iterator<char>{in}, {}};
-  const boost::json::value record = boost::json::parse(text);
+  boost::system::error_code none;
+  const boost::json::value record = boost::json::parse(text, none);
+  std::map<int, std::string> daemons;
+  if (none) return daemons;
   for (const auto& item : record.at("daemons").as_array()) {
-    if (item.at("name").as_string() == daemon) return item.at("pid").to_number<int>();
+    daemons[item.at("pid").to_number<int>()] = item.at("name").as_string();
+  }
+  return daemons;
+}
+
+int Cluster::recorded_pid(const std::string& daemon) const {
+  for (const auto& [pid, name] : recorded_daemons()) {
+    if (name == daemon) return pid;
   }
   return 0;
 }

@@ -3,6 +3,8 @@
 
 #include <chrono>
 #include <filesystem>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,7 +24,8 @@ class Cluster {
  public:
   // Makes the state directory; starts nothing yet.
   Cluster();
-  // `troupe down` if it is up, then checks that nothing is left: no process, no socket.
+  // Checks that the daemons hold no more than after their start and `troupe down`s the cluster, if
+  // it is up; then that nothing is left: no process, no socket.
   ~Cluster();
 
   // `troupe up` with these further arguments.
@@ -46,8 +49,21 @@ class Cluster {
   std::string log_of(const std::string& daemon) const;
 
  private:
+  struct Held {
+    std::string daemon;
+    size_t descriptors = 0;  // But for files, which a head's store opens as it likes.
+    size_t memfds = 0;       // Among these.
+  };
+  // Of a process; none if it is gone.
+  static std::optional<Held> held_by(int pid);
+  // How much the workers' stores use, in MiB; none if nobody tells.
+  std::optional<int64_t> store_used_mib();
+  std::map<int, std::string> recorded_daemons() const;
+  void expect_nothing_is_held();
+
   std::filesystem::path folder_;
   bool up_ = false;
+  std::map<int, Held> held_;  // After the start, by pid.
 };
 
 // The pid of the process of this cluster that runs `troupe COMMAND`; 0 if there is none.

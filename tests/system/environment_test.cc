@@ -77,6 +77,25 @@ TEST_F(EnvironmentSystem, VariablesReachTasksAndActorsOfAllNodes) {
   check({"variables"});
 }
 
+TEST_F(EnvironmentSystem, AllProcessesOfAJobGiveAndFindNamesInItsNamespace) {
+  check({"namespaces"});
+}
+
+TEST_F(EnvironmentSystem, ASubmittedJobHasTheNamespaceThatItWasGiven) {
+  const std::string program = std::string(TROUPE_BIN) + "/environment";
+  const auto submit = [&](std::vector<std::string> options, const std::string& name_space) {
+    options.insert(options.begin(), "submit");
+    options.insert(options.end(), {"--", program, "submitted_to", name_space});
+    const Outcome outcome = cluster->troupe(std::move(options));
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_NE(outcome.out.find("its job was submitted to '" + name_space + "'"), std::string::npos)
+        << outcome.out;
+  };
+  submit({"--name", "green job", "--namespace", "green"}, "green");
+  EXPECT_EQ(cluster->describe("green job", "namespace"), "green");
+  submit({}, "default");
+}
+
 TEST_F(EnvironmentSystem, WhatAJobCannotHaveIsRefused) {
   const Outcome outcome = check({"refused"});
   EXPECT_NE(outcome.out.find("TROUPE_STATE is Troupe's own"), std::string::npos) << outcome.out;

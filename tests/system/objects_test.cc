@@ -169,6 +169,19 @@ TEST(ObjectsSystemOfASmallStore, RoomGoesToWhoeverNeedsIt) {
   EXPECT_EQ(outcome.status, 0) << outcome.err << outcome.out;
 }
 
+TEST(ObjectsSystemOfASmallStore, WhatIsLargerThanTheStoreIsRefusedAtOnce) {
+  Cluster cluster;
+  ASSERT_EQ(
+      cluster
+          .up({"--workers", "1", "--store-mib", "64", "--spill-mib", "0", "--gateway-port", "-1"})
+          .status,
+      0);
+  const Outcome outcome = cluster.program("objects", {"larger_than_the_store"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err << outcome.out;
+  EXPECT_TRUE(eventually([&] { return cluster.describe("worker-0", "store_used_mib") == "0"; }))
+      << "room is still taken";
+}
+
 TEST(ObjectsSystemOfASmallStore, SpilledObjectsAreListedAndRead) {
   Cluster cluster;
   ASSERT_EQ(cluster.up({"--workers", "1", "--store-mib", "64", "--gateway-port", "-1"}).status, 0);

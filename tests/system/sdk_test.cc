@@ -120,6 +120,36 @@ TEST_F(SdkSystem, AKilledTaskIsReportedAsUnknown) {
   check("task_death");
 }
 
+// Of caller and module, in errors of calls that would not be understood.
+TEST_F(SdkSystem, SignaturesThatDifferAreBothNamed) {
+  const auto lines = [](const std::string& program, const std::string& name) {
+    const Outcome outcome = cluster->program(program, {name});
+    EXPECT_EQ(outcome.status, 0) << outcome.err << outcome.out;
+    return outcome.out;
+  };
+  lines("signatures", "create");
+  const std::string called = lines("signatures_other", "call");
+  const std::string by_hand = lines("signatures", "by_hand");
+  const auto expect = [](const std::string& text, const std::string& what,
+                         const std::string& caller, const std::string& module) {
+    const std::string line = what +
+                             ": the caller's and the module's signatures differ: called as " +
+                             caller + ", the module has " + module + ": build both";
+    EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
+  };
+  expect(called, "method", "double (double)", "int (int)");
+  expect(called, "struct", "double (Point{double, double})", "int (Point{int, int})");
+  expect(called, "generator", "troupe::Generator<double> (double)", "troupe::Generator<int> (int)");
+  expect(called, "inside", "double (double)", "int (int)");
+  expect(called, "many", "double (double)", "int (int)");
+  expect(by_hand, "task", "std::string (std::string)", "int (int)");
+  expect(by_hand, "task generator", "troupe::Generator<std::string> (std::string)",
+         "troupe::Generator<int> (int)");
+  EXPECT_NE(by_hand.find("called as void (std::string), the module has void (int)"),
+            std::string::npos)
+      << by_hand;
+}
+
 TEST(SdkSystemOfOneCpu, TasksThatWaitLendTheirCpu) {
   Cluster cluster;
   ASSERT_EQ(cluster.up({"--workers", "1", "--cpus", "1", "--gateway-port", "-1"}).status, 0);

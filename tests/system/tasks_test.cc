@@ -57,6 +57,12 @@ TEST_F(TasksSystem, AFailureComesAfterTheItemsAndADroppedStreamEndsItsTask) {
 TEST_F(TasksSystem, AGeneratorThatWaitsHoldsUpNoOtherCallOfItsActor) {
   check("actor_stream");
 }
+TEST_F(TasksSystem, AFloodedClassHoldsUpNoOther) {
+  check("flooded_class");
+}
+TEST_F(TasksSystem, TheHigherPriorityGoesFirst) {
+  check("priorities");
+}
 TEST_F(TasksSystem, WhatNobodyReadsIsStillTracked) {
   const Outcome outcome = check("dropped");
   size_t logged = 0;

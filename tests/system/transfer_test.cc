@@ -1,9 +1,12 @@
 // Objects under pressure and between nodes, over real clusters.
 #include <gtest/gtest.h>
+#include <signal.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "tests/system/cluster.h"
 
@@ -77,6 +80,67 @@ TEST(TransferSystem, ReadersOfOneObjectServeEachOther) {
   const Outcome local = cluster.program("transfers", {"locality"});
   EXPECT_EQ(local.status, 0) << local.err;
   EXPECT_EQ(logged(cluster, "object_pulled").size(), 4u) << "bytes moved to a task";
+}
+
+std::vector<std::string> command_of(int pid) {
+  std::ifstream file{"/proc/" + std::to_string(pid) + "/cmdline", std::ios::binary};
+  std::vector<std::string> words;
+  for (std::string word; std::getline(file, word, '\0');) words.push_back(word);
+  return words;
+}
+
+// A worker in the place of one of `troupe up`, with a store of its own size.
+class OtherWorker {
+ public:
+  OtherWorker(Cluster& cluster, const std::string& name, const std::string& store_mib) {
+    const int before = cluster.recorded_pid(name);
+    auto command = command_of(before);
+    command[0] = std::string(TROUPE_BIN) + "/troupe";
+    const auto size = std::ranges::find(command, "--store-mib");
+    EXPECT_NE(size, command.end());
+    *std::next(size) = store_mib;
+    EXPECT_EQ(::kill(before, SIGTERM), 0);
+    EXPECT_TRUE(eventually([&] { return command_of(before).empty(); }));
+    thread_ = std::thread([this, command, variables = cluster.variables()] {
+      ended_ = run(command, variables, std::chrono::seconds(200));
+    });
+    EXPECT_TRUE(
+        eventually([&] { return cluster.describe(name, "store_capacity_mib") == store_mib; }));
+    for (const int pid : cluster.processes()) {
+      auto words = command_of(pid);
+      if (!words.empty()) words[0] = command[0];
+      if (words == command) pid_ = pid;
+    }
+    EXPECT_NE(pid_, 0);
+  }
+  ~OtherWorker() {
+    if (pid_ != 0) ::kill(pid_, SIGTERM);
+    thread_.join();
+    EXPECT_EQ(ended_.status, 0) << ended_.err;
+  }
+  OtherWorker(const OtherWorker&) = delete;
+  OtherWorker& operator=(const OtherWorker&) = delete;
+
+ private:
+  std::thread thread_;
+  Outcome ended_;
+  int pid_ = 0;
+};
+
+TEST(TransferSystem, WhatANodesStoreCanNeverTakeIsNotBroughtThere) {
+  Cluster cluster;
+  ASSERT_EQ(cluster
+                .up({"--workers", "2", "--no-keeper", "--store-mib", "200", "--gateway-port", "-1",
+                     "--label", label_of(0), "--label", label_of(1)})
+                .status,
+            0);
+  const OtherWorker small{cluster, "worker-1", "32"};
+  const Outcome outcome = cluster.program("transfers", {"small_node"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  for (const char* worker : {"worker-0", "worker-1"}) {
+    EXPECT_TRUE(eventually([&] { return cluster.describe(worker, "store_used_mib") == "0"; }))
+        << worker;
+  }
 }
 
 }  // namespace

@@ -51,6 +51,9 @@ TEST_F(WhySystem, ATaskWaitsToBeTriedAgain) {
 TEST_F(WhySystem, DeadlinesAreShown) {
   check("deadlines");
 }
+TEST_F(WhySystem, DeadlinesOfWaitsForItemsAndForRoomAreShown) {
+  check("client_deadlines");
+}
 TEST_F(WhySystem, AProcessThatDoesNotAnswerIsNamed) {
   check("silent_process");
 }

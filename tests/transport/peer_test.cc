@@ -1,6 +1,7 @@
 #include "transport/peer.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
@@ -116,6 +117,32 @@ class PeerTest : public testing::Test {
     self.protocol_version = server_version;
     auto peer = co_await Peer::start(scope, real.environment(), std::move(connection).value(),
                                      server, self, real.environment().clock.now() + 5s);
+    if (!peer) server_outcome = peer.error();
+  }
+
+  // What becomes of a client of this version that meets the server, on both sides.
+  Async<void> meet(uint32_t client_version) {
+    Endpoint endpoint{folder + "/s", "", 0};
+    auto listener = real.environment().network.listen(endpoint).value();
+    spawn(scope, serve_one(*listener));
+    const Instant deadline = real.environment().clock.now() + 5s;
+    auto connection = co_await real.environment().network.connect(endpoint, deadline);
+    protocol::Hello self;
+    self.kind = "client";
+    self.protocol_version = client_version;
+    auto peer = co_await Peer::start(scope, real.environment(), std::move(connection).value(),
+                                     client, self, deadline);
+    if (peer) {  // The other side says it, and ends the connection.
+      co_await peer.value()->closed().wait();
+    } else {
+      client_outcome = peer.error();
+    }
+    co_await listener->stop();
+  }
+  void run_meeting(uint32_t client_version) {
+    spawn(scope, meet(client_version));
+    real.io().run();
+    real.io().restart();
   }
 
   std::string folder;
@@ -127,6 +154,8 @@ class PeerTest : public testing::Test {
   int cancelled = 0;
   int items_sent = 0;
   uint32_t server_version = protocol::version;
+  std::optional<Error> server_outcome;  // Why it refused the client.
+  std::optional<Error> client_outcome;
   Code stream_end = Code::ok;
 };
 
@@ -142,6 +171,33 @@ TEST_F(PeerTest, EchoesSmallAndLargeBodies) {
     EXPECT_EQ(peer->remote().kind, "server");
     EXPECT_TRUE(peer->identity().local);
   });
+}
+
+TEST_F(PeerTest, APeerOfAnotherVersionIsRefusedByEitherSide) {
+  const auto named = [](const std::optional<Error>& refusal, uint32_t theirs) {
+    ASSERT_TRUE(refusal);
+    EXPECT_EQ(refusal->code(), Code::conflict);
+    EXPECT_EQ(refusal->message(),
+              fmt::format("the peer speaks protocol {}, this build speaks {}: upgrade the older "
+                          "side",
+                          theirs, protocol::version));
+  };
+  const auto open_files = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
+  };
+  server_version = protocol::version + 1;
+  run_meeting(protocol::version);  // What the loop opens once.
+  const auto before = open_files();
+  for (const uint32_t other : {protocol::version - 1, protocol::version + 1}) {
+    client_outcome = server_outcome = std::nullopt;
+    server_version = other;
+    run_meeting(protocol::version);
+    named(client_outcome, other);
+    server_version = protocol::version;
+    run_meeting(other);
+    named(server_outcome, other);
+  }
+  EXPECT_EQ(open_files(), before);
 }
 
 TEST_F(PeerTest, ErrorsKeepCodeMessageAndPlace) {

@@ -80,6 +80,29 @@ class RingConnectionTest : public testing::Test {
     co_return peer.value();
   }
 
+  // Greets as a build of that version, and stays until the connection ends.
+  Async<void> greet(Channel channel, Service& service, uint32_t version) {
+    auto connection =
+        std::make_unique<RingConnection>(real.io().get_executor(), channel, PeerIdentity{});
+    protocol::Hello self;
+    self.protocol_version = version;
+    auto peer = co_await Peer::start(scope_of_peers, real.environment(), std::move(connection),
+                                     service, self, in(5s));
+    if (peer) {
+      co_await peer.value()->closed().wait();
+    } else {
+      refusal = peer.error();
+    }
+    EXPECT_FALSE(channel->is_open());
+  }
+  Async<void> meet(uint32_t server_version) {
+    auto keep_running = boost::asio::make_work_guard(real.io());
+    const auto rings = open_rings(*client_process.port, 1, *server_process.port, 2);
+    spawn(scope, greet(rings.right, server, server_version));
+    co_await greet(rings.left, client, protocol::version);
+    co_await scope_of_peers.stop();
+  }
+
   RealEnvironment real;
   RingProcess client_process{real.io().get_executor()};
   RingProcess server_process{real.io().get_executor()};
@@ -90,6 +113,7 @@ class RingConnectionTest : public testing::Test {
   std::shared_ptr<Peer> server_peer;
   int cancelled = 0;
   int items_sent = 0;
+  std::optional<Error> refusal;
 };
 
 TEST_F(RingConnectionTest, GreetsAndEchoesSmallAndLargeBodies) {
@@ -104,6 +128,17 @@ TEST_F(RingConnectionTest, GreetsAndEchoesSmallAndLargeBodies) {
       EXPECT_EQ(reply.value().body, body);
     }
   });
+}
+
+// Rings have no version of their own: nobody calls through them before the greeting.
+TEST_F(RingConnectionTest, APeerOfAnotherVersionIsRefused) {
+  spawn(scope, meet(protocol::version + 1));
+  real.io().run();
+  ASSERT_TRUE(refusal);
+  EXPECT_EQ(refusal->code(), Code::conflict);
+  const std::string theirs = std::to_string(protocol::version + 1);
+  EXPECT_TRUE(refusal->message().starts_with("the peer speaks protocol " + theirs))
+      << refusal->message();
 }
 
 TEST_F(RingConnectionTest, StreamsDeliverInOrderWithBackPressure) {

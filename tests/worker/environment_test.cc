@@ -92,9 +92,11 @@ class WorkerEnvironment : public WorkerTest {
 
 TEST_F(WorkerEnvironment, VariablesReachEachProcessAndAnActorsOwnWin) {
   info.environment.variables = {{"A", "of the job"}, {"TROUPE_NODE_ID", "forged"}};
+  info.name_space = "of the job, too";
   with_worker([this]() -> Async<void> {
     auto found = co_await look(around());
     EXPECT_EQ(found["A"], "of the job");
+    EXPECT_EQ(found["namespace"], "of the job, too");
     auto own = around();
     own.spec.environment = {{"A", "its own"}};
     found = co_await look(std::move(own));

@@ -69,8 +69,8 @@ class TestActor {
   static void look_around() {
     const auto value = [](const char* name) { return ::getenv(name) ? ::getenv(name) : ""; };
     char folder[4096] = "";
-    std::printf("A=%s\nmodule=%s\nmodule file=%s\nfolder=%s\nlast", value("A"),
-                value("TROUPE_MODULE"), value("TROUPE_MODULE_FILE"),
+    std::printf("A=%s\nnamespace=%s\nmodule=%s\nmodule file=%s\nfolder=%s\nlast", value("A"),
+                value("TROUPE_NAMESPACE"), value("TROUPE_MODULE"), value("TROUPE_MODULE_FILE"),
                 ::getcwd(folder, sizeof folder));
   }
   Async<void> report(ActorId actor, uint32_t incarnation) {

@@ -67,6 +67,7 @@ int run_why(const CommonOptions& common, const std::string& id);
 
 struct SubmitOptions {
   std::string name;
+  std::string name_space = "default";
   std::vector<std::string> variables;  // NAME=VALUE, of the command and all processes of the job.
   std::string working_dir;             // Sent to the nodes; empty: none.
   std::vector<std::string> command;

@@ -131,7 +131,7 @@ int run_submit(const CommonOptions& common, const SubmitOptions& options) {
                    ? std::filesystem::path(options.command.front()).filename().string()
                    : options.name;
   begin.entrypoint = fmt::format("{}", fmt::join(options.command, " ")).substr(0, 4096);
-  begin.name_space = "default";
+  begin.name_space = options.name_space;
   auto variables = parse_variables(options.variables);
   if (!variables) return fail(variables.error());
   begin.environment.variables = std::move(*variables);
@@ -146,6 +146,7 @@ int run_submit(const CommonOptions& common, const SubmitOptions& options) {
   }
   ::setenv("TROUPE_STATE", folder.path().c_str(), 1);
   ::setenv("TROUPE_JOB_ID", begin.job.to_string().c_str(), 1);
+  ::setenv("TROUPE_NAMESPACE", begin.name_space.c_str(), 1);
   ::signal(SIGINT, SIG_IGN);
   sigset_t child_ended;
   ::sigemptyset(&child_ended);

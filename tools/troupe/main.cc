@@ -152,6 +152,8 @@ int main(int argc, char** argv) {
       "submit", "Run a command, and its SDK programs, as a job: submit -- CMD ARGS");
   add_common(*submit_command, common);
   submit_command->add_option("--name", submit.name, "The job's name");
+  submit_command->add_option("--namespace", submit.name_space,
+                             "In which its programs and their processes give and look up names");
   submit_command
       ->add_option("--env", submit.variables,
                    "NAME=VALUE for the command and all processes of the job. May be repeated")

@@ -8,6 +8,7 @@
 #include "troupe/generator.h"
 #include "troupe/object_ref.h"
 #include "troupe/plugin.h"
+#include "troupe/signature.h"
 
 namespace troupe::detail {
 
@@ -92,7 +93,15 @@ struct FunctionTraits<R (*)(P...)> {
                 "a coroutine's parameters must be values");
   using Arguments = std::tuple<std::remove_cvref_t<P>...>;
   static constexpr size_t arity = sizeof...(P);
-  static uint64_t signature() { return signature_hash<R, std::remove_cvref_t<P>...>(); }
+  static uint64_t signature() {
+    (void)noted;  // So that it is made.
+    return hash();
+  }
+  static std::string text() { return signature_text<Value, std::remove_cvref_t<P>...>(); }
+
+ private:
+  static uint64_t hash() { return signature_hash<R, std::remove_cvref_t<P>...>(); }
+  static inline const bool noted = note_signature(&hash, &text);
 };
 template <class R, class... P>
 struct FunctionTraits<R (*)(P...) noexcept> : FunctionTraits<R (*)(P...)> {};
@@ -286,9 +295,8 @@ template <class Traits, class Function>
 void run_and_reply(troupe_call* call, uint64_t signature, const troupe_bytes* arguments,
                    size_t argument_count, Function function) noexcept {
   if (argument_count != Traits::arity || (signature != 0 && signature != Traits::signature())) {
-    host().call_fail(
-        call, TROUPE_INVALID,
-        "the caller's and the module's signatures differ: build both from the same source");
+    host().call_fail(call, TROUPE_INVALID,
+                     signatures_differ(Traits::text(), signature, argument_count).c_str());
     return;
   }
   const RunningCall running{{.call = call}};

@@ -113,9 +113,7 @@ struct ClassTable {
   static int32_t create(troupe_context*, uint64_t signature, const troupe_bytes* arguments,
                         size_t argument_count, void** instance, troupe_text* message) {
     if (argument_count != Traits::arity || (signature != 0 && signature != Traits::signature())) {
-      put_message(message,
-                  "the caller's and the module's constructors differ: build both from the "
-                  "same source");
+      put_message(message, signatures_differ(Traits::text(), signature, argument_count));
       return TROUPE_INVALID;
     }
     try {

@@ -129,7 +129,9 @@ struct LogLine {
 struct ConnectOptions {
   std::string state_folder;  // Empty: TROUPE_STATE, or ~/.troupe.
   std::string job_name;      // Empty: the program's name.
-  std::string name_space;    // Empty: "default".
+  // In which the names of actors, groups and queues of all processes of the job are looked up and
+  // given, where no other is named. Empty: that of `troupe submit`, or "default".
+  std::string name_space;
   // Of all processes of the job, on every node; an actor's own go first. At most 1000, and 128 KiB
   // together. TROUPE_... and CUDA_VISIBLE_DEVICES are refused; others, also those that the dynamic
   // linker reads (LD_LIBRARY_PATH, LD_PRELOAD), take the place of the worker's.
@@ -391,6 +393,13 @@ class Session {
 
   // Runs function(arguments...) somewhere in the cluster. `function` was given to TROUPE_TASK. An
   // argument may be an ObjectRef to the parameter's type. Returns at once.
+  //
+  // Tasks of one session with the same module, resources, priority and placement are a scheduling
+  // class: they share processes, and those whose arguments are there start in the order of their
+  // submission, whatever function they run. Classes do not wait for each other. Where resources are
+  // short, the cluster serves the higher priority first and then whoever asked first; a class that
+  // keeps its slots busy gives them up after a turn of 200 ms when one of at least its priority
+  // waits. Nothing that runs is interrupted.
   template <class... P, class R, class... Args>
   auto submit(R (*function)(P...), Args&&... arguments) const {
     return submit(TaskOptions{}, function, std::forward<Args>(arguments)...);
@@ -616,7 +625,7 @@ class Session {
   Status kill(const std::vector<ActorRef<A>>& actors) const {
     return detail::kill_actors(impl_, detail::ids_of(actors));
   }
-  // A named actor. Errors: not_found.
+  // A named actor of this job's namespace, or of another. Errors: not_found.
   template <class A>
   Result<ActorRef<A>> find(std::string_view name, std::string_view name_space = {}) const {
     TROUPE_TRY(const ActorId id, detail::find_actor(impl_, name, name_space));
@@ -642,7 +651,7 @@ class Session {
     for (auto& one : made) groups.push_back(one.get());
     return groups;
   }
-  // A named one of this session's namespace, or of another. Errors: not_found.
+  // A named one of this job's namespace, or of another. Errors: not_found.
   Result<PlacementGroup> find_placement_group(std::string_view name,
                                               std::string_view name_space = {}) const {
     return detail::find_group(impl_, name, name_space);

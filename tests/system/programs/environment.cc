@@ -86,8 +86,29 @@ class Looker {
   std::string look(std::string name) { return variable(name); }
   std::string read(std::string path) { return read_file(path); }
   int64_t pid() { return ::getpid(); }
+  int64_t seek(std::string name, std::string name_space);
 };
-TROUPE_ACTOR(Looker(), look, read, pid);
+TROUPE_ACTOR(Looker(), look, read, pid, seek);
+// The process of the Looker of that name; 0: there is none.
+int64_t seek_looker(const std::string& name, const std::string& name_space) {
+  const auto found = troupe::connect().value().find<Looker>(name, name_space);
+  return found ? found->call<&Looker::pid>().get().value() : 0;
+}
+TROUPE_TASK(seek_looker);
+int64_t Looker::seek(std::string name, std::string name_space) {
+  return seek_looker(name, name_space);
+}
+// An actor, a queue and a placement group with names.
+int64_t make_named(const std::string& name) {
+  const auto session = troupe::connect().value();
+  auto actor = session.create<Looker>({.name = name}).value();
+  troupe::QueueOptions queue;
+  queue.actor.name = name + "'s queue";
+  REQUIRE(troupe::Queue<int64_t>::create(session, queue));
+  REQUIRE(session.create_placement_group({.bundles = {{.cpu = 0.001}}, .name = name}));
+  return actor.call<&Looker::pid>().get().value();
+}
+TROUPE_TASK(make_named);
 
 namespace {
 
@@ -115,6 +136,59 @@ int variables() {
   const auto beside = troupe::connect().value();
   REQUIRE(beside.submit({.placement = on(0)}, look_up, "COLOUR").get().value() == "(unset)");
   REQUIRE(session.submit({.placement = on(0)}, look_up, "COLOUR").get().value() == "blue");
+  return 0;
+}
+
+troupe::Session connect_to(const std::string& name_space) {
+  troupe::ConnectOptions options;
+  options.name_space = name_space;
+  return troupe::connect(options).value();
+}
+
+// Everybody in `session`'s job means the same by a name.
+void check_names(const troupe::Session& session) {
+  auto own = session.create<Looker>({.name = "of the driver"}).value();
+  const int64_t pid = own.call<&Looker::pid>().get().value();
+  REQUIRE(session.submit(seek_looker, "of the driver", "").get().value() == pid);
+  for (const auto process : {troupe::ActorProcess::own, troupe::ActorProcess::shared}) {
+    auto seeker = session.create<Looker>({.process = process}).value();
+    REQUIRE(seeker.call<&Looker::seek>("of the driver", "").get().value() == pid);
+  }
+  const int64_t made = session.submit(make_named, "of a task").get().value();
+  const auto found = session.find<Looker>("of a task");
+  REQUIRE(found);
+  REQUIRE(found->call<&Looker::pid>().get().value() == made);
+  REQUIRE(session.submit(seek_looker, "of a task", "").get().value() == made);
+  REQUIRE(troupe::Queue<int64_t>::find(session, "of a task's queue"));
+  REQUIRE(session.find_placement_group("of a task"));
+}
+
+int namespaces() {
+  const auto red = connect_to("red");
+  const auto blue = connect_to("blue");
+  check_names(red);
+  check_names(blue);
+  const std::string name = "of a task";
+  const int64_t in_red = red.submit(seek_looker, name, "").get().value();
+  const int64_t in_blue = blue.submit(seek_looker, name, "").get().value();
+  REQUIRE(in_red != in_blue);
+  REQUIRE(red.submit(seek_looker, name, "blue").get().value() == in_blue);
+  REQUIRE(blue.submit(seek_looker, name, "red").get().value() == in_red);
+  REQUIRE(red.submit(seek_looker, name, "default").get().value() == 0);
+  REQUIRE(red.find<Looker>(name, "blue"));
+  return 0;
+}
+
+// Of a submitted job, whose namespace the program was not told.
+int submitted_to(const std::string& name_space) {
+  const auto session = troupe::connect().value();
+  check_names(session);
+  REQUIRE(session.find<Looker>("of a task", name_space));
+  troupe::ConnectOptions other;
+  other.name_space = "another";
+  const auto refused = troupe::connect(other);
+  REQUIRE(!refused && refused.error().code() == Code::conflict);
+  std::cout << refused.error().message() << "\n";
   return 0;
 }
 
@@ -253,6 +327,8 @@ int main(int argc, char** argv) {
   const std::string name = argc > 1 ? argv[1] : "";
   const std::string argument = argc > 2 ? argv[2] : "";
   if (name == "variables") return variables();
+  if (name == "namespaces") return namespaces();
+  if (name == "submitted_to") return submitted_to(argument);
   if (name == "refused") return refused();
   if (name == "working_dir") return working_dir(argument);
   if (name == "moved") return moved(argument);

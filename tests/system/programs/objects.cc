@@ -54,6 +54,10 @@ Numbers make_numbers(int64_t count) {
   return values;
 }
 TROUPE_TASK(make_numbers);
+int64_t sum_of_numbers(const Numbers& numbers) {
+  return std::accumulate(numbers.begin(), numbers.end(), int64_t{0});
+}
+TROUPE_TASK(sum_of_numbers);
 int64_t sum_of_view(const ObjectRef<Numbers>& ref) {
   const auto view = ref.view().value();
   return std::accumulate(view.begin(), view.end(), int64_t{0});
@@ -383,6 +387,29 @@ void check_full_store(const troupe::Session& session) {
   REQUIRE(session.put(make_numbers(2 * third)));
 }
 
+// On a store of 64 MiB without a disk: what can never fit fails at once, with both sizes, and takes
+// no room.
+void check_larger_than_the_store(const troupe::Session& session) {
+  constexpr int64_t count = 10 << 20;  // 80 MiB.
+  constexpr int64_t most = 56 << 17;   // Nearly all of the store.
+  const auto explained = [](const troupe::Error& why) {
+    std::cout << why.to_string() << "\n";
+    const std::string& text = why.message();
+    return why.code() == Code::invalid && text.find(" of 8388") != text.npos &&
+           text.find("up to 67108864") != text.npos;
+  };
+  const auto began = std::chrono::steady_clock::now();
+  REQUIRE(explained(session.put(make_numbers(count)).error()));
+  REQUIRE(explained(session.create<int64_t>(count).error()));
+  REQUIRE(explained(session.submit(make_numbers, count).get().error()));
+  REQUIRE(explained(session.submit(sum_of_numbers, make_numbers(count)).get().error()));
+  REQUIRE(std::chrono::steady_clock::now() - began < 20s);
+  for (int i = 0; i < 2; ++i) {
+    REQUIRE(session.put(make_numbers(most)).value().get().value().back() == most - 1);
+    REQUIRE(session.submit(make_numbers, most).get().value().back() == most - 1);
+  }
+}
+
 void check_free(const troupe::Session& session) {
   auto large = session.put(make_numbers(1'000'000)).value();
   const auto view = large.view().value();
@@ -460,6 +487,7 @@ int main(int argc, char** argv) {
       {"views_elsewhere", check_views_elsewhere},
       {"building", check_building},
       {"full_store", check_full_store},
+      {"larger_than_the_store", check_larger_than_the_store},
       {"free", check_free},
       {"hold", check_hold},
       {"hold_spilled", check_hold_spilled},

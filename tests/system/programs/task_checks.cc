@@ -77,6 +77,16 @@ int64_t hold(const std::string& path) {
   return 1;
 }
 TROUPE_TASK(hold);
+// Takes a moment while the file exists.
+int64_t take_a_moment(const std::string& path) {
+  if (std::filesystem::exists(path)) ::poll(nullptr, 0, 10);
+  return 1;
+}
+TROUPE_TASK(take_a_moment);
+void write_letter(const std::string& path, const std::string& letter) {
+  std::ofstream{path, std::ios::app} << letter;
+}
+TROUPE_TASK(write_letter);
 void fail_when_free(const std::string& path) {
   while (std::filesystem::exists(path)) ::poll(nullptr, 0, 2);
   throw troupe::error(Code::conflict, "as it was asked to");
@@ -529,6 +539,57 @@ void check_actor_stream(const troupe::Session& session) {
   }));
 }
 
+// Of one class: more than all cpus do in 5 s, if the gate is not opened.
+std::vector<ObjectRef<int64_t>> flood(const troupe::Session& session, const Gate& gate) {
+  std::vector<ObjectRef<int64_t>> refs;
+  for (int i = 0; i < 2000; ++i) refs.push_back(session.submit(take_a_moment, gate.path()));
+  REQUIRE(session.wait(refs, {.count = 8}));
+  return refs;
+}
+
+// Tasks of a class wait for each other alone.
+void check_flooded_class(const troupe::Session& session) {
+  const Gate gate;
+  const auto refs = flood(session, gate);
+  const auto wide = session.submit({.resources = {.cpu = 2}}, successor, 1);
+  const auto urgent = session.submit({.priority = 1}, successor, 2);
+  REQUIRE(wide.get(deadline).value() == 2);
+  REQUIRE(urgent.get(deadline).value() == 3);
+  const std::vector last{refs.back()};
+  REQUIRE(session.wait(last, {.timeout = 0s}).value().pending.size() == 1);
+  gate.open();
+  for (const auto& ref : refs) REQUIRE(ref.get(deadline).value() == 1);
+}
+
+// Whoever has the higher priority goes first, however late it came.
+void check_priorities(const troupe::Session& session) {
+  const Gate gate;
+  const Gate letters;  // Which are its content.
+  // In a class of its own, or another of its class would have the slot next.
+  const TaskOptions all{.resources = {.cpu = 4}, .priority = -2};
+  const auto holds = session.submit(all, hold, gate.path());
+  REQUIRE(eventually([&] { return gate.marks() == 1; }));
+  std::vector<ObjectRef<void>> refs;
+  for (int i = 0; i < 20; ++i) {
+    refs.push_back(session.submit({.priority = -1}, write_letter, letters.path(), "d"));
+  }
+  for (const int priority : {0, 1, 2}) {
+    const std::string letter{"cba"[priority]};
+    const TaskOptions options{.resources = {.cpu = 4}, .priority = priority};
+    refs.push_back(session.submit(options, write_letter, letters.path(), letter));
+  }
+  for (const auto& ref : refs) {
+    REQUIRE(eventually([&] { return contains(session.explain(ref).value().text, "short of"); }));
+  }
+  gate.open();
+  for (const auto& ref : refs) REQUIRE(ref.get(deadline));
+  std::ifstream file{letters.path()};
+  std::string order;
+  std::getline(file, order);
+  std::cout << order << "\n";
+  REQUIRE(order == "abc" + std::string(20, 'd'));
+}
+
 void check_dropped(const troupe::Session& session) {
   const Gate marks;
   for (int i = 0; i < 100; ++i) (void)session.submit(mark, marks.path());
@@ -570,6 +631,8 @@ int main(int argc, char** argv) try {
                                             {"streams", check_streams},
                                             {"stream_failures", check_stream_failures},
                                             {"actor_stream", check_actor_stream},
+                                            {"flooded_class", check_flooded_class},
+                                            {"priorities", check_priorities},
                                             {"dropped", check_dropped}};
   const auto found = argc > 1 ? checks.find(argv[1]) : checks.end();
   if (found == checks.end()) {

@@ -78,6 +78,25 @@ void check_broadcast(const troupe::Session& session) {
   for (const auto& result : results) REQUIRE(result.get(60s).value() == expected);
 }
 
+// Node 0 holds what the store of node 1, of 32 MiB, can never take.
+void check_small_node(const troupe::Session& session) {
+  const troupe::TaskOptions here{.placement = {.labels = {label::equals("n", "0")}}};
+  const troupe::TaskOptions there{.placement = {.labels = {label::equals("n", "1")}}};
+  const auto large = session.submit(here, make_noise, 80 * mib, 1);
+  const auto failed = session.submit(there, exclusive_or, large).get(60s);
+  REQUIRE(!failed);
+  std::cerr << failed.error().to_string() << "\n";
+  REQUIRE(failed.error().code() == troupe::Code::invalid);
+  REQUIRE(failed.error().message().find(" of 83886") != std::string::npos);
+  REQUIRE(failed.error().message().find("up to 33554432") != std::string::npos);
+  // Nothing of it is left there.
+  const auto fits = session.submit(here, make_noise, 24 * mib, 2);
+  const int64_t expected = exclusive_or(noise(24 * mib, 2));
+  REQUIRE(session.submit(there, exclusive_or, fits).get(60s).value() == expected);
+  REQUIRE(session.submit(here, exclusive_or, large).get(60s).value() ==
+          exclusive_or(noise(80 * mib, 1)));
+}
+
 // Tasks go where their argument is.
 void check_locality(const troupe::Session& session) {
   const troupe::TaskOptions there{.placement = {.labels = {label::equals("n", "1")}}};
@@ -93,7 +112,10 @@ void check_locality(const troupe::Session& session) {
 
 int main(int argc, char** argv) try {
   const std::map<std::string, std::function<void(const troupe::Session&)>> checks{
-      {"spill", check_spill}, {"broadcast", check_broadcast}, {"locality", check_locality}};
+      {"spill", check_spill},
+      {"broadcast", check_broadcast},
+      {"small_node", check_small_node},
+      {"locality", check_locality}};
   const auto found = argc > 1 ? checks.find(argv[1]) : checks.end();
   if (found == checks.end()) {
     std::cerr << "usage: transfers NAME\n";

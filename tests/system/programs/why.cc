@@ -104,6 +104,25 @@ int64_t Desk::ask_by_task(ActorRef<Desk> other) {
   return session.submit(relay, other).get().value();
 }
 
+// It waits for an item of a stream that begins once the gate is open.
+troupe::Generator<int64_t> items_behind(std::string path) {
+  wait_while_exists(path);
+  co_yield 7;
+}
+TROUPE_TASK(items_behind);
+int64_t take_item(const std::string& path) {
+  auto items = troupe::connect().value().stream({}, items_behind, path);
+  return items.next(45s).value().value();
+}
+TROUPE_TASK(take_item);
+// It waits for room in a handle whose one place is taken until the gate is open.
+int64_t take_turns(const std::string& path, ActorRef<Desk> desk) {
+  const auto limited = desk.limited(1);
+  const auto held = limited.call<&Desk::hold>(path);
+  return limited.within(45s).call<&Desk::answer>().get().value();
+}
+TROUPE_TASK(take_turns);
+
 // The same in coroutines, during whose waits other calls of their actor run.
 class Booth {
  public:
@@ -262,6 +281,30 @@ void check_deadlines(const troupe::Session& session) {
   REQUIRE_PART(text_of(call), ", deadline in ");
   gate.open();
   REQUIRE(call.get(deadline).value() == 7);
+}
+
+// What is told of `ref`'s call has `part`, and a deadline within 45 s.
+template <class T>
+void require_deadline(const ObjectRef<T>& ref, const std::string& part) {
+  REQUIRE_PART(text_with(ref, part), ", deadline in ");
+  for (const auto& step : troupe::explain(ref).value().steps) {
+    if (!has(step.why, part)) continue;
+    REQUIRE(step.deadline_in > 0s && step.deadline_in <= 45s);
+    return;
+  }
+  REQUIRE_PART(text_of(ref), part);
+}
+
+void check_client_deadlines(const troupe::Session& session) {
+  const Gate gate;
+  const auto item = session.submit(take_item, gate.path());
+  require_deadline(item, "its next waits for the next item of a stream");
+  const auto desk = session.create<Desk>({}).value();
+  const auto turn = session.submit(take_turns, gate.path(), desk);
+  require_deadline(turn, "its wait for room in a limited handle goes on");
+  gate.open();
+  REQUIRE(item.get(deadline).value() == 7);
+  REQUIRE(turn.get(deadline).value() == 7);
 }
 
 // A process that stands still is named; what it runs goes on once it may.
@@ -433,6 +476,7 @@ int main(int argc, char** argv) try {
       {"placement", check_placement},
       {"back_off", check_back_off},
       {"deadlines", check_deadlines},
+      {"client_deadlines", check_client_deadlines},
       {"silent_process", check_silent_process},
       {"deadlock", check_deadlock},
       {"deadlock_of_many", check_deadlock_of_many},
