@@ -244,6 +244,7 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
   worker_options.worker_socket = daemon.options().worker_socket;
   worker_options.host = daemon.options().host;
   worker_options.port = daemon.options().port;
+  worker_options.advertised_port = daemon.options().advertised_port;
   worker_options.socket_folder = daemon.folder().sockets();
   worker_options.log_folder = daemon.folder().logs();
   worker_options.package_folder = daemon.folder().packages(daemon.options().name);
