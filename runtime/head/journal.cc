@@ -4,6 +4,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <limits>
+#include <utility>
 
 #include "base/log.h"
 
@@ -15,6 +16,11 @@ namespace {
 constexpr size_t gathered_bytes_max = size_t{32} << 20;
 // A disk that syncs faster is not waited for: the head's own work then costs as much.
 constexpr Duration slow_sync = std::chrono::milliseconds(1);
+// What must be free for a new promise, and for the rest. A store that works writes its log and a
+// few small tables: some 30 MiB before old files go.
+constexpr uint64_t room_for_promises_bytes = uint64_t{64} << 20;
+constexpr uint64_t room_for_events_bytes = uint64_t{32} << 20;
+constexpr Duration room_poll = std::chrono::milliseconds(100);
 // However long a sync took once, nobody waits longer than this for those who were answered.
 constexpr Duration patience_max = std::chrono::milliseconds(5);
 }  // namespace
@@ -24,6 +30,7 @@ Journal::Journal(transport::Environment environment, Scope& scope, Store& store,
     : clock_(environment.clock),
       scope_(scope),
       replication_(replication),
+      store_(store),
       group_(environment.loop, store, environment.blocking,
              GroupCommitOptions{epoch, std::numeric_limits<size_t>::max(), replication}),
       progress_(environment.loop),
@@ -48,6 +55,7 @@ Async<void> Journal::flush() {
   co_await boost::asio::post(scope_.executor(), boost::asio::use_awaitable);
   while (durable_ < written_ && health_) {
     co_await gather();
+    co_await await_room();
     const Ticket through = written_;
     const Instant began = clock_.now();
     Batch batch = std::exchange(gathered_, Batch{});
@@ -89,6 +97,19 @@ Async<void> Journal::gather() {
   awaited_ = 0;
 }
 
+Async<void> Journal::await_room() {
+  bool is_noted = false;
+  for (;;) {
+    const Status room = store_.room(gathered_.bytes() + room_for_events_bytes);
+    if (room) break;
+    if (!std::exchange(is_noted, true)) {
+      log::error("head_disk_full", {{"why", room.error()}, {"waits_bytes", gathered_.bytes()}});
+    }
+    co_await sleep_for(clock_, room_poll);
+  }
+  if (is_noted) log::info("head_disk_has_room", {{"waits_bytes", gathered_.bytes()}});
+}
+
 Async<Status> Journal::settled(Ticket ticket) {
   while (durable_ < ticket && health_) co_await progress_.wait();
   if (durable_ < ticket) co_return health_;
@@ -104,6 +125,9 @@ Status Journal::admits() const {
   if (gathered_.bytes() > gathered_bytes_max) {
     return error(Code::exhausted, "the head's disk is behind: too much waits to be written")
         .after(std::chrono::milliseconds(100));
+  }
+  if (Status room = store_.room(room_for_promises_bytes); !room) {
+    return std::move(room).error().context("the head promises nothing new");
   }
   return ok();
 }

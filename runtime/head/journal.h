@@ -2,7 +2,10 @@
 //
 // The rule of every mutation: it is applied to memory and written here in one turn of the loop;
 // whatever leaves the head because of it (an answer, a call to a worker) waits for settled() first.
-// A failed commit breaks the head for good: memory now says more than the disk.
+// A failed commit breaks the head for good: memory now says more than the disk. So none is tried
+// that a full disk would fail: below a reserve nothing new is promised, and what follows from
+// events (a node's death, say) waits in memory, told to nobody, when even that is used up. Reads go
+// on.
 #pragma once
 
 #include <functional>
@@ -30,8 +33,8 @@ class Journal {
   // took or removed it may not be durable yet.
   Ticket latest() const { return written_; }
 
-  // Whether more may be promised. Errors: unavailable (a commit failed), exhausted (the disk lags
-  // behind by too much).
+  // Whether more may be promised. Errors: unavailable (a commit failed), exhausted (the disk is
+  // full, or lags behind by too much).
   Status admits() const;
   // Set when a commit failed: the process should end, and a new one load what is durable.
   Event& broken() { return broken_; }
@@ -41,11 +44,13 @@ class Journal {
  private:
   Async<void> flush();
   Async<void> gather();
+  Async<void> await_room();
   void plan_next(Duration sync, Ticket answered);
 
   TimerClock& clock_;
   Scope& scope_;
   const Replication* const replication_;
+  const Store& store_;
   GroupCommit group_;
   Batch gathered_;
   Ticket written_ = 0;

@@ -139,6 +139,16 @@ void MapStore::crash(size_t records_kept) {
   health_ = ok();
 }
 
+void MapStore::set_room(Status room) {
+  const std::lock_guard lock{mutex_};
+  room_ = std::move(room);
+}
+
+Status MapStore::room(uint64_t) const {
+  const std::lock_guard lock{mutex_};
+  return room_;
+}
+
 void MapStore::fail_next_commit(Error error) {
   const std::lock_guard lock{mutex_};
   next_failure_ = std::move(error);

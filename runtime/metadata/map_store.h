@@ -45,6 +45,9 @@ class MapStore final : public Store {
   // The next commit writes nothing and fails with `error`, as if the disk had; the store is then
   // unhealthy until crash().
   void fail_next_commit(Error error);
+  // What room() answers from now on, whatever is asked for.
+  void set_room(Status room);
+  Status room(uint64_t bytes) const override;
 
  private:
   using Key = std::pair<Table, std::string>;
@@ -63,6 +66,7 @@ class MapStore final : public Store {
   std::vector<Batch> log_;
   std::optional<Error> next_failure_;
   Status health_;
+  Status room_;
 };
 
 }  // namespace troupe

@@ -5,7 +5,9 @@
 #include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <array>
@@ -84,6 +86,23 @@ Result<DirectoryLock> DirectoryLock::acquire(const std::filesystem::path& direct
 
 DirectoryLock::~DirectoryLock() {
   if (file_ >= 0) ::close(file_);
+}
+
+Status check_room(const std::filesystem::path& directory, uint64_t bytes) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes) {
+    return error(Code::exhausted,
+                 fmt::format("this process's files may have {} bytes, too few for {}: raise its "
+                             "limit (ulimit -f)",
+                             limit.rlim_cur, directory.string()));
+  }
+  struct statvfs disk {};
+  if (::statvfs(directory.c_str(), &disk) != 0) return ok();  // Then the write says why.
+  const uint64_t free_bytes = uint64_t{disk.f_bavail} * disk.f_frsize;
+  if (free_bytes >= bytes) return ok();
+  return error(Code::exhausted,
+               fmt::format("the disk of {} is full: {} MiB are free, {} MiB are needed; make room",
+                           directory.string(), free_bytes >> 20, bytes >> 20));
 }
 
 Status make_private_directory(const std::filesystem::path& directory) {

@@ -37,6 +37,10 @@ class DirectoryLock {
 // "open /a/b: No space left on device", with the code that says what the caller may do.
 Error disk_error(std::string_view doing, const std::filesystem::path& path, int number);
 
+// Whether `bytes` more can be written there, by the disk's free space and by this process's limit
+// of a file's size. Errors: exhausted.
+Status check_room(const std::filesystem::path& directory, uint64_t bytes);
+
 // Makes the directory (0700) and its parents, and makes its own name durable.
 Status make_private_directory(const std::filesystem::path& directory);
 

@@ -139,6 +139,7 @@ class RocksStore final : public Store {
   uint64_t epoch() const override { return epoch_; }
   ClusterId cluster_id() const override { return cluster_id_; }
   Status health() const override;
+  Status room(uint64_t bytes) const override { return check_room(path_, bytes); }
   Result<std::unique_ptr<Checkpoint>> checkpoint() override;
   fs::path folder() const override { return path_; }
 

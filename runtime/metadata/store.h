@@ -131,6 +131,13 @@ class Store {
   virtual ClusterId cluster_id() const = 0;
   // OK, or why the store takes no more commits. Never blocks on the disk.
   virtual Status health() const = 0;
+  // Whether so much more can surely be written: asked before a commit, for after a failed one there
+  // is no other. Asks the system for numbers that it has in memory, so an io thread may.
+  // Errors: exhausted (how much room there is).
+  virtual Status room(uint64_t bytes) const {
+    (void)bytes;
+    return ok();
+  }
 
   // All that was committed so far, and perhaps some of what is being committed. Commits go on
   // meanwhile. Destroy it before the store.

@@ -438,6 +438,8 @@ Async<Result<ObjectPuller::PeerPointer>> ObjectPuller::peer_of(ProcessAddress ad
   auto peer = co_await Peer::start(scope_, environment_, std::move(*connection), service_,
                                    objects_.self_, deadline);
   if (!peer) co_return std::move(peer).error();
+  // Those to processes that have ended would stay: they come back under other ids.
+  std::erase_if(peers_, [](const auto& entry) { return !entry.second->is_open(); });
   // Of two that connected at once the later stays; the earlier serves the pull that made it.
   peers_[key] = *peer;
   co_return *peer;

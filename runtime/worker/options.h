@@ -27,9 +27,10 @@ struct WorkerOptions {
   ClusterId cluster;
   std::vector<transport::Endpoint> heads;  // Of which one leads.
   std::string worker_socket;               // The Unix socket on which it listens.
-  std::string host;           // The IP address for TLS; empty: no other node reaches this one.
-  uint16_t port = 0;          // 0: the system chooses.
-  std::string socket_folder;  // Where processes of this node put their own sockets.
+  std::string host;              // The IP address for TLS; empty: no other node reaches this one.
+  uint16_t port = 0;             // 0: the system chooses.
+  uint16_t advertised_port = 0;  // Where others find it if something forwards to it; 0: at `port`.
+  std::string socket_folder;     // Where processes of this node put their own sockets.
   std::string log_folder;
   std::vector<protocol::ResourceAmount> total;
   uint32_t first_gpu = 0;  // The machine's number of this node's device 0.

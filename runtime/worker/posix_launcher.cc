@@ -5,6 +5,7 @@
 #include <spawn.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
 #include <map>
 
 #include "base/log.h"
@@ -354,6 +356,50 @@ bool PosixLauncher::fork(const LaunchSpec& spec, const std::shared_ptr<Watched>&
         }
         if (!done) watched->fail(done.error());
       });
+}
+
+namespace {
+
+// As the worker names the sockets of processes: by eight digits of their ids.
+bool is_of_process(const std::filesystem::path& path) {
+  const std::string name = path.stem();
+  return path.extension() == ".sock" && name.size() == 8 &&
+         name.find_first_not_of("0123456789abcdef") == name.npos;
+}
+
+// Asked as for another type of socket, which says who is there without a word to him.
+bool is_nobodys(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return false;
+  std::copy(path.begin(), path.end(), address.sun_path);
+  const FileDescriptor socket{::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+  const auto* generic = reinterpret_cast<const sockaddr*>(&address);
+  return socket.is_open() && ::connect(socket.get(), generic, sizeof address) != 0 &&
+         errno == ECONNREFUSED;
+}
+
+}  // namespace
+
+size_t remove_dead_sockets(const std::string& folder, Duration age_least) {
+  size_t removed = 0;
+  std::error_code failed;
+  const auto now = std::filesystem::file_time_type::clock::now();
+  std::vector<std::filesystem::path> old;
+  for (std::filesystem::directory_iterator entry{folder, failed}, end; !failed && entry != end;
+       entry.increment(failed)) {
+    std::error_code gone;
+    const auto made = std::filesystem::last_write_time(entry->path(), gone);
+    // A young one may be bound, and not listened on yet.
+    if (!gone && is_of_process(entry->path()) &&
+        now - made >= std::chrono::nanoseconds(age_least)) {
+      old.push_back(entry->path());
+    }
+  }
+  for (const auto& path : old) {
+    if (is_nobodys(path) && ::unlink(path.c_str()) == 0) ++removed;
+  }
+  return removed;
 }
 
 void PosixLauncher::remove_socket(const std::string& path) {

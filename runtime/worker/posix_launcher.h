@@ -17,6 +17,10 @@ struct WatchedProcess;
 // MALLOC_...) are executed all the same.
 enum class ProcessStart : uint8_t { execute, fork };
 
+// Removes the sockets of processes in `folder` that nobody has open any more and that are at least
+// so old: those of a worker that was killed have nobody else who does it. Returns how many. Blocks.
+size_t remove_dead_sockets(const std::string& folder, Duration age_least);
+
 // A process gets: descriptor 3 (its connection to the worker), no input, its output appended to
 // spec.log_path, a process group of its own, no other descriptor, and a small clean environment
 // (PATH, HOME, ... and TROUPE_*) plus the spec's. When it ends, its whole group ends.

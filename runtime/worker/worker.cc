@@ -77,7 +77,8 @@ Async<Status> Worker::start() {
       co_return std::move(listener).error();
     }
     hello_.address.host = options_.host;
-    hello_.address.port = (*listener)->endpoint().port;
+    hello_.address.port =
+        options_.advertised_port != 0 ? options_.advertised_port : (*listener)->endpoint().port;
     listeners_.push_back(std::move(*listener));
   }
   processes_.hello = hello_;

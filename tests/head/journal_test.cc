@@ -64,10 +64,12 @@ class JournalTest : public testing::Test {
     return {base.loop, disk_.get_executor(), base.clock, base.random, base.network};
   }
 
-  MapStore store_{MapOptions{ClusterId{RawId{1, 2}}, false}};
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_{
       disk_.get_executor()};
   Scope scope_{simulation_.executor()};
+
+ protected:
+  MapStore store_{MapOptions{ClusterId{RawId{1, 2}}, false}};
   Journal journal_{environment(), scope_, store_, 1};
 };
 
@@ -118,6 +120,21 @@ TEST_F(JournalTest, AfterASyncThatTookASecondNobodyWaitsAsLong) {
   is_over_ = true;
   write_once(1);
   EXPECT_EQ(sync_after(10ms), 1);
+}
+
+TEST_F(JournalTest, OnAFullDiskNothingIsPromisedAndNothingIsLost) {
+  EXPECT_TRUE(journal_.admits());
+  store_.set_room(error(Code::exhausted, "the disk is full"));
+  const Status refused = journal_.admits();
+  EXPECT_EQ(refused.error().code(), Code::exhausted);
+  EXPECT_NE(refused.error().message().find("the disk is full"), std::string::npos);
+  write_once(3);  // What follows from events.
+  simulation_.run_for(1s);
+  EXPECT_EQ(disk_.poll(), 0u) << "a commit was tried that would have failed for good";
+  EXPECT_EQ(durable_, 0);
+  store_.set_room(ok());
+  EXPECT_TRUE(journal_.admits());
+  EXPECT_EQ(sync_after(200ms), 3);
 }
 
 }  // namespace

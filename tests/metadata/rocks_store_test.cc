@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <atomic>
@@ -252,6 +253,24 @@ TEST(RocksStoreOnAFailingDisk, OpeningOnAFullDiskIsExhaustedAndWorksLater) {
   EXPECT_EQ(open_error(scratch / "metadata", options).code(), Code::exhausted);
   disk->append_errno = 0;
   EXPECT_TRUE(open_rocksdb(scratch / "metadata", options));
+}
+
+TEST(RocksStore, SaysHowMuchRoomThereIs) {
+  ScratchDirectory scratch;
+  const auto store = open_or_create(scratch / "metadata");
+  EXPECT_TRUE(store->room(1 << 20));
+  const Status beyond = store->room(uint64_t{1} << 60);
+  EXPECT_EQ(beyond.error().code(), Code::exhausted);
+  EXPECT_THAT(beyond.error().message(), AllOf(HasSubstr("MiB are free"), HasSubstr("make room")));
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small{1 << 20, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const Status limited = store->room((1 << 20) + 1);
+  const Status enough = store->room(1 << 20);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_THAT(limited.error().message(), HasSubstr("ulimit -f"));
+  EXPECT_TRUE(enough);
 }
 
 }  // namespace

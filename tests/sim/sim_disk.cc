@@ -65,6 +65,11 @@ class SimDisk::Opened final : public Store {
   uint64_t epoch() const override { return disk_ == nullptr ? 0 : disk_->map_.epoch(); }
   ClusterId cluster_id() const override { return cluster_; }
   Status health() const override { return health_; }
+  Status room(uint64_t) const override {
+    if (disk_ == nullptr || !disk_->full_ || !disk_->says_full_) return ok();
+    disk_->counts_.note(Fault::disk_full);
+    return error(Code::exhausted, "the disk is full");
+  }
   void close() { disk_ = nullptr; }
 
  private:
@@ -118,6 +123,11 @@ Duration SimDisk::take_latency() {
 
 Executor SimDisk::executor(Executor loop, TimerClock& clock) {
   return DiskExecutor{std::move(loop), this, &clock};
+}
+
+void SimDisk::set_full(bool full) {
+  full_ = full;
+  says_full_ = full && !is_planted("hide-full-disk") && random_.chance(0.5);
 }
 
 void SimDisk::crash_in_next_commit(Fault how, std::function<void()> die) {

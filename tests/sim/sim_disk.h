@@ -35,8 +35,9 @@ class SimDisk {
   // The executor of blocking work on a process's clock.
   Executor executor(Executor loop, TimerClock& clock);
 
-  // Until it is turned off every commit fails, also those of heads that start.
-  void set_full(bool full) { full_ = full; }
+  // Until it is turned off every commit fails, also those of heads that start. Each second time the
+  // system says beforehand that there is no room.
+  void set_full(bool full);
   // The next commit fails, and is there afterwards or not.
   void fail_next_commit() { fails_next_ = true; }
   // The next opening cannot be read.
@@ -70,6 +71,7 @@ class SimDisk {
   std::optional<Fault> slow_;
   uint64_t commits_ = 0;
   bool full_ = false;
+  bool says_full_ = false;
   bool fails_next_ = false;
   bool unreadable_ = false;
   struct Crash {

@@ -53,6 +53,8 @@ const std::map<std::string_view, Folders>& arrows() {
       {"tools",
        with(core, {"runtime/client", "runtime/head", "runtime/etcd", "runtime/worker",
                    "runtime/actor", "runtime/gateway", "scheduler", "sdk", "sdk/include"})},
+      // A program like a user's.
+      {"tools/drill", {"runtime/base", "sdk/include"}},
   };
   return allowed;
 }
@@ -75,11 +77,12 @@ std::string_view folder_of(std::string_view path) {
   return found;
 }
 
-// Where an include path leads: runtime/ and plugins/ are on the search path, and so is the root.
+// Where an include path leads: runtime/, plugins/ and tools/ are on the search path, and so is the
+// root.
 std::string_view folder_of_include(std::string_view path) {
   if (is_in(path, "troupe")) return "sdk/include";
   if (const std::string_view folder = folder_of(path); !folder.empty()) return folder;
-  for (const std::string_view root : {"runtime/", "plugins/"})
+  for (const std::string_view root : {"runtime/", "plugins/", "tools/"})
     for (const auto& [folder, allowed] : arrows())
       if (starts_with(folder, root) && is_in(path, folder.substr(root.size()))) return folder;
   return {};

@@ -1,4 +1,9 @@
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <algorithm>
 #include <csignal>
+#include <filesystem>
 
 #include "tests/worker/fixture.h"
 
@@ -453,6 +458,33 @@ TEST(PosixLauncher, SaysThatTheProgramIsMissing) {
   LaunchSpec spec;
   spec.log_path = "/dev/null";
   EXPECT_EQ(launcher.launch(spec).error().code(), Code::not_found);
+}
+
+TEST(DeadSockets, GoButNotThoseThatAnswerAreYoungOrAreNoProcesses) {
+  std::string folder = "/tmp/troupe-test-XXXXXX";
+  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+  const auto make = [&folder](const std::string& name, bool listens) {
+    const std::string path = folder + "/" + name;
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::copy(path.begin(), path.end(), address.sun_path);
+    FileDescriptor socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+    EXPECT_EQ(::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(listens ? ::listen(socket.get(), 1) : 0, 0);
+    return socket;
+  };
+  const FileDescriptor lives = make("01234567.sock", true);
+  const FileDescriptor begins = make("00112233.sock", false);
+  make("89abcdef.sock", false);
+  make("worker-1.sock", false);
+  EXPECT_EQ(remove_dead_sockets(folder, std::chrono::hours(1)), 0u);
+  EXPECT_EQ(remove_dead_sockets(folder, Duration::zero()), 1u);
+  EXPECT_TRUE(std::filesystem::exists(folder + "/01234567.sock"));
+  EXPECT_TRUE(std::filesystem::exists(folder + "/00112233.sock"));
+  EXPECT_EQ(::accept4(lives.get(), nullptr, nullptr, SOCK_NONBLOCK), -1) << "it was disturbed";
+  EXPECT_FALSE(std::filesystem::exists(folder + "/89abcdef.sock"));
+  EXPECT_TRUE(std::filesystem::exists(folder + "/worker-1.sock"));
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

@@ -107,11 +107,21 @@ struct RestoreCommand {
 // Makes the durable state of a head that does not run what a backup holds.
 int run_restore(const CommonOptions& common, const RestoreCommand& options);
 
+struct DrillCommand {
+  std::string name;            // Of a drill, or "all".
+  int rounds = 0;              // Faults, one after the other; 0: as the drill has it.
+  double detect_within_s = 0;  // 0: as documented.
+  double recover_within_s = 0;
+};
+// Holds drills, each on a cluster of its own; 1 if one fails.
+int run_drill(const CommonOptions& common, const DrillCommand& command);
+
 // The daemons, started by `up`. They run until SIGTERM.
 struct DaemonOptions {
   std::string name;
   std::string host = "127.0.0.1";
   uint16_t port = 0;
+  uint16_t advertised_port = 0;    // Of a worker that others reach at another port than its own.
   std::vector<std::string> heads;  // HOST:PORT each, of a worker: those that may lead.
   std::vector<std::string> etcd;   // HOST:PORT each, of one head of several: etcd's members.
   bool is_first = false;           // Of those: may lead a cluster that etcd knows nothing of.

@@ -204,6 +204,16 @@ int run_head(const CommonOptions& common, const DaemonOptions& options) {
 
 namespace {
 
+// Processes of this worker's life before, which was killed, have ended until then.
+constexpr Duration dead_socket_age = std::chrono::seconds(2);
+
+Async<void> remove_sockets_of_the_dead(transport::Environment environment, std::string folder) {
+  co_await sleep_for(environment.clock, 2 * dead_socket_age);
+  auto remove = [folder] { return worker::remove_dead_sockets(folder, dead_socket_age); };
+  const size_t removed = co_await transport::run_blocking(environment, std::move(remove));
+  if (removed > 0) log::info("dead_sockets_removed", {{"count", removed}});
+}
+
 // troupe-actor lies beside this executable, in the build tree as in a prefix.
 std::string actor_program() {
   if (const char* given = std::getenv("TROUPE_ACTOR")) return given;
@@ -234,6 +244,7 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
   worker_options.worker_socket = daemon.options().worker_socket;
   worker_options.host = daemon.options().host;
   worker_options.port = daemon.options().port;
+  worker_options.advertised_port = daemon.options().advertised_port;
   worker_options.socket_folder = daemon.folder().sockets();
   worker_options.log_folder = daemon.folder().logs();
   worker_options.package_folder = daemon.folder().packages(daemon.options().name);
@@ -278,6 +289,8 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
   return daemon.run(
       [&]() -> Async<Result<json::value>> {
         TROUPE_CO_CHECK(co_await worker.start());
+        spawn(processes,
+              remove_sockets_of_the_dead(daemon.real().environment(), daemon.folder().sockets()));
         co_return json::value{{"port", worker.address().port}};
       },
       [&]() -> Async<void> {

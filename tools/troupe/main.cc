@@ -20,12 +20,16 @@ void add_state(CLI::App& command, CommonOptions& common) {
                      "State directory (default: TROUPE_STATE or ~/.troupe)");
 }
 
-void add_common(CLI::App& command, CommonOptions& common) {
-  add_state(command, common);
+void add_output(CLI::App& command, CommonOptions& common) {
   const std::map<std::string, Format> formats{
       {"table", Format::table}, {"json", Format::json}, {"yaml", Format::yaml}};
   command.add_option("-o,--output", common.format, "Output: table, json or yaml")
       ->transform(CLI::CheckedTransformer(formats));
+}
+
+void add_common(CLI::App& command, CommonOptions& common) {
+  add_state(command, common);
+  add_output(command, common);
 }
 
 }  // namespace
@@ -214,6 +218,28 @@ int main(int argc, char** argv) {
                             "Also where there is state; that is moved aside");
   restore_command->callback([&] { status = run_restore(common, restore); });
 
+  DrillCommand drill;
+  auto* drill_command = app.add_subcommand(
+      "drill", "Make a fault in a throw-away cluster, and see whether it keeps its promises");
+  add_output(*drill_command, common);
+  drill_command->add_option("name", drill.name)
+      ->required()
+      ->check(
+          CLI::IsMember({"head-kill", "worker-kill", "partition", "disk-full", "restore", "all"}));
+  drill_command
+      ->add_option("--rounds", drill.rounds,
+                   "Faults, one after the other; the slowest counts (default: 3 kills, else 1)")
+      ->check(CLI::Range(1, 1000));
+  drill_command
+      ->add_option("--detect-within", drill.detect_within_s,
+                   "Seconds from the fault until the cluster says so (default: as documented)")
+      ->check(CLI::PositiveNumber);
+  drill_command
+      ->add_option("--recover-within", drill.recover_within_s,
+                   "Seconds until all is well again (default: as documented)")
+      ->check(CLI::PositiveNumber);
+  drill_command->callback([&] { status = run_drill(common, drill); });
+
   bool admin = false;
   auto* key_command = app.add_subcommand("key", "API keys of the gateway");
   auto* key_create = key_command->add_subcommand("create", "Make a key and show it once");
@@ -238,6 +264,8 @@ int main(int argc, char** argv) {
     command->add_option("--name", daemon.name);
     command->add_option("--host", daemon.host, "Address to listen on");
     command->add_option("--port", daemon.port, "Port; 0: any");
+    command->add_option("--advertised-port", daemon.advertised_port,
+                        "Port that other nodes reach this one at, where something forwards to it");
     command->add_option("--head", daemon.heads, "HOST:PORT of a head, of which one leads")
         ->allow_extra_args(false);
     command->add_option("--etcd", daemon.etcd, "HOST:PORT of a member of etcd, of several heads")

@@ -106,6 +106,8 @@ std::string lines_of(const json::object& object) {
 
 // JSON's quoting is YAML's double-quoted style, so every scalar is written so unless it is plain.
 std::string yaml_scalar(const json::value& value) {
+  // Not 6E-3, which YAML 1.1 reads as text.
+  if (value.is_double()) return fmt::format("{}", value.get_double());
   if (!value.is_string()) return json::serialize(value);
   const std::string_view text = value.get_string();
   const bool plain = !text.empty() &&
