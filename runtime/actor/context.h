@@ -81,6 +81,16 @@ struct troupe_context {
     defer_ = std::move(defer);
   }
 
+  // The same of Instance::wish_checkpoint.
+  int32_t checkpoint_soon() {
+    const std::lock_guard lock{defer_mutex_};
+    return checkpoint_soon_ ? checkpoint_soon_() : TROUPE_UNIMPLEMENTED;
+  }
+  void set_checkpoint_soon(std::function<int32_t()> wish) {
+    const std::lock_guard lock{defer_mutex_};
+    checkpoint_soon_ = std::move(wish);
+  }
+
   const troupe::actor::Identity identity;
   troupe::actor::Services& services;
   std::stop_source stopping;
@@ -103,6 +113,7 @@ struct troupe_context {
   std::atomic<uint32_t> holders_ = 1;
   troupe::transport::AdaptiveMutex defer_mutex_;
   std::function<bool(std::function<void()>)> defer_;
+  std::function<int32_t()> checkpoint_soon_;
 };
 
 namespace troupe::actor {

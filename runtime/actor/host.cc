@@ -33,6 +33,7 @@ Host::Host(client::Client& client, HostOptions options)
       options_(std::move(options)),
       groups_(client),
       services_(client, groups_),
+      checkpoints_(client),
       crew_(client.environment(), client.scope()),
       ring_calls_(client, *this),
       done_(client.environment().loop) {
@@ -179,7 +180,7 @@ Async<Result<ProcessStarted>> Host::assign_actor(protocol::AssignActor request,
   client_.set_placement(spec.placement);
   auto arguments = co_await client_.resolve(spec.arguments, client::default_budget);
   if (!arguments) co_return std::move(arguments).error();
-  co_return co_await host_only(std::move(request.spec), request.incarnation, std::move(*arguments));
+  co_return co_await host_only(std::move(request), std::move(*arguments));
 }
 
 Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, CallContext context) {
@@ -189,16 +190,17 @@ Async<Result<ProcessStarted>> Host::assign_slot(protocol::AssignSlot request, Ca
   client_.set_placement(request.placement);
   // A slot process serves one lease after the other of the same job and module.
   if (find({})) co_return started();
-  protocol::ActorSpec spec;
+  protocol::AssignActor assignment;
+  protocol::ActorSpec& spec = assignment.spec;
   spec.job = request.job;
   spec.module = std::move(request.module);
   spec.class_name = TROUPE_TASKS_CLASS;
   spec.concurrency = 1;
   std::vector<client::ObjectBytes> none;
-  co_return co_await host_only(std::move(spec), 0, std::move(none));
+  co_return co_await host_only(std::move(assignment), std::move(none));
 }
 
-Async<Result<ProcessStarted>> Host::host_only(protocol::ActorSpec spec, uint32_t incarnation,
+Async<Result<ProcessStarted>> Host::host_only(protocol::AssignActor assignment,
                                               std::vector<client::ObjectBytes> arguments) {
   if (assigning_ || !hosted_.empty() || is_shared_)
     co_return error(Code::conflict, "this process hosts something already");
@@ -207,12 +209,13 @@ Async<Result<ProcessStarted>> Host::host_only(protocol::ActorSpec spec, uint32_t
     bool& assigning;
     ~Guard() { assigning = false; }
   } guard{assigning_};
-  TROUPE_CO_CHECK(co_await load(spec.module));
+  TROUPE_CO_CHECK(co_await load(assignment.spec.module));
+  const protocol::ActorSpec& spec = assignment.spec;
   const auto hosted = std::make_shared<Hosted>();
-  hosted->identity = identity_of(spec, incarnation);
+  hosted->identity = identity_of(spec, assignment.incarnation);
   hosted_[spec.actor] = hosted;
   const std::string what = fmt::format("{} of {}", spec.class_name, spec.module);
-  auto created = co_await create(hosted, std::move(spec), std::move(arguments), nullptr);
+  auto created = co_await create(hosted, std::move(assignment), std::move(arguments), nullptr);
   if (!created) co_return std::move(created).error().context(what);
   spawn(client_.scope(), watch_only());
   co_return started();
@@ -235,8 +238,13 @@ Async<Status> Host::load(std::string module) {
   co_return ok();
 }
 
-Async<Status> Host::create(HostedPointer hosted, protocol::ActorSpec spec,
+std::shared_ptr<Instance> Host::instance_of(const HostedPointer& hosted) {
+  return hosted ? std::shared_ptr<Instance>{hosted, hosted->instance.get()} : nullptr;
+}
+
+Async<Status> Host::create(HostedPointer hosted, protocol::AssignActor assignment,
                            std::vector<client::ObjectBytes> arguments, Crew* crew) {
+  const protocol::ActorSpec& spec = assignment.spec;
   const auto type = module_->find_class(spec.class_name);
   if (!type) co_return type.error();
   InstanceSpec made;
@@ -247,7 +255,12 @@ Async<Status> Host::create(HostedPointer hosted, protocol::ActorSpec spec,
   made.concurrency = spec.concurrency;
   made.mailbox_calls_max = spec.mailbox_calls_max;
   made.crew = crew;
-  for (auto& group : spec.groups) made.groups.push_back({std::move(group.name), group.limit});
+  for (const auto& group : spec.groups) made.groups.push_back({group.name, group.limit});
+  Checkpoints::Find find_instance;
+  if ((*type)->checkpoint != nullptr) {
+    find_instance = [weak = std::weak_ptr{hosted}] { return instance_of(weak.lock()); };
+  }
+  made.checkpoints = checkpoints_.plan(assignment, find_instance);
   hosted->out_of_order = spec.out_of_order;
   hosted->class_name = spec.class_name;
   hosted->instance = std::make_unique<Instance>(client_.environment(), services_, std::move(made),
@@ -264,6 +277,7 @@ Async<Status> Host::create(HostedPointer hosted, protocol::ActorSpec spec,
   ring_calls_.deliver_to(
       {hosted->instance.get(), actor, hosted->identity.incarnation, hosted->out_of_order},
       crew == nullptr);
+  checkpoints_.begin(spec, instance_of(hosted));
   co_return ok();
 }
 
@@ -341,7 +355,7 @@ Async<Status> Host::create_light(protocol::AssignActor request) {
   if (hosted->ending) {
     created = error(Code::cancelled, "it was stopped before it started");
   } else if (arguments) {
-    created = co_await create(hosted, std::move(spec), std::move(*arguments), &crew_);
+    created = co_await create(hosted, std::move(request), std::move(*arguments), &crew_);
   } else {
     created = std::move(arguments).error();
   }

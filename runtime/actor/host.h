@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "actor/call_report.h"
+#include "actor/checkpoints.h"
 #include "actor/cluster_services.h"
 #include "actor/crew.h"
 #include "actor/instance.h"
@@ -117,11 +118,11 @@ class Host final : public client::InvocationHandler {
   Async<Result<protocol::Empty>> end_actors(protocol::EndActors request,
                                             transport::CallContext context);
   // The one actor or slot that this process is for.
-  Async<Result<protocol::ProcessStarted>> host_only(protocol::ActorSpec spec, uint32_t incarnation,
+  Async<Result<protocol::ProcessStarted>> host_only(protocol::AssignActor assignment,
                                                     std::vector<client::ObjectBytes> arguments);
   Async<Status> load(std::string module);
   // Makes the instance and waits until it was created.
-  Async<Status> create(HostedPointer hosted, protocol::ActorSpec spec,
+  Async<Status> create(HostedPointer hosted, protocol::AssignActor assignment,
                        std::vector<client::ObjectBytes> arguments, Crew* crew);
   Async<void> start_light(protocol::AssignActor request, std::shared_ptr<Outcomes> outcomes);
   Async<Status> create_light(protocol::AssignActor request);
@@ -153,6 +154,7 @@ class Host final : public client::InvocationHandler {
                                                           Duration budget);
   Async<Result<std::shared_ptr<Call>>> enqueue(protocol::Invoke call, Origin origin, bool streams);
   // What is hosted, as it is reported; null: it is not there (yet).
+  static std::shared_ptr<Instance> instance_of(const HostedPointer& hosted);
   static std::optional<Reported> reported(const HostedPointer& hosted);
   std::vector<Reported> all_reported() const;
   void report_arriving(const std::unordered_set<TaskId>& wanted, CallReports& out) const;
@@ -162,6 +164,7 @@ class Host final : public client::InvocationHandler {
   const HostOptions options_;
   Groups groups_;
   ClusterServices services_;
+  Checkpoints checkpoints_;
   Crew crew_;
   std::map<ActorId, HostedPointer> hosted_;
   bool is_shared_ = false;  // By light actors.

@@ -273,6 +273,10 @@ void host_context_release(troupe_context* context) {
   context->release();
 }
 
+int32_t host_checkpoint_soon(troupe_context* context) {
+  return context != nullptr ? context->checkpoint_soon() : TROUPE_INVALID;
+}
+
 }  // namespace
 
 namespace troupe::actor {
@@ -308,6 +312,7 @@ const troupe_host& host_table() {
       .call_on_room = host_call_on_room,
       .context_retain = host_context_retain,
       .context_release = host_context_release,
+      .checkpoint_soon = host_checkpoint_soon,
   };
   return table;
 }

@@ -5,6 +5,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/container/small_vector.hpp>
 #include <cstddef>
+#include <filesystem>
 
 #include "actor/host_table.h"
 #include "base/log.h"
@@ -16,6 +17,7 @@ namespace {
 constexpr uint32_t coroutines_default = 1000;
 constexpr uint32_t threads_max = 1024;  // Of one actor.
 constexpr size_t calls_a_turn = 64;
+constexpr std::string_view checkpoint_method = TROUPE_CHECKPOINT_METHOD;
 
 using Views = boost::container::small_vector<troupe_bytes, 8>;
 
@@ -40,6 +42,8 @@ Instance::Instance(transport::Environment environment, Services& services, Insta
       context_(new troupe_context{std::move(spec.identity), services}),
       doorbell_(std::make_shared<Doorbell>(environment.loop)),
       lanes_found_(find_lanes(spec)),
+      checkpoints_(std::move(spec.checkpoints)),
+      takes_checkpoints_(can_checkpoint().has_value()),
       mailbox_(spec.mailbox_calls_max != 0 ? spec.mailbox_calls_max : options.mailbox_calls_max,
                environment.rings, mailbox_lanes(),
                crew_ != nullptr ? std::function<void()>{[this] { crew_->ready(*this); }}
@@ -47,6 +51,7 @@ Instance::Instance(transport::Environment environment, Services& services, Insta
       created_(environment.loop),
       ended_(environment.loop) {
   context_->set_defer([this](std::function<void()> work) { return defer(std::move(work)); });
+  context_->set_checkpoint_soon([this] { return wish_checkpoint(); });
   if (defers()) {
     calls_.on_finish([this](const Call& call) {
       --lanes_[call.request().lane].open;
@@ -114,11 +119,15 @@ Instance::~Instance() {
   TROUPE_ASSERT((!thread_.joinable() && crew_ == nullptr) || ended_.is_set() || !started_,
                 "an instance is destroyed before its end");
   context_->set_defer({});
+  context_->set_checkpoint_soon({});
   if (thread_.joinable()) thread_.join();
 }
 
 Async<Status> Instance::start() {
   if (!lanes_found_) co_return lanes_found_;
+  if (checkpoints_.is_regular && !takes_checkpoints_) {
+    co_return error(Code::invalid, can_checkpoint().error().message());
+  }
   started_ = true;
   if (crew_ != nullptr) {
     crew_->ready(*this);
@@ -260,8 +269,92 @@ Status Instance::create() noexcept {
   const int32_t code = type_->create(context_.get(), signature_, views.data(), views.size(),
                                      &instance_, room.text());
   arguments_.clear();
-  if (code == TROUPE_OK) return ok();
-  return error(code_from_number(static_cast<uint32_t>(code)), room.read("create failed"));
+  if (code != TROUPE_OK) {
+    return error(code_from_number(static_cast<uint32_t>(code)), room.read("create failed"));
+  }
+  Status restored = restore();
+  if (!restored) type_->destroy(instance_);
+  return restored;
+}
+
+// --- Checkpoints
+
+Status Instance::can_checkpoint() const {
+  const auto no = [&](std::string_view why) {
+    return error(Code::unimplemented,
+                 fmt::format("the class {} cannot be checkpointed: {}", type_->name, why));
+  };
+  if (type_->checkpoint == nullptr || type_->restore == nullptr) {
+    return no("it has no save and load");
+  }
+  if (defers()) return no("its methods are coroutines, of which some may be under way at any time");
+  if (lanes_.size() > 1 || lanes_.front().limit > 1) {
+    return no("its methods run on several threads");
+  }
+  if (checkpoints_.folder.empty()) return no("its node keeps no checkpoints");
+  return ok();
+}
+
+Status Instance::restore() noexcept {
+  if (checkpoints_.restore_from.empty()) return ok();
+  const auto failed = [&](std::string_view why) {
+    return error(Code::data_loss,
+                 fmt::format("restore from checkpoint {}: {}", checkpoints_.number, why));
+  };
+  if (type_->restore == nullptr) {
+    return failed(fmt::format("the class {} has no load any more", type_->name));
+  }
+  TextRoom room;
+  const int32_t code = type_->restore(instance_, checkpoints_.restore_from.c_str(), room.text());
+  if (code != TROUPE_OK) return failed(room.read("it failed"));
+  log::info("actor_restored",
+            {{"actor", context_->info.actor_id}, {"checkpoint", checkpoints_.number}});
+  return ok();
+}
+
+int32_t Instance::wish_checkpoint() {
+  if (!takes_checkpoints_) return TROUPE_UNIMPLEMENTED;
+  if (!wished_.exchange(true)) checkpoints_.wished();
+  return TROUPE_OK;
+}
+
+Result<std::string> Instance::write_state() noexcept {
+  namespace fs = std::filesystem;
+  const std::string path =
+      fmt::format("{}/{}-{}", checkpoints_.folder, context_->info.actor_id, ++states_written_);
+  std::error_code refused;
+  fs::create_directories(path, refused);
+  if (refused) {
+    return error(refused == std::errc::no_space_on_device ? Code::exhausted : Code::internal,
+                 fmt::format("make {}: {}", path, refused.message()));
+  }
+  TextRoom room;
+  const int32_t code = type_->checkpoint(instance_, path.c_str(), room.text());
+  if (code == TROUPE_OK) return path;
+  fs::remove_all(path, refused);
+  return error(code_from_number(static_cast<uint32_t>(code)),
+               "save failed: " + room.read("it did not say why"));
+}
+
+void Instance::checkpoint(const std::shared_ptr<Call>& call) noexcept {
+  wished_ = false;
+  if (!takes_checkpoints_) {
+    call->finish(can_checkpoint().error());
+    return;
+  }
+  changed_ = false;
+  troupe_call* const handle = calls_.open(call);
+  auto path = write_state();
+  if (!path) {
+    changed_ = true;
+    calls_.finish(handle, std::move(path).error());
+    return;
+  }
+  checkpoints_.saved(std::move(*path), [this, handle, call](Result<Bytes> outcome) {
+    if (!outcome) changed_ = true;
+    // Those that were open when the instance ended have failed already.
+    if (!call->is_finished()) calls_.finish(handle, std::move(outcome));
+  });
 }
 
 void Instance::deliver(std::shared_ptr<Call> call) noexcept {
@@ -285,6 +378,11 @@ void Instance::deliver(std::shared_ptr<Call> call) noexcept {
     return;
   }
   if (!call->begin(now)) return;
+  if (request.method == checkpoint_method) return checkpoint(call);
+  if (takes_checkpoints_) {
+    has_work_ = true;
+    if (!changed_.load(std::memory_order_relaxed)) changed_ = true;
+  }
   if (defers()) ++lanes_[request.lane].open;
   const auto views = views_of(request.arguments);
   troupe_call* const handle = calls_.open(call);
@@ -309,12 +407,14 @@ void Instance::note_run(const std::string& method, Duration took) {
 }
 
 Result<bool> Instance::step() noexcept {
+  if (takes_checkpoints_ && has_work_) changed_ = true;
   const troupe_step_budget budget{
       sizeof(troupe_step_budget),
       static_cast<uint64_t>(options_.step_budget / std::chrono::microseconds(1))};
   TextRoom room;
   const int32_t outcome = type_->step(instance_, &budget, room.text());
-  if (outcome >= 0) return outcome != TROUPE_STEP_IDLE;
+  has_work_ = outcome != TROUPE_STEP_IDLE;
+  if (outcome >= 0) return has_work_;
   return error(code_from_number(static_cast<uint32_t>(-int64_t{outcome})),
                room.read("step failed"));
 }

@@ -31,6 +31,19 @@ struct ConcurrencyGroup {
   uint32_t limit = 0;
 };
 
+// How the states of an instance are kept.
+struct CheckpointPlan {
+  std::string folder = {};        // Where it writes them; empty: they are not kept.
+  std::string restore_from = {};  // What it goes on from; empty: it begins anew.
+  uint64_t number = 0;            // Of that.
+  bool is_regular = false;        // They are taken by an interval.
+  // A state was written to `path`. On an actor thread; `done` may be called on any other, once,
+  // while the instance lives.
+  std::function<void(std::string path, std::function<void(Result<Bytes>)> done)> saved = {};
+  // The instance wants its state to be kept. On any thread.
+  std::function<void()> wished = {};
+};
+
 struct InstanceSpec {
   const troupe_actor_class* type = nullptr;  // From a Module.
   Identity identity;
@@ -40,11 +53,12 @@ struct InstanceSpec {
   std::vector<ConcurrencyGroup> groups = {};  // Other limits than the class's own.
   size_t mailbox_calls_max = 0;               // 0: the options'.
   Crew* crew = nullptr;  // A light actor's threads; null, or several threads: its own ones.
+  CheckpointPlan checkpoints = {};
 };
 
 // Belongs to the loop; the module's code runs on the instance's threads, or on one of the crew's at
-// a time, alone: create, then calls in the order of the mailbox and steps between them, then
-// destroy. A plugin that lets an exception out ends the process.
+// a time, alone: create (and restore), then calls in the order of the mailbox, checkpoints among
+// them, and steps between them, then destroy. A plugin that lets an exception out ends the process.
 class Instance final : private Crew::Member {
  public:
   // `services` outlives the instance.
@@ -53,7 +67,8 @@ class Instance final : private Crew::Member {
   // Only after ended() is set, or before start().
   ~Instance();
 
-  // Starts the thread and waits for create. Once. Errors: what create answered.
+  // Starts the thread and waits for create. Once. Errors: what create answered; data_loss (what
+  // restore answered); invalid (checkpoints by an interval of a class that has none).
   Async<Status> start();
   bool has_started() const { return started_; }
   // A call as submit takes it; its context's event tells that the caller gave up.
@@ -93,6 +108,11 @@ class Instance final : private Crew::Member {
   // Thread-safe.
   bool defer(std::function<void()> work);
 
+  // Whether something ran since the last checkpoint that was kept. Thread-safe.
+  bool has_changed() const { return changed_.load(); }
+  // Whether any can be taken. Errors: unimplemented (why not).
+  Status can_checkpoint() const;
+
   // Asks the thread to end after its present call or step. Idempotent.
   void request_stop();
   // Waits for the end of the thread; false if `deadline` comes first.
@@ -130,6 +150,12 @@ class Instance final : private Crew::Member {
   // Others wait behind the call, and it would most likely not be done in its time.
   bool is_late(const CallRequest& request, Instant now);
   void note_run(const std::string& method, Duration took);
+  // The method that every actor has.
+  void checkpoint(const std::shared_ptr<Call>& call) noexcept;
+  // Where the module wrote its state.
+  Result<std::string> write_state() noexcept;
+  Status restore() noexcept;
+  int32_t wish_checkpoint();
   // Whether there is more to do. Errors: the actor dies of it.
   Result<bool> step() noexcept;
   void finish(const std::optional<Error>& death) noexcept;
@@ -149,6 +175,13 @@ class Instance final : private Crew::Member {
   std::unordered_map<std::string, uint32_t> lane_of_;  // By method, but for those of the first.
   Crew* crew_ = nullptr;
   const Status lanes_found_;  // From what the three above are filled.
+  const CheckpointPlan checkpoints_;
+  const bool takes_checkpoints_;  // By then the lanes are known.
+  std::atomic<bool> changed_ = false;
+  std::atomic<bool> wished_ = false;  // And no checkpoint has begun since.
+  // The actor thread's own: whether a call has left something to a step, or the step before.
+  bool has_work_ = false;
+  uint64_t states_written_ = 0;  // The same.
   Mailbox mailbox_;
   CallTable calls_;
   std::mutex service_times_mutex_;

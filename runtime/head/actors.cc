@@ -21,6 +21,7 @@ constexpr size_t batch_max = 100'000;     // Actors in one request.
 constexpr size_t slice = 500;             // So many of them in a turn of the loop.
 constexpr size_t start_batch_max = 1000;  // Light actors in one request to a worker.
 constexpr uint64_t exit_grace_max_us = 3'600'000'000;
+constexpr uint64_t checkpoint_interval_min_us = 10'000;  // Each costs two syncs of a disk.
 constexpr Duration restart_stream_after = std::chrono::milliseconds(50);
 constexpr Duration stop_budget = std::chrono::hours(1);  // Or until the node is dead.
 
@@ -139,6 +140,11 @@ Status Actors::check(const protocol::ActorSpec& spec) const {
   if (spec.shared) TROUPE_CHECK(check_shared(spec));
   if (spec.exit_grace_us > exit_grace_max_us) {
     return error(Code::invalid, "an actor's exit grace is at most an hour");
+  }
+  if (spec.checkpoint_interval_us != 0 &&
+      spec.checkpoint_interval_us < checkpoint_interval_min_us) {
+    return error(Code::invalid, fmt::format("an actor's checkpoint interval is at least {} ms",
+                                            checkpoint_interval_min_us / 1000));
   }
   if (spec.max_restarts < -1) return error(Code::invalid, "max_restarts is -1 or more");
   if (!spec.strategy.empty() && spec.strategy != "pack" && spec.strategy != "spread") {
@@ -366,6 +372,47 @@ Async<Status> Actors::process_exited(protocol::ProcessExited news) {
   co_return co_await journal_.settled(actor->written);
 }
 
+Status Actors::may_checkpoint(const protocol::StoreCheckpoint& request,
+                              const std::shared_ptr<transport::Peer>& worker) const {
+  if (request.epoch != membership_.epoch()) {
+    return error(Code::conflict, fmt::format("a checkpoint of leadership term {}, and this is {}",
+                                             request.epoch, membership_.epoch()));
+  }
+  if (!membership_.registered_over(request.node, worker)) {
+    return error(Code::unavailable, "the node is not registered over this connection");
+  }
+  const Actor* actor = find(request.actor);
+  if (actor == nullptr) {
+    return error(Code::not_found, "there is no actor " + request.actor.to_string());
+  }
+  // It may call itself alive before its worker's answer is here.
+  const bool runs = actor->state == ActorState::starting || actor->state == ActorState::alive;
+  if (runs && actor->info().incarnation == request.incarnation &&
+      actor->info().address.node == request.node) {
+    return ok();
+  }
+  return error(Code::conflict,
+               fmt::format("a checkpoint of incarnation {} of actor {}, which is {} in "
+                           "incarnation {}",
+                           request.incarnation, request.actor.short_string(), actor->info().state,
+                           actor->info().incarnation));
+}
+
+Actors::Noted Actors::set_checkpoint(const protocol::StoreCheckpoint& request) {
+  Actor& actor = *look_up(request.actor);
+  protocol::Checkpoint& checkpoint = actor.info().checkpoint;
+  ++checkpoint.number;
+  checkpoint.hash = request.hash;
+  checkpoint.size_bytes = request.size_bytes;
+  checkpoint.incarnation = request.incarnation;
+  checkpoint.taken_unix_us = static_cast<uint64_t>(
+      environment_.clock.wall_now().time_since_epoch() / std::chrono::microseconds(1));
+  Batch batch;
+  put_actor(batch, actor.stored);
+  actor.written = journal_.write(std::move(batch));
+  return {checkpoint, actor.written};
+}
+
 Actor* Actors::look_up(ActorId id) {
   const auto found = actors_.find(id);
   return found == actors_.end() ? nullptr : &found->second;
@@ -487,6 +534,7 @@ protocol::StartActor Actors::start_request(const Actor& actor) const {
   request.incarnation = actor.info().incarnation;
   request.spec = actor.spec();
   request.devices = actor.stored.devices;
+  request.checkpoint = actor.info().checkpoint;
   request.spec.placement = groups_.for_worker(request.spec.placement, actor.stored.bundle);
   return request;
 }
@@ -701,6 +749,7 @@ void Actors::die(Actor& actor, std::string reason) {
   }
   info.reason = std::move(reason);
   info.pid = 0;
+  info.checkpoint = {};
   set_state(actor, ActorState::dead);
   log::info("actor_dead", {{"actor", id}, {"name", info.name}, {"why", info.reason}});
   dead_.push_back(id);

@@ -75,6 +75,18 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
   // A process ended; late and repeated news change nothing.
   Async<Status> process_exited(protocol::ProcessExited news);
 
+  // Whether the state is that of the current incarnation, from the node where it runs and over that
+  // node's present connection. Errors: not_found, conflict (an older incarnation, term or place),
+  // unavailable (the node is not registered).
+  Status may_checkpoint(const protocol::StoreCheckpoint& request,
+                        const std::shared_ptr<transport::Peer>& worker) const;
+  struct Noted {
+    protocol::Checkpoint checkpoint;
+    Journal::Ticket written = 0;
+  };
+  // Takes the place of the one before. Of an actor that may_checkpoint.
+  Noted set_checkpoint(const protocol::StoreCheckpoint& request);
+
   const Actor* find(ActorId actor) const;
   const Actor* find(const std::string& name_space, const std::string& name) const;
   const std::map<ActorId, Actor>& all() const { return actors_; }

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "head/actors.h"
 #include "head/backups.h"
+#include "head/checkpoints.h"
 #include "head/deployments.h"
 #include "head/evacuation.h"
 #include "head/explain.h"
@@ -49,6 +50,7 @@ Status admits(Method method, const PeerIdentity& identity) {
     case Method::process_exited:
     case Method::get_job:  // With variables, which may be secrets.
     case Method::get_package:
+    case Method::store_checkpoint:
       if (of_node) return ok();
       break;
     case Method::follow_leader:  // Everything that the head knows.
@@ -99,6 +101,7 @@ struct Head::Parts : JobListener, ActorListener {
         leases(env, head_options, owner, membership, placement, groups),
         jobs(env, head_options, owner, journal),
         packages(env, head_options, owner, jobs, [this] { return jobs_of_detached(); }),
+        checkpoints(env, head_options, owner, journal, actors),
         deployments(env, head_options, owner, journal, actors),
         backups(env, store),
         evacuation(env, owner, membership, [this](NodeId node) { return is_idle(node); }) {
@@ -134,6 +137,7 @@ struct Head::Parts : JobListener, ActorListener {
 
   void actor_changed(const Actor& actor) override {
     deployments.actor_changed(actor);
+    checkpoints.actor_changed(actor);
     if (actor.state == ActorState::dead && actor.spec().detached) packages.collect_soon();
   }
 
@@ -199,6 +203,16 @@ struct Head::Parts : JobListener, ActorListener {
   }
   Async<Result<protocol::JobInfo>> get_job(protocol::GetJob request, CallContext) {
     co_return jobs.find(request.job);
+  }
+  Async<Status> get_package(Message message, CallContext call, OutgoingStream& out) {
+    TROUPE_CO_TRY(auto request, protocol::decode<protocol::GetPackage>(message.body));
+    if (!request.actor.is_nil()) co_return co_await checkpoints.give(std::move(request), out);
+    co_return co_await packages.give(std::move(message), std::move(call), out);
+  }
+  Async<Result<protocol::Checkpoint>> store_checkpoint(protocol::StoreCheckpoint request,
+                                                       CallContext call) {
+    TROUPE_CO_CHECK(speaks_for(call.peer->identity(), request.node));
+    co_return co_await checkpoints.store(std::move(request), std::move(call));
   }
   // Whoever outlives its job must not need the job's driver any more.
   Async<Status> hold_packages(JobId job) {
@@ -413,6 +427,7 @@ struct Head::Parts : JobListener, ActorListener {
   Leases leases;
   Jobs jobs;
   Packages packages;
+  Checkpoints checkpoints;
   Deployments deployments;
   Backups backups;
   Evacuation evacuation;
@@ -433,8 +448,9 @@ class Head::Door final : public transport::Router {
     on(Method::job_logs, parts, &Parts::flush_logs);
     on_stream(Method::get_package,
               [&parts](Message message, CallContext call, OutgoingStream& out) {
-                return parts.packages.give(std::move(message), std::move(call), out);
+                return parts.get_package(std::move(message), std::move(call), out);
               });
+    on(Method::store_checkpoint, parts, &Parts::store_checkpoint);
     on(Method::create_actor, parts, &Parts::create_actor);
     on(Method::create_actors, parts, &Parts::create_actors);
     on(Method::get_actor, parts, &Parts::get_actor);
@@ -547,6 +563,7 @@ Async<Status> Head::start() {
   parts_->groups.check_nodes();
   parts_->deployments.restore(std::move(state->deployments));
   TROUPE_CO_CHECK(co_await parts_->packages.start());
+  TROUPE_CO_CHECK(co_await parts_->checkpoints.start());
   parts_->membership.start();
   door_->open(*parts_);
 

@@ -42,7 +42,10 @@ struct HeadOptions {
   size_t groups_max = 100'000;
   // Where the packages of jobs are kept; empty: nowhere, jobs then have none.
   std::string package_folder;
-  // How long a driver that sends a package may be silent, or be away meanwhile.
+  // Where the last checkpoint of each actor is kept; empty: nowhere, and none is taken.
+  std::string checkpoint_folder;
+  uint64_t checkpoint_bytes_max = uint64_t{256} << 20;  // Of one.
+  // How long a driver (or worker) that sends a package may be silent, or be away meanwhile.
   Duration package_silence = std::chrono::seconds(30);
   // What the processes of a job may take to send on what they have written, when it ends.
   Duration log_flush_budget = std::chrono::seconds(1);

@@ -45,7 +45,7 @@ void append_number(Bytes& out, Number number) {
 // What lies in a directory, with everything below it.
 class Walk {
  public:
-  Walk(const fs::path& root, const ArchiveLimits& limits) : root_(root), limits_(limits) {}
+  Walk(const fs::path& root, const ArchiveOptions& options) : root_(root), options_(options) {}
 
   Result<std::vector<Entry>> run() {
     TROUPE_CHECK(enter(""));
@@ -59,7 +59,7 @@ class Walk {
     fs::directory_iterator found{root_ / name, failed};
     while (!failed && found != fs::directory_iterator{}) {
       const std::string leaf = found->path().filename();
-      if (leaf != ".git") {
+      if (leaf != ".git" || !options_.leaves_git_out) {
         TROUPE_CHECK(take(name.empty() ? leaf : fmt::format("{}/{}", name, leaf)));
       }
       found.increment(failed);
@@ -82,8 +82,9 @@ class Walk {
     } else if (S_ISLNK(status.st_mode)) {
       TROUPE_CHECK(read_link(path, entry));
     } else {
-      return error(Code::invalid,
-                   path + " is no file, directory or link: a working directory holds nothing else");
+      return error(Code::invalid, fmt::format("{} is no file, directory or link: a {} holds "
+                                              "nothing else",
+                                              path, options_.what));
     }
     return add(std::move(entry));
   }
@@ -97,41 +98,40 @@ class Walk {
     if (stays_inside(entry.name, entry.target)) return ok();
     return error(
         Code::invalid,
-        fmt::format("{} is a link to {}, which leads out of the working directory: replace "
-                    "it by what it leads to",
-                    path, entry.target));
+        fmt::format("{} is a link to {}, which leads out of the {}: replace it by what it leads to",
+                    path, entry.target, options_.what));
   }
 
   Status add(Entry entry) {
     bytes_ += entry.size_bytes;
-    if (bytes_ > limits_.bytes_max) {
+    if (bytes_ > options_.bytes_max) {
       return error(
           Code::invalid,
-          fmt::format("the working directory {} has more than {} MiB: leave data out of it "
-                      "and read it from a shared file system, or as objects",
-                      root_.string(), limits_.bytes_max >> 20));
+          fmt::format("the {} {} has more than {} MiB: leave data out of it and read it from a "
+                      "shared file system, or as objects",
+                      options_.what, root_.string(), options_.bytes_max >> 20));
     }
     const bool goes_down = entry.kind == directory_kind;
     const std::string name = entry.name;
     entries_.push_back(std::move(entry));
-    if (entries_.size() > limits_.entries_max) {
-      return error(Code::invalid, fmt::format("the working directory {} has more than {} files",
-                                              root_.string(), limits_.entries_max));
+    if (entries_.size() > options_.entries_max) {
+      return error(Code::invalid, fmt::format("the {} {} has more than {} files", options_.what,
+                                              root_.string(), options_.entries_max));
     }
     return goes_down ? enter(name) : ok();
   }
 
   const fs::path& root_;
-  const ArchiveLimits& limits_;
+  const ArchiveOptions& options_;
   std::vector<Entry> entries_;
   uint64_t bytes_ = 0;
 };
 
 class Writer {
  public:
-  static Result<Writer> make() {
+  static Result<Writer> make(const std::string& given) {
     std::error_code failed;
-    const fs::path folder = fs::temp_directory_path(failed);
+    const fs::path folder = given.empty() ? fs::temp_directory_path(failed) : fs::path{given};
     if (failed) return file_error("find the folder for temporary files", failed.value());
     std::string name = folder / "troupe-package-XXXXXX";
     FileDescriptor file{::mkostemp(name.data(), O_CLOEXEC)};
@@ -188,8 +188,7 @@ class Writer {
 // ---- Unpacking --------------------------------------------------------------------------------
 
 Error damaged(std::string_view how) {
-  return error(Code::data_loss,
-               fmt::format("the archive of a working directory is damaged: {}", how));
+  return error(Code::data_loss, fmt::format("the archive of a directory is damaged: {}", how));
 }
 
 class Reader {
@@ -237,8 +236,8 @@ class Reader {
 
 class Unpacking {
  public:
-  Unpacking(const PackageFile& archive, std::string root, const ArchiveLimits& limits)
-      : reader_(archive), root_(std::move(root)), limits_(limits) {}
+  Unpacking(const PackageFile& archive, std::string root, const ArchiveOptions& options)
+      : reader_(archive), root_(std::move(root)), options_(options) {}
 
   Status run() {
     TROUPE_TRY(const Bytes first, reader_.take(magic.size()));
@@ -269,9 +268,9 @@ class Unpacking {
       return damaged(fmt::format("'{}' is no name inside of it", name));
     }
     bytes_ += size;
-    if (++entries_ > limits_.entries_max || size > limits_.bytes_max ||
-        bytes_ > limits_.bytes_max) {
-      return damaged("it is larger than a working directory may be");
+    if (++entries_ > options_.entries_max || size > options_.bytes_max ||
+        bytes_ > options_.bytes_max) {
+      return damaged("it is larger than such a directory may be");
     }
     const std::string path = root_ + "/" + name;
     switch (kind) {
@@ -325,7 +324,7 @@ class Unpacking {
 
   Reader reader_;
   const std::string root_;
-  const ArchiveLimits& limits_;
+  const ArchiveOptions& options_;
   std::set<std::string, std::less<>> directories_;
   uint64_t entries_ = 0;
   uint64_t bytes_ = 0;
@@ -334,15 +333,25 @@ class Unpacking {
 
 }  // namespace
 
-Result<PackageFilePointer> pack(const std::string& directory, const ArchiveLimits& limits) {
+ArchiveOptions checkpoint_archive(std::string temporary_folder) {
+  return {.bytes_max = package_bytes_max,
+          .what = "checkpoint",
+          .leaves_git_out = false,
+          .temporary_folder = std::move(temporary_folder)};
+}
+
+Result<PackageFilePointer> pack(const std::string& directory, const ArchiveOptions& options) {
   std::error_code failed;
   const fs::path root = fs::canonical(directory, failed);
-  if (failed) return file_error("find the working directory " + directory, failed.value());
-  if (!fs::is_directory(root, failed)) {
-    return error(Code::invalid, directory + " is no directory: it cannot be a working directory");
+  if (failed) {
+    return file_error(fmt::format("find the {} {}", options.what, directory), failed.value());
   }
-  TROUPE_TRY(const auto entries, Walk(root, limits).run());
-  TROUPE_TRY(auto writer, Writer::make());
+  if (!fs::is_directory(root, failed)) {
+    return error(Code::invalid,
+                 fmt::format("{} is no directory: it cannot be a {}", directory, options.what));
+  }
+  TROUPE_TRY(const auto entries, Walk(root, options).run());
+  TROUPE_TRY(auto writer, Writer::make(options.temporary_folder));
   TROUPE_CHECK(writer.put(as_bytes(magic)));
   for (const Entry& entry : entries) TROUPE_CHECK(writer.add(root, entry));
   TROUPE_CHECK(writer.put(as_bytes({&end_kind, 1})));
@@ -350,8 +359,8 @@ Result<PackageFilePointer> pack(const std::string& directory, const ArchiveLimit
 }
 
 Status unpack(const PackageFile& archive, const std::string& directory,
-              const ArchiveLimits& limits) {
-  Unpacking unpacking{archive, directory, limits};
+              const ArchiveOptions& options) {
+  Unpacking unpacking{archive, directory, options};
   Status done = unpacking.run();
   if (!done && unpacking.made()) remove_unpacked(directory);
   return done;

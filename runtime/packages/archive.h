@@ -15,22 +15,27 @@
 
 namespace troupe::packages {
 
-struct ArchiveLimits {
+struct ArchiveOptions {
   uint64_t bytes_max = uint64_t{512} << 20;
   uint64_t entries_max = 100'000;
+  std::string what = "working directory";  // For people.
+  bool leaves_git_out = true;
+  std::string temporary_folder = {};  // Where pack() puts the archive; empty: the system's.
 };
+// Of a checkpoint: what is in it is its actor's own affair.
+ArchiveOptions checkpoint_archive(std::string temporary_folder = {});
 
-// Directories, regular files and symbolic links that stay inside; ".git" is left out. The archive
-// has no name: it goes with the last who holds it. Errors: not_found (no such directory), invalid
-// (over a limit, a link that leads out, something else than these), denied, exhausted (the disk for
-// temporary files is full), conflict (a file changed meanwhile).
-Result<PackageFilePointer> pack(const std::string& directory, const ArchiveLimits& limits = {});
+// Directories, regular files and symbolic links that stay inside. The archive has no name: it goes
+// with the last who holds it. Errors: not_found (no such directory), invalid (over a limit, a link
+// that leads out, something else than these), denied, exhausted (the disk for temporary files is
+// full), conflict (a file changed meanwhile).
+Result<PackageFilePointer> pack(const std::string& directory, const ArchiveOptions& options = {});
 
 // Makes `directory`, which must not be there, with all of the archive in it, read-only: processes
 // share it. Whatever fails, nothing is left of it. Errors: data_loss (no archive of ours, or one
 // that would write outside), exhausted, denied.
 Status unpack(const PackageFile& archive, const std::string& directory,
-              const ArchiveLimits& limits = {});
+              const ArchiveOptions& options = {});
 
 // A directory that unpack() made, or its beginning.
 void remove_unpacked(const std::string& directory);

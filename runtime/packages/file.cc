@@ -18,9 +18,7 @@ struct Opened {
   uint64_t size_bytes = 0;
 };
 
-Result<Opened> open_regular(const std::string& path) {
-  FileDescriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  if (!file.is_open()) return file_error("open " + path, errno);
+Result<Opened> check_regular(FileDescriptor file, const std::string& path) {
   struct stat status {};
   if (::fstat(file.get(), &status) != 0) return file_error("look at " + path, errno);
   if (!S_ISREG(status.st_mode)) {
@@ -32,6 +30,12 @@ Result<Opened> open_regular(const std::string& path) {
                                             size >> 20, package_bytes_max >> 20));
   }
   return Opened{std::move(file), size};
+}
+
+Result<Opened> open_regular(const std::string& path) {
+  FileDescriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (!file.is_open()) return file_error("open " + path, errno);
+  return check_regular(std::move(file), path);
 }
 
 }  // namespace
@@ -74,6 +78,12 @@ Result<PackageFilePointer> open_package(const std::string& path) {
 
 Result<PackageFilePointer> open_hashed(const std::string& path, std::string hash) {
   TROUPE_TRY(auto opened, open_regular(path));
+  return std::make_shared<const PackageFile>(
+      PackageFile{std::move(opened.file), std::move(hash), opened.size_bytes});
+}
+
+Result<PackageFilePointer> adopt(FileDescriptor file, std::string hash) {
+  TROUPE_TRY(auto opened, check_regular(std::move(file), "what came"));
   return std::make_shared<const PackageFile>(
       PackageFile{std::move(opened.file), std::move(hash), opened.size_bytes});
 }

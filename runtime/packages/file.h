@@ -31,6 +31,8 @@ Error file_error(const std::string& doing, int number);
 Result<PackageFilePointer> open_package(const std::string& path);
 // Opens what was hashed before. Errors: not_found, data_loss (another size).
 Result<PackageFilePointer> open_hashed(const std::string& path, std::string hash);
+// One that another process opened and hashed. Errors: invalid (no regular file, or too large).
+Result<PackageFilePointer> adopt(FileDescriptor file, std::string hash);
 // Up to chunk_bytes from there on; empty at the end. Errors: data_loss (it shrank), internal.
 Result<Bytes> read_chunk(const PackageFile& file, uint64_t offset_bytes);
 // Errors: exhausted (no room), internal.

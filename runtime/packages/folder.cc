@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <filesystem>
 
-#include "packages/archive.h"
 #include "packages/names.h"
 #include "security/digest.h"
 
@@ -36,14 +35,22 @@ uint64_t size_of(const fs::path& directory) {
   return size;
 }
 
+// The names in it are on the disk.
+Status sync_folder(const std::string& path) {
+  const FileDescriptor folder{::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (!folder.is_open() || ::fsync(folder.get()) != 0) return file_error("sync " + path, errno);
+  return ok();
+}
+
 }  // namespace
 
 Folder::Incoming::Incoming(std::string path, std::string temporary, std::string hash,
-                           FileDescriptor file)
+                           FileDescriptor file, Keep keep)
     : path_(std::move(path)),
       temporary_(std::move(temporary)),
       hash_(std::move(hash)),
       file_(std::move(file)),
+      keep_(keep),
       hasher_(std::make_unique<security::Hasher>()) {}
 
 Folder::Incoming::~Incoming() {
@@ -63,9 +70,12 @@ Result<PackageFilePointer> Folder::Incoming::finish() {
     return error(Code::data_loss, fmt::format("{} bytes came with the hash {} in the place of {}",
                                               size_bytes_, found, hash_));
   }
+  const bool durable = keep_ == Keep::durable;
+  if (durable && ::fsync(file_.get()) != 0) return file_error("sync " + temporary_, errno);
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) return file_error("make " + path_, errno);
   temporary_.clear();
   file_.reset();
+  if (durable) TROUPE_CHECK(sync_folder(fs::path{path_}.parent_path()));
   return open_hashed(path_, hash_);
 }
 
@@ -121,7 +131,8 @@ std::vector<Folder::Entry> Folder::list() const {
   return entries;
 }
 
-Result<std::unique_ptr<Folder::Incoming>> Folder::receive(const std::string& hash) const {
+Result<std::unique_ptr<Folder::Incoming>> Folder::receive(const std::string& hash,
+                                                          Keep keep) const {
   if (!is_hash(hash)) return error(Code::invalid, "a package's hash has 64 hexadecimal digits");
   std::string temporary = fmt::format("{}/{}{}-XXXXXX", path_, hash, temporary_mark);
   FileDescriptor file{::mkostemp(temporary.data(), O_CLOEXEC)};
@@ -131,13 +142,14 @@ Result<std::unique_ptr<Folder::Incoming>> Folder::receive(const std::string& has
     if (failure.code() != Code::not_found) return failure;
     return error(Code::internal, failure.message() + ": the folder was removed");
   }
-  return std::make_unique<Incoming>(file_of(hash), std::move(temporary), hash, std::move(file));
+  return std::make_unique<Incoming>(file_of(hash), std::move(temporary), hash, std::move(file),
+                                    keep);
 }
 
-Status Folder::unpack_file(const PackageFile& archive) const {
+Status Folder::unpack_file(const PackageFile& archive, const ArchiveOptions& options) const {
   const std::string temporary = unpacked_of(archive.hash) + std::string(temporary_mark);
   remove_unpacked(temporary);
-  TROUPE_CHECK(unpack(archive, temporary));
+  TROUPE_CHECK(unpack(archive, temporary, options));
   // Of a read-only directory its name can be changed; its parent is ours.
   if (::rename(temporary.c_str(), unpacked_of(archive.hash).c_str()) != 0) {
     const int number = errno;

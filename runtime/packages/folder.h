@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "packages/archive.h"
 #include "packages/file.h"
 
 namespace troupe::security {
@@ -17,12 +18,16 @@ class Hasher;
 
 namespace troupe::packages {
 
+// What a crash of the machine may take: a cached file can be had again, a durable one cannot.
+enum class Keep : uint8_t { cached, durable };
+
 class Folder {
  public:
   // One that comes. Destroying it before finish() leaves nothing behind.
   class Incoming {
    public:
-    Incoming(std::string path, std::string temporary, std::string hash, FileDescriptor file);
+    Incoming(std::string path, std::string temporary, std::string hash, FileDescriptor file,
+             Keep keep);
     ~Incoming();
     Incoming(const Incoming&) = delete;
     Incoming& operator=(const Incoming&) = delete;
@@ -30,7 +35,8 @@ class Folder {
     // Errors: exhausted (the disk is full), internal.
     Status append(BytesView bytes);
     uint64_t size_bytes() const { return size_bytes_; }
-    // The file under its hash. Errors: data_loss (it has another hash), internal.
+    // The file under its hash, on the disk if it is to be durable. Errors: data_loss (it has
+    // another hash), exhausted, internal.
     Result<PackageFilePointer> finish();
 
    private:
@@ -38,6 +44,7 @@ class Folder {
     std::string temporary_;  // Empty: it has its name.
     const std::string hash_;
     FileDescriptor file_;
+    const Keep keep_;
     const std::unique_ptr<security::Hasher> hasher_;
     uint64_t size_bytes_ = 0;
   };
@@ -62,9 +69,10 @@ class Folder {
   std::vector<Entry> list() const;
 
   // Errors: exhausted, denied, internal (the folder is gone).
-  Result<std::unique_ptr<Incoming>> receive(const std::string& hash) const;
+  Result<std::unique_ptr<Incoming>> receive(const std::string& hash,
+                                            Keep keep = Keep::cached) const;
   // Unpacks the archive of this hash, which goes. Errors: those of unpack().
-  Status unpack_file(const PackageFile& archive) const;
+  Status unpack_file(const PackageFile& archive, const ArchiveOptions& options = {}) const;
   void remove(const Entry& entry) const;
 
  private:

@@ -35,8 +35,8 @@ namespace {
 using IncomingPointer = std::shared_ptr<Folder::Incoming>;
 
 Async<Result<IncomingPointer>> begin(transport::Environment environment, const Folder* folder,
-                                     std::string hash) {
-  auto make = [folder, hash] { return folder->receive(hash); };
+                                     std::string hash, Keep keep) {
+  auto make = [folder, hash, keep] { return folder->receive(hash, keep); };
   auto made = co_await transport::run_blocking(environment, std::move(make));
   if (!made) co_return std::move(made).error();
   co_return IncomingPointer{std::move(*made)};
@@ -57,7 +57,7 @@ Async<Result<PackageFilePointer>> fetch(transport::Environment environment,
                                         std::shared_ptr<transport::Peer> peer,
                                         FetchOptions options) {
   TROUPE_CO_TRY(const auto incoming,
-                co_await begin(environment, options.folder, options.request.hash));
+                co_await begin(environment, options.folder, options.request.hash, options.keep));
   transport::Message message{protocol::encode(options.request), {}};
   auto opened =
       peer->open_stream(transport::Method::get_package, std::move(message), {}, chunks_unread_max);
@@ -69,7 +69,7 @@ Async<Result<PackageFilePointer>> fetch(transport::Environment environment,
     if (!next) co_return std::move(next).error();
     if (!*next) break;
     const auto chunk = std::make_shared<const protocol::PackageChunk>(std::move(**next));
-    if (chunk->offset_bytes != incoming->size_bytes() || chunk->total_bytes > package_bytes_max ||
+    if (chunk->offset_bytes != incoming->size_bytes() || chunk->total_bytes > options.bytes_max ||
         chunk->data.size() > chunk->total_bytes - chunk->offset_bytes) {
       co_return error(Code::data_loss, "the chunks of a package do not follow each other");
     }

@@ -92,6 +92,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(job_logs);
       TROUPE_NAME(get_timelines);
       TROUPE_NAME(attach_timeline);
+      TROUPE_NAME(store_checkpoint);
 #undef TROUPE_NAME
   }
   return fmt::format("method {}", static_cast<uint32_t>(method));

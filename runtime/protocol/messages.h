@@ -46,7 +46,7 @@ enum class Method : uint32_t {
   kill_actors = 35,
   get_actors = 36,
   get_job = 37,      // Answered by JobInfo.
-  get_package = 38,  // A stream of PackageChunk; also to a driver.
+  get_package = 38,  // A stream of PackageChunk; also to a driver, and for checkpoints to a worker.
   explain = 39,      // What the head knows of anything with an id.
   // To a worker.
   start_actor = 40,
@@ -96,10 +96,12 @@ enum class Method : uint32_t {
   replicate = 87,        // Back.
   transfer_lead = 88,    // To the head.
   ping = 89,             // To the head: whether it answers.
-  adopt_objects = 91,    // To a worker.
-  evacuate = 92,         // From the head to a worker, and on to its processes.
-  yield_slots = 75,      // YieldSlots, from the head: somebody else waits for what its slots hold.
-  accept_ring = 74,      // RingOffer, from the worker, with the same descriptors.
+  store_checkpoint =
+      90,              // To the worker, with the archive, and to the head; answered by Checkpoint.
+  adopt_objects = 91,  // To a worker.
+  evacuate = 92,       // From the head to a worker, and on to its processes.
+  yield_slots = 75,    // YieldSlots, from the head: somebody else waits for what its slots hold.
+  accept_ring = 74,    // RingOffer, from the worker, with the same descriptors.
 };
 // "create_actor"; "method 99" for a number that this build does not know.
 std::string method_name(Method method);
@@ -285,6 +287,7 @@ struct GetPackage {
   JobId job;
   std::string hash;
   uint64_t offset_bytes = 0;
+  ActorId actor = {};  // Set: its checkpoint.
 };
 
 struct PackageChunk {
@@ -375,6 +378,27 @@ struct ActorSpec {
   uint32_t mailbox_calls_max = 0;  // 0: the default.
   std::vector<ConcurrencyGroup> groups = {};
   uint64_t exit_grace_us = 0;  // How long it may take to end when it is stopped. 0: the default.
+  uint64_t checkpoint_interval_us = 0;  // 0: only when it is asked for.
+};
+
+// The last state of an actor that the head has; number 0: none. Its directory is one archive, named
+// as a package is.
+struct Checkpoint {
+  uint64_t number = 0;  // From 1, of one actor.
+  std::string hash;     // SHA-256, in hexadecimal.
+  uint64_t size_bytes = 0;
+  uint64_t taken_unix_us = 0;
+  uint32_t incarnation = 0;  // That wrote it.
+};
+
+// From the actor's process to its worker, with the archive beside it, and from there to the head.
+struct StoreCheckpoint {
+  NodeId node;
+  uint64_t epoch = 0;
+  ActorId actor;
+  uint32_t incarnation = 0;
+  std::string hash;
+  uint64_t size_bytes = 0;
 };
 
 struct ActorInfo {
@@ -392,6 +416,7 @@ struct ActorInfo {
   std::string deployment;
   uint64_t created_unix_us = 0;
   std::vector<Gauge> gauges;  // While it is alive; a moment old.
+  Checkpoint checkpoint = {};
 };
 
 struct GetActor {
@@ -418,6 +443,7 @@ struct StartActor {
   std::vector<uint32_t> devices;
   uint32_t bundle = 0;  // Of its placement group, as in PlacementSpec.
   uint32_t grant = 0;
+  Checkpoint checkpoint = {};  // To go on from; number 0: it begins anew.
 };
 
 struct ProcessStarted {
@@ -586,6 +612,9 @@ struct StopProcess {
 struct AssignActor {
   uint32_t incarnation = 0;
   ActorSpec spec;
+  Checkpoint checkpoint = {};
+  std::string restore_from;       // Where the checkpoint lies, unpacked; empty: there is none.
+  std::string checkpoint_folder;  // Where states are written to; empty: the node keeps none.
 };
 
 struct AssignActors {

@@ -204,11 +204,12 @@ struct JobEnvironment {
   logToDriver @2 :Bool;
 }
 struct GetJob { job @0 :Data; }
-# Answered with a stream of PackageChunk.
+# Answered with a stream of PackageChunk. With an actor: of its checkpoint.
 struct GetPackage {
   job @0 :Data;
   hash @1 :Text;
   offsetBytes @2 :UInt64;
+  actor @3 :Data;
 }
 struct PackageChunk {
   data @0 :Data;
@@ -284,6 +285,27 @@ struct ActorSpec {
   mailboxCallsMax @21 :UInt32;
   groups @22 :List(ConcurrencyGroup);
   exitGraceUs @23 :UInt64;
+  checkpointIntervalUs @24 :UInt64;
+}
+
+# The last state of an actor that the head has. Its directory is one archive, named as a package is.
+struct Checkpoint {
+  number @0 :UInt64;
+  hash @1 :Text;
+  sizeBytes @2 :UInt64;
+  takenUnixUs @3 :UInt64;
+  incarnation @4 :UInt32;
+}
+
+# From the actor's process to its worker, with the archive beside it, and from there to the head.
+# Answered by the Checkpoint once that is durable.
+struct StoreCheckpoint {
+  node @0 :Data;
+  epoch @1 :UInt64;
+  actor @2 :Data;
+  incarnation @3 :UInt32;
+  hash @4 :Text;
+  sizeBytes @5 :UInt64;
 }
 
 struct ConcurrencyGroup {
@@ -306,6 +328,7 @@ struct ActorInfo {
   deployment @11 :Text;
   createdUnixUs @12 :UInt64;
   gauges @13 :List(Gauge);
+  checkpoint @14 :Checkpoint;
 }
 
 # Answered once the actor is alive in an incarnation above `after`, or dead.
@@ -335,6 +358,7 @@ struct StartActor {
   devices @3 :List(UInt32);
   bundle @4 :UInt32;
   grant @5 :UInt32;
+  checkpoint @6 :Checkpoint;
 }
 
 # `slot`: of a lease, the slot's number plus one.
@@ -508,6 +532,9 @@ struct StopProcess {
 struct AssignActor {
   incarnation @0 :UInt32;
   spec @1 :ActorSpec;
+  checkpoint @2 :Checkpoint;
+  restoreFrom @3 :Text;
+  checkpointFolder @4 :Text;
 }
 
 struct AssignActors {

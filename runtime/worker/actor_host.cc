@@ -26,8 +26,12 @@ constexpr Duration start_budget = std::chrono::minutes(10);        // A large mo
 }  // namespace
 
 ActorHost::ActorHost(transport::Environment environment, Scope& scope, ProcessTable& processes,
-                     Logs& logs)
-    : environment_(environment), scope_(scope), processes_(processes), logs_(logs) {}
+                     Logs& logs, const WorkerOptions& options)
+    : environment_(environment),
+      scope_(scope),
+      processes_(processes),
+      logs_(logs),
+      options_(options) {}
 
 ActorHost::Pointer ActorHost::find(ActorId id) const {
   const auto found = actors_.find(id);
@@ -55,13 +59,16 @@ std::optional<Error> ActorHost::refusal(const protocol::StartActor& request) con
 }
 
 Async<Result<ProcessStarted>> ActorHost::start(protocol::StartActor request,
-                                               Surroundings surroundings, Instant deadline) {
+                                               Surroundings surroundings,
+                                               CheckpointFolder checkpoint, Instant deadline) {
   const ActorId id = request.spec.actor;
   if (id.is_nil()) co_return error(Code::invalid, "start_actor needs an actor");
   for (;;) {
     if (auto refused = refusal(request)) co_return std::move(*refused);
     const Pointer present = find(id);
-    if (!present) co_return co_await begin(std::move(request), std::move(surroundings));
+    if (!present) {
+      co_return co_await begin(std::move(request), std::move(surroundings), std::move(checkpoint));
+    }
     if (present->incarnation == request.incarnation) co_return co_await join(present, deadline);
     const uint64_t drops = drops_;
     co_await supersede(id);
@@ -101,7 +108,8 @@ Async<Result<ProcessStarted>> ActorHost::join(Pointer actor, Instant deadline) {
 }
 
 Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request,
-                                               Surroundings surroundings) {
+                                               Surroundings surroundings,
+                                               CheckpointFolder checkpoint) {
   const protocol::ActorSpec& spec = request.spec;
   const ActorId id = spec.actor;
   const Instant began = environment_.clock.now();
@@ -119,9 +127,7 @@ Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request,
   actors_[id] = actor;
   logs_.process_started(process, id, name, driver);
 
-  protocol::AssignActor assignment;
-  assignment.incarnation = request.incarnation;
-  assignment.spec = std::move(request.spec);
+  const auto assignment = assignment_of(std::move(request), checkpoint, process->id());
   const std::string class_name = assignment.spec.class_name;
   Bytes body = protocol::encode(assignment);
   auto started =
@@ -152,6 +158,18 @@ Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request,
   co_return started;
 }
 
+protocol::AssignActor ActorHost::assignment_of(protocol::StartActor request,
+                                               const CheckpointFolder& checkpoint,
+                                               ProcessId process) const {
+  protocol::AssignActor assignment;
+  assignment.incarnation = request.incarnation;
+  assignment.spec = std::move(request.spec);
+  assignment.checkpoint = std::move(request.checkpoint);
+  if (checkpoint) assignment.restore_from = *checkpoint;
+  assignment.checkpoint_folder = checkpoint_folder_of(options_, process);
+  return assignment;
+}
+
 // --- Light actors
 
 Async<Status> ActorHost::start_light(protocol::StartActors request,
@@ -172,6 +190,11 @@ Async<Status> ActorHost::start_light(protocol::StartActors request,
     }
     if (const auto refused = refusal(item)) {
       fail(*refused);
+      continue;
+    }
+    const auto checkpoint = prepared->checkpoints.find(id);
+    if (checkpoint != prepared->checkpoints.end() && !checkpoint->second) {
+      fail(checkpoint->second.error());
       continue;
     }
     if (const Pointer present = find(id)) {
@@ -196,7 +219,7 @@ Async<Status> ActorHost::start_light(protocol::StartActors request,
     groups[(*light)->process->id()].push_back(std::move(item));
   }
   for (auto& [process, items] : groups) {
-    spawn(scope_, assign_light(light_processes_.at(process), std::move(items), outcomes));
+    spawn(scope_, assign_light(light_processes_.at(process), std::move(items), prepared, outcomes));
   }
   groups.clear();
   while (outcomes->left > 0 || !outcomes->told_next.empty()) {
@@ -235,7 +258,7 @@ Async<void> ActorHost::start_light_later(protocol::StartActor request,
   (*light)->actors.insert(id);
   std::vector<protocol::StartActor> items;
   items.push_back(std::move(request));
-  co_await assign_light(*light, std::move(items), outcomes);
+  co_await assign_light(*light, std::move(items), std::move(prepared), outcomes);
 }
 
 Async<void> ActorHost::join_light(ActorId id, uint32_t incarnation, Pointer actor,
@@ -266,7 +289,7 @@ Result<ActorHost::LightPointer> ActorHost::light_process(const protocol::StartAc
       return light;
     }
   }
-  TROUPE_TRY(auto surroundings, prepared.at({kind.job, kind.module}));
+  TROUPE_TRY(auto surroundings, prepared.surroundings.at({kind.job, kind.module}));
   const auto driver = surroundings.driver;
   TROUPE_TRY(
       auto process,
@@ -302,12 +325,18 @@ void ActorHost::retire(const LightPointer& light) {
 }
 
 Async<void> ActorHost::assign_light(LightPointer light, std::vector<protocol::StartActor> items,
+                                    std::shared_ptr<const Prepared> prepared,
                                     OutcomesPointer outcomes) {
   protocol::AssignActors request;
   std::map<ActorId, Pointer> unsettled;
   for (protocol::StartActor& item : items) {
-    unsettled[item.spec.actor] = find(item.spec.actor);
-    request.items.push_back({item.incarnation, std::move(item.spec)});
+    const ActorId id = item.spec.actor;
+    unsettled[id] = find(id);
+    const auto checkpoint = prepared->checkpoints.find(id);
+    request.items.push_back(assignment_of(
+        std::move(item),
+        checkpoint == prepared->checkpoints.end() ? CheckpointFolder{} : *checkpoint->second,
+        light->process->id()));
   }
   auto streamed = co_await stream_light(light, std::move(request), outcomes, unsettled);
   if (unsettled.empty()) co_return;
@@ -556,6 +585,12 @@ std::vector<protocol::ActorGauges> ActorHost::changed_gauges() {
 
 void ActorHost::tell_gauges_again() {
   for (const auto& [id, actor] : actors_) actor->gauges_changed = !actor->gauges.empty();
+}
+
+bool ActorHost::hosts(ActorId id, uint32_t incarnation, ProcessId process) const {
+  const Pointer actor = find(id);
+  return actor && actor->incarnation == incarnation && actor->process &&
+         actor->process->id() == process;
 }
 
 std::vector<protocol::RunningActor> ActorHost::running() const {

@@ -16,16 +16,22 @@ namespace troupe::worker {
 class ActorHost {
  public:
   // All outlive the host.
-  ActorHost(transport::Environment environment, Scope& scope, ProcessTable& processes, Logs& logs);
+  ActorHost(transport::Environment environment, Scope& scope, ProcessTable& processes, Logs& logs,
+            const WorkerOptions& options);
 
   // Idempotent by (actor, incarnation): a repeated request joins the first or gets its answer,
   // also the answer that it failed. A higher incarnation stops the lower one first. The budget is
   // the call's. Errors: conflict (a higher incarnation was here, or this one ended), cancelled
   // (stopped while it started), what the process answered, what ProcessTable::launch returns.
+  // `checkpoint`: the request's, if it has one.
   Async<Result<protocol::ProcessStarted>> start(protocol::StartActor request,
-                                                Surroundings surroundings, Instant deadline);
-  // What was made ready for the module of a job, or why it could not be.
-  using Prepared = std::map<std::pair<JobId, std::string>, Result<Surroundings>>;
+                                                Surroundings surroundings,
+                                                CheckpointFolder checkpoint, Instant deadline);
+  // What was made ready for the module of a job, and for an actor, or why it could not be.
+  struct Prepared {
+    std::map<std::pair<JobId, std::string>, Result<Surroundings>> surroundings;
+    std::map<ActorId, Result<CheckpointFolder>> checkpoints;  // Of those that have one.
+  };
   // The same of light actors, whose outcomes `out` gets as they come, in batches.
   Async<Status> start_light(protocol::StartActors request, std::shared_ptr<const Prepared> prepared,
                             transport::OutgoingStream& out);
@@ -43,6 +49,8 @@ class ActorHost {
   std::vector<protocol::ActorGauges> changed_gauges();
   // A head that registers this node anew does not know any.
   void tell_gauges_again();
+  // Whether the process is that of the actor.
+  bool hosts(ActorId actor, uint32_t incarnation, ProcessId process) const;
   // Those that were answered as started, by actor.
   std::vector<protocol::RunningActor> running() const;
   // Those that still start: a head that does not want them any more stops them.
@@ -94,7 +102,10 @@ class ActorHost {
   using Pointer = std::shared_ptr<Actor>;
 
   Async<Result<protocol::ProcessStarted>> begin(protocol::StartActor request,
-                                                Surroundings surroundings);
+                                                Surroundings surroundings,
+                                                CheckpointFolder checkpoint);
+  protocol::AssignActor assignment_of(protocol::StartActor request,
+                                      const CheckpointFolder& checkpoint, ProcessId process) const;
   Async<Result<protocol::ProcessStarted>> join(Pointer actor, Instant deadline);
   std::optional<Error> refusal(const protocol::StartActor& request) const;
   static Error dropped();
@@ -104,7 +115,7 @@ class ActorHost {
                                 std::shared_ptr<const Prepared> prepared, OutcomesPointer outcomes);
   Async<void> join_light(ActorId id, uint32_t incarnation, Pointer actor, OutcomesPointer outcomes);
   Async<void> assign_light(LightPointer light, std::vector<protocol::StartActor> items,
-                           OutcomesPointer outcomes);
+                           std::shared_ptr<const Prepared> prepared, OutcomesPointer outcomes);
   // Errors: that of the process or of the stream as a whole.
   Async<Status> stream_light(LightPointer light, protocol::AssignActors request,
                              OutcomesPointer outcomes, std::map<ActorId, Pointer>& unsettled);
@@ -124,6 +135,7 @@ class ActorHost {
   Scope& scope_;
   ProcessTable& processes_;
   Logs& logs_;
+  const WorkerOptions& options_;
   std::map<ActorId, Pointer> actors_;
   uint64_t drops_ = 0;
   std::map<std::string, LightPointer> light_;          // The newest of a kind: takes more actors.

@@ -43,6 +43,8 @@ struct WorkerOptions {
   // needs them any more.
   std::string package_folder;
   uint64_t package_bytes_max = uint64_t{10} << 30;
+  // Where actors write their states before they go to the head; empty: nowhere, and none does.
+  std::string checkpoint_folder;
   // Pulls that get less than this ask for compression, which lz4 does about as fast.
   double compress_below_bytes_s = 300e6;
   std::string certificate_pem;  // The node's credentials, handed to this node's processes.
@@ -64,5 +66,11 @@ struct WorkerOptions {
   uint32_t idle_slots_max = 8;
   Duration job_check_period = std::chrono::seconds(10);
 };
+
+// Where a process of the node writes them.
+inline std::string checkpoint_folder_of(const WorkerOptions& options, ProcessId process) {
+  if (options.checkpoint_folder.empty()) return {};
+  return options.checkpoint_folder + "/" + process.to_string();
+}
 
 }  // namespace troupe::worker

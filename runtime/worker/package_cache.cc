@@ -16,8 +16,10 @@ constexpr size_t hashes_max = 1024;
 // The head may have to get it first; a head that is gone closes the connection.
 constexpr Duration silence_max = std::chrono::minutes(10);
 
+constexpr std::string_view checkpoint_kind = "checkpoint";
+
 bool is_archive(const protocol::Package& package) {
-  return package.kind == packages::working_folder_kind;
+  return package.kind == packages::working_folder_kind || package.kind == checkpoint_kind;
 }
 }  // namespace
 
@@ -39,11 +41,43 @@ Async<Result<std::string>> PackageCache::get(JobId job, protocol::Package packag
     if (local) co_return std::move(*local);
   }
   users_[package.hash].insert(job);
+  const ActorId nobody;
+  co_return co_await get_of(job, nobody, std::move(package), deadline);
+}
+
+Async<Result<CheckpointFolder>> PackageCache::checkpoint(JobId job, ActorId actor,
+                                                         protocol::Package package,
+                                                         Instant deadline) {
+  TROUPE_CO_CHECK(co_await open());
+  package.kind = checkpoint_kind;
+  // Before it comes, so that nothing makes room with it.
+  CheckpointFolder held = hold(package.hash);
+  auto there = co_await get_of(job, actor, std::move(package), deadline);
+  if (!there) co_return std::move(there).error();
+  co_return held;
+}
+
+CheckpointFolder PackageCache::hold(const std::string& hash) {
+  std::erase_if(held_, [](const auto& entry) { return entry.second.expired(); });
+  if (auto held = held_[hash].lock()) return held;
+  auto made = std::make_shared<const std::string>(folder_->unpacked_of(hash));
+  held_[hash] = made;
+  return made;
+}
+
+bool PackageCache::is_held(const std::string& hash) const {
+  const auto found = held_.find(hash);
+  return found != held_.end() && !found->second.expired();
+}
+
+Async<Result<std::string>> PackageCache::get_of(JobId job, ActorId actor, protocol::Package package,
+                                                Instant deadline) {
   for (;;) {
     std::shared_ptr<Fetch>& entry = fetches_[package.hash + package.kind];
     if (!entry) {
       entry = std::make_shared<Fetch>(environment_.loop);
       entry->job = job;
+      entry->actor = actor;
       spawn(scope_, fetch(package, entry));
     }
     const auto shared = entry;
@@ -51,11 +85,12 @@ Async<Result<std::string>> PackageCache::get(JobId job, protocol::Package packag
       co_return error(Code::deadline_exceeded,
                       fmt::format("{} is still on its way to this node", package.path));
     }
-    if (*shared->outcome || shared->job == job) {
+    if (*shared->outcome || (shared->job == job && shared->actor == actor)) {
       auto outcome = *shared->outcome;  // Named: GCC 12 traps on returning it from there.
       co_return outcome;
     }
-    // It was fetched for another job, whose driver may be gone: this one's may be there.
+    // It was fetched for another job, whose driver may be gone: this one's may be there. Or for
+    // another actor, which the head may know no more.
   }
 }
 
@@ -79,7 +114,7 @@ Async<void> PackageCache::fetch(protocol::Package package, std::shared_ptr<Fetch
   const std::string key = package.hash + package.kind;
   while (removing_) co_await removed_.wait();
   const std::string path = package.path;
-  auto outcome = co_await find_or_fetch(fetch->job, std::move(package));
+  auto outcome = co_await find_or_fetch(fetch->job, fetch->actor, std::move(package));
   if (!outcome) {
     outcome = std::move(outcome).error().context("bring " + path + " to this node");
     log::warning("package_not_fetched", {{"path", path}, {"why", outcome.error()}});
@@ -102,7 +137,8 @@ Async<Status> PackageCache::open() {
   co_return ok();
 }
 
-Async<Result<std::string>> PackageCache::find_or_fetch(JobId job, protocol::Package package) {
+Async<Result<std::string>> PackageCache::find_or_fetch(JobId job, ActorId actor,
+                                                       protocol::Package package) {
   TROUPE_CO_CHECK(co_await open());
   const packages::Folder& folder = *folder_;
   const bool unpacks = is_archive(package);
@@ -120,11 +156,13 @@ Async<Result<std::string>> PackageCache::find_or_fetch(JobId job, protocol::Pack
   packages::FetchOptions options;
   options.request.job = job;
   options.request.hash = hash;
+  options.request.actor = actor;
   options.silence_max = silence_max;
   options.folder = &folder;
   TROUPE_CO_TRY(auto file, co_await packages::fetch(environment_, head, std::move(options)));
   if (unpacks) {
-    auto unpack = [&folder, file] { return folder.unpack_file(*file); };
+    const auto how = actor.is_nil() ? packages::ArchiveOptions{} : packages::checkpoint_archive();
+    auto unpack = [&folder, file, how] { return folder.unpack_file(*file, how); };
     TROUPE_CO_CHECK(co_await transport::run_blocking(environment_, std::move(unpack)));
   }
   log::info("package_fetched",
@@ -151,7 +189,7 @@ Async<void> PackageCache::make_room() {
   std::vector<packages::Folder::Entry> leaving;
   for (const auto& entry : entries) {
     if (bytes <= options_.package_bytes_max) break;
-    if (users_.contains(entry.hash)) continue;
+    if (users_.contains(entry.hash) || is_held(entry.hash)) continue;
     bytes -= entry.size_bytes;
     log::info("package_removed", {{"hash", entry.hash}, {"bytes", entry.size_bytes}});
     leaving.push_back(entry);

@@ -1,5 +1,5 @@
 // The packages of jobs on this node: a local file where it is the same, else one that came from the
-// head and is kept for later.
+// head and is kept for later. And checkpoints of actors that start here.
 #pragma once
 
 #include <functional>
@@ -17,6 +17,9 @@
 
 namespace troupe::worker {
 
+// Where a checkpoint lies, unpacked; it stays there for as long as somebody holds this.
+using CheckpointFolder = std::shared_ptr<const std::string>;
+
 class PackageCache {
  public:
   // All outlive it. `in_use`: whether a job runs, or has processes here.
@@ -29,17 +32,26 @@ class PackageCache {
   // the head said.
   Async<Result<std::string>> get(JobId job, protocol::Package package, Instant deadline);
 
+  // The same of an actor's checkpoint, which only the head has.
+  Async<Result<CheckpointFolder>> checkpoint(JobId job, ActorId actor, protocol::Package package,
+                                             Instant deadline);
+
  private:
   struct Fetch {
     explicit Fetch(const Executor& loop) : done(loop) {}
     JobId job;
+    ActorId actor;  // Nil: it is not its checkpoint.
     std::optional<Result<std::string>> outcome;
     Event done;
   };
   // Nothing: the file at this path is another, or none.
   Async<Result<std::optional<std::string>>> local_file(protocol::Package package);
+  Async<Result<std::string>> get_of(JobId job, ActorId actor, protocol::Package package,
+                                    Instant deadline);
   Async<void> fetch(protocol::Package package, std::shared_ptr<Fetch> fetch);
-  Async<Result<std::string>> find_or_fetch(JobId job, protocol::Package package);
+  Async<Result<std::string>> find_or_fetch(JobId job, ActorId actor, protocol::Package package);
+  CheckpointFolder hold(const std::string& hash);
+  bool is_held(const std::string& hash) const;
   Async<Status> open();
   Async<void> make_room();
 
@@ -51,7 +63,8 @@ class PackageCache {
   std::optional<packages::Folder> folder_;
   std::map<packages::FileMark, std::string> hashes_;  // Of local files; bounded.
   std::map<std::string, std::shared_ptr<Fetch>> fetches_;
-  std::map<std::string, std::set<JobId>> users_;  // By hash.
+  std::map<std::string, std::set<JobId>> users_;                  // By hash.
+  std::map<std::string, std::weak_ptr<const std::string>> held_;  // Checkpoints, by hash.
   bool opening_ = false;
   Event opened_;
   bool removing_ = false;

@@ -48,7 +48,8 @@ Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, Wo
       logs_(environment, options_, forwarder_),
       processes_(environment, scope_, launcher, options_, door_,
                  [this](HostedProcess& process) { process_exited(process); }),
-      actors_(environment, scope_, processes_, logs_),
+      actors_(environment, scope_, processes_, logs_, options_),
+      checkpoints_(environment, scope_, options_, head_, packages_, actors_),
       slots_(environment, scope_, processes_, logs_, options_),
       memory_(environment, scope_, options_, processes_),
       objects_(environment, scope_, options_, door_),
@@ -85,6 +86,7 @@ Async<Status> Worker::start() {
   forwarder_.hello = hello_;
   objects_.set_self(hello_);
   TROUPE_CO_CHECK(co_await objects_.start());
+  TROUPE_CO_CHECK(co_await checkpoints_.start());
   for (const auto& listener : listeners_) spawn(scope_, accept_from(listener.get()));
   memory_.start();
   spawn(scope_, end_finished_jobs());
@@ -178,6 +180,7 @@ void Worker::process_exited(HostedProcess& process) {
     exit.reason = process.exit_reason();
     head_.report_exit(std::move(exit));
   }
+  checkpoints_.process_gone(process.id());
   slots_.process_exited(process);
   rings_.process_gone(process.id());
   timelines_.process_gone(process.id());
@@ -272,6 +275,13 @@ void Worker::answer_methods() {
                   [this](Message message, CallContext call, transport::OutgoingStream& out) {
                     return get_timelines(std::move(message), std::move(call), out);
                   });
+  door_.on_message(Method::store_checkpoint, [this](Message message, CallContext call) {
+    return checkpoints_.store(std::move(message), std::move(call));
+  });
+  door_.on_stream(Method::get_package,
+                  [this](Message message, CallContext call, transport::OutgoingStream& out) {
+                    return get_package(std::move(message), std::move(call), out);
+                  });
   door_.on_stream(Method::read_log,
                   [this](Message message, CallContext call, transport::OutgoingStream& out) {
                     return logs_.read(std::move(message), std::move(call), out);
@@ -290,14 +300,31 @@ Async<Result<Surroundings>> Worker::prepare(JobId job, std::string module, uint6
   co_return made;
 }
 
+Async<Result<CheckpointFolder>> Worker::bring(protocol::StartActor request, CallContext call) {
+  const uint64_t epoch = request.epoch;
+  const uint64_t registration = head_.registrations();
+  const Instant deadline = answer_by(call.deadline, environment_.clock.now());
+  auto brought = co_await checkpoints_.bring(std::move(request), deadline);
+  TROUPE_CO_CHECK(head_.check(call, epoch));
+  if (registration != head_.registrations()) {
+    co_return error(Code::cancelled, "the node registered anew meanwhile: the head asks again");
+  }
+  co_return brought;
+}
+
 Async<Result<protocol::ProcessStarted>> Worker::start_actor(protocol::StartActor request,
                                                             CallContext call) {
   TROUPE_CO_CHECK(head_.check(call, request.epoch));
   head_.forget_exits(request.spec.actor, request.incarnation);
   const Instant deadline = answer_by(call.deadline, environment_.clock.now());
+  CheckpointFolder checkpoint;
+  if (request.checkpoint.number != 0) {
+    TROUPE_CO_TRY(checkpoint, co_await bring(request, call));
+  }
   TROUPE_CO_TRY(auto surroundings,
                 co_await prepare(request.spec.job, request.spec.module, request.epoch, call));
-  co_return co_await actors_.start(std::move(request), std::move(surroundings), deadline);
+  co_return co_await actors_.start(std::move(request), std::move(surroundings),
+                                   std::move(checkpoint), deadline);
 }
 
 Async<Result<Empty>> Worker::stop_actor(protocol::StopActor request, CallContext call) {
@@ -316,10 +343,14 @@ Async<Status> Worker::start_actors(Message message, CallContext call,
   }
   const auto prepared = std::make_shared<ActorHost::Prepared>();
   for (const protocol::StartActor& item : request->items) {
+    if (item.checkpoint.number != 0) {
+      auto brought = co_await bring(item, call);
+      prepared->checkpoints.emplace(item.spec.actor, std::move(brought));
+    }
     const auto key = std::make_pair(item.spec.job, item.spec.module);
-    if (prepared->contains(key)) continue;
+    if (prepared->surroundings.contains(key)) continue;
     auto made = co_await prepare(key.first, key.second, item.epoch, call);
-    prepared->emplace(key, std::move(made));
+    prepared->surroundings.emplace(key, std::move(made));
   }
   co_return co_await actors_.start_light(std::move(*request), prepared, out);
 }
@@ -421,6 +452,12 @@ Async<Status> Worker::get_timelines(Message message, CallContext call,
                                     transport::OutgoingStream& out) {
   TROUPE_CO_CHECK(head_.check(call, head_.epoch()));
   co_return co_await timelines_.send(std::move(message), hello_, out);
+}
+
+Async<Status> Worker::get_package(Message message, CallContext call,
+                                  transport::OutgoingStream& out) {
+  TROUPE_CO_CHECK(head_.check(call, head_.epoch()));
+  co_return co_await checkpoints_.give(std::move(message), out);
 }
 
 Async<Result<transport::Message>> Worker::attach_timeline(Message message, CallContext call) {

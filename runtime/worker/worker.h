@@ -8,6 +8,7 @@
 #include "transport/environment.h"
 #include "transport/router.h"
 #include "worker/actor_host.h"
+#include "worker/checkpoints.h"
 #include "worker/head_link.h"
 #include "worker/job_environments.h"
 #include "worker/log_forwarder.h"
@@ -71,6 +72,8 @@ class Worker {
   // Makes ready what the process of a module needs; then the head's request must still count.
   Async<Result<Surroundings>> prepare(JobId job, std::string module, uint64_t epoch,
                                       CallContext call);
+  // The checkpoint that the actor goes on from; the same holds.
+  Async<Result<CheckpointFolder>> bring(protocol::StartActor request, CallContext call);
   Result<object_store::Caller> caller_of(const CallContext& call) const;
 
   // The head's.
@@ -80,6 +83,7 @@ class Worker {
   Async<Result<protocol::Empty>> stop_actors(protocol::StopActors, CallContext);
   Async<Result<protocol::SlotsStarted>> start_slots(protocol::StartSlots, CallContext);
   Async<Result<protocol::Empty>> stop_slots(protocol::StopSlots, CallContext);
+  Async<Status> get_package(Message, CallContext, transport::OutgoingStream&);
   Async<Status> get_timelines(Message, CallContext, transport::OutgoingStream&);
   Async<Result<protocol::Empty>> report_gauges(protocol::ActorGauges, CallContext);
   Async<Result<protocol::Empty>> job_ended(protocol::EndJob, CallContext);
@@ -112,6 +116,7 @@ class Worker {
   Logs logs_;
   ProcessTable processes_;
   ActorHost actors_;
+  Checkpoints checkpoints_;
   SlotHost slots_;
   MemoryMonitor memory_;
   ObjectService objects_;

@@ -735,6 +735,8 @@ protocol::ActorSpec actor_spec(const SessionImpl& session, std::string module,
   spec.mailbox_calls_max = options.mailbox_calls_max;
   for (const auto& [name, limit] : options.concurrency_groups) spec.groups.push_back({name, limit});
   spec.exit_grace_us = static_cast<uint64_t>(std::max<int64_t>(options.exit_grace.count(), 0));
+  spec.checkpoint_interval_us =
+      static_cast<uint64_t>(std::max<int64_t>(options.checkpoint_interval.count(), 0));
   return spec;
 }
 
@@ -1571,6 +1573,14 @@ void set_process_session(std::shared_ptr<SessionImpl> session) {
 }
 std::shared_ptr<SessionImpl> process_session() {
   return process_session_slot();
+}
+
+Result<CheckpointInfo> checkpoint_actor(const std::shared_ptr<SessionImpl>& session, ActorId actor,
+                                        std::chrono::nanoseconds timeout) {
+  TROUPE_TRY(const Bytes reply,
+             Session{session}.ask_plugin_actor(actor, TROUPE_CHECKPOINT_METHOD, {}, timeout));
+  TROUPE_TRY(const auto kept, protocol::decode<protocol::Checkpoint>(reply));
+  return CheckpointInfo{kept.number, kept.size_bytes, kept.incarnation};
 }
 
 }  // namespace detail

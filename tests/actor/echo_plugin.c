@@ -124,6 +124,8 @@ static void call(void* instance, troupe_call* call, const char* method, uint64_t
       text[message.size < sizeof text ? message.size : sizeof text - 1] = '\0';
       host->call_fail(call, code, text);
     }
+  } else if (strcmp(method, "wish") == 0) {
+    reply_number(call, (uint64_t)host->checkpoint_soon(self->context));
   } else if (strcmp(method, "die") == 0) {
     self->kept = call;
     self->steps_left = UINT64_MAX;
@@ -159,6 +161,36 @@ static int32_t step(void* instance, const troupe_step_budget* budget, troupe_tex
   return self->steps_left > 0 ? TROUPE_STEP_AGAIN : TROUPE_STEP_IDLE;
 }
 
+/* The counter is the state; of some it cannot be kept, or brought back. */
+static const uint64_t not_kept = 666;
+static const uint64_t not_restored = 667;
+
+static FILE* open_state(const char* path, const char* mode) {
+  char name[1024];
+  snprintf(name, sizeof name, "%s/counter", path);
+  return fopen(name, mode);
+}
+
+static int32_t checkpoint(void* instance, const char* path, troupe_text* message) {
+  const echo* self = instance;
+  FILE* file = open_state(path, "wb");
+  const size_t written = fwrite(&self->counter, sizeof self->counter, 1, file);
+  fclose(file);
+  if (written == 1 && self->counter != not_kept) return TROUPE_OK;
+  put_text(message, "told not to keep it");
+  return TROUPE_CONFLICT;
+}
+
+static int32_t restore(void* instance, const char* path, troupe_text* message) {
+  echo* self = instance;
+  FILE* file = open_state(path, "rb");
+  const size_t read = fread(&self->counter, sizeof self->counter, 1, file);
+  fclose(file);
+  if (read == 1 && self->counter != not_restored) return TROUPE_OK;
+  put_text(message, "told not to restore it");
+  return TROUPE_INVALID;
+}
+
 static void destroy(void* instance) {
   echo* self = instance;
   if (self->late_started) pthread_join(self->late_thread, NULL);
@@ -171,6 +203,18 @@ static const troupe_actor_class echo_class = {
     .create = create,
     .call = call,
     .step = step,
+    .checkpoint = checkpoint,
+    .restore = restore,
+    .destroy = destroy,
+};
+/* Without steps. */
+static const troupe_actor_class quiet_class = {
+    .size = sizeof(troupe_actor_class),
+    .name = "quiet",
+    .create = create,
+    .call = call,
+    .checkpoint = checkpoint,
+    .restore = restore,
     .destroy = destroy,
 };
 static const troupe_actor_class tasks_class = {
@@ -180,7 +224,7 @@ static const troupe_actor_class tasks_class = {
     .call = call,
     .destroy = destroy,
 };
-static const troupe_actor_class* const classes[] = {&echo_class, &tasks_class};
+static const troupe_actor_class* const classes[] = {&echo_class, &tasks_class, &quiet_class};
 static const troupe_plugin plugin = {
     .size = sizeof(troupe_plugin),
     .abi_major = TROUPE_ABI_MAJOR,
@@ -188,7 +232,7 @@ static const troupe_plugin plugin = {
     .name = "echo",
     .version = "1.0",
     .classes = classes,
-    .class_count = 2,
+    .class_count = 3,
 };
 
 int32_t troupe_plugin_query(const troupe_host* given, const troupe_plugin** out) {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <future>
 
 #include "actor/host_table.h"
@@ -65,8 +67,10 @@ class InstanceTest : public testing::Test {
     InstanceSpec spec;
     spec.type = Module::load("echo", {TROUPE_TEST_MODULES}, host_table())
                     .value()
-                    .find_class("echo")
+                    .find_class(class_name)
                     .value();
+    spec.concurrency = concurrency;
+    spec.checkpoints = plan;
     spec.identity = {ActorId{RawId{1, 2}}, JobId{RawId{3, 4}}, "the echo", "node-1", 1};
     spec.arguments.push_back(owned(std::move(argument)));
     Instance instance{real.environment(), services, std::move(spec), options};
@@ -77,6 +81,7 @@ class InstanceTest : public testing::Test {
 
   Async<void> drive(Instance& instance, std::function<Async<void>(Instance&)> body) {
     started = co_await instance.start();
+    if (!instance.has_started()) co_return;
     if (started) co_await body(instance);
     instance.request_stop();
     const bool ended = co_await instance.wait_ended(Instant::max());
@@ -100,6 +105,9 @@ class InstanceTest : public testing::Test {
   Scope scope{real.io().get_executor()};
   MemoryServices services;
   Status started = ok();
+  std::string class_name = "echo";
+  uint32_t concurrency = 0;
+  CheckpointPlan plan;
 };
 
 TEST_F(InstanceTest, EchoesAndKnowsWhoItIs) {
@@ -340,6 +348,189 @@ TEST_F(InstanceTest, DiesOfAStepThatFails) {
     EXPECT_TRUE(ended);
     EXPECT_EQ(instance.death().value().code(), Code::data_loss);
     EXPECT_EQ(instance.death().value().message(), "told to die");
+  });
+}
+
+class InstanceCheckpoints : public InstanceTest {
+ protected:
+  InstanceCheckpoints() {
+    std::string pattern = "/tmp/troupe-states-XXXXXX";
+    EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
+    folder = pattern;
+    plan.folder = folder / "states";
+    plan.saved = [this](const std::string& path, std::function<void(Result<Bytes>)> done) {
+      saved.push_back(path);
+      done(keeps ? Result<Bytes>{to_bytes("kept")} : error(Code::unavailable, "no head"));
+    };
+    plan.wished = [this] { ++wishes; };
+  }
+  ~InstanceCheckpoints() override { std::filesystem::remove_all(folder); }
+
+  std::shared_ptr<Call> checkpoint(Instance& instance) {
+    return submit(instance, TROUPE_CHECKPOINT_METHOD);
+  }
+  static uint64_t state_in(const std::filesystem::path& path) {
+    uint64_t counter = 0;
+    std::ifstream{path / "counter", std::ios::binary}.read(reinterpret_cast<char*>(&counter),
+                                                           sizeof counter);
+    return counter;
+  }
+  void keep_state(uint64_t counter) {
+    plan.restore_from = folder / "kept";
+    plan.number = 7;
+    std::filesystem::create_directories(plan.restore_from);
+    std::ofstream{plan.restore_from + "/counter", std::ios::binary}.write(
+        reinterpret_cast<const char*>(&counter), sizeof counter);
+  }
+
+  std::filesystem::path folder;
+  std::vector<std::string> saved;  // On the actor's thread.
+  bool keeps = true;
+  std::atomic<int> wishes = 0;
+};
+
+TEST_F(InstanceCheckpoints, AreTakenInTheOrderOfTheCalls) {
+  run([this](Instance& instance) -> Async<void> {
+    EXPECT_FALSE(instance.has_changed());
+    for (int i = 0; i < 3; ++i) submit(instance, "increment");
+    auto first = checkpoint(instance);
+    submit(instance, "increment");
+    auto second = checkpoint(instance);
+    const auto kept = co_await first->outcome();
+    EXPECT_EQ(kept.value(), to_bytes("kept"));
+    const auto kept_again = co_await second->outcome();
+    EXPECT_TRUE(kept_again);
+    EXPECT_EQ(saved.size(), 2U);
+    EXPECT_EQ(state_in(saved[0]), 3U);
+    EXPECT_EQ(state_in(saved[1]), 4U);
+  });
+}
+
+TEST_F(InstanceCheckpoints, KnowWhetherSomethingRanSinceTheLastThatWasKept) {
+  class_name = "quiet";  // Steps that have work count too.
+  run([this](Instance& instance) -> Async<void> {
+    auto call = submit(instance, "increment");
+    const auto counted = co_await call->outcome();
+    EXPECT_TRUE(counted);
+    EXPECT_TRUE(instance.has_changed());
+    keeps = false;
+    auto lost = checkpoint(instance);
+    const auto refused = co_await lost->outcome();
+    EXPECT_EQ(refused.error().code(), Code::unavailable);
+    EXPECT_TRUE(instance.has_changed());
+    keeps = true;
+    auto kept = checkpoint(instance);
+    const auto done = co_await kept->outcome();
+    EXPECT_TRUE(done);
+    EXPECT_FALSE(instance.has_changed());
+  });
+}
+
+TEST_F(InstanceCheckpoints, OneThatTheModuleCannotWriteLeavesNothing) {
+  run(
+      [this](Instance& instance) -> Async<void> {
+        auto call = checkpoint(instance);
+        const auto failed = co_await call->outcome();
+        EXPECT_EQ(failed.error().code(), Code::conflict);
+        EXPECT_THAT(failed.error().message(), HasSubstr("told not to keep it"));
+        EXPECT_TRUE(saved.empty());
+        EXPECT_TRUE(std::filesystem::is_empty(plan.folder));
+        EXPECT_TRUE(instance.has_changed());
+        // It goes on.
+        auto after = submit(instance, "increment");
+        const auto counted = co_await after->outcome();
+        EXPECT_EQ(number(counted.value()), 667u);
+      },
+      {}, number(uint64_t{666}));
+}
+
+TEST_F(InstanceCheckpoints, AFolderThatCannotBeMadeSaysSo) {
+  std::ofstream{folder / "states"} << "a file";
+  run([this](Instance& instance) -> Async<void> {
+    auto call = checkpoint(instance);
+    const auto failed = co_await call->outcome();
+    EXPECT_EQ(failed.error().code(), Code::internal);
+    EXPECT_THAT(failed.error().message(), HasSubstr(plan.folder));
+  });
+}
+
+TEST_F(InstanceCheckpoints, AnInstanceGoesOnFromOne) {
+  keep_state(41);
+  run([this](Instance& instance) -> Async<void> {
+    auto call = submit(instance, "increment");
+    const auto counted = co_await call->outcome();
+    EXPECT_EQ(number(counted.value()), 42u);
+  });
+  EXPECT_TRUE(started);
+}
+
+TEST_F(InstanceCheckpoints, OneThatCannotBeRestoredFailsTheStart) {
+  keep_state(667);
+  run([](Instance&) -> Async<void> { co_return; });
+  ASSERT_FALSE(started);
+  // Not what the module said: that would mean that no start can succeed.
+  EXPECT_EQ(started.error().code(), Code::data_loss);
+  EXPECT_EQ(started.error().message(), "restore from checkpoint 7: told not to restore it");
+}
+
+TEST_F(InstanceCheckpoints, OnlyOfOneThreadAndWhereTheyAreKept) {
+  concurrency = 2;
+  const auto refused = [this](const std::string& why) {
+    run([&, this](Instance& instance) -> Async<void> {
+      auto call = checkpoint(instance);
+      const auto outcome = co_await call->outcome();
+      EXPECT_EQ(outcome.error().code(), Code::unimplemented);
+      EXPECT_THAT(outcome.error().message(), HasSubstr(why));
+      auto wish = submit(instance, "wish");
+      const auto answer = co_await wish->outcome();
+      EXPECT_EQ(number(answer.value()), static_cast<uint64_t>(TROUPE_UNIMPLEMENTED));
+    });
+    EXPECT_TRUE(started);
+    plan.is_regular = true;
+    run([](Instance&) -> Async<void> { co_return; });
+    EXPECT_EQ(started.error().code(), Code::invalid);
+    EXPECT_THAT(started.error().message(), HasSubstr(why));
+    plan.is_regular = false;
+  };
+  refused("several threads");
+  concurrency = 0;
+  plan.folder.clear();
+  refused("its node keeps no checkpoints");
+  EXPECT_EQ(wishes, 0);
+}
+
+TEST_F(InstanceCheckpoints, WishesBeforeOneBeginsAreOne) {
+  run([this](Instance& instance) -> Async<void> {
+    for (int i = 0; i < 3; ++i) {
+      auto wish = submit(instance, "wish");
+      const auto answer = co_await wish->outcome();
+      EXPECT_EQ(number(answer.value()), 0u);
+    }
+    EXPECT_EQ(wishes, 1);
+    auto call = checkpoint(instance);
+    const auto kept = co_await call->outcome();
+    EXPECT_TRUE(kept);
+    auto wish = submit(instance, "wish");
+    const auto answer = co_await wish->outcome();
+    EXPECT_TRUE(answer);
+    EXPECT_EQ(wishes, 2);
+  });
+}
+
+TEST_F(InstanceCheckpoints, OneOnItsWayFailsWhenTheInstanceEnds) {
+  std::function<void(Result<Bytes>)> later;
+  std::promise<void> begun;
+  plan.saved = [&](const std::string&, std::function<void(Result<Bytes>)> done) {
+    later = std::move(done);
+    begun.set_value();
+  };
+  run([&](Instance& instance) -> Async<void> {
+    auto call = checkpoint(instance);
+    begun.get_future().wait();
+    instance.request_stop();
+    const auto cancelled = co_await call->outcome();
+    EXPECT_EQ(cancelled.error().code(), Code::cancelled);
+    later(to_bytes("too late"));
   });
 }
 

@@ -63,7 +63,7 @@ TEST(Module, RefusesWhatIsNoModule) {
 TEST(Module, NamesBothAbiVersions) {
   const auto outcome = load("other_abi");
   expect_error(outcome, Code::unimplemented, "9.4");
-  EXPECT_THAT(outcome.error().message(), HasSubstr("runs 1.2"));
+  EXPECT_THAT(outcome.error().message(), HasSubstr("runs 1.3"));
 }
 
 TEST(Module, RefusesBrokenTables) {

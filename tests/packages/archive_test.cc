@@ -1,9 +1,12 @@
 #include "packages/archive.h"
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#include <csignal>
 
 #include "security/digest.h"
 #include "tests/packages/temporary_folder.h"
@@ -89,12 +92,41 @@ TEST_F(ArchiveTest, LimitsHold) {
   expect_error(pack(root / "from", {.bytes_max = 200, .entries_max = 2}), Code::invalid,
                "more than 2 files");
   const auto packed = pack(root / "from").value();
-  for (const ArchiveLimits limits : {ArchiveLimits{199, 3}, ArchiveLimits{200, 2}}) {
+  for (const auto& limits : {ArchiveOptions{.bytes_max = 199, .entries_max = 3},
+                             ArchiveOptions{.bytes_max = 200, .entries_max = 2}}) {
     const Status unpacked = unpack(*packed, root / "to", limits);
     ASSERT_FALSE(unpacked);
     EXPECT_EQ(unpacked.error().code(), Code::data_loss);
     EXPECT_FALSE(fs::exists(root / "to"));
   }
+}
+
+TEST_F(ArchiveTest, OfACheckpointAllIsKeptAndLiesWhereItIsTold) {
+  write(root / "from/.git/config", "its own affair");
+  write(root / "from/values", "7");
+  fs::create_directories(root / "states");
+  const auto packed = pack(root / "from", checkpoint_archive(root / "states"));
+  ASSERT_TRUE(packed) << packed.error().to_string();
+  EXPECT_TRUE(fs::is_empty(root / "states"));  // It has no name.
+  ASSERT_TRUE(unpack(**packed, root / "to", checkpoint_archive()));
+  EXPECT_EQ(read(root / "to/.git/config"), "its own affair");
+  expect_error(pack(root / "from", checkpoint_archive(root / "missing")), Code::not_found,
+               "missing");
+  expect_error(pack(root / "nowhere", checkpoint_archive(root / "states")), Code::not_found,
+               "find the checkpoint");
+}
+
+TEST_F(ArchiveTest, AFullDiskForACheckpointSaysSo) {
+  write(root / "from/values", std::string(10'000, 'x'));
+  const rlimit small{4096, RLIM_INFINITY};
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto old = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const auto packed = pack(root / "from", checkpoint_archive(root));
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, old);
+  expect_error(packed, Code::exhausted, root.string());
 }
 
 // An archive that somebody wrote by hand.

@@ -45,6 +45,22 @@ TEST(Codec, NestedMessageRoundTrips) {
   EXPECT_EQ(encode(copy), encode(record));
 }
 
+TEST(Codec, AnActorThatAnOlderVersionWroteHasNoCheckpoint) {
+  ActorInfo info;
+  info.name = "counter";
+  info.checkpoint.number = 3;
+  info.checkpoint.hash = "abc";
+  Bytes bytes = encode(info);
+  EXPECT_EQ(decode<ActorInfo>(bytes).value().checkpoint.hash, "abc");
+  // The root's pointers, behind the table of segments: its last field did not exist.
+  constexpr size_t pointer_count_at = 8 + 6;
+  --bytes[pointer_count_at];
+  const auto older = decode<ActorInfo>(bytes).value();
+  EXPECT_EQ(older.name, "counter");
+  EXPECT_EQ(older.checkpoint.number, 0u);
+  EXPECT_TRUE(older.checkpoint.hash.empty());
+}
+
 TEST(Codec, ListsOfIdsAndNumbersRoundTrip) {
   SeededRandom random{12};
   ReturnLease lease{LeaseId::random(random),

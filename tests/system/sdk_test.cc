@@ -37,6 +37,12 @@ TEST_F(SdkSystem, CounterActor) {
   EXPECT_EQ(outcome.out, "value: 5060\nerror: a counter only grows\n") << outcome.err;
 }
 
+TEST_F(SdkSystem, CheckpointedActor) {
+  const Outcome outcome = cluster->program("checkpointed_actor");
+  EXPECT_TRUE(outcome.out.starts_with("checkpoint 1 has ")) << outcome.out << outcome.err;
+  EXPECT_TRUE(outcome.out.ends_with("\"to\" after the crash: 2\n")) << outcome.out << outcome.err;
+}
+
 TEST_F(SdkSystem, WordStream) {
   const Outcome outcome = cluster->program("word_stream");
   EXPECT_EQ(outcome.out, "in chunks: 600000\n6 words, the longest: stream\nended at its limit\n")

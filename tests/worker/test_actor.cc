@@ -1,9 +1,12 @@
 // An actor process for tests: obeys the class name that it is assigned.
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 
 #include "actor/fork_server.h"
 #include "transport/asio_network.h"
@@ -55,8 +58,10 @@ class TestActor {
     std::printf("assigned %s, devices [%s], extra [%s]\n", what.c_str(),
                 ::getenv("CUDA_VISIBLE_DEVICES"), ::getenv("EXTRA") ? ::getenv("EXTRA") : "");
     if (what == "around") look_around();
+    if (what == "restore") look_at_checkpoint(request);
     std::fflush(stdout);
     if (what == "exit") std::_Exit(3);
+    if (what == "save") spawn(scope_, save(std::move(request)));
     if (what == "gauges") spawn(scope_, report(request.spec.actor, request.incarnation));
     if (what == "fail") co_return error(Code::not_found, "no class of this name");
     if (what == "hang") co_await sleep_for(real_.environment().clock, 1h);
@@ -72,6 +77,27 @@ class TestActor {
     std::printf("A=%s\nnamespace=%s\nmodule=%s\nmodule file=%s\nfolder=%s\nlast", value("A"),
                 value("TROUPE_NAMESPACE"), value("TROUPE_MODULE"), value("TROUPE_MODULE_FILE"),
                 ::getcwd(folder, sizeof folder));
+  }
+  static void look_at_checkpoint(const protocol::AssignActor& request) {
+    std::string state;
+    std::ifstream{request.restore_from + "/state"} >> state;
+    std::filesystem::create_directories(request.checkpoint_folder + "/1");
+    std::printf("number=%d\nstate=%s\nstates=%s\nlast", static_cast<int>(request.checkpoint.number),
+                state.c_str(), request.checkpoint_folder.c_str());
+  }
+  // A file of five bytes, whose hash the test gave.
+  Async<void> save(protocol::AssignActor request) {
+    const FileDescriptor file{::memfd_create("state", MFD_CLOEXEC)};
+    if (::write(file.get(), "state", 5) != 5) std::_Exit(9);
+    protocol::StoreCheckpoint state;
+    state.actor = request.spec.actor;
+    state.incarnation = request.incarnation;
+    state.hash = ::getenv("EXTRA");
+    Message message{protocol::encode(state), {}};
+    message.descriptors.emplace_back(::dup(file.get()));
+    auto stored = co_await peer_->call(Method::store_checkpoint, std::move(message), 20s);
+    std::printf("stored=%s\nlast", stored ? "yes" : stored.error().to_string().c_str());
+    std::fflush(stdout);
   }
   Async<void> report(ActorId actor, uint32_t incarnation) {
     for (;;) {  // Refused until the worker has this process's answer.

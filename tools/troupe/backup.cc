@@ -161,7 +161,7 @@ int run_restore(const CommonOptions& common, const RestoreCommand& options) {
                "{} has no authority yet. Before 'troupe up', copy from the cluster's former state "
                "folder: authority/ (without it no cluster can use these tables), credentials/*.id "
                "(nodes keep their ids), api_keys.json and gateway.key (keys stay valid), "
-               "packages/head (modules of detached actors)\n",
+               "packages/head (modules of detached actors), checkpoints/head (last states of actors)\n",
                folder.path().string());
   }
   return 0;

@@ -183,6 +183,8 @@ int run_head(const CommonOptions& common, const DaemonOptions& options) {
   head_options.cluster = *cluster;
   head_options.version = version;
   head_options.package_folder = daemon.folder().packages(name);
+  head_options.checkpoint_folder = daemon.folder().checkpoints(name);
+  head_options.checkpoint_bytes_max = daemon.options().checkpoint_mib << 20;
   head_options.pid = static_cast<uint32_t>(::getpid());
   head_options.listen = {{daemon.folder().head_socket(name), "", 0},
                          {"", daemon.options().host, daemon.options().port}};
@@ -249,6 +251,7 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
   worker_options.log_folder = daemon.folder().logs();
   worker_options.package_folder = daemon.folder().packages(daemon.options().name);
   worker_options.package_bytes_max = daemon.options().package_mib << 20;
+  worker_options.checkpoint_folder = daemon.folder().checkpoints(daemon.options().name);
   worker_options.store_capacity_bytes = daemon.options().store_mib << 20;
   worker_options.spill_folder = daemon.options().spill_dir.empty()
                                     ? daemon.folder().spill().string()

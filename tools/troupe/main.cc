@@ -63,6 +63,8 @@ int main(int argc, char** argv) {
                          "--store-mib)");
   up_command->add_option("--package-mib", up.package_mib,
                          "Jobs' modules and working directories a worker keeps, in MiB");
+  up_command->add_option("--checkpoint-mib", up.checkpoint_mib,
+                         "The largest state of an actor that the head keeps, in MiB");
   up_command
       ->add_option("--resource", up.resources,
                    "NAME=AMOUNT of a resource of your own, for each worker; "
@@ -284,6 +286,7 @@ int main(int argc, char** argv) {
     command->add_option("--spill-dir", daemon.spill_dir, "Folder for spilled objects");
     command->add_option("--spill-mib", daemon.spill_mib, "How much is spilled; 0: nothing");
     command->add_option("--package-mib", daemon.package_mib, "How much of jobs' files is kept");
+    command->add_option("--checkpoint-mib", daemon.checkpoint_mib, "The largest checkpoint");
     command->add_option("--resource", daemon.resources, "NAME=AMOUNT of a resource of your own")
         ->allow_extra_args(false);
     command->add_option("--label", daemon.labels, "KEY=VALUE")->allow_extra_args(false);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <chrono>
 #include <cstdio>
 #include <thread>
 
@@ -63,6 +64,17 @@ json::object describe_node(const protocol::NodeInfo& node) {
           {"version", node.version}};
 }
 
+// Empty: it has none.
+std::string checkpoint_text(const protocol::Checkpoint& checkpoint) {
+  if (checkpoint.number == 0) return {};
+  const auto now = std::chrono::duration_cast<std::chrono::microseconds>(
+      std::chrono::system_clock::now().time_since_epoch());
+  const double age_s =
+      static_cast<double>(now.count()) / 1e6 - static_cast<double>(checkpoint.taken_unix_us) / 1e6;
+  return fmt::format("{}, {:.1f} s old, {} bytes, of incarnation {}", checkpoint.number,
+                     std::max(age_s, 0.0), checkpoint.size_bytes, checkpoint.incarnation);
+}
+
 json::object describe_actor(const protocol::ActorInfo& actor,
                             const std::vector<protocol::NodeInfo>& nodes) {
   json::object gauges;
@@ -80,6 +92,7 @@ json::object describe_actor(const protocol::ActorInfo& actor,
           {"job", actor.job.is_nil() ? "" : actor.job.to_string()},
           {"deployment", actor.deployment},
           {"reason", actor.reason},
+          {"checkpoint", checkpoint_text(actor.checkpoint)},
           {"gauges", std::move(gauges)}};
 }
 

@@ -9,6 +9,7 @@
 //   metadata/      the head's tables (metadata-NAME)
 //   coordination/  of several heads: what etcd keeps, and the authority that it trusts
 //   sockets/ logs/ packages/
+//   checkpoints/   the last states of actors (head), and those on their way (worker)
 #pragma once
 
 #include <cstdint>
@@ -54,6 +55,10 @@ class StateFolder {
   // Of the head ("head"), or a worker.
   std::filesystem::path packages(const std::string& daemon) const {
     return path_ / "packages" / daemon;
+  }
+  // The same.
+  std::filesystem::path checkpoints(const std::string& daemon) const {
+    return path_ / "checkpoints" / daemon;
   }
   std::filesystem::path authority() const { return path_ / "authority"; }
   // What the gateway's HTTPS is verified with (curl --cacert).

@@ -177,7 +177,8 @@ class Starter {
     while (names.size() < static_cast<size_t>(options_.heads)) {
       names.push_back(fmt::format("head-{}", names.size()));
     }
-    std::vector<std::string> arguments{"--host", host};
+    std::vector<std::string> arguments{"--host", host, "--checkpoint-mib",
+                                       fmt::format("{}", options_.checkpoint_mib)};
     if (names.size() > 1) {
       TROUPE_TRY(const std::string etcd, start_etcd(names));
       arguments.insert(arguments.end(), {"--etcd", etcd});

@@ -18,6 +18,9 @@
 // When an actor is stopped, its method on_exit(), if it has one without parameters, runs after its
 // last call; after ActorOptions::exit_grace its process is killed.
 //
+// A class with save(CheckpointWriter&) and load(CheckpointReader&) can be checkpointed: see
+// checkpoint.h.
+//
 // At namespace scope, in the namespace of the function or class. Tasks go by the name that stands
 // in TROUPE_TASK, so two functions of a program need two names there: TROUPE_TASK(a::step) outside
 // of `a` is another than TROUPE_TASK(step). Build the program with troupe_add_program (CMake), so
@@ -26,6 +29,7 @@
 
 #include <deque>
 
+#include "troupe/checkpoint.h"
 #include "troupe/invoke.h"
 
 namespace troupe::detail {
@@ -159,6 +163,35 @@ struct ClassTable {
       }
     }
   }
+  // Lets nothing escape.
+  template <class Function>
+  static int32_t guarded(troupe_text* message, Function function) {
+    try {
+      function();
+      return TROUPE_OK;
+    } catch (const Error& thrown) {
+      put_message(message, thrown.message());
+      return static_cast<int32_t>(thrown.code());
+    } catch (const std::exception& thrown) {
+      put_message(message, thrown.what());
+    } catch (...) {
+      put_message(message, "an exception of unknown type");
+    }
+    return TROUPE_INTERNAL;
+  }
+  static int32_t checkpoint(void* instance, const char* path, troupe_text* message) {
+    return guarded(message, [&] {
+      CheckpointWriter out{path};
+      static_cast<Class*>(instance)->save(out);
+      out.finish();
+    });
+  }
+  static int32_t restore(void* instance, const char* path, troupe_text* message) {
+    return guarded(message, [&] {
+      CheckpointReader in{path};
+      static_cast<Class*>(instance)->load(in);
+    });
+  }
   static void destroy(void* instance) { delete static_cast<Class*>(instance); }
 };
 
@@ -175,6 +208,12 @@ struct ClassRegistration {
     table.destroy = &Table::destroy;
     table.groups = &MethodGroups<typename Table::Class>::table;
     table.exiting = &Table::exiting;
+    static_assert(!is_half_checkpointable<typename Table::Class>,
+                  "save(CheckpointWriter&) and load(CheckpointReader&) go together");
+    if constexpr (Checkpointable<typename Table::Class>) {
+      table.checkpoint = &Table::checkpoint;
+      table.restore = &Table::restore;
+    }
     for (const MethodEntry& entry : Table::methods) {
       if (entry.is_coroutine) table.flags = TROUPE_CLASS_COROUTINES;
     }

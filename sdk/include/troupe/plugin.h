@@ -23,7 +23,7 @@ extern "C" {
 #endif
 
 #define TROUPE_ABI_MAJOR 1u
-#define TROUPE_ABI_MINOR 2u
+#define TROUPE_ABI_MINOR 3u
 #define TROUPE_QUERY_SYMBOL "troupe_plugin_query"
 
 /* Bytes that the giver keeps; valid only as long as the function that passes them says. */
@@ -173,6 +173,12 @@ typedef struct troupe_host {
    * releases. */
   void (*context_retain)(troupe_context* context);
   void (*context_release)(troupe_context* context);
+
+  /* --- Since 1.3. */
+  /* Asks for a checkpoint behind the calls that wait, and does not wait for it; several wishes
+   * before one begins are one. Any thread, while the instance lives. TROUPE_UNIMPLEMENTED: of this
+   * actor none can be taken. */
+  int32_t (*checkpoint_soon)(troupe_context* context);
 } troupe_host;
 
 enum {
@@ -219,10 +225,19 @@ typedef struct troupe_actor_class {
   int32_t (*step)(void* instance, const troupe_step_budget* budget, troupe_text* message);
 
   /* Optional. pause: give back what others could use (GPU memory) at a safe point; resume: take it
-   * again. checkpoint: write the state to `path` (a directory); restore: read it, right after
-   * create. */
+   * again. The runtime does not call these two yet. */
   int32_t (*pause)(void* instance, troupe_text* message);
   int32_t (*resume)(void* instance, troupe_text* message);
+  /* Optional, both or none; since 1.3 the runtime calls them. checkpoint: write the state into
+   * `path`, an empty directory; what is in it goes to the head, and it is removed. Called on the
+   * actor thread between two calls (or steps), when a caller asks (see TROUPE_CHECKPOINT_METHOD),
+   * the actor itself (checkpoint_soon), or its interval is over and something ran since the last.
+   * Calls that the instance keeps unfinished are not waited for; one that cannot save now returns
+   * TROUPE_UNAVAILABLE. Not of an actor with several threads or with TROUPE_CLASS_COROUTINES.
+   * restore: read it from `path`, which is read-only and removed some time later; called once,
+   * right after create, when an actor that has a checkpoint is started again. If it fails the start
+   * has failed, and destroy follows. At most 2 GiB and 100,000 files, directories and symbolic
+   * links that stay inside. */
   int32_t (*checkpoint)(void* instance, const char* path, troupe_text* message);
   int32_t (*restore)(void* instance, const char* path, troupe_text* message);
 
@@ -262,6 +277,10 @@ typedef struct troupe_plugin {
 int32_t troupe_plugin_query(const troupe_host* host, const troupe_plugin** plugin);
 typedef int32_t (*troupe_plugin_query_function)(const troupe_host* host,
                                                 const troupe_plugin** plugin);
+
+/* The method that takes a checkpoint, of every actor: without arguments, answered once the state is
+ * durable. */
+#define TROUPE_CHECKPOINT_METHOD "troupe.checkpoint"
 
 /* The class whose methods are a module's tasks. */
 #define TROUPE_TASKS_CLASS "troupe.tasks"

@@ -105,6 +105,9 @@ struct ActorOptions {
   // How long its last call and its on_exit() may take when it is stopped, before its process is
   // killed; 0: the cluster's default.
   std::chrono::microseconds exit_grace{0};
+  // How often its state is kept (see checkpoint.h), if something ran since the last time; at least
+  // 10 ms. 0: only when somebody asks. With restarts left it goes on from the last one.
+  std::chrono::microseconds checkpoint_interval{0};
 };
 
 struct WaitOptions {
@@ -195,6 +198,16 @@ Status wait_all_alive(const std::shared_ptr<SessionImpl>& session, std::vector<A
 Result<ActorId> find_actor(const std::shared_ptr<SessionImpl>& session, std::string_view name,
                            std::string_view name_space);
 Status kill_actor(const std::shared_ptr<SessionImpl>& session, ActorId actor);
+Result<CheckpointInfo> checkpoint_actor(const std::shared_ptr<SessionImpl>& session, ActorId actor,
+                                        std::chrono::nanoseconds timeout);
+// Whether an actor of the class can have such options. Errors: invalid.
+template <class A>
+Status check_checkpoints(const ActorOptions& options) {
+  if (Checkpointable<A> || options.checkpoint_interval.count() == 0) return ok();
+  return error(Code::invalid,
+               "checkpoint_interval is for classes with save(CheckpointWriter&) and "
+               "load(CheckpointReader&)");
+}
 Result<ActorStatus> actor_status(const std::shared_ptr<SessionImpl>& session, ActorId actor);
 Status wait_alive(const std::shared_ptr<SessionImpl>& session, ActorId actor,
                   std::chrono::nanoseconds timeout);
@@ -314,6 +327,14 @@ class ActorRef {
   // limited_actor.h.
   LimitedActor<A> limited(uint32_t calls_max) const;
   Status kill() const { return detail::kill_actor(session_, id_); }
+  // Takes a checkpoint behind the calls that this process has made, and blocks until it is durable:
+  // from then on a restart begins there or later. Not within the actor itself (checkpoint_soon()).
+  // Errors: unimplemented (its class has no save and load, or several threads or coroutines), what
+  // save threw, invalid (larger than the head takes), exhausted (a full disk), deadline_exceeded
+  // (it may still become durable), outcome_unknown (its process died meanwhile).
+  Result<CheckpointInfo> checkpoint(std::chrono::nanoseconds timeout = no_timeout) const {
+    return detail::checkpoint_actor(session_, id_, timeout);
+  }
   Result<ActorStatus> status() const { return detail::actor_status(session_, id_); }
   // Blocks until it is ready to be called. Errors: unavailable (it died: why), deadline_exceeded.
   Status wait_alive(std::chrono::nanoseconds timeout = no_timeout) const {
@@ -571,6 +592,7 @@ class Session {
     using Traits = decltype(troupe_constructor(static_cast<A*>(nullptr)));
     static_assert(sizeof...(Args) == Traits::arity,
                   "the constructor takes another number of arguments");
+    TROUPE_CHECK(detail::check_checkpoints<A>(options));
     auto values = detail::encode_arguments<typename Traits::Arguments>(
         std::index_sequence_for<Args...>{}, std::forward<Args>(arguments)...);
     const char* name = troupe_class_name(static_cast<A*>(nullptr));
@@ -592,6 +614,7 @@ class Session {
   Result<std::vector<ActorRef<A>>> create_each(const ActorOptions& options, size_t count,
                                                Make make) const {
     using Traits = decltype(troupe_constructor(static_cast<A*>(nullptr)));
+    TROUPE_CHECK(detail::check_checkpoints<A>(options));
     std::vector<std::vector<detail::ArgumentValue>> values;
     values.reserve(count);
     for (size_t i = 0; i < count; ++i) {
@@ -670,6 +693,11 @@ class Session {
   Result<std::unique_ptr<detail::ItemStream>> stream_plugin_actor(
       ActorId actor, std::string_view method, std::vector<Bytes> arguments) const {
     return detail::stream_call(impl_, actor, method, std::move(arguments));
+  }
+  // As ActorRef::checkpoint, of a class with both functions in its table.
+  Result<CheckpointInfo> checkpoint(ActorId actor,
+                                    std::chrono::nanoseconds timeout = no_timeout) const {
+    return detail::checkpoint_actor(impl_, actor, timeout);
   }
   Status kill(ActorId actor) const { return detail::kill_actor(impl_, actor); }
   Status wait_alive(ActorId actor, std::chrono::nanoseconds timeout = no_timeout) const {
