@@ -157,12 +157,13 @@ int run_restore(const CommonOptions& common, const RestoreCommand& options) {
   if (!restored->moved_aside.empty()) out["moved_aside"] = restored->moved_aside.string();
   print(out, common.format);
   if (cluster->is_nil()) {
-    fmt::print(stderr,
-               "{} has no authority yet. Before 'troupe up', copy from the cluster's former state "
-               "folder: authority/ (without it no cluster can use these tables), credentials/*.id "
-               "(nodes keep their ids), api_keys.json and gateway.key (keys stay valid), "
-               "packages/head (modules of detached actors), checkpoints/head (last states of actors)\n",
-               folder.path().string());
+    fmt::print(
+        stderr,
+        "{} has no authority yet. Before 'troupe up', copy from the cluster's former state "
+        "folder: authority/ (without it no cluster can use these tables), credentials/*.id "
+        "(nodes keep their ids), api_keys.json and gateway.key (keys stay valid), "
+        "packages/head (modules of detached actors), checkpoints/head (last states of actors)\n",
+        folder.path().string());
   }
   return 0;
 }
