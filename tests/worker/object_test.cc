@@ -154,7 +154,7 @@ TEST_F(WorkerTest, AFullStoreMakesCreatorsWaitAndThenGivesUp) {
     EXPECT_TRUE(co_await maker.attach());
     const ObjectId first = ObjectId::random(random);
     EXPECT_TRUE(co_await maker.put(first, 1, 900'000));
-    auto full = co_await maker.reserve(900'000, 50ms);
+    auto full = co_await maker.reserve(900'000, 500ms);
     EXPECT_EQ(full.error().code(), Code::exhausted);
     std::optional<bool> created;
     auto wait = [](Store& store, std::optional<bool>& out, Event& changed) -> Async<void> {
@@ -399,7 +399,7 @@ TEST_F(SpillTest, WhatIsReadStaysInMemoryAndCreatorsWait) {
       held.object = object;
       EXPECT_TRUE(co_await maker.get(held));
     }
-    auto full = co_await maker.reserve(size, 50ms);
+    auto full = co_await maker.reserve(size, 500ms);
     EXPECT_EQ(full.error().code(), Code::exhausted);
     EXPECT_EQ(worker->store().spilled_bytes, 0u);
     // Whoever waits hears at once that something may leave.
