@@ -43,6 +43,27 @@ TEST_F(SdkSystem, CheckpointedActor) {
   EXPECT_TRUE(outcome.out.ends_with("\"to\" after the crash: 2\n")) << outcome.out << outcome.err;
 }
 
+TEST_F(SdkSystem, AsyncActor) {
+  const Outcome outcome = cluster->program("async_actor");
+  EXPECT_EQ(outcome.out, "sums: 670\nseveral at once: true\nhello (later)\n") << outcome.err;
+}
+
+TEST_F(SdkSystem, NamedActor) {
+  const Outcome outcome = cluster->program("named_actor");
+  EXPECT_TRUE(outcome.out.starts_with("the same: true\ncount: 1\ncrash: ")) << outcome.err;
+  EXPECT_TRUE(outcome.out.ends_with("\nincarnation: 2\ncells: 7000\n"))
+      << outcome.out << outcome.err;
+}
+
+TEST_F(SdkSystem, TaskControl) {
+  const Outcome outcome = cluster->program("task_control");
+  EXPECT_TRUE(
+      outcome.out.starts_with("runs: 3\ntimeout: deadline_exceeded\ncancel: cancelled\n"
+                              "nested: 21\nunread failures: 1\n"))
+      << outcome.out << outcome.err;
+  EXPECT_NE(outcome.out.find("unicorns"), std::string::npos) << outcome.out;
+}
+
 TEST_F(SdkSystem, WordStream) {
   const Outcome outcome = cluster->program("word_stream");
   EXPECT_EQ(outcome.out, "in chunks: 600000\n6 words, the longest: stream\nended at its limit\n")
