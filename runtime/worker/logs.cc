@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
 #include <cerrno>
 #include <cstring>
 
@@ -42,9 +43,9 @@ std::string read_log_tail(const std::string& path, size_t bytes_max) {
   return tail;
 }
 
-Logs::Logs(transport::Environment environment, const WorkerOptions& options,
+Logs::Logs(transport::Environment environment, Scope& scope, const WorkerOptions& options,
            LogForwarder& forwarder)
-    : environment_(environment), options_(options), forwarder_(forwarder) {}
+    : environment_(environment), scope_(scope), options_(options), forwarder_(forwarder) {}
 
 void Logs::process_started(const HostedProcess::Pointer& process, ActorId actor, std::string name,
                            const std::optional<protocol::ProcessAddress>& driver) {
@@ -62,11 +63,31 @@ void Logs::process_ended(ProcessId process) {
   if (found == entries_.end()) return;
   found->second.running = false;
   forwarder_.process_ended(process);
+  spawn(scope_, note_ended(process));
+}
+
+Async<void> Logs::note_ended(ProcessId process) {
+  auto measure = [path = entries_.at(process).path]() -> uint64_t {
+    struct stat status {};
+    return ::stat(path.c_str(), &status) == 0 ? static_cast<uint64_t>(status.st_size) : 0;
+  };
+  const uint64_t bytes = co_await run_blocking(environment_, std::move(measure));
+  entries_.at(process).bytes = bytes;
+  ended_bytes_ += bytes;
   ended_.push_back(process);
-  if (ended_.size() <= ended_logs_max) return;
+  while (ended_.size() > ended_logs_max || (ended_.size() > options_.ended_logs_kept &&
+                                            ended_bytes_ > options_.ended_logs_bytes_max)) {
+    forget_oldest();
+  }
+}
+
+void Logs::forget_oldest() {
   const auto oldest = entries_.find(ended_.front());
   ended_.pop_front();
   std::erase_if(newest_, [&](const auto& entry) { return entry.second == oldest->first; });
+  ended_bytes_ -= oldest->second.bytes;
+  boost::asio::post(environment_.blocking,
+                    [path = std::move(oldest->second.path)] { ::unlink(path.c_str()); });
   entries_.erase(oldest);
 }
 

@@ -19,14 +19,16 @@ std::string read_log_tail(const std::string& path, size_t bytes_max);
 
 class Logs {
  public:
-  Logs(transport::Environment environment, const WorkerOptions& options, LogForwarder& forwarder);
+  Logs(transport::Environment environment, Scope& scope, const WorkerOptions& options,
+       LogForwarder& forwarder);
 
   // `name` is for people; `driver`, if there is one, is sent what the process writes.
   void process_started(const HostedProcess::Pointer& process, ActorId actor, std::string name,
                        const std::optional<protocol::ProcessAddress>& driver);
   // A process that started hosts this light actor, too.
   void hosts(ProcessId process, ActorId actor) { newest_[actor] = process; }
-  // Its log stays readable; the logs of the oldest ended processes are forgotten, not deleted.
+  // Its log stays readable, until those that ended later are too many or too large: then its file
+  // is removed.
   void process_ended(ProcessId process);
 
   // A stream of LogChunk from the given offset; with follow until the process has ended.
@@ -39,16 +41,21 @@ class Logs {
     std::string path;
     ActorId actor;
     bool running = true;
+    uint64_t bytes = 0;  // Of one that has ended.
   };
+  Async<void> note_ended(ProcessId process);
+  void forget_oldest();
   Result<ProcessId> resolve(const protocol::ReadLog& request) const;
   bool is_running(ProcessId process) const;
 
   transport::Environment environment_;
+  Scope& scope_;
   const WorkerOptions& options_;
   LogForwarder& forwarder_;
   std::map<ProcessId, Entry> entries_;
   std::map<ActorId, ProcessId> newest_;
-  std::deque<ProcessId> ended_;
+  std::deque<ProcessId> ended_;  // The oldest first.
+  uint64_t ended_bytes_ = 0;
 };
 
 }  // namespace troupe::worker

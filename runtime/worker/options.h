@@ -32,6 +32,10 @@ struct WorkerOptions {
   uint16_t advertised_port = 0;  // Where others find it if something forwards to it; 0: at `port`.
   std::string socket_folder;     // Where processes of this node put their own sockets.
   std::string log_folder;
+  // How much of the logs of ended processes stays; that of the newest few in any case, for somebody
+  // may be reading it.
+  uint64_t ended_logs_bytes_max = uint64_t{256} << 20;
+  size_t ended_logs_kept = 64;
   std::vector<protocol::ResourceAmount> total;
   uint32_t first_gpu = 0;  // The machine's number of this node's device 0.
   std::vector<protocol::NamedValue> labels;

@@ -45,7 +45,7 @@ Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, Wo
           [this](JobId job) { return environments_.knows(job) || processes_.has_any_of(job); }),
       environments_(environment, scope_, head_, packages_),
       forwarder_(environment, scope_, options_, launcher, door_, environments_),
-      logs_(environment, options_, forwarder_),
+      logs_(environment, scope_, options_, forwarder_),
       processes_(environment, scope_, launcher, options_, door_,
                  [this](HostedProcess& process) { process_exited(process); }),
       actors_(environment, scope_, processes_, logs_, options_),

@@ -438,6 +438,26 @@ TEST_F(WorkerTest, FollowsALogToTheDeathOfItsProcess) {
   });
 }
 
+TEST_F(WorkerTest, LogsOfTheOldestThatEndedAreRemoved) {
+  options.ended_logs_bytes_max = 1;
+  options.ended_logs_kept = 2;
+  with_worker([this]() -> Async<void> {
+    std::vector<std::string> logs;
+    for (uint32_t round = 1; round <= 5; ++round) {
+      auto started = co_await start_actor(start_request(actor, round, "run"));
+      logs.push_back(folder + "/" + started.value().address.process.to_string() + ".log");
+      EXPECT_TRUE(std::filesystem::exists(logs.back())) << logs.back();
+      EXPECT_TRUE(co_await stop_actor(actor, round, 5s));
+    }
+    const auto is_there = [](const std::string& path) { return std::filesystem::exists(path); };
+    for (int i = 0; i < 2000 && std::ranges::count_if(logs, is_there) > 2; ++i) {
+      co_await sleep_for(environment().clock, 1ms);
+    }
+    EXPECT_EQ(std::ranges::count_if(logs, is_there), 2);
+    EXPECT_TRUE(is_there(logs[3]) && is_there(logs[4]));
+  });
+}
+
 TEST_F(WorkerTest, LeavesNoDescriptorBehind) {
   with_worker([this]() -> Async<void> {
     size_t before = 0;

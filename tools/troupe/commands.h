@@ -21,6 +21,7 @@ struct UpOptions {
   double gpus = -1;        // A worker; -1: the machine's, shared out evenly.
   uint64_t store_mib = 0;  // A worker's object store; 0: a quarter of memory, shared out evenly.
   std::string spill_dir;   // Where full stores spill objects; empty: below the state directory.
+  uint64_t log_mib = 256;  // Of the logs of ended processes a worker.
   int64_t spill_mib = -1;  // At most so much a worker; 0: off; -1: four times its object store.
   uint64_t package_mib = 10 << 10;  // What a worker keeps of jobs' files when no job needs them.
   uint64_t checkpoint_mib = 256;    // The largest state of an actor that is kept.
@@ -136,7 +137,8 @@ struct DaemonOptions {
   uint64_t memory_mib = 0;
   double memory_high = 0.95;
   uint64_t store_mib = 0;
-  std::string spill_dir;   // Empty: below the state directory.
+  std::string spill_dir;  // Empty: below the state directory.
+  uint64_t log_mib = 256;
   uint64_t spill_mib = 0;  // 0: spilling is off.
   uint64_t package_mib = 10 << 10;
   uint64_t checkpoint_mib = 256;

@@ -256,6 +256,7 @@ int run_worker(const CommonOptions& common, const DaemonOptions& options) {
   worker_options.spill_folder = daemon.options().spill_dir.empty()
                                     ? daemon.folder().spill().string()
                                     : daemon.options().spill_dir;
+  worker_options.ended_logs_bytes_max = daemon.options().log_mib << 20;
   worker_options.spill_bytes_max = daemon.options().spill_mib << 20;
   worker_options.certificate_pem = daemon.pem().certificate_pem;
   worker_options.key_pem = daemon.pem().key_pem;

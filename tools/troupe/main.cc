@@ -58,6 +58,10 @@ int main(int argc, char** argv) {
   up_command->add_option("--spill-dir", up.spill_dir,
                          "Folder for objects that a full store spills (default: below the state "
                          "directory)");
+  up_command->add_option(
+      "--log-mib", up.log_mib,
+      "Logs of ended processes that a worker keeps, at most; the newest few stay "
+      "in any case (default: 256)");
   up_command->add_option("--spill-mib", up.spill_mib,
                          "Spilled objects a worker, in MiB, at most; 0: none (default: four times "
                          "--store-mib)");
@@ -284,6 +288,7 @@ int main(int argc, char** argv) {
     command->add_option("--memory-high", daemon.memory_high);
     command->add_option("--store-mib", daemon.store_mib);
     command->add_option("--spill-dir", daemon.spill_dir, "Folder for spilled objects");
+    command->add_option("--log-mib", daemon.log_mib, "How much of ended processes' logs is kept");
     command->add_option("--spill-mib", daemon.spill_mib, "How much is spilled; 0: nothing");
     command->add_option("--package-mib", daemon.package_mib, "How much of jobs' files is kept");
     command->add_option("--checkpoint-mib", daemon.checkpoint_mib, "The largest checkpoint");

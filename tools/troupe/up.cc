@@ -258,6 +258,7 @@ class Starter {
           "--memory-mib",    fmt::format("{}", memory_mib),
           "--memory-high",   fmt::format("{}", options_.memory_high),
           "--store-mib",     fmt::format("{}", store_mib),
+          "--log-mib",       fmt::format("{}", options_.log_mib),
           "--spill-mib",     fmt::format("{}", spill_mib),
           "--package-mib",   fmt::format("{}", options_.package_mib)};
       for (const std::string& head : record_.heads) {
