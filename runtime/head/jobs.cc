@@ -113,14 +113,15 @@ Async<Status> Jobs::end(protocol::EndJob request) {
     TROUPE_CO_CHECK(co_await journal_.settled(journal_.latest()));
     co_return error(Code::not_found, "there is no job " + request.job.to_string());
   }
+  Journal::Ticket written = found->second.written;
   if (found->second.info.state == "running") {
     TROUPE_CO_CHECK(journal_.admits());
-    finish(found->second, request);
+    written = finish(found->second, request);  // Perhaps it is forgotten already.
   }
-  co_return co_await journal_.settled(found->second.written);
+  co_return co_await journal_.settled(written);
 }
 
-void Jobs::finish(Job& job, const protocol::EndJob& request) {
+Journal::Ticket Jobs::finish(Job& job, const protocol::EndJob& request) {
   job.info.state = request.succeeded ? "succeeded" : "failed";
   job.info.message = request.message.substr(0, entrypoint_bytes_max);
   job.info.ended_unix_us = unix_us();
@@ -129,11 +130,12 @@ void Jobs::finish(Job& job, const protocol::EndJob& request) {
   Batch batch;
   put_job(batch, job.info);
   ended_.push_back(job.info.job);
-  job.written = journal_.write(std::move(batch));
+  const Journal::Ticket written = job.written = journal_.write(std::move(batch));
   log::info("job_ended", {{"job", job.info.job}, {"state", job.info.state}});
   if (listener_ != nullptr) listener_->job_ended(job.info, job.written);
   drivers_changed_.pulse();
   forget_oldest();
+  return written;
 }
 
 void Jobs::forget_oldest() {

@@ -67,7 +67,7 @@ class Jobs {
   void attach(JobId id, Job& job, transport::Peer& peer);
   Status join(Job& job, protocol::BeginJob request);
   void forget_oldest();
-  void finish(Job& job, const protocol::EndJob& request);
+  Journal::Ticket finish(Job& job, const protocol::EndJob& request);
   void await_driver(JobId id, Duration grace);
   Async<void> end_unless_back(JobId id, uint64_t absence, Duration grace);
   uint64_t unix_us() const;
