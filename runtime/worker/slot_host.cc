@@ -252,9 +252,16 @@ void SlotHost::end_slot(LeaseId lease, const Slot& slot) {
 void SlotHost::retire(LeaseId lease, const Slot& slot, const std::string& module) {
   const HostedProcess::Pointer& process = slot.process;
   // One with a GPU is not used again: the next lease may have none.
-  if (!process->is_usable() || !slot.devices.empty() || idle_.size() >= options_.idle_slots_max) {
+  if (!process->is_usable() || !slot.devices.empty() || options_.idle_slots_max == 0) {
     end_slot(lease, slot);
     return;
+  }
+  // Not this one: it is the likeliest to be wanted again, and others may need what it owns.
+  if (idle_.size() >= options_.idle_slots_max) {
+    const auto oldest = std::ranges::min_element(
+        idle_, {}, [](const auto& entry) { return entry.second.until; });
+    end_soon(oldest->second.process);
+    idle_.erase(oldest);
   }
   const Instant until = environment_.clock.now() + options_.idle_slot_life;
   idle_[process->id()] = Idle{process, module, until};
@@ -280,6 +287,15 @@ Async<void> SlotHost::end_idle(ProcessId id, Instant when) {
   auto process = found->second.process;
   idle_.erase(found);
   end_soon(process);
+}
+
+void SlotHost::job_ended(JobId job) {
+  std::erase_if(idle_, [&](const auto& entry) {
+    const auto& process = entry.second.process;
+    if (process->job() != job) return false;
+    end_soon(process);
+    return true;
+  });
 }
 
 void SlotHost::end_soon(HostedProcess::Pointer process) {

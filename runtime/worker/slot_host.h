@@ -32,11 +32,12 @@ class SlotHost {
   Async<Result<protocol::Empty>> stop(protocol::StopSlots request, Instant deadline);
 
   void process_exited(HostedProcess& process);
+  // Its idle processes end: nobody will use them again.
+  void job_ended(JobId job);
   // Ends those that still start: a head that registers this node anew asks for them again.
   void drop_unstarted();
   // Those that were answered as started, by lease and number.
   std::vector<protocol::RunningSlot> running() const;
-  size_t idle() const { return idle_.size(); }
 
  private:
   struct Slot {

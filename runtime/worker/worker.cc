@@ -388,6 +388,7 @@ Async<Result<Empty>> Worker::job_ended(protocol::EndJob request, CallContext cal
 void Worker::forget_job(JobId job) {
   environments_.job_ended(job);
   forwarder_.job_ended(job);
+  slots_.job_ended(job);
 }
 
 Async<Result<Empty>> Worker::flush_logs(protocol::JobLogs request, CallContext call) {

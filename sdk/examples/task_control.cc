@@ -1,5 +1,5 @@
-// Tasks under control: retries, timeouts, cancelling, tasks that submit tasks, and tasks whose
-// results nobody reads.
+// Tasks under control: retries, timeouts, cancelling, tasks that submit tasks, tasks whose results
+// nobody reads, and why something waits.
 #include <troupe/troupe.h>
 
 #include <chrono>
@@ -67,6 +67,12 @@ int main() try {
   for (const char* text : {"one", "two", ""}) (void)session.submit(note, std::string(text));
   session.drain().value();
   std::cout << "unread failures: " << session.unread_failures() << "\n";
+
+  // Why something waits, as `troupe why` says it.
+  const auto impossible =
+      session.submit({.resources = {.custom = {{"unicorns", 1}}}}, note, std::string("never"));
+  std::cout << session.explain(impossible).value().text;
+  session.cancel(impossible).value();
 } catch (const troupe::Error& error) {
   std::cerr << error.to_string() << "\n";
   return 1;

@@ -55,14 +55,13 @@ TEST_F(SdkSystem, NamedActor) {
       << outcome.out << outcome.err;
 }
 
-TEST(SdkSystemAlone, TaskControl) {
-  Cluster cluster;
-  ASSERT_EQ(cluster.up({"--workers", "1", "--gateway-port", "-1"}).status, 0);
-  const Outcome outcome = cluster.program("task_control");
+TEST_F(SdkSystem, TaskControl) {
+  const Outcome outcome = cluster->program("task_control");
   EXPECT_TRUE(
       outcome.out.starts_with("runs: 3\ntimeout: deadline_exceeded\ncancel: cancelled\n"
                               "nested: 21\nunread failures: 1\n"))
       << outcome.out << outcome.err;
+  EXPECT_NE(outcome.out.find("unicorns"), std::string::npos) << outcome.out;
 }
 
 TEST_F(SdkSystem, WordStream) {

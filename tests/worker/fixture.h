@@ -202,6 +202,33 @@ class WorkerTest : public testing::Test {
                                                         std::move(request), 20s);
   }
 
+  // Of a lease of its own.
+  protocol::StartSlots slots_request(uint32_t count, std::string module = "m") {
+    protocol::StartSlots request;
+    request.epoch = 1;
+    request.lease = LeaseId::random(random);
+    request.job = job;
+    request.module = std::move(module);
+    request.count = count;
+    return request;
+  }
+  Async<Result<protocol::SlotsStarted>> start_slots(protocol::StartSlots request) {
+    auto peer = head->worker;
+    co_return co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots,
+                                                               std::move(request), 20s);
+  }
+  // All of the lease's without names.
+  Async<Result<protocol::Empty>> stop_slots(LeaseId lease, std::vector<ProcessId> processes = {},
+                                            Duration budget = 20s) {
+    protocol::StopSlots request;
+    request.epoch = 1;
+    request.lease = lease;
+    request.processes = std::move(processes);
+    auto peer = head->worker;
+    co_return co_await transport::call<protocol::Empty>(peer, Method::stop_slots,
+                                                        std::move(request), budget);
+  }
+
   SeededRandom random{7};
   std::string folder;
   transport::RealEnvironment real;

@@ -191,32 +191,19 @@ TEST_F(WorkerTest, RefusesOldEpochsAndStrangers) {
 
 TEST_F(WorkerTest, SlotsAreStartedOnceAndReused) {
   with_worker([this]() -> Async<void> {
-    auto peer = head->worker;
-    protocol::StartSlots request;
-    request.epoch = 1;
-    request.lease = LeaseId::random(random);
-    request.job = job;
-    request.module = "m";
-    request.count = 1;
-    auto one =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto request = slots_request(1);
+    auto one = co_await start_slots(request);
     request.count = 2;
-    auto two =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto two = co_await start_slots(request);
     EXPECT_EQ(one.value().processes.size(), 1u);
     EXPECT_EQ(two.value().processes.size(), 2u);
     EXPECT_EQ(two.value().processes[0].pid, one.value().processes[0].pid);
 
-    protocol::StopSlots stop;
-    stop.epoch = 1;
-    stop.lease = request.lease;
-    EXPECT_TRUE(co_await transport::call<protocol::Empty>(peer, Method::stop_slots, stop, 5s));
-    auto late =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    EXPECT_TRUE(co_await stop_slots(request.lease));
+    auto late = co_await start_slots(request);
     EXPECT_EQ(late.error().code(), Code::conflict);
     request.lease = LeaseId::random(random);
-    auto reused =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto reused = co_await start_slots(request);
     EXPECT_EQ(reused.value().processes.size(), 2u);
     EXPECT_EQ(worker->processes(), 2u);
     ::kill(static_cast<pid_t>(reused.value().processes[0].pid), SIGTERM);
@@ -227,84 +214,91 @@ TEST_F(WorkerTest, SlotsAreStartedOnceAndReused) {
 
 TEST_F(WorkerTest, ASlotThatWasTakenOutOfItsLeaseServesOthersAlone) {
   with_worker([this]() -> Async<void> {
-    auto peer = head->worker;
-    protocol::StartSlots request;
-    request.epoch = 1;
-    request.lease = LeaseId::random(random);
-    request.job = job;
-    request.module = "m";
-    request.count = 1;
+    auto request = slots_request(1);
     request.slots = {{0, {}, 0}};
-    auto one =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto one = co_await start_slots(request);
     const ProcessId process = one.value().processes.at(0).address.process;
-    protocol::StopSlots stop;
-    stop.epoch = 1;
-    stop.lease = request.lease;
-    stop.processes = {process};
-    EXPECT_TRUE(co_await transport::call<protocol::Empty>(peer, Method::stop_slots, stop, 5s));
+    std::vector<ProcessId> gone{process};
+    EXPECT_TRUE(co_await stop_slots(request.lease, std::move(gone)));
     // The head may ask for the stop once more: it must not hit a slot that was given meanwhile.
     request.slots = {{1, {}, 0}};
-    auto next =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto next = co_await start_slots(request);
     EXPECT_EQ(next.value().processes.size(), 1u);
     EXPECT_NE(next.value().processes[0].address.process, process);
     request.lease = LeaseId::random(random);
-    auto other =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto other = co_await start_slots(request);
     EXPECT_EQ(other.value().processes.at(0).address.process, process);
+  });
+}
+
+TEST_F(WorkerTest, OfTooManyThatIdleTheOneThatIdledLongestEnds) {
+  options.idle_slots_max = 2;
+  options.idle_slot_life = 1h;
+  with_worker([this]() -> Async<void> {
+    std::vector<pid_t> pids;
+    for (const char* module : {"a", "b", "c"}) {
+      const auto request = slots_request(1, module);
+      const auto one = co_await start_slots(request);
+      pids.push_back(static_cast<pid_t>(one.value().processes.at(0).pid));
+      EXPECT_TRUE(co_await stop_slots(request.lease));
+    }
+    co_await head->until([this] { return worker->processes() == 2; });
+    EXPECT_NE(::kill(pids[0], 0), 0);
+    EXPECT_EQ(::kill(pids[1], 0), 0);
+    EXPECT_EQ(::kill(pids[2], 0), 0);
+  });
+}
+
+TEST_F(WorkerTest, WhatIdlesForAJobEndsWithIt) {
+  options.idle_slot_life = 1h;
+  with_worker([this]() -> Async<void> {
+    for (const char* module : {"a", "b"}) {
+      const auto request = slots_request(1, module);
+      EXPECT_TRUE(co_await start_slots(request));
+      EXPECT_TRUE(co_await stop_slots(request.lease));
+    }
+    auto other = slots_request(1);
+    other.job = JobId::random(random);
+    EXPECT_TRUE(co_await start_slots(other));
+    EXPECT_TRUE(co_await stop_slots(other.lease));
+    EXPECT_EQ(worker->processes(), 3u);
+    protocol::EndJob news{job, true, {}};
+    auto peer = head->worker;
+    auto told = co_await transport::call<protocol::Empty>(peer, Method::job_ended, news, 5s);
+    EXPECT_TRUE(told);
+    co_await head->until([this] { return worker->processes() == 1; });
   });
 }
 
 TEST_F(WorkerTest, AnOldRequestForSlotsThatComesOnceMoreStartsNothing) {
   with_worker([this]() -> Async<void> {
-    auto peer = head->worker;
-    protocol::StartSlots request;
-    request.epoch = 1;
-    request.lease = LeaseId::random(random);
-    request.job = job;
-    request.module = "m";
-    request.count = 2;
+    auto request = slots_request(2);
     request.slots = {{0, {}, 0}, {1, {}, 0}};
-    auto two =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto two = co_await start_slots(request);
     EXPECT_EQ(two.value().processes.size(), 2u);
-    protocol::StopSlots stop;
-    stop.epoch = 1;
-    stop.lease = request.lease;
-    stop.processes = {two.value().processes[0].address.process};
-    EXPECT_TRUE(co_await transport::call<protocol::Empty>(peer, Method::stop_slots, stop, 5s));
-    auto again =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    std::vector<ProcessId> gone{two.value().processes[0].address.process};
+    EXPECT_TRUE(co_await stop_slots(request.lease, std::move(gone)));
+    auto again = co_await start_slots(request);
     EXPECT_EQ(again.value().processes.size(), 1u);
     EXPECT_EQ(again.value().processes[0].pid, two.value().processes[1].pid);
     ::kill(static_cast<pid_t>(again.value().processes[0].pid), SIGKILL);
     co_await head->until([this] { return !head->exits.empty(); });
-    auto late =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto late = co_await start_slots(request);
     EXPECT_EQ(late.error().code(), Code::unavailable);
     EXPECT_EQ(worker->processes(), 1u) << "the one that idles";
     // A new head numbers anew.
     request.epoch = head->epoch = 2;
-    auto anew =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto anew = co_await start_slots(request);
     EXPECT_EQ(anew.value().processes.size(), 2u);
   });
 }
 
 TEST_F(WorkerTest, ListsSlotsToANewHeadAndEndsThoseThatStillStart) {
   with_worker([this]() -> Async<void> {
-    protocol::StartSlots request;
-    request.epoch = 1;
-    request.lease = LeaseId::random(random);
-    request.job = job;
-    request.module = "m";
+    auto request = slots_request(2);
     request.demand = {{"cpu", 500}, {"gpu", 1000}};
-    request.count = 2;
     request.devices = {4, 6};
-    auto peer = head->worker;
-    EXPECT_TRUE(
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s));
+    EXPECT_TRUE(co_await start_slots(request));
     protocol::StartSlots hanging = request;
     hanging.lease = LeaseId::random(random);
     hanging.module = "hang";
@@ -312,8 +306,7 @@ TEST_F(WorkerTest, ListsSlotsToANewHeadAndEndsThoseThatStillStart) {
     hanging.devices = {};
     std::optional<Error> failed;
     const auto start = [&]() -> Async<void> {
-      auto late =
-          co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, hanging, 20s);
+      auto late = co_await start_slots(hanging);
       failed = std::move(late).error();
       head->changed.pulse();
     };
@@ -336,26 +329,18 @@ TEST_F(WorkerTest, ListsSlotsToANewHeadAndEndsThoseThatStillStart) {
 
 TEST_F(WorkerTest, EachSlotGetsTheDevicesMeantForItAlsoWhenOthersWentBefore) {
   with_worker([this]() -> Async<void> {
-    auto peer = head->worker;
-    protocol::StartSlots request;
-    request.epoch = 1;
-    request.lease = LeaseId::random(random);
-    request.job = job;
-    request.module = "m";
-    request.count = 2;
+    auto request = slots_request(2);
     request.slots = {{3, {0}, 1}, {4, {1}, 2}};
     request.placement.group = PlacementGroupId::random(random);
     request.placement.grant = 7;
-    auto two =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto two = co_await start_slots(request);
     EXPECT_EQ(two.value().processes.size(), 2u);
     EXPECT_EQ(two.value().processes[1].slot, 5u);
     ::kill(static_cast<pid_t>(two.value().processes[0].pid), SIGKILL);
     co_await head->until([this] { return !head->exits.empty(); });
     // Slot 3 is gone; its device goes to the next.
     request.slots = {{4, {1}, 2}, {5, {0}, 1}};
-    auto again =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto again = co_await start_slots(request);
     EXPECT_EQ(again.value().processes.size(), 2u);
     EXPECT_EQ(again.value().processes[0].pid, two.value().processes[1].pid);
     EXPECT_EQ(again.value().processes[1].slot, 6u);
@@ -375,25 +360,15 @@ TEST_F(WorkerTest, EachSlotGetsTheDevicesMeantForItAlsoWhenOthersWentBefore) {
 
 TEST_F(WorkerTest, ASlotWithADeviceIsGivenBackOnceItsProcessHasEnded) {
   with_worker([this]() -> Async<void> {
-    auto peer = head->worker;
-    protocol::StartSlots request;
-    request.epoch = 1;
-    request.lease = LeaseId::random(random);
-    request.job = job;
-    request.module = "stubborn";
-    request.count = 1;
+    auto request = slots_request(1, "stubborn");
     request.slots = {{0, {2}, 0}};
-    auto one =
-        co_await transport::call<protocol::SlotsStarted>(peer, Method::start_slots, request, 20s);
+    auto one = co_await start_slots(request);
     const auto pid = static_cast<pid_t>(one.value().processes.at(0).pid);
-    protocol::StopSlots stop;
-    stop.epoch = 1;
-    stop.lease = request.lease;
     // It ignores what it is asked: the answer comes when it was killed, and not before.
-    auto early = co_await transport::call<protocol::Empty>(peer, Method::stop_slots, stop, 500ms);
+    auto early = co_await stop_slots(request.lease, std::vector<ProcessId>(), 500ms);
     EXPECT_EQ(early.error().code(), Code::deadline_exceeded);
     EXPECT_EQ(::kill(pid, 0), 0);
-    auto stopped = co_await transport::call<protocol::Empty>(peer, Method::stop_slots, stop, 20s);
+    auto stopped = co_await stop_slots(request.lease);
     EXPECT_TRUE(stopped);
     EXPECT_EQ(::kill(pid, 0), -1);
   });
