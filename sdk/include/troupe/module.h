@@ -114,21 +114,11 @@ struct ClassTable {
 
   static inline std::vector<MethodEntry> methods;
 
-  static int32_t create(troupe_context*, uint64_t signature, const troupe_bytes* arguments,
-                        size_t argument_count, void** instance, troupe_text* message) {
-    if (argument_count != Traits::arity || (signature != 0 && signature != Traits::signature())) {
-      put_message(message, signatures_differ(Traits::text(), signature, argument_count));
-      return TROUPE_INVALID;
-    }
+  // Lets nothing escape.
+  template <class Function>
+  static int32_t guarded(troupe_text* message, Function function) {
     try {
-      typename Traits::Arguments values{};
-      if (!decode_arguments(arguments, values, std::make_index_sequence<Traits::arity>{})) {
-        put_message(message, "malformed arguments");
-        return TROUPE_INVALID;
-      }
-      *instance = std::apply(
-          [](auto&&... parts) { return new Class(std::forward<decltype(parts)>(parts)...); },
-          std::move(values));
+      function();
       return TROUPE_OK;
     } catch (const Error& thrown) {
       put_message(message, thrown.message());
@@ -139,6 +129,23 @@ struct ClassTable {
       put_message(message, "an exception of unknown type");
     }
     return TROUPE_INTERNAL;
+  }
+
+  static int32_t create(troupe_context*, uint64_t signature, const troupe_bytes* arguments,
+                        size_t argument_count, void** instance, troupe_text* message) {
+    if (argument_count != Traits::arity || (signature != 0 && signature != Traits::signature())) {
+      put_message(message, signatures_differ(Traits::text(), signature, argument_count));
+      return TROUPE_INVALID;
+    }
+    return guarded(message, [&] {
+      typename Traits::Arguments values{};
+      if (!decode_arguments(arguments, values, std::make_index_sequence<Traits::arity>{})) {
+        throw error(Code::invalid, "malformed arguments");
+      }
+      *instance = std::apply(
+          [](auto&&... parts) { return new Class(std::forward<decltype(parts)>(parts)...); },
+          std::move(values));
+    });
   }
 
   static void call(void* instance, troupe_call* call, const char* method, uint64_t signature,
@@ -162,22 +169,6 @@ struct ClassTable {
         host().log(host().current(), TROUPE_LOG_ERROR, "on_exit_threw", nullptr);
       }
     }
-  }
-  // Lets nothing escape.
-  template <class Function>
-  static int32_t guarded(troupe_text* message, Function function) {
-    try {
-      function();
-      return TROUPE_OK;
-    } catch (const Error& thrown) {
-      put_message(message, thrown.message());
-      return static_cast<int32_t>(thrown.code());
-    } catch (const std::exception& thrown) {
-      put_message(message, thrown.what());
-    } catch (...) {
-      put_message(message, "an exception of unknown type");
-    }
-    return TROUPE_INTERNAL;
   }
   static int32_t checkpoint(void* instance, const char* path, troupe_text* message) {
     return guarded(message, [&] {
