@@ -258,8 +258,8 @@ void SlotHost::retire(LeaseId lease, const Slot& slot, const std::string& module
   }
   // Not this one: it is the likeliest to be wanted again, and others may need what it owns.
   if (idle_.size() >= options_.idle_slots_max) {
-    const auto oldest = std::ranges::min_element(
-        idle_, {}, [](const auto& entry) { return entry.second.until; });
+    const auto oldest =
+        std::ranges::min_element(idle_, {}, [](const auto& entry) { return entry.second.until; });
     end_soon(oldest->second.process);
     idle_.erase(oldest);
   }
