@@ -82,12 +82,19 @@ count() { # PROGRAM REPORT FAILED(0 or 1)
   [ "$bad" = 0 ]
 }
 
+# GoogleTest's output without the cases that passed: of one that ran out of time, the case it was in.
+unfinished_cases() {
+  awk '/^\[ RUN  / { began = $0; next }
+       /^\[       OK/ { began = ""; next }
+       began != "" { print began; began = "" }
+       { print }'
+}
+
 # Runs the tests and counts their cases. Says no more than that some failed: they are counted.
 run_tests() { # PRESET
   local folder="build/$1" reports="$results/$1" out="$results/$1.log"
   mkdir -p "$reports"
-  GTEST_OUTPUT="xml:$reports/" GTEST_BRIEF=1 ctest --test-dir "$folder" -j "$(nproc)" \
-    --output-on-failure > "$out" 2>&1
+  GTEST_OUTPUT="xml:$reports/" ctest --test-dir "$folder" -j "$(nproc)" --output-on-failure > "$out" 2>&1
   local programs program bad=0
   programs=$(ctest --test-dir "$folder" -N | sed -n 's/^ *Test *#[0-9]*: //p')
   if [ -z "$programs" ]; then
@@ -99,7 +106,7 @@ run_tests() { # PRESET
     grep -qE "Test +#[0-9]+: $program [.]+ *Passed" "$out" || program_failed=1
     count "$program" "$reports/$program.xml" "$program_failed" || bad=1
   done
-  [ "$bad" = 0 ] || grep -vE '^ *Start |[.] +Passed ' "$out" | tail -n 300
+  [ "$bad" = 0 ] || grep -vE '^ *Start |[.] +Passed |^\[(-+|=+)\]' "$out" | unfinished_cases | tail -n 300
   grep -E '^Total Test time' "$out"
   return 0
 }

@@ -98,8 +98,10 @@ class RingConnectionTest : public testing::Test {
   Async<void> meet(uint32_t server_version) {
     auto keep_running = boost::asio::make_work_guard(real.io());
     const auto rings = open_rings(*client_process.port, 1, *server_process.port, 2);
-    spawn(scope, greet(rings.right, server, server_version));
+    Scope other_side{real.io().get_executor()};
+    spawn(other_side, greet(rings.right, server, server_version));
     co_await greet(rings.left, client, protocol::version);
+    co_await other_side.join();  // A peer that greets in a stopped scope never hears of its end.
     co_await scope_of_peers.stop();
   }
 
