@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What is too long for each change: 1,000 simulated cluster hours, 100 hours of three heads, all planted bugs (ten
-# minutes at most each), and half an hour of chaos over a real cluster (tools/soak.sh). Builds the release preset first. An argument N begins the hours at seed N, so that
-# each night may see other ones; the default is drawn from the date.
+# minutes at most each), ten minutes of each fuzz target (tools/fuzz.sh), and half an hour of chaos over a real cluster
+# (tools/soak.sh). Builds the presets release and fuzz first. An argument N begins the hours at seed N, so that each
+# night may see other ones; the default is drawn from the date.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,5 +18,6 @@ build/release/tests/cluster_sim --seed $((first + 50000)) --hours 500 --every-fa
 wait "$half" || failed=1
 TROUPE_SEEDS=6000 build/release/tests/candidate_faults_test 2> /dev/null || failed=1
 build/release/tests/cluster_sim_planted --bugs all --turn 0 --seconds 600 || failed=1
+tools/fuzz.sh || failed=1
 tools/soak.sh --minutes 30 --seed $((first % 32768)) || failed=1
 exit "$failed"

@@ -1,31 +1,25 @@
-// fuzz_seeds FOLDER writes FOLDER/NAME/seed-N for the fuzz targets: messages as they should be.
+#include "tests/fuzz/seeds.h"
+
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 
 #include "base/random.h"
+#include "base/timeline.h"
 #include "protocol/call_record.h"
 #include "protocol/codec.h"
 #include "protocol/frame.h"
+#include "protocol/message_list.h"
+#include "security/identity.h"
+#include "security/join_token.h"
 
+namespace troupe::fuzz {
 namespace {
 
-using namespace troupe;
-using namespace troupe::protocol;
+using namespace protocol;
 
 class Seeds {
  public:
-  explicit Seeds(std::filesystem::path folder) : folder_(std::move(folder)) {}
-  void add(const std::string& target, const Bytes& bytes) {
-    std::filesystem::create_directories(folder_ / target);
-    std::ofstream file{folder_ / target / ("seed-" + std::to_string(++made_)), std::ios::binary};
-    file.write(reinterpret_cast<const char*>(bytes.data()),
-               static_cast<std::streamsize>(bytes.size()));
-  }
-
- private:
-  const std::filesystem::path folder_;
-  int made_ = 0;
+  void add(const std::string& target, Bytes bytes) { made.push_back({target, std::move(bytes)}); }
+  std::vector<Seed> made;
 };
 
 std::vector<Argument> some_arguments(Random& random) {
@@ -52,6 +46,26 @@ Bytes in_stream(const Bytes& record) {
   return stream;
 }
 
+// Of every kind one, with all fields as they are made; the first byte is its place in the list.
+void add_messages(Seeds& seeds) {
+  uint8_t which = 0;
+  const auto add = [&](Bytes bytes) {
+    bytes.insert(bytes.begin(), which++);
+    seeds.add("message", bytes);
+  };
+#define TROUPE_ADD_SEED(Name) add(encode(Name{}));
+  TROUPE_MESSAGES(TROUPE_ADD_SEED)
+#undef TROUPE_ADD_SEED
+}
+
+void add_texts(Seeds& seeds, const std::string& target, const std::vector<std::string>& texts) {
+  for (size_t i = 0; i < texts.size(); ++i) {
+    Bytes bytes = to_bytes(texts[i]);
+    bytes.insert(bytes.begin(), static_cast<uint8_t>(i));
+    seeds.add(target, bytes);
+  }
+}
+
 // As packages/archive.h describes it.
 Bytes archive() {
   const auto entry = [](char kind, const std::string& name, const std::string& content) {
@@ -69,9 +83,8 @@ Bytes archive() {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  if (argc != 2) return 2;
-  Seeds seeds{argv[1]};
+std::vector<Seed> make_seeds() {
+  Seeds seeds;
   SeededRandom random{1};
   const auto arguments = some_arguments(random);
   for (const size_t count : {0u, 1u, 3u}) {
@@ -103,17 +116,43 @@ int main(int argc, char** argv) {
   header.call = 7;
   header.error = to_info(error(Code::not_found, "nothing"));
   seeds.add("frame_header", encode_header(header));
+  Bytes timeline;
+  for (uint8_t kind = 1; kind <= static_cast<uint8_t>(timeline_kind_last); ++kind) {
+    TimelineEvent event;
+    event.kind = static_cast<TimelineKind>(kind);
+    event.duration = std::chrono::milliseconds(kind);
+    event.amount = kind;
+    append_record(timeline, event);
+  }
+  seeds.add("timeline", timeline);
   seeds.add("archive", archive());
+  add_messages(seeds);
+  security::PeerIdentity identity;
+  identity.role = security::Role::node;
+  identity.cluster = "cluster";
+  identity.name = "node-1";
+  add_texts(
+      seeds, "credential",
+      {security::to_text(security::make_join_token({}, random)), security::identity_uri(identity)});
+  add_texts(seeds, "gateway",
+            {R"({"model":"m","prompt":["a",[1,2]],"n":2,"stop":["x"],"logprobs":3,"stream":true,)"
+             R"("stream_options":{"include_usage":true},"temperature":0.5,"seed":7})",
+             R"({"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":5})",
+             R"({"text":"a","tokens":[1],"finish_reason":null,"prompt_tokens":1,)"
+             R"("completion_tokens":1,"logprobs":[{"token":"a","logprob":-1,"top":[]}]})"});
   Bytes framed = encode_header(header);
   const uint32_t lengths[] = {static_cast<uint32_t>(framed.size()), 0};
   const auto* first = reinterpret_cast<const uint8_t*>(lengths);
   framed.insert(framed.begin(), first, first + sizeof lengths);
   seeds.add("socket", framed);
-  for (const uint8_t op : {0, 1, 3, 4, 7}) seeds.add("ring", Bytes(64, op));
+  for (const auto op : Bytes{0, 1, 3, 4, 7}) seeds.add("ring", Bytes(64, op));
   for (uint8_t which = 0; which < 6; ++which) {
     Bytes value(300);
     value[0] = which;
     value[1] = 1;
     seeds.add("sdk_reader", value);
   }
+  return std::move(seeds.made);
 }
+
+}  // namespace troupe::fuzz

@@ -19,6 +19,7 @@ class InputStream final : public ByteStream {
     co_return ok();
   }
   void close() override {}
+  void end_writing() override {}
   bool is_direct() const override { return true; }
   Result<size_t> try_read(std::span<uint8_t> out) override { return take(out); }
   Result<size_t> try_write(std::span<const uint8_t> bytes) override { return bytes.size(); }
@@ -51,7 +52,9 @@ class Echo final : public CallHandler {
 };
 
 Async<void> read_all(std::shared_ptr<SocketChannel> channel) {
-  while (co_await channel->receive()) {
+  for (;;) {
+    const auto frame = co_await channel->receive();
+    if (!frame) break;
   }
 }
 
