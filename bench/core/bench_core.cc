@@ -38,6 +38,7 @@ int run_rows(const bench::Options& options, const std::string& state, bool is_al
     return harness.all_good() ? 0 : 1;
   }
   bench::scale_rows(harness, session);
+  bench::placement_rows(harness, session);
   bench::task_rows(harness, session);
   bench::actor_rows(harness, session);
   bench::concurrent_actor_rows(harness, session);
@@ -73,6 +74,10 @@ int main(int argc, char** argv) {
   const auto options = bench::read_options(argc, argv);
   if (!options) return 2;
   handle_signals(on_signal);
+  if (!options->state.empty()) {
+    ::setenv("TROUPE_STATE", options->state.c_str(), 1);
+    return run_driver(*options, options->state, false);
+  }
   int status = 0;
   for (const int workers : {1, 2}) {
     const auto cluster = bench::Cluster::start(workers);

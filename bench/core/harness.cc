@@ -83,6 +83,8 @@ std::optional<Options> parse(int argc, char** argv) {
       options.skip.emplace_back(argv[i + 1]);
     } else if (flag == "--seconds") {
       seconds = argv[i + 1];
+    } else if (flag == "--state") {
+      options.state = argv[i + 1];
     } else {
       return {};
     }
@@ -99,8 +101,10 @@ std::optional<Options> parse(int argc, char** argv) {
 std::optional<Options> read_options(int argc, char** argv) {
   auto options = parse(argc, argv);
   if (!options) {
-    fmt::print(stderr, "usage: {} [--seconds S] [--only SUBSTRING]... [--skip SUBSTRING]...\n",
-               argv[0]);
+    fmt::print(
+        stderr,
+        "usage: {} [--seconds S] [--only SUBSTRING]... [--skip SUBSTRING]... [--state FOLDER]\n",
+        argv[0]);
   }
   return options;
 }

@@ -20,10 +20,11 @@ struct Options {
   double window_seconds = 2;      // The warm-up takes half of it.
   std::vector<std::string> only;  // Rows whose name holds one of these; empty: all.
   std::vector<std::string> skip;
+  std::string state;  // Of a cluster of two nodes that runs already; empty: start some.
 };
 
-// From [--seconds S] [--only SUBSTRING]... [--skip SUBSTRING]... and TROUPE_BENCH_SECONDS. Nothing,
-// with the usage on stderr, if they are wrong.
+// From [--seconds S] [--only SUBSTRING]... [--skip SUBSTRING]... [--state FOLDER] and
+// TROUPE_BENCH_SECONDS. Nothing, with the usage on stderr, if they are wrong.
 std::optional<Options> read_options(int argc, char** argv);
 
 // What a run of the timed function stands for.

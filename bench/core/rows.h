@@ -23,6 +23,7 @@ void task_rows(Harness& harness, const troupe::Session& session);
 void actor_rows(Harness& harness, const troupe::Session& session);
 void concurrent_actor_rows(Harness& harness, const troupe::Session& session);
 void object_rows(Harness& harness, const troupe::Session& session);
+void placement_rows(Harness& harness, const troupe::Session& session);
 void scale_rows(Harness& harness, const troupe::Session& session);
 // On a cluster of two nodes, of which one has the label bench=far.
 void remote_rows(Harness& harness, const troupe::Session& session);

@@ -116,6 +116,15 @@ TEST_F(ObjectsSystem, LargeArraysExample) {
   const Outcome outcome = cluster->program("large_arrays", {"1000001"});
   EXPECT_EQ(outcome.out, "mean 500000, largest 1e+06\nfreed\n") << outcome.err;
 }
+
+TEST_F(ObjectsSystem, TheExampleOfTheirLifeRuns) {
+  const Outcome outcome = cluster->program("object_control");
+  EXPECT_EQ(outcome.out,
+            "ready: 1 of 3\nthe third has 30 numbers\npinned, read in place: 3000\n"
+            "freed: not_found, the others: 2000\n")
+      << outcome.err;
+}
+
 TEST_F(ObjectsSystem, AreListedWithWhoHoldsThem) {
   HeldObjects held{*cluster};
   const std::string large = held.line();

@@ -43,6 +43,15 @@ TEST_F(PlacementSystem, GpusAreHandedToOneOwnerAndGivenBack) {
   check("gpus");
 }
 
+TEST_F(PlacementSystem, TheExampleOfLabelsRuns) {
+  const Outcome outcome = cluster.program("labels", {"with GPUs"});
+  EXPECT_TRUE(
+      outcome.out.starts_with("another node outside of zone a: yes\n"
+                              "the license is in zone a: yes\npreferred in vain\nGPU "))
+      << outcome.out << outcome.err;
+  EXPECT_EQ(outcome.status, 0);
+}
+
 TEST_F(PlacementSystem, TheExampleRuns) {
   const Outcome outcome = cluster.program("placement");
   EXPECT_EQ(outcome.out, "two bundles on one node\nthe first thousand numbers make 499500\n")
