@@ -342,7 +342,8 @@ def object_rows(harness):
     harness.row("put_large_over_memcpy", put_over_memcpy)
     harness.row("get_large_object_us", get_large)
     harness.row("single_client_get_object_containing_10k_refs", get_refs)
-    harness.row("placement_group_create_removal", lambda name: harness.measure(name, groups, 100))
+    harness.row("placement_group_create_remove", lambda name: harness.measure(
+        name, groups, 100, "groups/s"))
 
 
 def scale_rows(harness):

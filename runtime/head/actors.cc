@@ -53,44 +53,40 @@ Actors::Actors(transport::Environment environment, const HeadOptions& options, S
       placement_(placement),
       groups_(groups) {}
 
-void Actors::restore(std::vector<StoredActor> stored_actors) {
-  std::vector<ActorId> ids;
-  for (StoredActor& stored : stored_actors) {
-    const ActorId id = stored.record.info.actor;
-    ids.push_back(id);
-    Actor& actor = actors_[id];
-    actor.stored = std::move(stored);
-    actor.state = state_from(actor.info().state);
-    actor.changed = std::make_shared<Event>(environment_.loop);
-    actor.alive_since = environment_.clock.now();
-    if (actor.state == ActorState::dead) {
-      dead_.push_back(id);
-      continue;
+void Actors::restore(StoredActors stored_actors) {
+  std::vector<ActorId> to_settle;
+  for (std::vector<StoredActor>& page : stored_actors) {
+    for (StoredActor& stored : page) {
+      const ActorId id = stored.record.info.actor;
+      Actor& actor = actors_.try_emplace(actors_.end(), id)->second;
+      actor.stored = std::move(stored);
+      actor.state = state_from(actor.info().state);
+      actor.changed = std::make_shared<Event>(environment_.loop);
+      actor.alive_since = environment_.clock.now();
+      if (actor.state == ActorState::dead) {
+        dead_.push_back(id);
+        continue;
+      }
+      if (!actor.spec().name.empty()) names_[{actor.spec().name_space, actor.spec().name}] = id;
+      const auto group = actor.spec().placement.group;
+      if (!group.is_nil()) in_groups_[group].insert(id);
+      // Of the others, most of many, the worker has a window to come back and tell.
+      const bool is_placed =
+          actor.state == ActorState::starting || actor.state == ActorState::alive;
+      if (!is_placed || !group.is_nil() || membership_.is_dead(actor.info().address.node)) {
+        to_settle.push_back(id);
+      }
     }
-    if (!actor.spec().name.empty()) names_[{actor.spec().name_space, actor.spec().name}] = id;
-    if (const auto group = actor.spec().placement.group; !group.is_nil()) {
-      in_groups_[group].insert(id);
-    }
+    page = {};
   }
-  for (const ActorId id : ids) {
+  for (const ActorId id : to_settle) {
     Actor& actor = actors_.at(id);
-    if (actor.state != ActorState::dead && !groups_.affinity_of(actor.spec().placement)) {
+    if (!groups_.affinity_of(actor.spec().placement)) {
       die(actor, "its placement group is no more");
-      continue;
-    }
-    switch (actor.state) {
-      case ActorState::pending:
-      case ActorState::restarting:
-        request_placement(actor, actor.state == ActorState::restarting);
-        break;
-      case ActorState::starting:
-      case ActorState::alive:  // Its worker has a window to come back and tell.
-        if (membership_.is_dead(actor.info().address.node)) {
-          fail(actor, {.reason = "its node is gone", .blameless = true});
-        }
-        break;
-      case ActorState::dead:
-        break;
+    } else if (actor.state == ActorState::pending || actor.state == ActorState::restarting) {
+      request_placement(actor, actor.state == ActorState::restarting);
+    } else if (membership_.is_dead(actor.info().address.node)) {
+      fail(actor, {.reason = "its node is gone", .blameless = true});
     }
   }
 }

@@ -48,7 +48,7 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
          Journal& journal, Membership& membership, Placement& placement, const Groups& groups);
 
   void set_listener(ActorListener& listener) { listener_ = &listener; }
-  void restore(std::vector<StoredActor> actors);
+  void restore(StoredActors actors);
 
   // Durable on return; does not wait until it runs. Idempotent by id. Errors: invalid, conflict
   // (the name is taken, or the id by another actor), exhausted.

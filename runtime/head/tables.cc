@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <atomic>
+#include <iterator>
 #include <map>
+#include <thread>
 
 #include "protocol/codec.h"
 
@@ -30,33 +34,90 @@ Result<T> decode_row(Table table, const std::string& key, const std::string& val
                                             row.error().message()));
 }
 
-template <class T>
-Status load_table(Store& store, Table table, std::vector<T>& rows) {
-  TROUPE_TRY(const auto found, store.scan(table, ""));
-  for (const auto& [key, value] : found) {
-    TROUPE_TRY(auto row, decode_row<T>(table, key, value));
-    rows.push_back(std::move(row));
+constexpr size_t page_rows = 4096;
+
+// Calls `take` for each page of rows: they and what is made of them are not to lie in memory twice.
+template <class Take>
+Status for_each_page(Store& store, Table table, std::string_view prefix, Take take) {
+  Page page{{}, page_rows};
+  for (;;) {
+    TROUPE_TRY(const Rows rows, store.scan(table, prefix, page));
+    TROUPE_CHECK(take(rows));
+    if (rows.size() < page_rows) return ok();
+    page.after = rows.back().first;
   }
-  return ok();
 }
 
-Status load_actors(Store& store, std::vector<StoredActor>& actors) {
-  TROUPE_TRY(const auto found, store.scan(Table::actors, ""));
-  for (const auto& [key, value] : found) {
-    if (key.ends_with(devices_suffix)) {  // Sorts right behind its actor.
-      TROUPE_TRY(auto held, decode_row<protocol::StartActor>(Table::actors, key, value));
-      if (!actors.empty() && key.starts_with(actors.back().record.info.actor.to_string())) {
-        actors.back().devices = std::move(held.devices);
-        actors.back().bundle = held.bundle;
-        actors.back().grant = held.grant;
-      }
-      continue;
+template <class T>
+Status load_table(Store& store, Table table, std::vector<T>& loaded) {
+  return for_each_page(store, table, "", [&](const Rows& rows) -> Status {
+    for (const auto& [key, value] : rows) {
+      TROUPE_TRY(auto row, decode_row<T>(table, key, value));
+      loaded.push_back(std::move(row));
     }
-    StoredActor actor;
-    TROUPE_TRY(actor.record, decode_row<protocol::ActorRecord>(Table::actors, key, value));
-    actors.push_back(std::move(actor));
+    return ok();
+  });
+}
+
+// Those whose key begins with `prefix`.
+Status load_actors(Store& store, std::string_view prefix, StoredActors& actors) {
+  return for_each_page(store, Table::actors, prefix, [&](const Rows& rows) -> Status {
+    StoredActor* last = actors.empty() ? nullptr : &actors.back().back();
+    std::vector<StoredActor> page;
+    page.reserve(rows.size());  // `last` stays valid.
+    for (const auto& [key, value] : rows) {
+      if (key.ends_with(devices_suffix)) {  // Sorts right behind its actor.
+        TROUPE_TRY(auto held, decode_row<protocol::StartActor>(Table::actors, key, value));
+        if (last != nullptr && key.starts_with(last->record.info.actor.to_string())) {
+          last->devices = std::move(held.devices);
+          last->bundle = held.bundle;
+          last->grant = held.grant;
+        }
+        continue;
+      }
+      TROUPE_TRY(auto record, decode_row<protocol::ActorRecord>(Table::actors, key, value));
+      last = &page.emplace_back();
+      last->record = std::move(record);
+    }
+    if (!page.empty()) actors.push_back(std::move(page));
+    return ok();
+  });
+}
+
+// Of many most time goes into decoding, which several threads can share: ids are random, so their
+// first digits make parts of one size.
+Result<StoredActors> load_actors(Store& store) {
+  TROUPE_TRY(const Rows first, store.scan(Table::actors, "", Page{{}, page_rows}));
+  StoredActors actors;
+  if (first.size() < page_rows) {
+    TROUPE_CHECK(load_actors(store, "", actors));
+    return actors;
   }
-  return ok();
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::vector<Result<StoredActors>> parts(digits.size(), StoredActors{});
+  std::atomic<size_t> next = 0;
+  const auto load_parts = [&] {
+    for (size_t part = next++; part < digits.size(); part = next++) {
+      StoredActors loaded;
+      const Status status = load_actors(store, digits.substr(part, 1), loaded);
+      if (status) {
+        parts[part] = std::move(loaded);
+      } else {
+        parts[part] = status.error();
+      }
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    const unsigned others = std::clamp(std::thread::hardware_concurrency(), 1u, 8u) - 1;
+    for (unsigned i = 0; i < others; ++i) threads.emplace_back(load_parts);
+    load_parts();
+  }
+  for (auto& part : parts) {
+    if (!part) return std::move(part).error();
+    std::ranges::move(*part, std::back_inserter(actors));
+  }
+  return actors;
 }
 
 }  // namespace
@@ -126,7 +187,7 @@ Result<StoredState> load(Store& store) {
   StoredState state;
   TROUPE_CHECK(load_table(store, Table::nodes, state.nodes));
   TROUPE_CHECK(load_table(store, Table::jobs, state.jobs));
-  TROUPE_CHECK(load_actors(store, state.actors));
+  TROUPE_TRY(state.actors, load_actors(store));
   TROUPE_CHECK(load_table(store, Table::deployments, state.deployments));
   TROUPE_CHECK(load_table(store, Table::placement_groups, state.groups));
   return state;

@@ -16,11 +16,13 @@ struct StoredActor {
   uint32_t grant = 0;
 };
 
+using StoredActors = std::vector<std::vector<StoredActor>>;  // In pages, none of them empty.
+
 // What a head finds when it starts.
 struct StoredState {
   std::vector<protocol::NodeInfo> nodes;
   std::vector<protocol::JobInfo> jobs;
-  std::vector<StoredActor> actors;
+  StoredActors actors;                                // In the order of their ids.
   std::vector<protocol::DeploymentInfo> deployments;  // Without replicas.
   std::vector<protocol::PlacementGroupInfo> groups;
 };
