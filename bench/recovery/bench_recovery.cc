@@ -1,5 +1,6 @@
 // How long a cluster takes to notice a death and to be whole again, and whether it loses a promise
-// meanwhile. `bench_recovery [one-head|three-heads|overload]`.
+// meanwhile. `bench_recovery [one-head|three-heads|overload]`; three_hosts.py runs its part
+// `hosts`.
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
@@ -31,6 +32,7 @@ constexpr int head_restarts = 11;
 constexpr int worker_kills = 50;
 constexpr int silences = 5;
 constexpr int failover_kills = 100;
+constexpr int cuts = 15;
 constexpr size_t light_actors = 10'000;
 
 double seconds_since(Clock::time_point start) {
@@ -55,8 +57,9 @@ class Member {
   Member() {}
   int64_t one() { return 1; }
   void wait_10_ms() { ::poll(nullptr, 0, 10); }
+  void wait_1_s() { ::poll(nullptr, 0, 1000); }
 };
-TROUPE_ACTOR(Member(), one, wait_10_ms);
+TROUPE_ACTOR(Member(), one, wait_10_ms, wait_1_s);
 
 void work_10_ms() {
   ::poll(nullptr, 0, 10);
@@ -171,35 +174,102 @@ void heads(const troupe::Session& session, const Daemons& daemons) {
   head_is_killed(session, daemons);
 }
 
-// From the end of the head that leads to the next promise, which another one gives.
+// From the harm to the head that leads to the next promise, which another one gives.
+template <class Harm, class Mend>
 std::vector<double> failovers(const troupe::Session& session, const Daemons& daemons, int rounds,
-                              int signal) {
+                              Harm harm, Mend mend) {
   std::vector<double> took;
   for (int round = 0; round < rounds; ++round) {
-    const pid_t leader = daemons.pid_of(daemons.leader());
-    ::kill(leader, signal);
+    const std::string leader = daemons.leader();
+    harm(leader);
     const auto start = Clock::now();
     const auto group = promise(session);
     took.push_back(seconds_since(start));
-    if (signal == SIGSTOP) ::kill(leader, SIGCONT);
+    mend(leader);
     group.remove().value();
     ::poll(nullptr, 0, 1500);  // It is back, and in sync.
   }
   return took;
 }
 
+void failover_rows(std::string_view name, const std::vector<double>& took) {
+  row(fmt::format("{}_p50_s", name), quantile(took, 0.5), "s");
+  row(fmt::format("{}_p99_s", name), quantile(took, 0.99), "s");
+}
+
+auto sending(const Daemons& daemons, int signal) {
+  return [&daemons, signal](const std::string& head) { daemons.signal(head, signal); };
+}
+
+constexpr auto nothing = [](const std::string&) {};
+
 void several_heads() {
   const auto cluster = bench::Cluster::start(2, 3);
   if (!cluster) throw std::runtime_error("no cluster of three heads");
   const auto session = troupe::connect().value();
   const Daemons daemons{cluster->state()};
-  const auto killed = failovers(session, daemons, failover_kills, SIGKILL);
-  row("failovers", static_cast<double>(killed.size()), "kills");
-  row("failover_p50_s", quantile(killed, 0.5), "s");
-  row("failover_p99_s", quantile(killed, 0.99), "s");
-  const auto silent = failovers(session, daemons, silences, SIGSTOP);
-  row("failover_from_silence_p50_s", quantile(silent, 0.5), "s");
-  row("failover_from_silence_p99_s", quantile(silent, 0.99), "s");
+  row("failovers", failover_kills, "kills");
+  failover_rows("failover",
+                failovers(session, daemons, failover_kills, sending(daemons, SIGKILL), nothing));
+  failover_rows(
+      "failover_from_silence",
+      failovers(session, daemons, silences, sending(daemons, SIGSTOP), sending(daemons, SIGCONT)));
+}
+
+// Calls of a second, one always under way: how many were dropped.
+class RunningCalls {
+ public:
+  explicit RunningCalls(troupe::ActorRef<Member> actor)
+      : actor_(std::move(actor)), thread_([this](const std::stop_token& stop) {
+          while (!stop.stop_requested()) {
+            ++calls_;
+            if (!actor_.call<&Member::wait_1_s>().get(patience)) ++dropped_;
+          }
+        }) {}
+  void print() {
+    thread_.request_stop();
+    thread_.join();
+    row("hosts_running_calls", calls_, "calls");
+    row("hosts_running_calls_dropped", dropped_, "calls");
+  }
+
+ private:
+  const troupe::ActorRef<Member> actor_;
+  int calls_ = 0;
+  int dropped_ = 0;
+  std::jthread thread_;
+};
+
+// Of a cluster that runs, each head on a host of its own; `links` are HEAD=NAMESPACE/DEVICE.
+void several_hosts(const std::string& state, const std::vector<std::string>& links) {
+  ::setenv("TROUPE_STATE", state.c_str(), 1);
+  const auto session = troupe::connect().value();
+  const Daemons daemons{state};
+  const auto actor =
+      session.create<Member>({.placement = {.labels = {troupe::label::equals("bench", "far")}}})
+          .value();
+  actor.wait_alive(patience).value();
+  RunningCalls calls{actor};
+  row("hosts_failovers", failover_kills, "kills");
+  failover_rows("hosts_failover",
+                failovers(session, daemons, failover_kills, sending(daemons, SIGKILL), nothing));
+  const auto set_link = [&](const std::string& head, const char* to) {
+    for (const std::string& link : links) {
+      const size_t equals = link.find('=');
+      const size_t slash = link.find('/');
+      if (link.substr(0, equals) != head) continue;
+      const std::string command =
+          fmt::format("ip -n {} link set {} {}", link.substr(equals + 1, slash - equals - 1),
+                      link.substr(slash + 1), to);
+      if (std::system(command.c_str()) != 0) throw std::runtime_error(command + " failed");
+    }
+  };
+  failover_rows(
+      "hosts_failover_from_cut",
+      failovers(
+          session, daemons, cuts, [&](const std::string& head) { set_link(head, "down"); },
+          [&](const std::string& head) { set_link(head, "up"); }));
+  calls.print();
 }
 
 // Until the head says that the actor is no longer what it was; then until it answers again.
@@ -296,6 +366,10 @@ void overload(const troupe::Session& session) {
 
 int main(int argc, char** argv) try {
   const std::string_view part = argc > 1 ? argv[1] : "";
+  if (part == "hosts" && argc > 2) {
+    several_hosts(argv[2], {argv + 3, argv + argc});
+    return 0;
+  }
   if (part.empty() || part == "one-head") {
     const auto cluster = bench::Cluster::start(2);
     if (!cluster) return 1;
