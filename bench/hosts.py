@@ -114,6 +114,8 @@ class Cluster:
                 self.record = json.load(file)
         finally:
             subprocess.run([self.troupe, "down", "--state", self.state], check=False, stdout=subprocess.DEVNULL)
+        for name in os.listdir(os.path.join(self.state, "logs")):
+            os.remove(os.path.join(self.state, "logs", name))
 
     def _move(self):
         # HOST:PORT is that of the daemon which listens there; a bare address is the daemon's own.

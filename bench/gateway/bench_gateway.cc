@@ -1,8 +1,10 @@
 // What the gateway adds to a request: its backend answers at once, so all that is measured is HTTP,
-// JSON and the loop. A blocking client on one keep-alive connection, in a thread of its own.
+// JSON and the loop. A blocking client on one keep-alive connection, in a thread of its own. Then
+// what it does when more is asked for than its backend can do: many such clients.
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/read_until.hpp>
@@ -10,6 +12,7 @@
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <future>
+#include <mutex>
 #include <string_view>
 #include <thread>
 
@@ -26,6 +29,14 @@ using Time = std::chrono::steady_clock;
 constexpr int warm_up = 500;
 constexpr int requests = 10'000;
 constexpr uint32_t stream_tokens = 100'000;
+// A backend of so many requests at a time, and so long a request: 200 a second.
+constexpr size_t lanes = 4;
+constexpr auto service_time = std::chrono::milliseconds(20);
+constexpr size_t few_clients = 2 * lanes;
+constexpr size_t many_clients = 512;  // Over in_flight_max, so that some are refused.
+constexpr auto overload_window = std::chrono::seconds(5);
+constexpr auto refused_pause = std::chrono::milliseconds(100);
+constexpr auto first_requests = std::chrono::microseconds(500'000);  // Spread over so long.
 
 class InstantGeneration final : public Generation {
  public:
@@ -48,6 +59,7 @@ class InstantGeneration final : public Generation {
 
 class InstantBackend final : public Backend {
  public:
+  explicit InstantBackend(const transport::Environment&) {}
   std::vector<ModelInfo> models() const override {
     ModelInfo info;
     info.name = "m";
@@ -63,6 +75,30 @@ class InstantBackend final : public Backend {
   }
 };
 
+// As an engine whose batch is full: who comes waits for a lane.
+class BusyBackend final : public Backend {
+ public:
+  explicit BusyBackend(transport::Environment environment)
+      : environment_(environment), changed_(environment.loop) {}
+  std::vector<ModelInfo> models() const override { return InstantBackend{environment_}.models(); }
+  Async<bool> wait_change(Instant) override { co_return false; }
+  Async<Result<std::unique_ptr<Generation>>> begin(GenerateRequest, std::set<std::string>,
+                                                   std::string& tried) override {
+    tried = "a";
+    while (busy_ == lanes) co_await changed_.wait();
+    ++busy_;
+    co_await sleep_for(environment_.clock, service_time);
+    --busy_;
+    changed_.pulse();
+    co_return std::make_unique<InstantGeneration>(1);
+  }
+
+ private:
+  transport::Environment environment_;
+  Event changed_;
+  size_t busy_ = 0;
+};
+
 struct Client {
   explicit Client(uint16_t p) : port(p) {
     socket.connect({boost::asio::ip::make_address("127.0.0.1"), port});
@@ -74,12 +110,13 @@ struct Client {
         body.size(), body);
     boost::asio::write(socket, boost::asio::buffer(bytes));
   }
-  bool round_trip(const std::string& body) {
+  http::response<http::string_body> ask(const std::string& body) {
     send(body);
     http::response<http::string_body> response;
     http::read(socket, buffer, response);
-    return response.result() == http::status::ok;
+    return response;
   }
+  bool round_trip(const std::string& body) { return ask(body).result() == http::status::ok; }
   // Reads a chunked answer to its end; the number of bytes.
   size_t drain() {
     std::string tail;
@@ -128,6 +165,62 @@ bool measure(uint16_t port) {
   return true;
 }
 
+struct Load {
+  std::atomic<uint64_t> done = 0;
+  std::atomic<uint64_t> refused = 0;
+  std::atomic<uint64_t> failed = 0;  // Neither, or refused without a time to come back.
+  std::mutex mutex;
+  std::vector<double> refused_us;
+};
+
+// Each client asks again as soon as it was answered, or after a pause when it was refused.
+void press(uint16_t port, size_t clients, Load& load) {
+  const std::string body = R"({"model":"m","prompt":"Say hello","max_tokens":1})";
+  const auto end = Time::now() + overload_window;
+  std::vector<std::jthread> threads;
+  for (size_t i = 0; i < clients; ++i) {
+    threads.emplace_back([&, i] {
+      // Not all in the same millisecond.
+      std::this_thread::sleep_for(first_requests / clients * i);
+      Client client{port};
+      while (Time::now() < end) {
+        const auto start = Time::now();
+        const auto answer = client.ask(body);
+        if (answer.result() == http::status::ok) {
+          load.done += Time::now() < end ? 1 : 0;
+        } else if (answer.result() == http::status::too_many_requests &&
+                   answer.count(http::field::retry_after) == 1) {
+          ++load.refused;
+          {
+            const std::lock_guard lock{load.mutex};
+            load.refused_us.push_back(microseconds(Time::now() - start));
+          }
+          std::this_thread::sleep_for(refused_pause);
+        } else {
+          ++load.failed;
+        }
+      }
+    });
+  }
+}
+
+bool overload(uint16_t port) {
+  const double seconds = std::chrono::duration<double>(overload_window).count();
+  Load peak;
+  press(port, few_clients, peak);
+  Load over;
+  press(port, many_clients, over);
+  if (peak.refused + peak.failed + over.failed > 0 || over.refused == 0) return false;
+  const auto per_second = [&](uint64_t count) { return static_cast<double>(count) / seconds; };
+  std::sort(over.refused_us.begin(), over.refused_us.end());
+  row("overload.peak", per_second(peak.done), "requests/s");
+  row("overload.offered", per_second(over.done + over.refused) / per_second(peak.done), "times");
+  row("overload.goodput", per_second(over.done) / per_second(peak.done), "of the peak");
+  row("overload.refused_p50", over.refused_us[over.refused_us.size() / 2], "us");
+  row("overload.refused_p99", over.refused_us[over.refused_us.size() * 99 / 100], "us");
+  return true;
+}
+
 Async<void> start(Gateway& gateway, std::promise<Status>& started) {
   auto status = co_await gateway.start();
   started.set_value(status);
@@ -137,16 +230,17 @@ Async<void> stop(Gateway& gateway) {
   co_await gateway.stop();
 }
 
-int run() {
+template <class Made, class Body>
+int run(Body body) {
   transport::RealEnvironment real;
   Scope scope{real.io().get_executor()};
-  InstantBackend backend;
+  Made backend{real.environment()};
   Gateway gateway{real.environment(), real.io(), backend, {}};
   std::promise<Status> started;
   spawn(scope, start(gateway, started));
   std::thread loop{[&] { real.io().run(); }};
   const Status status = started.get_future().get();
-  const bool good = status && measure(gateway.port());
+  const bool good = status && body(gateway.port());
   if (!good) fmt::print(stderr, "{}\n", status ? "a request failed" : status.error().to_string());
   boost::asio::post(real.io(), [&] { spawn(scope, stop(gateway)); });
   loop.join();
@@ -157,5 +251,7 @@ int run() {
 }  // namespace troupe::gateway
 
 int main() {
-  return troupe::gateway::run();
+  using namespace troupe::gateway;
+  const int direct = run<InstantBackend>(measure);
+  return std::max(direct, run<BusyBackend>(overload));
 }

@@ -1,6 +1,6 @@
 // How long a cluster takes to notice a death and to be whole again, and whether it loses a promise
 // meanwhile. `bench_recovery [one-head|three-heads|overload]`; three_hosts.py runs its part
-// `hosts`.
+// `hosts`, lossy_hosts.py its part `far`.
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
@@ -366,6 +366,15 @@ void overload(const troupe::Session& session) {
 
 int main(int argc, char** argv) try {
   const std::string_view part = argc > 1 ? argv[1] : "";
+  if (part == "far" && argc == 3) {
+    ::setenv("TROUPE_STATE", argv[2], 1);
+    const auto session = troupe::connect().value();
+    session.submit({.placement = {.labels = {troupe::label::equals("bench", "far")}}}, work_10_ms)
+        .get(patience)
+        .value();
+    ::poll(nullptr, 0, 1000);
+    return 0;
+  }
   if (part == "hosts" && argc > 2) {
     several_hosts(argv[2], {argv + 3, argv + argc});
     return 0;
