@@ -171,7 +171,8 @@ TEST_F(Heads, ABackupIsRestored) {
   ASSERT_EQ(alone.status, 0) << alone.err;
   EXPECT_TRUE(has_kept());
   ASSERT_EQ(cluster.down().status, 0);
-  const Outcome several = cluster.up({"--heads", "3", "--workers", "1", "--gateway-port", "-1"});
+  const Outcome several =
+      cluster.up({"--heads", "3", "--head-lease", "5", "--workers", "1", "--gateway-port", "-1"});
   ASSERT_EQ(several.status, 0) << several.err;
   EXPECT_TRUE(all_in_sync());
   EXPECT_TRUE(has_kept());

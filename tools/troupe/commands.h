@@ -25,6 +25,7 @@ struct UpOptions {
   int64_t spill_mib = -1;  // At most so much a worker; 0: off; -1: four times its object store.
   uint64_t package_mib = 10 << 10;  // What a worker keeps of jobs' files when no job needs them.
   uint64_t checkpoint_mib = 256;    // The largest state of an actor that is kept.
+  int head_lease_s = 2;             // Of several heads: how long the lead lasts unless renewed.
   // NAME=AMOUNT and KEY=VALUE, of each worker; with "worker-N:" before it, of that one alone.
   std::vector<std::string> resources;
   std::vector<std::string> labels;
@@ -142,6 +143,7 @@ struct DaemonOptions {
   uint64_t spill_mib = 0;  // 0: spilling is off.
   uint64_t package_mib = 10 << 10;
   uint64_t checkpoint_mib = 256;
+  int lease_s = 2;                     // Of the lead among several heads.
   std::vector<std::string> resources;  // NAME=AMOUNT.
   std::vector<std::string> labels;     // KEY=VALUE.
 };

@@ -126,6 +126,7 @@ int run_candidate(Daemon& daemon, Store& store, head::HeadOptions head_options) 
   const std::string& name = daemon.options().name;
   etcd::EtcdOptions etcd_options;
   etcd_options.endpoints = daemon.options().etcd;
+  etcd_options.lease_time = std::chrono::seconds(daemon.options().lease_s);
   etcd_options.prefix = "/troupe/" + head_options.cluster.to_string();
   auto pem = security::read_credentials(folder.credentials(etcd_credentials(name)));
   if (!pem) return daemon.refuse(pem.error());

@@ -70,6 +70,12 @@ int main(int argc, char** argv) {
   up_command->add_option("--checkpoint-mib", up.checkpoint_mib,
                          "The largest state of an actor that the head keeps, in MiB");
   up_command
+      ->add_option("--head-lease", up.head_lease_s,
+                   "Of several heads: seconds that the lead lasts without a word from who has it; "
+                   "less is a faster failover after silence, and a sooner one of a head that was "
+                   "only slow (default: 2)")
+      ->check(CLI::Range(1, 60));
+  up_command
       ->add_option("--resource", up.resources,
                    "NAME=AMOUNT of a resource of your own, for each worker; "
                    "worker-N:NAME=AMOUNT for one. May be repeated")
@@ -292,6 +298,8 @@ int main(int argc, char** argv) {
     command->add_option("--spill-mib", daemon.spill_mib, "How much is spilled; 0: nothing");
     command->add_option("--package-mib", daemon.package_mib, "How much of jobs' files is kept");
     command->add_option("--checkpoint-mib", daemon.checkpoint_mib, "The largest checkpoint");
+    command->add_option("--lease", daemon.lease_s, "Seconds that a head's lead lasts")
+        ->check(CLI::Range(1, 60));
     command->add_option("--resource", daemon.resources, "NAME=AMOUNT of a resource of your own")
         ->allow_extra_args(false);
     command->add_option("--label", daemon.labels, "KEY=VALUE")->allow_extra_args(false);

@@ -181,7 +181,8 @@ class Starter {
                                        fmt::format("{}", options_.checkpoint_mib)};
     if (names.size() > 1) {
       TROUPE_TRY(const std::string etcd, start_etcd(names));
-      arguments.insert(arguments.end(), {"--etcd", etcd});
+      arguments.insert(arguments.end(),
+                       {"--etcd", etcd, "--lease", std::to_string(options_.head_lease_s)});
     }
     for (const std::string& name : names) {
       const bool is_first = name == names.front();
