@@ -28,7 +28,7 @@ class Desk {
     co_return sum;
   }
   troupe::Coroutine<std::string> later(std::string text) {
-    co_await troupe::sleep_for(50ms);
+    (void)co_await troupe::sleep_for(50ms);
     co_return text + " (later)";
   }
   // One that is no coroutine runs between the others' steps.

@@ -10,7 +10,7 @@
 
 class Registry {
  public:
-  Registry() {}
+  Registry() = default;
   int64_t count() { return ++count_; }
   // 1, and one more each time that it was started anew.
   int64_t incarnation() const { return troupe::this_actor().value().incarnation; }

@@ -12,7 +12,7 @@ using namespace std::chrono_literals;
 
 class Tries {
  public:
-  Tries() {}
+  Tries() = default;
   int64_t next() { return ++count_; }
 
  private:
