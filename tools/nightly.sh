@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 first=${1:-$(( ($(date +%s) / 86400 % 10000) * 100000 + 1 ))}
 cmake --preset release > /dev/null || exit 1
-nice cmake --build --preset release --target cluster_sim cluster_sim_planted head_test || exit 1
+nice cmake --build --preset release --target cluster_sim cluster_sim_planted candidate_faults_test || exit 1
 
 failed=0
 # Two processes, for a cluster runs in one thread.

@@ -27,7 +27,7 @@ cmake --preset release > /dev/null || exit 1
 nice cmake --build --preset release --target troupe_tool troupe_actor_tool soak > /dev/null || exit 1
 bin=build/release/bin
 
-folder=$(mktemp -d "${TMPDIR:-/tmp}/troupe-soak-XXXXXX")
+folder=$(mktemp -d "${TMPDIR:-/tmp}/troupe-soak-XXXXXX") || exit 1
 export TROUPE_STATE=$folder/state
 driver=""
 finish() {
@@ -159,6 +159,9 @@ all_alive() {
 
 kills=0
 kill_it() { # WHAT PID
+  # The record may be of before: between a death and the keeper's restart the number may be another's.
+  [[ "$(readlink "/proc/$2/exe")" = "$PWD/$bin"/* ]] || return 0
+  grep -qsF "$TROUPE_STATE" "/proc/$2/cmdline" "/proc/$2/environ" || return 0
   kill -9 "$2" 2> /dev/null || return 0
   kills=$((kills + 1))
   echo "$(date +%T.%3N) $1 $2" >> "$folder/kills"
@@ -200,6 +203,7 @@ round() { # SECONDS calm|chaos
 
 fail() {
   echo "FAILED in round $rounds: repeat with tools/soak.sh --minutes $minutes --workers $workers --seed $seed"
+  keep=1
   exit 1
 }
 

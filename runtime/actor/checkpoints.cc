@@ -36,7 +36,9 @@ CheckpointPlan Checkpoints::plan(const protocol::AssignActor& assignment, const 
     boost::asio::post(loop, [this, actor, incarnation, hosted,
                              state = State{std::move(path), std::move(done)}]() mutable {
       if (auto instance = hosted()) {
-        saved(actor, incarnation, std::move(instance), std::move(state));
+        saved({actor, incarnation}, std::move(instance), std::move(state));
+      } else {
+        spawn(client_.scope(), remove(std::move(state.path)));
       }
     });
   };
@@ -59,44 +61,54 @@ void Checkpoints::begin(const protocol::ActorSpec& spec,
 
 // --- To the worker
 
-void Checkpoints::saved(ActorId actor, uint32_t incarnation, std::shared_ptr<Instance> instance,
-                        State state) {
-  Queue& queue = queues_[actor];
-  queue.waiting.push_back(std::move(state));
+void Checkpoints::saved(Key key, std::shared_ptr<Instance> instance, State state) {
+  Queue& queue = queues_[key];
+  if (!queue.path.empty()) spawn(client_.scope(), remove(std::move(queue.path)));
+  queue.path = std::move(state.path);
+  queue.waiting.push_back(std::move(state.done));
   if (std::exchange(queue.storing, true)) return;
-  spawn(client_.scope(), store_all(actor, incarnation, std::move(instance)));
+  spawn(client_.scope(), store_all(key, std::move(instance)));
 }
 
-Async<void> Checkpoints::store_all(ActorId actor, uint32_t incarnation,
-                                   std::shared_ptr<Instance> instance) {
-  while (!queues_[actor].waiting.empty()) {
-    const auto states = std::exchange(queues_[actor].waiting, {});
-    std::vector<std::string> paths;
-    for (const State& state : states) paths.push_back(state.path);
-    const auto outcome = co_await store(actor, incarnation, std::move(paths));
-    for (const State& state : states) state.done(outcome);
+Async<void> Checkpoints::store_all(Key key, std::shared_ptr<Instance> instance) {
+  while (!queues_[key].waiting.empty()) {
+    const auto permit = co_await stores_.acquire();
+    // Taken only now: what came while this one waited replaced it.
+    const auto waiting = std::exchange(queues_[key].waiting, {});
+    const auto outcome = co_await store(key);
+    for (const auto& done : waiting) done(outcome);
   }
-  queues_.erase(actor);
+  queues_.erase(key);
   instance.reset();
 }
 
-Async<Result<Bytes>> Checkpoints::store(ActorId actor, uint32_t incarnation,
-                                        std::vector<std::string> paths) {
-  auto pack = [paths] {
-    const std::string& newest = paths.back();
-    auto archive = packages::pack(
-        newest, packages::checkpoint_archive(fs::path{newest}.parent_path().string()));
+Async<void> Checkpoints::remove(std::string path) {
+  auto remove = [path] {
     std::error_code ignored;
-    for (const std::string& path : paths) fs::remove_all(path, ignored);
+    return fs::remove_all(path, ignored);
+  };
+  co_await transport::run_blocking(client_.environment(), std::move(remove));
+}
+
+Async<Result<packages::PackageFilePointer>> Checkpoints::pack(std::string path) {
+  auto pack = [path] {
+    auto archive =
+        packages::pack(path, packages::checkpoint_archive(fs::path{path}.parent_path().string()));
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
     return archive;
   };
-  TROUPE_CO_TRY(const auto archive,
-                co_await transport::run_blocking(client_.environment(), std::move(pack)));
+  co_return co_await transport::run_blocking(client_.environment(), std::move(pack));
+}
+
+Async<Result<Bytes>> Checkpoints::store(Key key) {
+  std::string path = std::exchange(queues_[key].path, {});
+  TROUPE_CO_TRY(const auto archive, co_await pack(std::move(path)));
   FileDescriptor file{::fcntl(archive->file.get(), F_DUPFD_CLOEXEC, 0)};
   if (!file.is_open()) co_return packages::file_error("send a checkpoint", errno);
   protocol::StoreCheckpoint request;
-  request.actor = actor;
-  request.incarnation = incarnation;
+  request.actor = key.first;
+  request.incarnation = key.second;
   request.hash = archive->hash;
   request.size_bytes = archive->size_bytes;
   transport::Message message{protocol::encode(request), {}};
@@ -111,8 +123,13 @@ Async<Result<Bytes>> Checkpoints::store(ActorId actor, uint32_t incarnation,
 
 Async<void> Checkpoints::take_regularly(ActorId actor, std::weak_ptr<Instance> instance,
                                         Duration interval) {
+  // Many that were created at once are not to be written at once for ever.
+  const auto early = static_cast<Duration::rep>(
+      client_.environment().random.below(static_cast<uint64_t>(interval.count() / 2 + 1)));
+  Duration pause = interval - Duration{early};
   for (;;) {
-    co_await sleep_for(client_.environment().clock, interval);
+    co_await sleep_for(client_.environment().clock, pause);
+    pause = interval;
     auto present = instance.lock();
     if (!present || present->ended().is_set()) co_return;
     if (present->has_changed()) co_await take(actor, std::move(present));
@@ -125,7 +142,7 @@ Async<void> Checkpoints::take(ActorId actor, std::shared_ptr<Instance> instance)
   const auto nobody_gives_up = std::make_shared<transport::CancelEvent>(client_.environment().loop);
   const auto call = instance->make_call(std::move(request), nobody_gives_up);
   Result<Bytes> outcome = Bytes{};
-  if (auto taken = instance->submit(call); !taken) {
+  if (auto taken = instance->submit_own(call); !taken) {
     outcome = std::move(taken).error();
   } else {
     outcome = co_await call->outcome();

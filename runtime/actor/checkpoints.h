@@ -8,13 +8,16 @@
 
 #include "actor/instance.h"
 #include "client/client.h"
+#include "packages/file.h"
+#include "transport/semaphore.h"
 
 namespace troupe::actor {
 
 // Belongs to the client's loop.
 class Checkpoints {
  public:
-  explicit Checkpoints(client::Client& client) : client_(client) {}
+  explicit Checkpoints(client::Client& client)
+      : client_(client), stores_(client.environment().loop, stores_max) {}
 
   // What the instance of such an assignment is made with. `hosted` gives it on the loop; null: it
   // is no more. Empty: its class has no checkpoints.
@@ -28,21 +31,29 @@ class Checkpoints {
     std::string path;
     std::function<void(Result<Bytes>)> done;
   };
-  // One at a time goes to the worker; of those that wait meanwhile, the newest is all of them.
+  // Of one incarnation. One at a time goes to the worker; of those that wait meanwhile the newest
+  // is all of them, and alone on disk.
   struct Queue {
-    std::vector<State> waiting;
+    std::string path;  // Of the newest.
+    std::vector<std::function<void(Result<Bytes>)>> waiting;
     bool storing = false;
   };
+  using Key = std::pair<ActorId, uint32_t>;
+  // Each holds a descriptor here, and one at the worker, for as long as the head is away.
+  static constexpr size_t stores_max = 4;
 
-  void saved(ActorId actor, uint32_t incarnation, std::shared_ptr<Instance> instance, State state);
-  Async<void> store_all(ActorId actor, uint32_t incarnation, std::shared_ptr<Instance> instance);
-  Async<Result<Bytes>> store(ActorId actor, uint32_t incarnation, std::vector<std::string> paths);
+  void saved(Key key, std::shared_ptr<Instance> instance, State state);
+  Async<void> store_all(Key key, std::shared_ptr<Instance> instance);
+  Async<Result<Bytes>> store(Key key);
+  Async<Result<packages::PackageFilePointer>> pack(std::string path);
+  Async<void> remove(std::string path);
   Async<void> take_regularly(ActorId actor, std::weak_ptr<Instance> instance, Duration interval);
   // What came of it is logged alone.
   Async<void> take(ActorId actor, std::shared_ptr<Instance> instance);
 
   client::Client& client_;
-  std::map<ActorId, Queue> queues_;
+  Semaphore stores_;
+  std::map<Key, Queue> queues_;
 };
 
 }  // namespace troupe::actor

@@ -152,15 +152,25 @@ std::vector<std::shared_ptr<Call>> Instance::withdraw(const transport::CallChann
   return withdrawn;
 }
 
-Status Instance::submit(std::shared_ptr<Call> call) {
+uint32_t Instance::choose_lane(Call& call) const {
   uint32_t lane = 0;
   if (!lane_of_.empty()) {
-    if (const auto found = lane_of_.find(call->request().method); found != lane_of_.end()) {
+    if (const auto found = lane_of_.find(call.request().method); found != lane_of_.end()) {
       lane = found->second;
     }
   }
-  call->request().lane = lane;
+  call.request().lane = lane;
+  return lane;
+}
+
+Status Instance::submit(std::shared_ptr<Call> call) {
+  const uint32_t lane = choose_lane(*call);
   return mailbox_.put(std::move(call), lane);
+}
+
+Status Instance::submit_own(std::shared_ptr<Call> call) {
+  const uint32_t lane = choose_lane(*call);
+  return mailbox_.put_beyond_limit(std::move(call), lane);
 }
 
 void Instance::request_stop() {

@@ -81,6 +81,9 @@ class Instance final : private Crew::Member {
   }
   // To the end of the mailbox. Errors: exhausted (full), unavailable (stopping: it will not run).
   Status submit(std::shared_ptr<Call> call);
+  // One that the runtime makes, of which there are few: it needs no room in the mailbox. Errors:
+  // unavailable.
+  Status submit_own(std::shared_ptr<Call> call);
 
   // Those in the mailbox that came through this channel: they will not run, and the caller of this
   // answers them. Thread-safe.
@@ -152,6 +155,7 @@ class Instance final : private Crew::Member {
   void note_run(const std::string& method, Duration took);
   // The method that every actor has.
   void checkpoint(const std::shared_ptr<Call>& call) noexcept;
+  uint32_t choose_lane(Call& call) const;
   // Where the module wrote its state.
   Result<std::string> write_state() noexcept;
   Status restore() noexcept;

@@ -45,12 +45,24 @@ Status Mailbox::put(std::shared_ptr<Call> call, size_t lane) {
                              calls_max_))
         .after(std::chrono::milliseconds(10));
   }
+  push(std::move(call), lane);
+  return ok();
+}
+
+Status Mailbox::put_beyond_limit(std::shared_ptr<Call> call, size_t lane) {
+  const std::lock_guard lock{mutex_};
+  if (closed_) return error(Code::unavailable, "the actor is stopping; the call was not run");
+  push(std::move(call), lane);
+  return ok();
+}
+
+// With the lock held.
+void Mailbox::push(std::shared_ptr<Call> call, size_t lane) {
   Queue& queue = queues_[lane];
   queue.calls.push_back(std::move(call));
   queue.count.store(queue.calls.size());
   ++calls_count_;
   notify(queue.lane.threads);
-  return ok();
 }
 
 bool Mailbox::defer(std::function<void()> work) {

@@ -29,6 +29,8 @@ class Mailbox {
 
   // Errors: exhausted (full), unavailable (closed).
   Status put(std::shared_ptr<Call> call, size_t lane = 0);
+  // Though it is full: of the few that the runtime itself makes. Errors: unavailable (closed).
+  Status put_beyond_limit(std::shared_ptr<Call> call, size_t lane);
   // For the threads of number 0. False: closed.
   bool defer(std::function<void()> work);
   // The oldest call of a lane of these threads, without waiting; null if there is none, or none may
@@ -63,6 +65,7 @@ class Mailbox {
   };
   // With the lock held: somebody should look.
   void notify(size_t threads);
+  void push(std::shared_ptr<Call> call, size_t lane);
   std::shared_ptr<Call> pop(Queue& queue);
 
   const size_t calls_max_;

@@ -360,7 +360,7 @@ Async<Status> Actors::process_exited(protocol::ProcessExited news) {
                        actor->info().address.node == news.node &&
                        (actor->state == ActorState::starting || actor->state == ActorState::alive);
   if (current) {
-    TROUPE_CO_CHECK(journal_.admits());
+    TROUPE_CO_CHECK(journal_.keeps_up());  // No promise: it restarts on a full disk, too.
     fail(*actor, {.reason = news.reason.empty() ? "its process ended" : news.reason});
   }
   actor = look_up(news.actor);

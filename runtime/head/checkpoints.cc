@@ -24,6 +24,7 @@ Checkpoints::Checkpoints(transport::Environment environment, const HeadOptions& 
       scope_(scope),
       journal_(journal),
       actors_(actors),
+      fetches_(environment.loop, fetches_max),
       removed_(environment.loop) {}
 
 Async<Status> Checkpoints::start() {
@@ -49,6 +50,11 @@ Async<Status> Checkpoints::start() {
   co_return ok();
 }
 
+Status Checkpoints::is_waited_for(const transport::CallContext& call) const {
+  if (!call.cancelled->is_set() && environment_.clock.now() < call.deadline) return ok();
+  return error(Code::cancelled, "its worker waits for this checkpoint no more");
+}
+
 Async<Result<Checkpoint>> Checkpoints::store(protocol::StoreCheckpoint request,
                                              transport::CallContext call) {
   if (!folder_) co_return error(Code::unimplemented, "this head keeps no checkpoints");
@@ -64,10 +70,15 @@ Async<Result<Checkpoint>> Checkpoints::store(protocol::StoreCheckpoint request,
                     options_.checkpoint_bytes_max));
   }
   TROUPE_CO_CHECK(actors_.may_checkpoint(request, call.peer));
-  TROUPE_CO_CHECK(journal_.admits());
+  const auto permit = co_await fetches_.acquire();
+  TROUPE_CO_CHECK(is_waited_for(call));
+  // Of the room that the store needs it must take nothing.
+  TROUPE_CO_CHECK(journal_.admits(fetching_bytes_ + request.size_bytes));
   const Hold hold{*this, request.hash};
   TROUPE_CO_CHECK(co_await fetch(request, call.peer));
-  // Its node may have been given up meanwhile, or another incarnation begun.
+  // Its node may have been given up meanwhile, or another incarnation begun; or its worker has
+  // given this one up, and has stored a newer one.
+  TROUPE_CO_CHECK(is_waited_for(call));
   TROUPE_CO_CHECK(actors_.may_checkpoint(request, call.peer));
   const Actors::Noted noted = actors_.set_checkpoint(request);
   ++uses_[request.hash];
@@ -85,6 +96,14 @@ Async<Result<Checkpoint>> Checkpoints::store(protocol::StoreCheckpoint request,
 
 Async<Status> Checkpoints::fetch(protocol::StoreCheckpoint request,
                                  std::shared_ptr<transport::Peer> worker) {
+  struct UnderWay {
+    uint64_t& all;
+    const uint64_t bytes;
+    UnderWay(uint64_t& sum, uint64_t size) : all(sum), bytes(size) { all += bytes; }
+    UnderWay(const UnderWay&) = delete;
+    UnderWay& operator=(const UnderWay&) = delete;
+    ~UnderWay() { all -= bytes; }
+  } const under_way{fetching_bytes_, request.size_bytes};
   while (removing_.contains(request.hash)) co_await removed_.wait();
   packages::FetchOptions options;
   options.request.hash = request.hash;

@@ -13,6 +13,7 @@
 #include "packages/folder.h"
 #include "packages/transfer.h"
 #include "transport/peer.h"
+#include "transport/semaphore.h"
 
 namespace troupe::head {
 
@@ -39,6 +40,9 @@ class Checkpoints {
   void actor_changed(const Actor& actor);
 
  private:
+  // Each holds a descriptor.
+  static constexpr size_t fetches_max = 32;
+
   // Keeps a file that nobody names yet.
   class Hold {
    public:
@@ -54,6 +58,8 @@ class Checkpoints {
     const std::string hash_;
   };
 
+  // Errors: cancelled.
+  Status is_waited_for(const transport::CallContext& call) const;
   Async<Status> fetch(protocol::StoreCheckpoint request, std::shared_ptr<transport::Peer> worker);
   // One use less; the file goes with the last.
   void release(const std::string& hash);
@@ -65,6 +71,8 @@ class Checkpoints {
   Scope& scope_;
   Journal& journal_;
   Actors& actors_;
+  Semaphore fetches_;
+  uint64_t fetching_bytes_ = 0;  // Of those under way.
   std::optional<packages::Folder> folder_;
   std::map<ActorId, std::string> hashes_;  // As the rows name them.
   // By hash: how many rows name it, also those that are not replaced durably yet, and how many it

@@ -119,7 +119,7 @@ struct Head::Parts : JobListener, ActorListener {
     membership.add_listener(placement.opener());
     actors.set_listener(*this);
     jobs.set_listener(*this);
-    jobs.set_needed([this](JobId job) { return jobs_of_detached().contains(job); });
+    jobs.set_needed([this] { return jobs_of_detached(); });
     started_unix_us = static_cast<uint64_t>(env.clock.wall_now().time_since_epoch() /
                                             std::chrono::microseconds(1));
   }

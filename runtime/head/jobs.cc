@@ -140,9 +140,12 @@ Journal::Ticket Jobs::finish(Job& job, const protocol::EndJob& request) {
 
 void Jobs::forget_oldest() {
   size_t surplus = ended_.size() - std::min(ended_.size(), options_.history_max);
+  if (surplus == 0) return;
+  // Looked for once: there may be a million actors.
+  const auto needed = needed_ ? needed_() : std::set<JobId>{};
   for (auto oldest = ended_.begin(); surplus > 0 && oldest != ended_.end();) {
     const bool is_asked_for = outlives_its_end(jobs_.at(*oldest).info);
-    if (is_asked_for && is_needed_ && is_needed_(*oldest)) {
+    if (is_asked_for && needed.contains(*oldest)) {
       ++oldest;
       continue;
     }

@@ -28,7 +28,7 @@ class Jobs {
 
   void set_listener(JobListener& listener) { listener_ = &listener; }
   // Whether something that outlives its job still needs what is known of it.
-  void set_needed(std::function<bool(JobId)> is_needed) { is_needed_ = std::move(is_needed); }
+  void set_needed(std::function<std::set<JobId>()> needed) { needed_ = std::move(needed); }
   // Drivers of running jobs have a window and the grace to come back.
   void restore(std::vector<protocol::JobInfo> jobs);
 
@@ -80,7 +80,7 @@ class Jobs {
   std::map<JobId, Job> jobs_;
   std::map<const transport::Peer*, JobId> drivers_;
   std::deque<JobId> ended_;  // The latest; older ones are forgotten.
-  std::function<bool(JobId)> is_needed_;
+  std::function<std::set<JobId>()> needed_;
   Event drivers_changed_;
 };
 

@@ -117,7 +117,7 @@ Async<Status> Journal::settled(Ticket ticket) {
   co_return error(Code::unavailable, "this head may not lead any more");
 }
 
-Status Journal::admits() const {
+Status Journal::keeps_up() const {
   if (!health_) {
     return error(Code::unavailable, "the head cannot write its store and must be restarted: " +
                                         health_.error().message());
@@ -126,7 +126,12 @@ Status Journal::admits() const {
     return error(Code::exhausted, "the head's disk is behind: too much waits to be written")
         .after(std::chrono::milliseconds(100));
   }
-  if (Status room = store_.room(room_for_promises_bytes); !room) {
+  return ok();
+}
+
+Status Journal::admits(uint64_t file_bytes) const {
+  TROUPE_CHECK(keeps_up());
+  if (Status room = store_.room(room_for_promises_bytes + file_bytes); !room) {
     return std::move(room).error().context("the head promises nothing new");
   }
   return ok();

@@ -33,9 +33,12 @@ class Journal {
   // took or removed it may not be durable yet.
   Ticket latest() const { return written_; }
 
+  // Whether what happened may be noted. Errors: unavailable (a commit failed), exhausted (the disk
+  // lags behind by too much).
+  Status keeps_up() const;
   // Whether more may be promised. Errors: unavailable (a commit failed), exhausted (the disk is
-  // full, or lags behind by too much).
-  Status admits() const;
+  // full, or would be with so many bytes of files beside the store, or lags behind by too much).
+  Status admits(uint64_t file_bytes = 0) const;
   // Set when a commit failed: the process should end, and a new one load what is durable.
   Event& broken() { return broken_; }
 

@@ -70,6 +70,7 @@ Async<Result<PackageFilePointer>> fetch(transport::Environment environment,
     if (!*next) break;
     const auto chunk = std::make_shared<const protocol::PackageChunk>(std::move(**next));
     if (chunk->offset_bytes != incoming->size_bytes() || chunk->total_bytes > options.bytes_max ||
+        chunk->offset_bytes > chunk->total_bytes ||
         chunk->data.size() > chunk->total_bytes - chunk->offset_bytes) {
       co_return error(Code::data_loss, "the chunks of a package do not follow each other");
     }

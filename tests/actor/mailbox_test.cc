@@ -79,6 +79,18 @@ TEST_P(MailboxTest, RefusesCallsAndNoDeferredWorkWhenItIsFull) {
   EXPECT_FALSE(mailbox->put(make_call()));
 }
 
+TEST_P(MailboxTest, TakesTheRuntimesOwnCallsThoughItIsFull) {
+  const auto mailbox = make(1);
+  ASSERT_TRUE(mailbox->put(make_call("first")));
+  EXPECT_EQ(mailbox->put(make_call("refused")).error().code(), Code::exhausted);
+  EXPECT_TRUE(mailbox->put_beyond_limit(make_call("own"), 0));
+  EXPECT_EQ(mailbox->take()->request().method, "first");
+  EXPECT_EQ(mailbox->take()->request().method, "own");
+  ASSERT_TRUE(mailbox->put(make_call("after")));
+  mailbox->close();
+  EXPECT_EQ(mailbox->put_beyond_limit(make_call(), 0).error().code(), Code::unavailable);
+}
+
 TEST_P(MailboxTest, GivesDeferredWorkInOrderAndApartFromCalls) {
   const auto mailbox = make();
   std::vector<int> ran;

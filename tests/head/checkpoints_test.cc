@@ -91,8 +91,9 @@ class HeadCheckpoints : public HeadTest {
 
   fs::path folder;
   std::string state = "one";
-  std::optional<std::string> lie;  // What is sent in its place.
-  bool stops = false;              // In the midst of sending it, until it changes.
+  std::optional<std::string> lie;     // What is sent in its place.
+  std::optional<uint64_t> lie_later;  // The size that later chunks say.
+  bool stops = false;                 // In the midst of sending it, until it changes.
 
  private:
   Async<Status> give(transport::OutgoingStream& out) {
@@ -104,7 +105,7 @@ class HeadCheckpoints : public HeadTest {
       protocol::PackageChunk chunk;
       chunk.data = to_bytes(text);
       chunk.offset_bytes = at;
-      chunk.total_bytes = sent.size();
+      chunk.total_bytes = at > 0 && lie_later ? *lie_later : sent.size();
       TROUPE_CO_CHECK(co_await out.send(protocol::encode(chunk)));
     }
     co_return ok();
@@ -227,6 +228,51 @@ TEST_F(HeadCheckpoints, OtherBytesThanTheHashSaysAreDataLoss) {
   EXPECT_THAT(refused.error().message(), HasSubstr(actor.actor.short_string()));
   EXPECT_TRUE(eventually_kept({hash_of("one")}));
   EXPECT_EQ(look(driver(), actor.actor).checkpoint.hash, hash_of("one"));
+}
+
+TEST_F(HeadCheckpoints, ASizeThatShrinksIsDataLoss) {
+  start_head();
+  FakeWorker& worker = add_keeper();
+  const auto actor = create_actor();
+  lie_later = 0;
+  EXPECT_EQ(code_of(store_state(worker, actor)), Code::data_loss);
+  EXPECT_TRUE(eventually_kept({}));
+}
+
+// It has stored a newer one meanwhile.
+TEST_F(HeadCheckpoints, OneThatItsWorkerHasGivenUpDoesNotCount) {
+  start_head();
+  FakeWorker& worker = add_keeper();
+  const auto actor = create_actor();
+  stops = true;
+  const auto given_up =
+      begin<Checkpoint>(worker.head, Method::store_checkpoint, request_of(worker, actor), 1s);
+  ASSERT_TRUE(simulation.run_until([&] { return given_up->has_value(); }, 10s));
+  EXPECT_EQ(code_of(**given_up), Code::deadline_exceeded);
+  stops = false;
+  EXPECT_TRUE(eventually_kept({}));
+  EXPECT_EQ(look(driver(), actor.actor).checkpoint.number, 0U);
+}
+
+TEST_F(HeadCheckpoints, ManyAtOnceAreFetchedAFewAtATime) {
+  start_head();
+  FakeWorker& worker = add_keeper(100);
+  std::vector<protocol::ActorInfo> actors;
+  for (int i = 0; i < 40; ++i) actors.push_back(create_actor());
+  stops = true;
+  std::vector<Pending<Checkpoint>> storing;
+  for (size_t i = 0; i < actors.size(); ++i) {
+    state = fmt::format("state {}", i);  // A file each.
+    storing.push_back(
+        begin<Checkpoint>(worker.head, Method::store_checkpoint, request_of(worker, actors[i])));
+  }
+  simulation.run_for(1s);
+  EXPECT_EQ(kept().size(), 32U);
+  stops = false;
+  const auto are_over = [&] {
+    return std::ranges::all_of(storing, [](const auto& slot) { return slot->has_value(); });
+  };
+  EXPECT_TRUE(simulation.run_until(are_over, 30s));
 }
 
 TEST_F(HeadCheckpoints, AWorkerThatDiesInTheMidstOfItLeavesTheOneBefore) {

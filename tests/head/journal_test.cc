@@ -128,7 +128,8 @@ TEST_F(JournalTest, OnAFullDiskNothingIsPromisedAndNothingIsLost) {
   const Status refused = journal_.admits();
   EXPECT_EQ(refused.error().code(), Code::exhausted);
   EXPECT_NE(refused.error().message().find("the disk is full"), std::string::npos);
-  write_once(3);  // What follows from events.
+  EXPECT_TRUE(journal_.keeps_up());  // Events are still noted.
+  write_once(3);                     // What follows from events.
   simulation_.run_for(1s);
   EXPECT_EQ(disk_.poll(), 0u) << "a commit was tried that would have failed for good";
   EXPECT_EQ(durable_, 0);

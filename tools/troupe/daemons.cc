@@ -1,8 +1,10 @@
 // `troupe head`, `troupe worker`, `troupe gateway`: what each daemon is made of.
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -38,6 +40,17 @@ namespace {
 constexpr size_t head_blocking_threads = 3;
 
 // The frame of every daemon: identity, loop, the ready line, an orderly end at SIGTERM.
+// A connection, a process and a checkpoint on its way are a descriptor each; 1,024, the usual
+// limit, is what select() once could take.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  const rlim_t wanted = std::min<rlim_t>(limit.rlim_max, 65'536);
+  if (limit.rlim_cur >= wanted) return;
+  limit.rlim_cur = wanted;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 class Daemon {
  public:
   Daemon(const CommonOptions& common, const DaemonOptions& options, std::string kind)
@@ -48,6 +61,7 @@ class Daemon {
     if (options_.name.empty()) options_.name = kind_;
     log::start(options_.name, log::level_from(std::getenv("TROUPE_LOG")));
     ::signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
   }
 
   Status load_identity() {
