@@ -1,4 +1,5 @@
 // The states of actors on their way from workers to the head and back.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <sys/resource.h>
 
@@ -262,7 +263,7 @@ TEST_F(HeadCheckpoints, ManyAtOnceAreFetchedAFewAtATime) {
   stops = true;
   std::vector<Pending<Checkpoint>> storing;
   for (size_t i = 0; i < actors.size(); ++i) {
-    state = fmt::format("state {}", i);  // A file each.
+    state = fmt::format("state {:02}", i);  // A file each.
     storing.push_back(
         begin<Checkpoint>(worker.head, Method::store_checkpoint, request_of(worker, actors[i])));
   }
