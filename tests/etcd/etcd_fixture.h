@@ -96,6 +96,13 @@ class EtcdProcess {
     ::_exit(127);
   }
   void signal(int number) const { ::kill(pid_, number); }
+  // Returns when it stands still: its threads run on for a moment after the signal.
+  void stop() const {
+    signal(SIGSTOP);
+    int status = 0;
+    EXPECT_EQ(::waitpid(pid_, &status, WUNTRACED), pid_);
+    EXPECT_TRUE(WIFSTOPPED(status));
+  }
   void kill() {
     if (pid_ <= 0) return;
     signal(SIGKILL);

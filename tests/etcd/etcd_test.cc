@@ -200,7 +200,7 @@ TEST_F(Coordinator, CallsMayOverlap) {
 }
 
 TEST_F(Coordinator, AStoppedCallUnwinds) {
-  etcd_->signal(SIGSTOP);
+  etcd_->stop();
   Scope scope{environment().loop};
   spawn(scope, [](EtcdCoordinator& head) -> Async<void> {
     (void)co_await head.read();
@@ -277,7 +277,7 @@ TEST_F(Coordinator, MembersOfEtcdLetInNobodyElse) {
 
 TEST_F(Coordinator, AStoppedEtcdCostsACallItsTimeAndNoMore) {
   const LeadRecord led = run(first_->lead(wanted("head-0", 1))).value();
-  etcd_->signal(SIGSTOP);
+  etcd_->stop();
   const Instant start = clock().now();
   const auto read = run(first_->read());
   const Duration took = clock().now() - start;
@@ -339,7 +339,7 @@ TEST_F(Coordinator, OfThreeMembersOneMayStop) {
   ASSERT_TRUE(comes_true([&] { return run(head->read()).has_value(); }));
   LeadRecord record = wanted("head-0", 1);
   for (EtcdProcess& stopped : etcds) {
-    stopped.signal(SIGSTOP);
+    stopped.stop();
     // Another may have to become etcd's leader first; whether a lead that had no answer was taken,
     // only reading tells.
     ASSERT_TRUE(comes_true([&] {
