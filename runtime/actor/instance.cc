@@ -18,6 +18,7 @@ constexpr uint32_t coroutines_default = 1000;
 constexpr uint32_t threads_max = 1024;  // Of one actor.
 constexpr size_t calls_a_turn = 64;
 constexpr std::string_view checkpoint_method = TROUPE_CHECKPOINT_METHOD;
+constexpr size_t service_times_max = 1024;  // Methods.
 
 using Views = boost::container::small_vector<troupe_bytes, 8>;
 
@@ -413,6 +414,8 @@ bool Instance::is_late(const CallRequest& request, Instant now) {
 
 void Instance::note_run(const std::string& method, Duration took) {
   const std::lock_guard lock{service_times_mutex_};
+  // Names come from callers, known or not.
+  if (service_times_.size() >= service_times_max && !service_times_.contains(method)) return;
   service_times_[method].note(took);
 }
 

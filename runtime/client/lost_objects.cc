@@ -387,12 +387,17 @@ Async<void> ObjectDirectory::leave(protocol::Evacuate request, std::shared_ptr<S
       if (lies_there) objects.push_back(object);
     }
   }
+  // Side by side what one process of the node's worker keeps: after a restart of that, what the one
+  // before had is lost, and must not hold up the rest.
+  std::ranges::sort(objects, {}, [](const auto& object) { return object->node()->process; });
   for (const ProcessAddress& target : request.targets) {
     if (objects.empty()) break;
     std::vector<std::shared_ptr<Event>> movers;
     for (size_t i = 0; i < movers_max; ++i) {
       std::vector<std::shared_ptr<Object>> share;
-      for (size_t n = i; n < objects.size(); n += movers_max) share.push_back(objects[n]);
+      const size_t begin = objects.size() * i / movers_max;
+      const size_t end = objects.size() * (i + 1) / movers_max;
+      for (size_t n = begin; n < end; ++n) share.push_back(objects[n]);
       if (share.empty()) continue;
       movers.push_back(std::make_shared<Event>(environment_.loop));
       spawn(scope_, move_all(std::move(share), target, movers.back()));
@@ -419,15 +424,23 @@ Async<void> ObjectDirectory::move_all(std::vector<std::shared_ptr<Object>> objec
     Event& moved;
     ~Done() { moved.set(); }
   } done{*moved};
-  for (size_t next = 0; next < objects.size(); next += moved_at_once) {
-    std::vector<ObjectId> ids;
-    const size_t end = std::min(objects.size(), next + moved_at_once);
-    for (size_t i = next; i < end; ++i) ids.push_back(objects[i]->id());
+  std::optional<ProcessId> gone;  // It gives nothing.
+  for (size_t next = 0, end = 0; next < objects.size(); next = end) {
     const auto source = objects[next]->node();
+    std::vector<ObjectId> ids;
+    for (end = next; end < objects.size() && ids.size() < moved_at_once; ++end) {
+      if (objects[end]->node()->process != source->process) break;
+      ids.push_back(objects[end]->id());
+    }
+    if (gone == source->process) continue;
+    // The worker may not know what this process put and nobody has asked for.
+    const Status known = co_await store_.expose(ids);
+    if (!known) log::info("objects_not_exposed", {{"why", known.error()}});
     auto there = co_await adopt_at(target, std::move(ids), *source, move_budget);
     if (!there) {
       log::info("objects_not_moved", {{"to", target.node}, {"why", there.error()}});
-      co_return;
+      gone = source->process;
+      continue;
     }
     for (size_t i = next; i < end; ++i) {
       const auto& object = objects[i];

@@ -539,7 +539,7 @@ Async<void> Actors::start(ActorId id, uint32_t incarnation) {
   // The incarnation is on disk before any process may call itself so.
   const Actor* begun = find(id);
   if (begun == nullptr) co_return;
-  const Status durable = co_await journal_.settled(begun->written);
+  const Status durable = co_await journal_.durable(begun->written);
   if (!durable || !still_starts(id, incarnation)) co_return;
   const NodeId node = find(id)->info().address.node;
   const auto request = start_request(*find(id));
@@ -784,7 +784,7 @@ Instant Actors::stops_until(ActorId id, uint32_t incarnation) const {
 }
 
 Async<void> Actors::stop(ActorId id, uint32_t incarnation, NodeId node, Journal::Ticket after) {
-  const Status durable = co_await journal_.settled(after);
+  const Status durable = co_await journal_.durable(after);
   if (!durable) co_return;
   co_await ask_to_stop(id, incarnation, node);
   released_once_stopped(id);
@@ -841,7 +841,8 @@ void Actors::stop_light_soon(NodeId node, ActorId id, uint32_t incarnation, Jour
 
 Async<void> Actors::stop_light(NodeId node) {
   const Stopping stopping = std::exchange(to_stop_[node], {});
-  if (!co_await journal_.settled(stopping.after)) co_return;
+  const Status durable = co_await journal_.durable(stopping.after);
+  if (!durable) co_return;
   protocol::StopActors request;
   for (const auto& [id, incarnation] : stopping.actors) {
     request.items.push_back(stop_request(id, incarnation));

@@ -153,7 +153,7 @@ void Checkpoints::actor_changed(const Actor& actor) {
 }
 
 Async<void> Checkpoints::release_once_durable(std::string hash, Journal::Ticket written) {
-  const Status durable = co_await journal_.settled(written);
+  const Status durable = co_await journal_.durable(written);
   if (durable) release(hash);
 }
 

@@ -63,26 +63,30 @@ Async<void> Evacuation::run(NodeId node) {
   }
 }
 
-std::vector<protocol::ProcessAddress> Evacuation::targets() const {
-  auto nodes = membership_.list();
-  std::erase_if(nodes, [](const auto& node) { return node.state != "alive" || node.draining; });
-  std::ranges::sort(nodes, std::greater{}, [](const protocol::NodeInfo& node) {
-    return node.store_capacity_bytes - std::min(node.store_used_bytes, node.store_capacity_bytes);
-  });
-  std::vector<protocol::ProcessAddress> addresses;
-  for (auto& node : nodes) addresses.push_back(std::move(node.address));
-  return addresses;
-}
-
 Async<Status> Evacuation::ask_all(NodeId node) {
-  const protocol::Evacuate request{node, targets()};
+  // All that are not dead, also those that are away for a moment, as after a restart of the head:
+  // they may own what lies there, and are waited for.
+  auto nodes = membership_.list();
+  std::erase_if(nodes, [](const auto& known) { return known.state == "dead"; });
+  std::vector<NodeId> owners;
+  for (const auto& known : nodes) owners.push_back(known.address.node);
+  std::erase_if(nodes, [](const auto& known) { return known.draining; });
+  const bool are_others = !nodes.empty();
+  std::erase_if(nodes, [](const auto& known) { return known.state != "alive"; });
+  std::ranges::sort(nodes, std::greater{}, [](const protocol::NodeInfo& known) {
+    return known.store_capacity_bytes -
+           std::min(known.store_used_bytes, known.store_capacity_bytes);
+  });
+  protocol::Evacuate request{node, {}};
+  for (auto& known : nodes) request.targets.push_back(std::move(known.address));
   if (request.targets.empty()) {
+    if (are_others) co_return error(Code::unavailable, "no other node answers at the moment");
     // Better than never to be drained: what is left there is said by `troupe drain`.
     log::warning("objects_stay", {{"node", node}, {"why", "no other node is in use"}});
     co_return ok();
   }
   const auto round = std::make_shared<Round>(environment_.loop);
-  for (const NodeId asked : membership_.alive_nodes()) {
+  for (const NodeId asked : owners) {
     ++round->left;
     spawn(scope_, ask(asked, request, round));
   }

@@ -32,8 +32,6 @@ class Evacuation : public NodeListener {
   // All owners of the cluster once. Errors: of the first that could not move all.
   Async<Status> ask_all(NodeId node);
   Async<void> ask(NodeId node, protocol::Evacuate request, std::shared_ptr<Round> round);
-  // The living that are not drained, the one with the most room first.
-  std::vector<protocol::ProcessAddress> targets() const;
 
   transport::Environment environment_;
   Scope& scope_;

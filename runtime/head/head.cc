@@ -144,8 +144,9 @@ struct Head::Parts : JobListener, ActorListener {
   bool is_idle(NodeId node) const {
     return leases.slots_on(node) == 0 && std::ranges::none_of(actors.all(), [&](const auto& entry) {
              const Actor& actor = entry.second;
-             const bool lives_there =
-                 actor.state == ActorState::alive && actor.info().address.node == node;
+             const bool is_placed =
+                 actor.state == ActorState::starting || actor.state == ActorState::alive;
+             const bool lives_there = is_placed && actor.info().address.node == node;
              return lives_there || (actor.stopping && actor.stopping_on == node);
            });
   }
@@ -160,7 +161,8 @@ struct Head::Parts : JobListener, ActorListener {
   }
 
   Async<void> tell_job_end(NodeId node, protocol::EndJob news, Journal::Ticket written) {
-    if (!co_await journal.settled(written)) co_return;
+    const Status durable = co_await journal.durable(written);
+    if (!durable) co_return;
     auto told = co_await membership.call<Empty>(node, Method::job_ended, news, job_end_budget,
                                                 [] { return true; });
     if (!told) log::debug("job_end_not_told", {{"node", node}, {"why", told.error()}});
@@ -336,7 +338,7 @@ struct Head::Parts : JobListener, ActorListener {
       node.actors = living[id];
       node.slots = static_cast<uint32_t>(leases.slots_on(id));
       if (node.draining && node.state == "alive") {
-        const bool is_empty = node.actors + node.slots == 0 && evacuation.is_done(id);
+        const bool is_empty = is_idle(id) && evacuation.is_done(id);
         node.state = is_empty ? "drained" : "draining";
       }
     }

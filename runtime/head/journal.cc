@@ -110,9 +110,14 @@ Async<void> Journal::await_room() {
   if (is_noted) log::info("head_disk_has_room", {{"waits_bytes", gathered_.bytes()}});
 }
 
-Async<Status> Journal::settled(Ticket ticket) {
+Async<Status> Journal::durable(Ticket ticket) {
   while (durable_ < ticket && health_) co_await progress_.wait();
   if (durable_ < ticket) co_return health_;
+  co_return ok();
+}
+
+Async<Status> Journal::settled(Ticket ticket) {
+  TROUPE_CO_CHECK(co_await durable(ticket));
   if (replication_ == nullptr || replication_->holds()) co_return ok();
   co_return error(Code::unavailable, "this head may not lead any more");
 }

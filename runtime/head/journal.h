@@ -29,6 +29,9 @@ class Journal {
   // what was written since the last good commit may then be told to anyone. Unavailable: another
   // head may lead by now, and have promised other things.
   Async<Status> settled(Ticket ticket);
+  // For what this head does, and answers to nobody: whom it tells checks the epoch. Waits until the
+  // write is durable alone. Errors: health().
+  Async<Status> durable(Ticket ticket);
   // Of the last write. Whoever says that something is not there, or is taken, waits for it: what
   // took or removed it may not be durable yet.
   Ticket latest() const { return written_; }
