@@ -101,15 +101,18 @@ Async<void> LogForwarder::flush(JobId job, Instant deadline) {
   const auto found = streams_.find(job);
   if (found == streams_.end()) co_return;
   const StreamPointer stream = found->second;
-  if (stream->sources.empty()) co_return;
   for (const auto& [process, source] : stream->sources) source->grew = true;
   const uint64_t wanted = stream->pass + 1;  // The first that begins after this.
   ++stream->flushes;
-  send_soon(stream);
+  if (!stream->sources.empty()) send_soon(stream);
   stream->hurry.pulse();
   stream->not_before = {};
   bool in_time = true;
-  while (in_time && stream->pass_told < wanted && streams_.contains(job)) {
+  // Of processes that have all ended the last lines may be on their way.
+  const auto is_told = [&] {
+    return stream->sources.empty() ? !stream->sends : stream->pass_told >= wanted;
+  };
+  while (in_time && !is_told() && streams_.contains(job)) {
     in_time = co_await wait_until(environment_.clock, deadline, stream->progress);
   }
   --stream->flushes;
@@ -148,6 +151,7 @@ Async<void> LogForwarder::send(StreamPointer stream) {
     stream->progress.pulse();
   }
   stream->sends = false;
+  stream->progress.pulse();
 }
 
 Async<JobLogs> LogForwarder::gather(StreamPointer stream, bool& complete) {

@@ -315,6 +315,11 @@ class WorkerLogs : public WorkerEnvironment {
     auto told = co_await transport::call<protocol::Empty>(peer, Method::job_logs, request, 5s);
     EXPECT_TRUE(told) << told.error().to_string();
   }
+  Async<void> note_flush(bool& is_flushed) {
+    co_await flush();
+    is_flushed = true;
+    head->changed.pulse();
+  }
   bool has(const std::string& line) const { return std::ranges::find(lines, line) != lines.end(); }
 
   std::vector<std::string> lines;
@@ -388,6 +393,26 @@ TEST_F(WorkerLogs, AFlushAnswersWhenAllIsThere) {
     const size_t before = batches.size();
     co_await flush();  // Of a job that nobody reads any more.
     EXPECT_EQ(batches.size(), before);
+    co_await stop_listening();
+  });
+}
+
+TEST_F(WorkerLogs, AFlushWaitsForTheLastLinesOfProcessesThatHaveEnded) {
+  listen();
+  with_worker([this]() -> Async<void> {
+    const auto started = co_await start_actor(around());
+    co_await head->until([this] { return !batches.empty(); });
+    holds = true;
+    ::kill(static_cast<pid_t>(started->pid), SIGKILL);
+    co_await head->until([this] { return has("last"); });  // Not answered yet.
+    bool is_flushed = false;
+    spawn(scope, note_flush(is_flushed));
+    co_await sleep_for(environment().clock, 50ms);
+    EXPECT_FALSE(is_flushed);
+    holds = false;
+    head->changed.pulse();
+    co_await head->until([&is_flushed] { return is_flushed; });
+    co_await flush();  // With nothing on its way.
     co_await stop_listening();
   });
 }
