@@ -45,14 +45,18 @@ class BackupSystem : public testing::Test {
     if (::kill(head, SIGKILL) != 0) return false;
     return eventually([&] { return has_ended(head); });
   }
-  // Also as a zombie: a process that ends loses its memory, by which we find the cluster's
-  // processes, before its files.
+  // A process that ends loses its memory, by which we find the cluster's processes, before its
+  // files; and those stay until its last thread has ended, which may not be the first.
   static bool has_ended(int process) {
-    std::ifstream file{"/proc/" + std::to_string(process) + "/stat"};
+    const std::string folder = "/proc/" + std::to_string(process);
+    std::ifstream file{folder + "/stat"};
     std::string stat;
     std::getline(file, stat);
     const size_t state = stat.rfind(") ");
-    return state == stat.npos || stat[state + 2] == 'Z' || stat[state + 2] == 'X';
+    if (state == stat.npos) return true;
+    std::error_code gone;
+    const auto threads = std::distance(fs::directory_iterator{folder + "/task", gone}, {});
+    return stat[state + 2] == 'Z' && threads <= 1;
   }
   uint64_t epoch() {
     return json::parse(cluster.troupe({"status", "-o", "json"}).out)
