@@ -19,6 +19,8 @@ done
   targets+=("${name%_fuzz.cc}")
 done
 
+command -v clang++-16 > /dev/null ||
+  { echo "there is no clang++-16, which alone has libFuzzer: install clang-16 and libclang-rt-16-dev" >&2; exit 1; }
 cmake --preset fuzz > /dev/null || exit 1
 nice cmake --build --preset fuzz || exit 1
 build/fuzz/fuzz/fuzz_seeds build/fuzz/corpus || exit 1

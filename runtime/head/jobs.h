@@ -27,7 +27,7 @@ class Jobs {
        Journal& journal);
 
   void set_listener(JobListener& listener) { listener_ = &listener; }
-  // Whether something that outlives its job still needs what is known of it.
+  // Gives the jobs of what outlives them and still needs what is known of them.
   void set_needed(std::function<std::set<JobId>()> needed) { needed_ = std::move(needed); }
   // Drivers of running jobs have a window and the grace to come back.
   void restore(std::vector<protocol::JobInfo> jobs);

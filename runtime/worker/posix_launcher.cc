@@ -261,8 +261,9 @@ Result<pid_t> spawn_program(const std::string& program, std::string argument,
       &how.attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
 
   std::vector<std::string> entries;
-  for (const auto& [name, value] : environment)
+  for (const auto& [name, value] : environment) {
     entries.push_back(fmt::format("{}={}", name, value));
+  }
   std::vector<char*> variables;
   for (std::string& entry : entries) variables.push_back(entry.data());
   variables.push_back(nullptr);
