@@ -383,13 +383,11 @@ Async<void> ObjectDirectory::leave(protocol::Evacuate request, std::shared_ptr<S
     const std::lock_guard lock{mutex_};
     for (const auto& [id, object] : owned_) {
       const bool lies_there = object->is_ready() && object->in_store() && !object->is_discarded() &&
-                              object->node()->node == request.node;
+                              object->node()->process == request.worker;
       if (lies_there) objects.push_back(object);
     }
   }
-  // Side by side what one process of the node's worker keeps: after a restart of that, what the one
-  // before had is lost, and must not hold up the rest.
-  std::ranges::sort(objects, {}, [](const auto& object) { return object->node()->process; });
+  const auto source = objects.empty() ? nullptr : objects.front()->node();
   for (const ProcessAddress& target : request.targets) {
     if (objects.empty()) break;
     std::vector<std::shared_ptr<Event>> movers;
@@ -400,11 +398,11 @@ Async<void> ObjectDirectory::leave(protocol::Evacuate request, std::shared_ptr<S
       for (size_t n = begin; n < end; ++n) share.push_back(objects[n]);
       if (share.empty()) continue;
       movers.push_back(std::make_shared<Event>(environment_.loop));
-      spawn(scope_, move_all(std::move(share), target, movers.back()));
+      spawn(scope_, move_all(std::move(share), *source, target, movers.back()));
     }
     for (const auto& mover : movers) co_await mover->wait();
     std::erase_if(objects, [&](const auto& object) {
-      return object->is_freed() || object->node()->node != request.node;
+      return object->is_freed() || object->node()->process != request.worker;
     });
   }
   if (!objects.empty()) {
@@ -419,28 +417,25 @@ Async<void> ObjectDirectory::leave(protocol::Evacuate request, std::shared_ptr<S
 }
 
 Async<void> ObjectDirectory::move_all(std::vector<std::shared_ptr<Object>> objects,
-                                      ProcessAddress target, std::shared_ptr<Event> moved) {
+                                      ProcessAddress source, ProcessAddress target,
+                                      std::shared_ptr<Event> moved) {
   struct Done {
     Event& moved;
     ~Done() { moved.set(); }
   } done{*moved};
-  std::optional<ProcessId> gone;  // It gives nothing.
   for (size_t next = 0, end = 0; next < objects.size(); next = end) {
-    const auto source = objects[next]->node();
     std::vector<ObjectId> ids;
     for (end = next; end < objects.size() && ids.size() < moved_at_once; ++end) {
-      if (objects[end]->node()->process != source->process) break;
-      ids.push_back(objects[end]->id());
+      if (objects[end]->node()->process == source.process) ids.push_back(objects[end]->id());
     }
-    if (gone == source->process) continue;
+    if (ids.empty()) continue;
     // The worker may not know what this process put and nobody has asked for.
     const Status known = co_await store_.expose(ids);
     if (!known) log::info("objects_not_exposed", {{"why", known.error()}});
-    auto there = co_await adopt_at(target, std::move(ids), *source, move_budget);
+    auto there = co_await adopt_at(target, std::move(ids), source, move_budget);
     if (!there) {
       log::info("objects_not_moved", {{"to", target.node}, {"why", there.error()}});
-      gone = source->process;
-      continue;
+      co_return;
     }
     for (size_t i = next; i < end; ++i) {
       const auto& object = objects[i];

@@ -180,7 +180,8 @@ class ObjectDirectory {
   void move(const std::shared_ptr<Object>& object, protocol::ProcessAddress node);
   Async<void> leave(protocol::Evacuate request, std::shared_ptr<Search> left);
   Async<void> move_all(std::vector<std::shared_ptr<Object>> objects,
-                       protocol::ProcessAddress target, std::shared_ptr<Event> moved);
+                       protocol::ProcessAddress source, protocol::ProcessAddress target,
+                       std::shared_ptr<Event> moved);
   // How to make these results, which have just come.
   void remember(const Lineage::RecipePointer& recipe, const std::shared_ptr<Object>& first,
                 const std::vector<std::shared_ptr<Object>>& more);

@@ -69,7 +69,11 @@ Async<Status> Evacuation::ask_all(NodeId node) {
   auto nodes = membership_.list();
   std::erase_if(nodes, [](const auto& known) { return known.state == "dead"; });
   std::vector<NodeId> owners;
-  for (const auto& known : nodes) owners.push_back(known.address.node);
+  ProcessId worker;
+  for (const auto& known : nodes) {
+    owners.push_back(known.address.node);
+    if (known.address.node == node) worker = known.address.process;
+  }
   std::erase_if(nodes, [](const auto& known) { return known.draining; });
   const bool are_others = !nodes.empty();
   std::erase_if(nodes, [](const auto& known) { return known.state != "alive"; });
@@ -77,7 +81,7 @@ Async<Status> Evacuation::ask_all(NodeId node) {
     return known.store_capacity_bytes -
            std::min(known.store_used_bytes, known.store_capacity_bytes);
   });
-  protocol::Evacuate request{node, {}};
+  protocol::Evacuate request{node, {}, worker};
   for (auto& known : nodes) request.targets.push_back(std::move(known.address));
   if (request.targets.empty()) {
     if (are_others) co_return error(Code::unavailable, "no other node answers at the moment");

@@ -96,6 +96,7 @@
   X(ActorsStarted)         \
   X(StopActors)            \
   X(AssignActors)          \
+  X(StayUntil)             \
   X(EndActor)              \
   X(EndActors)             \
   X(SegmentAttached)       \

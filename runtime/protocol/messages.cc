@@ -69,6 +69,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(list_objects);
       TROUPE_NAME(assign_actors);
       TROUPE_NAME(end_actors);
+      TROUPE_NAME(stay_until);
       TROUPE_NAME(object_copied);
       TROUPE_NAME(free_objects);
       TROUPE_NAME(wait_objects);

@@ -77,6 +77,7 @@ enum class Method : uint32_t {
   stop_process = 64,
   assign_actors = 66,  // A stream of ActorsStarted, as they start.
   end_actors = 67,
+  stay_until = 68,
   collective = 65,
   resolve_objects = 70,
   add_borrow = 71,
@@ -379,6 +380,7 @@ struct ActorSpec {
   std::vector<ConcurrencyGroup> groups = {};
   uint64_t exit_grace_us = 0;  // How long it may take to end when it is stopped. 0: the default.
   uint64_t checkpoint_interval_us = 0;  // 0: only when it is asked for.
+  uint64_t isolation_limit_us = 0;      // Ends when no head was heard for so long. 0: goes on.
 };
 
 // The last state of an actor that the head has; number 0: none. Its directory is one archive, named
@@ -630,6 +632,11 @@ struct EndActors {
   std::vector<EndActor> items;
 };
 
+// From the worker to a process whose actor ends when no head is heard: when, if nothing else comes.
+struct StayUntil {
+  int64_t monotonic_ns = 0;  // Of the node's clock.
+};
+
 struct AssignSlot {
   LeaseId lease;
   JobId job;
@@ -754,6 +761,7 @@ struct AdoptObjects {
 struct Evacuate {
   NodeId node;
   std::vector<ProcessAddress> targets;  // Workers; the one with the most room first.
+  ProcessId worker;  // The node's. What one before it had is lost, and not to be moved.
 };
 
 struct FetchChunk {

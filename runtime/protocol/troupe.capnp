@@ -286,6 +286,7 @@ struct ActorSpec {
   groups @22 :List(ConcurrencyGroup);
   exitGraceUs @23 :UInt64;
   checkpointIntervalUs @24 :UInt64;
+  isolationLimitUs @25 :UInt64;
 }
 
 # The last state of an actor that the head has. Its directory is one archive, named as a package is.
@@ -550,6 +551,8 @@ struct EndActors {
   items @0 :List(EndActor);
 }
 
+struct StayUntil { monotonicNs @0 :Int64; }
+
 struct AssignSlot {
   lease @0 :Data;
   job @1 :Data;
@@ -686,6 +689,7 @@ struct AdoptObjects {
 struct Evacuate {
   node @0 :Data;
   targets @1 :List(ProcessAddress);
+  worker @2 :Data;
 }
 
 # Worker to worker.

@@ -58,6 +58,7 @@ TEST_F(HeadEvacuation, AllOwnersAreAskedAndToldWhereTo) {
   ASSERT_EQ(asked.size(), 2U);
   for (const auto& request : asked) {
     EXPECT_EQ(request.node, leaves.node);
+    EXPECT_EQ(request.worker, leaves.registration.address.process);
     ASSERT_EQ(request.targets.size(), 1U);
     EXPECT_EQ(request.targets[0].node, stays.node);
   }

@@ -236,6 +236,7 @@ class HeadTest : public testing::Test {
     workers_.push_back(std::make_unique<FakeWorker>(simulation, node));
     FakeWorker& worker = *workers_.back();
     worker.registration.address.node = node;
+    worker.registration.address.process = ProcessId::random(simulation.random());
     worker.registration.name = "worker-" + std::to_string(workers_.size());
     worker.registration.total = {{"cpu", cpu * 1000}};
     worker.host = &add_host(node.to_string(), worker.registration.name, Role::node);
