@@ -9,6 +9,7 @@
   X(Extent)                     \
   X(Gauge)                      \
   X(HeadInfo)                   \
+  X(HeldRef)                    \
   X(JobEnvironment)             \
   X(WaitsFor)                   \
   X(ProcessLines)               \
@@ -109,6 +110,7 @@
   X(ReleaseBlocks)         \
   X(AdoptObjects)          \
   X(Evacuate)              \
+  X(HeldRefs)              \
   X(FetchChunk)            \
   X(Chunk)                 \
   X(AttachProcess)         \

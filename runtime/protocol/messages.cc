@@ -81,6 +81,7 @@ std::string method_name(Method method) {
       TROUPE_NAME(drain_node);
       TROUPE_NAME(adopt_objects);
       TROUPE_NAME(evacuate);
+      TROUPE_NAME(list_held);
       TROUPE_NAME(follow_leader);
       TROUPE_NAME(replicate);
       TROUPE_NAME(transfer_lead);

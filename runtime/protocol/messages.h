@@ -101,6 +101,7 @@ enum class Method : uint32_t {
       90,              // To the worker, with the archive, and to the head; answered by Checkpoint.
   adopt_objects = 91,  // To a worker.
   evacuate = 92,       // From the head to a worker, and on to its processes.
+  list_held = 93,      // ObjectIds, to the producer of these results; answered by HeldRefs.
   yield_slots = 75,    // YieldSlots, from the head: somebody else waits for what its slots hold.
   accept_ring = 74,    // RingOffer, from the worker, with the same descriptors.
 };
@@ -762,6 +763,16 @@ struct Evacuate {
   NodeId node;
   std::vector<ProcessAddress> targets;  // Workers; the one with the most room first.
   ProcessId worker;  // The node's. What one before it had is lost, and not to be moved.
+};
+
+// The refs inside results, which their producer holds for the results' owner.
+struct HeldRef {
+  ObjectId result;
+  ObjectId object;
+  ProcessAddress owner;  // Of the object.
+};
+struct HeldRefs {
+  std::vector<HeldRef> items;
 };
 
 struct FetchChunk {

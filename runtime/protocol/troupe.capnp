@@ -692,6 +692,13 @@ struct Evacuate {
   worker @2 :Data;
 }
 
+struct HeldRef {
+  result @0 :Data;
+  object @1 :Data;
+  owner @2 :ProcessAddress;
+}
+struct HeldRefs { items @0 :List(HeldRef); }
+
 # Worker to worker.
 struct FetchChunk {
   object @0 :Data;
