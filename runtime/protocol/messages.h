@@ -610,6 +610,7 @@ struct ProcessForked {
 
 struct StopProcess {
   uint64_t grace_us = 0;
+  bool if_unneeded = false;  // Refused (conflict) while others need what it owns or holds.
 };
 
 struct AssignActor {

@@ -527,6 +527,7 @@ struct ProcessForked {
 
 struct StopProcess {
   graceUs @0 :UInt64;
+  ifUnneeded @1 :Bool;
 }
 
 # Worker to the actor process that it started.
