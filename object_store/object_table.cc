@@ -252,6 +252,24 @@ Status ObjectTable::abort(Caller caller, ObjectId id) {
   return ok();
 }
 
+Status ObjectTable::put_aside(Caller caller, ObjectId id, ObjectId other) {
+  TROUPE_TRY(const auto found, find_as_producer(caller, id));
+  if (found->second.sealed || other.is_nil() || objects_.contains(other)) {
+    return error(Code::conflict, fmt::format("object {} cannot be put aside", id.to_string()));
+  }
+  Object& object = found->second;
+  while (!object.pins.empty()) drop_pins(id, object, object.pins.back().process);
+  drop_owner_hold(id, object);
+  object.is_copy = false;
+  auto& unsealed = record_of(caller.process).unsealed;
+  unsealed.erase(id);
+  unsealed.insert(other);
+  auto entry = objects_.extract(found);
+  entry.key() = other;
+  objects_.insert(std::move(entry));
+  return ok();
+}
+
 Result<std::optional<Block>> ObjectTable::get(Caller caller, ObjectId id) const {
   TROUPE_TRY(const auto object, find(caller, id));
   const Object& found = object->second;

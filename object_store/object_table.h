@@ -193,6 +193,10 @@ class ObjectTable {
   // Takes back an unsealed object, whoever has pinned it; the producer has stopped writing.
   // Errors: not_found, denied (not the producer), conflict (sealed already).
   Status abort(Caller caller, ObjectId object);
+  // An unsealed object gives its name up, to be made anew, and keeps its block under another, for
+  // no owner, until it is aborted. Errors: not_found, denied (not the producer), conflict (sealed
+  // already, or the other name is taken).
+  Status put_aside(Caller caller, ObjectId object, ObjectId other);
   // The place of a sealed object; nothing while it is unsealed: ask again when it was sealed. The
   // place holds only while the caller pins the object.
   // Errors: not_found, denied (another job's, or not attached).

@@ -60,7 +60,7 @@ struct ObjectPuller::Building {
 
   ObjectService& objects;
   const Caller self;
-  const ObjectId object;
+  ObjectId object;
   const std::shared_ptr<Target> target;
   const object_store::Block block;
   object_store::ChunkLedger ledger;
@@ -153,6 +153,25 @@ ObjectPuller::Ticket ObjectPuller::pull(JobId job, const protocol::GetBlock& req
   return Ticket{*this, pulls_.at(request.object)};
 }
 
+void ObjectPuller::give_way(JobId job, ObjectId object) {
+  const auto found = pulls_.find(object);
+  if (found == pulls_.end() || found->second->job != job) return;
+  const auto pull = found->second;
+  pulls_.erase(found);
+  // A chunk of it may still land.
+  if (Building* const building = pull->building.get()) {
+    const ObjectId aside = ObjectId::random(environment_.random);
+    if (!objects_.table_.put_aside(building->self, object, aside)) return;
+    buildings_.erase(object);
+    building->object = aside;
+    buildings_[aside] = building;
+  }
+  pull->outcome = ok();
+  pull->unwanted->set();
+  pull->done.set();
+  pull->changed.set();
+}
+
 void ObjectPuller::release_if_unwanted(Pull& pull) {
   if (pull.tickets > 0 || !std::exchange(pull.held, false)) return;
   const Caller self{objects_.self_.address.process, pull.job};
@@ -167,6 +186,10 @@ void ObjectPuller::release_if_unwanted(Pull& pull) {
 Async<void> ObjectPuller::run(std::shared_ptr<Pull> pull) {
   pull->began = environment_.clock.now();
   const Status outcome = co_await transfer(pull);
+  if (pull->outcome) {  // It has given way.
+    pull->building.reset();
+    co_return;
+  }
   if (!outcome) {
     log::warning("pull_failed", {{"object", pull->object}, {"why", outcome.error()}});
   } else {

@@ -47,6 +47,9 @@ class ObjectPuller {
   // copy is the owner's to free, and may be dropped under pressure; else it goes with its last pin.
   Ticket pull(JobId job, const protocol::GetBlock& request);
   bool is_pulling(ObjectId object) const { return pulls_.contains(object); }
+  // The object is made here after all: ends its pull, if the job has one, so that it can be sealed.
+  // Who waits for it finds it then.
+  void give_way(JobId job, ObjectId object);
 
   // A piece of an object that is on its way here.
   struct Part {

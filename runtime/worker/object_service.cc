@@ -289,6 +289,8 @@ Result<Empty> ObjectService::seal_blocks(const protocol::SealBlocks& request, Ca
     const ProcessId owner = item.owner.is_nil() ? caller.process : item.owner;
     const object_store::SealedObject sealed{item.object, owner, item.offset_bytes, item.size_bytes,
                                             item.pinned};
+    // As after a result was lost: a reader may wait for the one before it, which does not come.
+    puller_.give_way(caller.job, item.object);
     TROUPE_CHECK(table_.seal_reserved(caller, segment, sealed, environment_.clock.now()));
     wake(item.object);
   }

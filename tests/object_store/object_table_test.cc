@@ -176,6 +176,25 @@ TEST_F(ObjectTableTest, AbortFreesWhateverIsPinned) {
   expect_all_goes();
 }
 
+TEST_F(ObjectTableTest, WhatIsPutAsideLeavesItsNameAndKeepsItsBlock) {
+  const ObjectId aside = object_id(7);
+  ASSERT_TRUE(create(object));
+  ASSERT_TRUE(table.pin(reader, object));
+  EXPECT_EQ(code_of(table.put_aside(reader, object, aside)), Code::denied);
+  EXPECT_EQ(code_of(table.put_aside(producer, aside, object)), Code::not_found);
+  EXPECT_EQ(code_of(table.put_aside(producer, object, object)), Code::conflict);
+  ASSERT_TRUE(table.put_aside(producer, object, aside));
+  const uint64_t kept = table.used_bytes();
+  EXPECT_GT(kept, 0U);
+  ASSERT_TRUE(create(object));
+  ASSERT_TRUE(table.seal(producer, object));
+  EXPECT_EQ(code_of(table.put_aside(producer, object, object_id(8))), Code::conflict);
+  ASSERT_TRUE(table.abort(producer, aside));
+  EXPECT_EQ(table.used_bytes(), kept);
+  ASSERT_TRUE(table.release_owner(owner, object));
+  expect_all_goes();
+}
+
 TEST_F(ObjectTableTest, AnUnsealedObjectOutlivesItsReferences) {
   // The producer may be writing: its block must not go to another object.
   ASSERT_TRUE(create(object));

@@ -936,6 +936,31 @@ TEST_F(NodesTest, WhoGivesUpLeavesNothingBehind) {
   });
 }
 
+TEST_F(NodesTest, WhatIsMadeHereEndsAStalledPullOfIt) {
+  with_nodes(1, [&]() -> Async<void> {
+    const ObjectId object = co_await put_on(0, 6);
+    Store& reader = *co_await reader_on(options.worker_socket);
+    auto peer = co_await connect(ProcessId::random(random), job);
+    Store maker{peer, 32 << 20};
+    maker.owner = owner.process;
+    EXPECT_TRUE(co_await maker.attach());
+    network->stalls = true;
+    const auto make = [&]() -> Async<Status> {
+      co_await head->until([&] { return worker->store().unsealed_objects == 1; });
+      co_return co_await maker.put(object, 7, size);
+    };
+    using namespace boost::asio::experimental::awaitable_operators;
+    auto [read, made] = co_await (reader.read(request_from(object, *nodes[0]), 10s) && make());
+    EXPECT_TRUE(made) << made.error().to_string();
+    expect_bytes(read, size, 7);
+    EXPECT_EQ(worker->store().unsealed_objects, 1u) << "a chunk may still land";
+    network->stalls = false;
+    network->unstall.pulse();
+    co_await head->until([&] { return worker->store().unsealed_objects == 0; });
+    EXPECT_EQ(worker->store().objects, 1u);
+  });
+}
+
 TEST_F(NodesTest, ASpilledObjectIsSentToo) {
   options.spill_folder = folder + "/spill";
   options.spill_bytes_max = 256 << 20;
