@@ -94,6 +94,7 @@ Client::Client(transport::Environment environment, ClientOptions options)
                     });
   router_.on(Method::add_borrow, *objects_, &ObjectDirectory::add_borrow);
   router_.on(Method::remove_borrow, *objects_, &ObjectDirectory::remove_borrow);
+  router_.on(Method::list_held, *objects_, &ObjectDirectory::list_held);
   router_.on(Method::yield_slots, *leases_, &LeasePool::yield_slots);
   router_.on(Method::drop_segments, *store_, &StoreClient::drop_segments);
   connections_->on_item_dropped([this](const Peer& producer, uint32_t number) {

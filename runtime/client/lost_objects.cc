@@ -29,6 +29,12 @@ constexpr size_t movers_max = 4;
 constexpr uint64_t recipe_bytes = 400;
 constexpr uint64_t argument_bytes = 200;
 
+struct ByProcess {
+  bool operator()(const ProcessAddress& a, const ProcessAddress& b) const {
+    return a.process < b.process;
+  }
+};
+
 }  // namespace
 
 struct ObjectDirectory::Search {
@@ -45,6 +51,7 @@ struct ObjectDirectory::Run {
   const Lineage::RecipePointer recipe;
   std::vector<std::shared_ptr<Object>> results;
   std::vector<std::shared_ptr<Object>> held;  // Its arguments.
+  std::vector<ObjectName> kept;               // As the recipe's, which may go meanwhile.
   Status outcome = ok();
   Event done;
 };
@@ -100,12 +107,7 @@ void ObjectDirectory::drop_lineage() {
 Async<Status> ObjectDirectory::find_again(std::shared_ptr<Object> object, ProcessId missing_at,
                                           Instant deadline) {
   if (object->node()->process != missing_at) co_return ok();  // It has moved meanwhile.
-  auto& entry = searches_[object->id()];
-  if (!entry) {
-    entry = std::make_shared<Search>(environment_.loop);
-    spawn(scope_, search(object, entry));
-  }
-  const auto found = entry;
+  const auto found = begin_search(object);
   if (!co_await wait_until(environment_.clock, deadline, found->done)) {
     co_return error(Code::deadline_exceeded,
                     fmt::format("object {} was lost with its node, and is not there again yet",
@@ -113,6 +115,16 @@ Async<Status> ObjectDirectory::find_again(std::shared_ptr<Object> object, Proces
   }
   Status outcome = found->outcome;
   co_return outcome;
+}
+
+std::shared_ptr<ObjectDirectory::Search> ObjectDirectory::begin_search(
+    const std::shared_ptr<Object>& object) {
+  auto& entry = searches_[object->id()];
+  if (!entry) {
+    entry = std::make_shared<Search>(environment_.loop);
+    spawn(scope_, search(object, entry));
+  }
+  return entry;
 }
 
 Async<void> ObjectDirectory::search(std::shared_ptr<Object> object, std::shared_ptr<Search> found) {
@@ -205,7 +217,7 @@ Async<Status> ObjectDirectory::make_again(std::shared_ptr<Object> object) {
                     "the results of tasks with retries",
                     lineage_.bytes_max() >> 20));
   }
-  auto run = run_again(recipe);
+  auto run = co_await run_again(recipe);
   if (!run) co_return lost(run.error().message());
   log::info("object_made_again", {{"object", id},
                                   {"task", recipe->traits->label()},
@@ -226,8 +238,8 @@ std::shared_ptr<ObjectDirectory::Run> ObjectDirectory::run_of(ObjectId result) c
 }
 
 // Depth first, by hand: a chain of what is gone can be long.
-Result<std::shared_ptr<ObjectDirectory::Run>> ObjectDirectory::run_again(
-    const Lineage::RecipePointer& recipe) {
+Async<Result<std::shared_ptr<ObjectDirectory::Run>>> ObjectDirectory::run_again(
+    Lineage::RecipePointer recipe) {
   struct Step {
     Lineage::RecipePointer recipe;
     size_t next = 0;  // Of its parents.
@@ -236,9 +248,10 @@ Result<std::shared_ptr<ObjectDirectory::Run>> ObjectDirectory::run_again(
   if (run_of(recipe->first)) steps.clear();
   while (!steps.empty()) {
     Step& step = steps.back();
+    if (step.next == 0) TROUPE_CO_CHECK(co_await find_lost_parents(step.recipe));
     if (step.next == step.recipe->parents.size()) {
       // What it shares with another may have been made on the way here.
-      if (!run_of(step.recipe->first)) TROUPE_CHECK(begin_run(step.recipe));
+      if (!run_of(step.recipe->first)) TROUPE_CO_CHECK(begin_run(step.recipe));
       steps.pop_back();
       continue;
     }
@@ -246,14 +259,42 @@ Result<std::shared_ptr<ObjectDirectory::Run>> ObjectDirectory::run_again(
     if (find(parent) || run_of(parent)) continue;
     auto maker = lineage_.find(parent);
     if (!maker) {
-      return error(Code::data_loss,
-                   fmt::format("it was made of object {}, of which it is not known any more how "
-                               "to make it",
-                               parent.to_string()));
+      co_return error(Code::data_loss,
+                      fmt::format("it was made of object {}, of which it is not known any more how "
+                                  "to make it",
+                                  parent.to_string()));
     }
     steps.push_back({std::move(maker)});
   }
-  return run_of(recipe->first);
+  auto run = run_of(recipe->first);
+  if (!run) co_return error(Code::unavailable, "its task ended at once");
+  co_return run;
+}
+
+// A task that runs holds what it was leased: one that has to be made again for it may need the
+// same.
+Async<Status> ObjectDirectory::find_lost_parents(Lineage::RecipePointer recipe) {
+  std::vector<std::shared_ptr<Object>> stored;
+  for (const ObjectId parent : recipe->parents) {
+    auto object = find(parent);
+    if (object && object->is_ready() && object->in_store()) stored.push_back(std::move(object));
+  }
+  if (stored.empty()) co_return ok();
+  auto nodes = co_await needs_.nodes();
+  if (!nodes) co_return std::move(nodes).error();
+  std::vector<std::shared_ptr<Search>> searches;
+  for (const auto& object : stored) {
+    const ProcessId at = object->node()->process;
+    const bool is_there = std::ranges::any_of(nodes->items, [&](const protocol::NodeInfo& node) {
+      return node.address.process == at && node.state != "dead" && node.state != "suspect";
+    });
+    if (!is_there) searches.push_back(begin_search(object));
+  }
+  for (const auto& one : searches) {
+    co_await one->done.wait();
+    TROUPE_CO_CHECK(one->outcome);
+  }
+  co_return ok();
 }
 
 Status ObjectDirectory::begin_run(const Lineage::RecipePointer& recipe) {
@@ -275,6 +316,8 @@ Status ObjectDirectory::begin_run(const Lineage::RecipePointer& recipe) {
     run->held.push_back(std::move(argument));
   }
   ++recipe->made_again;
+  run->kept = recipe->kept;
+  hold(run->kept);
   for (uint32_t i = 0; i < recipe->results(); ++i) {
     const ObjectId id = result_id(recipe->first, i);
     run->results.push_back(std::make_shared<Object>(id, home_, Object::Maker::none));
@@ -354,6 +397,7 @@ Async<void> ObjectDirectory::follow(std::shared_ptr<Run> run) {
     if (found != runs_.end() && found->second == run) runs_.erase(found);
   }
   for (const auto& argument : std::exchange(run->held, {})) drop_reference(argument);
+  for (const ObjectName& argument : std::exchange(run->kept, {})) drop_reference(argument);
   run->done.set();
 }
 
@@ -387,6 +431,7 @@ Async<void> ObjectDirectory::leave(protocol::Evacuate request, std::shared_ptr<S
       if (lies_there) objects.push_back(object);
     }
   }
+  left->outcome = co_await take_refs(request.node);
   const auto source = objects.empty() ? nullptr : objects.front()->node();
   for (const ProcessAddress& target : request.targets) {
     if (objects.empty()) break;
@@ -414,6 +459,50 @@ Async<void> ObjectDirectory::leave(protocol::Evacuate request, std::shared_ptr<S
   }
   evacuations_.erase(request.node);
   left->done.set();
+}
+
+Async<Status> ObjectDirectory::take_refs(NodeId node) {
+  std::map<ProcessAddress, std::vector<std::shared_ptr<Object>>, ByProcess> results;
+  {
+    const std::lock_guard lock{mutex_};
+    for (const auto& [id, object] : owned_) {
+      if (!object->has_ties() || !object->ties().producer) continue;
+      const ProcessAddress& producer = *object->ties().producer;
+      if (producer.node == node) results[producer].push_back(object);
+    }
+  }
+  Status outcome = ok();
+  for (const auto& [producer, made] : results) {
+    protocol::ObjectIds ids;
+    for (const auto& object : made) ids.objects.push_back(object->id());
+    auto peer = co_await connections_.peer_of(producer, environment_.clock.now() + ask_budget);
+    // What it held went with it.
+    if (!peer) continue;
+    auto refs = co_await transport::call<protocol::HeldRefs>(*peer, Method::list_held,
+                                                             std::move(ids), ask_budget);
+    if (!refs) {
+      if ((*peer)->is_open()) outcome = std::move(refs).error().context("take the refs in results");
+      continue;
+    }
+    std::unordered_map<ObjectId, std::vector<ObjectName>> names;
+    for (protocol::HeldRef& ref : refs->items) {
+      names[ref.result].push_back({ref.object, std::move(ref.owner)});
+    }
+    for (const auto& object : made) {
+      Object::Ties& ties = object->ties();
+      const bool is_same = ties.producer && ties.producer->process == producer.process;
+      if (object->is_freed() || !is_same) continue;
+      for (ObjectName& ref : names[object->id()]) {
+        add_reference(ref);
+        ties.held.push_back(std::move(ref));
+      }
+      ties.producer.reset();
+      release_held(object->id(), producer);
+    }
+    // Their owners know of us before the producer may end.
+    co_await borrows_.settle();
+  }
+  co_return outcome;
 }
 
 Async<void> ObjectDirectory::move_all(std::vector<std::shared_ptr<Object>> objects,

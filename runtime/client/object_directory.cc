@@ -222,13 +222,10 @@ void ObjectDirectory::set_result(const std::shared_ptr<Object>& object, protocol
     return;
   }
   if (!runs_.empty() && take_remade(object, value, held, producer)) return;
-  if (held) {
-    object->ties().producer = producer;
-    object->entangle();
-  }
+  if (held) object->ties().producer = producer;
+  // It may have to be moved, or made again, or what it holds taken from its producer, by its name.
+  if (held || !value.node.process.is_nil()) (void)publish(object);
   if (!value.node.process.is_nil()) {
-    // It may have to be moved, or made again, by its name.
-    (void)publish(object);
     set_stored(object, std::move(value.node), value.size_bytes);
   } else {
     set_value(object, value.inline_value);
@@ -379,6 +376,26 @@ void ObjectDirectory::let_go_for_result(ObjectId result) {
   const auto refs = std::move(held->second.refs);
   held_.erase(held);
   for (const ObjectName& ref : refs) drop_reference(ref);
+}
+
+Async<Result<protocol::HeldRefs>> ObjectDirectory::list_held(protocol::ObjectIds request,
+                                                             CallContext context) {
+  const ProcessId caller = context.peer->remote().address.process;
+  protocol::HeldRefs refs;
+  for (const ObjectId id : request.objects) {
+    const auto held = held_.find(id);
+    if (held == held_.end() || held->second.caller != caller) continue;
+    for (const ObjectName& ref : held->second.refs) refs.items.push_back({id, ref.id, ref.owner});
+  }
+  co_return refs;
+}
+
+bool ObjectDirectory::is_needed() const {
+  if (!held_.empty()) return true;
+  const std::lock_guard lock{mutex_};
+  return std::ranges::any_of(owned_, [](const auto& entry) {
+    return entry.second->has_ties() && !entry.second->ties().borrowers.empty();
+  });
 }
 
 uint32_t ObjectDirectory::hold_for_item(ProcessId receiver, std::vector<ObjectName> held) {

@@ -99,6 +99,8 @@ class ObjectDirectory {
   // item are read. Thread-safe to drop.
   std::shared_ptr<const void> hold_of_item(protocol::ProcessAddress producer, uint32_t number);
   void release_item(const protocol::ProcessAddress& producer, uint32_t number);
+  // Whether other processes have refs to what this one owns, or it holds refs for them.
+  bool is_needed() const;
   void process_gone(ProcessId process);
   // Fails what is pending.
   void stop();
@@ -113,6 +115,9 @@ class ObjectDirectory {
   // From the worker: a node is drained; what lies there moves.
   Async<Result<protocol::Empty>> evacuate(protocol::Evacuate request,
                                           transport::CallContext context);
+  // From the owner of results that this process made: which refs in them it holds for them.
+  Async<Result<protocol::HeldRefs>> list_held(protocol::ObjectIds request,
+                                              transport::CallContext context);
   // A worker has a copy of an object in the store, or has one no longer.
   Async<Result<protocol::Empty>> object_copied(protocol::ObjectCopied notice,
                                                transport::CallContext context);
@@ -169,6 +174,7 @@ class ObjectDirectory {
   // one has it after all: it is looked for, and made again if it is nowhere.
   // Errors: data_loss (it cannot be made again), deadline_exceeded.
   Async<Status> find_again(std::shared_ptr<Object> object, ProcessId missing_at, Instant deadline);
+  std::shared_ptr<Search> begin_search(const std::shared_ptr<Object>& object);
   Async<void> search(std::shared_ptr<Object> object, std::shared_ptr<Search> found);
   Async<Status> look_for(std::shared_ptr<Object> object);
   Async<Status> make_again(std::shared_ptr<Object> object);
@@ -179,6 +185,8 @@ class ObjectDirectory {
   Async<bool> are_dead(std::vector<ProcessId> workers);
   void move(const std::shared_ptr<Object>& object, protocol::ProcessAddress node);
   Async<void> leave(protocol::Evacuate request, std::shared_ptr<Search> left);
+  // From producers on this node, which is drained, the refs that they hold for results of ours.
+  Async<Status> take_refs(NodeId node);
   Async<void> move_all(std::vector<std::shared_ptr<Object>> objects,
                        protocol::ProcessAddress source, protocol::ProcessAddress target,
                        std::shared_ptr<Event> moved);
@@ -187,7 +195,9 @@ class ObjectDirectory {
                 const std::vector<std::shared_ptr<Object>>& more);
   void drop_lineage();
   // Runs the task of a recipe again, and before it those that make arguments which are gone.
-  Result<std::shared_ptr<Run>> run_again(const Lineage::RecipePointer& recipe);
+  Async<Result<std::shared_ptr<Run>>> run_again(Lineage::RecipePointer recipe);
+  // Until those of its arguments that still have refs are there again, if their nodes are gone.
+  Async<Status> find_lost_parents(Lineage::RecipePointer recipe);
   Status begin_run(const Lineage::RecipePointer& recipe);
   std::shared_ptr<Run> run_of(ObjectId result) const;
   // The object of this name, which nobody has refs to any more: what the run makes of it.

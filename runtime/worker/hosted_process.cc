@@ -18,6 +18,10 @@ constexpr Duration terminate_grace = std::chrono::seconds(2);
 constexpr Duration exit_grace = std::chrono::seconds(1);
 constexpr size_t log_tail_bytes = 2048;
 
+uint64_t in_us(Duration duration) {
+  return static_cast<uint64_t>(duration / std::chrono::microseconds(1));
+}
+
 }  // namespace
 
 HostedProcess::HostedProcess(transport::Environment environment, Scope& scope, ProcessId id,
@@ -106,12 +110,23 @@ Async<void> HostedProcess::end(Pointer self, Duration grace) {
   co_await self->exited().wait();
 }
 
+Async<bool> HostedProcess::end_if_unneeded(Pointer self, Duration grace) {
+  if (self->is_usable()) {
+    const protocol::StopProcess stop{in_us(grace), true};
+    Message request{protocol::encode(stop), {}};
+    auto peer = self->peer_;
+    auto told = co_await peer->call(Method::stop_process, std::move(request), grace);
+    if (!told && told.error().code() == Code::conflict) co_return false;
+  }
+  co_await end(self, grace);
+  co_return true;
+}
+
 Async<void> HostedProcess::escalate(Pointer self, Duration grace) {
   TimerClock& clock = self->environment_.clock;
   if (grace > Duration::zero() && self->peer_ && self->peer_->is_open()) {
     const Instant patience = clock.now() + grace;
-    protocol::StopProcess stop;
-    stop.grace_us = static_cast<uint64_t>(grace / std::chrono::microseconds(1));
+    const protocol::StopProcess stop{in_us(grace), false};
     Message request{protocol::encode(stop), {}};
     auto peer = self->peer_;
     auto told = co_await peer->call(Method::stop_process, std::move(request), grace);

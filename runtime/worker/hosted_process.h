@@ -65,6 +65,8 @@ class HostedProcess {
   // Returns when it has exited: stop_process, after `grace` SIGTERM, 2 seconds later SIGKILL; with
   // no grace SIGKILL at once. A second call waits for the first.
   static Async<void> end(Pointer self, Duration grace);
+  // The same, unless others need what it owns: then it is false, and nothing happens.
+  static Async<bool> end_if_unneeded(Pointer self, Duration grace);
 
  private:
   static Async<void> escalate(Pointer self, Duration grace);

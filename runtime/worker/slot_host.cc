@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ranges>
 
 #include "base/log.h"
 
@@ -257,11 +258,13 @@ void SlotHost::retire(LeaseId lease, const Slot& slot, const std::string& module
     return;
   }
   // Not this one: it is the likeliest to be wanted again, and others may need what it owns.
-  if (idle_.size() >= options_.idle_slots_max) {
+  auto staying = idle_ | std::views::filter([](const auto& entry) { return !entry.second.leaves; });
+  const auto count = static_cast<size_t>(std::ranges::distance(staying));
+  if (count >= options_.idle_slots_max) {
     const auto oldest =
-        std::ranges::min_element(idle_, {}, [](const auto& entry) { return entry.second.until; });
-    end_soon(oldest->second.process);
-    idle_.erase(oldest);
+        std::ranges::min_element(staying, {}, [](const auto& entry) { return entry.second.until; });
+    oldest->second.leaves = true;
+    spawn(scope_, end_if_unneeded(oldest->first));
   }
   const Instant until = environment_.clock.now() + options_.idle_slot_life;
   idle_[process->id()] = Idle{process, module, until};
@@ -270,8 +273,9 @@ void SlotHost::retire(LeaseId lease, const Slot& slot, const std::string& module
 
 HostedProcess::Pointer SlotHost::take_idle(const Lease& lease) {
   for (auto entry = idle_.begin(); entry != idle_.end(); ++entry) {
-    const auto& [process, loaded, until] = entry->second;
-    if (process->job() != lease.job || loaded != lease.module || !process->is_usable()) continue;
+    const auto& [process, loaded, until, leaves] = entry->second;
+    if (process->job() != lease.job || loaded != lease.module) continue;
+    if (leaves || !process->is_usable()) continue;
     if (lease.left.contains(process->id())) continue;
     auto taken = process;
     idle_.erase(entry);
@@ -284,9 +288,21 @@ Async<void> SlotHost::end_idle(ProcessId id, Instant when) {
   co_await sleep_until(environment_.clock, when);
   const auto found = idle_.find(id);
   if (found == idle_.end() || found->second.until != when) co_return;  // Taken, perhaps back again.
+  found->second.leaves = true;
+  co_await end_if_unneeded(id);
+}
+
+Async<void> SlotHost::end_if_unneeded(ProcessId id) {
+  auto found = idle_.find(id);
+  if (found == idle_.end()) co_return;
   auto process = found->second.process;
-  idle_.erase(found);
-  end_soon(process);
+  const bool ended = co_await HostedProcess::end_if_unneeded(std::move(process), stop_grace);
+  found = idle_.find(id);
+  if (ended || found == idle_.end()) co_return;  // Its exit, or its job's end, took it from there.
+  const Instant until = environment_.clock.now() + options_.idle_slot_life;
+  found->second.until = until;
+  found->second.leaves = false;
+  spawn(scope_, end_idle(id, until));
 }
 
 void SlotHost::job_ended(JobId job) {

@@ -67,6 +67,7 @@ class SlotHost {
     HostedProcess::Pointer process;
     std::string module;
     Instant until;
+    bool leaves = false;  // It is asked whether it may go.
   };
   using Pointer = std::shared_ptr<Lease>;
 
@@ -85,6 +86,8 @@ class SlotHost {
   void end_soon(HostedProcess::Pointer process);
   Async<void> end_process(HostedProcess::Pointer process, Duration grace);
   Async<void> end_idle(ProcessId process, Instant when);
+  // It idles on while others need what it owns.
+  Async<void> end_if_unneeded(ProcessId process);
   protocol::SlotsStarted started(const Lease& lease) const;
   bool settled(const Lease& lease) const;
 

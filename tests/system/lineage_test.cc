@@ -12,7 +12,9 @@ TEST_P(LineageSystem, Holds) {
   Cluster cluster;
   std::vector<std::string> arguments{"--workers", "3", "--cpus", "2", "--gateway-port", "-1"};
   for (const char* n : {"0", "1", "2"}) {
-    arguments.insert(arguments.end(), {"--label", std::string("worker-") + n + ":n=" + n});
+    const std::string worker = std::string("worker-") + n;
+    arguments.insert(arguments.end(),
+                     {"--label", worker + ":n=" + n, "--resource", worker + ":license=1"});
   }
   ASSERT_EQ(cluster.up(arguments).status, 0);
   const Outcome outcome = cluster.program("lineage", {GetParam(), TROUPE_BIN "/troupe"});
@@ -21,7 +23,7 @@ TEST_P(LineageSystem, Holds) {
 
 INSTANTIATE_TEST_SUITE_P(All, LineageSystem,
                          testing::Values("chain", "parts", "readers", "several", "shrinking",
-                                         "refused", "drained"),
+                                         "refused", "drained", "last_one", "wrapped"),
                          [](const auto& chosen) { return std::string(chosen.param); });
 
 }  // namespace

@@ -81,6 +81,20 @@ class Keeper {
   ObjectRef<Numbers> object_;
 };
 TROUPE_ACTOR(Keeper(), fill, first);
+// Its object is held by nobody but this, which lies with the node that made it.
+using Wrapped = std::pair<std::vector<ObjectRef<Numbers>>, Numbers>;
+class Maker {
+ public:
+  ObjectRef<Numbers> make_one() {
+    return troupe::connect().value().put(Numbers(static_cast<size_t>(count), 8)).value();
+  }
+};
+TROUPE_ACTOR(Maker(), make_one);
+Wrapped wrap(const troupe::ActorRef<Maker>& maker, int64_t padding) {
+  auto inner = maker.call<&Maker::make_one>();
+  return {{inner.get(deadline).value()}, Numbers(static_cast<size_t>(padding))};
+}
+TROUPE_TASK(wrap);
 // The pid of the node's worker, which its processes do not outlive.
 int64_t parent() {
   return ::getppid();
@@ -191,6 +205,36 @@ void check_drained(const troupe::Session& session) {
   REQUIRE(makes.marks() == 51);
 }
 
+// What is made again waits for what it is made of before it takes what both need.
+void check_last_one(const troupe::Session& session) {
+  const Gate makes, adds;
+  TaskOptions with_license = at("1");
+  with_license.resources.custom["license"] = 1;
+  const auto a = session.submit(with_license, make, 5, makes.path());
+  const auto sum = session.submit(with_license, add, a, a, adds.path());
+  await(session, std::vector{a, sum});
+  lose(session, "1");
+  REQUIRE(sum.get(deadline).value()[0] == 10);
+  REQUIRE(a.get(deadline).value()[0] == 5);
+  REQUIRE(makes.marks() == 2 && adds.marks() == 2);
+}
+
+// Refs inside results live on when the process that made these goes with its drained node.
+void check_wrapped(const troupe::Session& session) {
+  const auto maker = session.create<Maker>({.placement = at("2").placement}).value();
+  const auto large = session.submit(at("1", 0), wrap, maker, count);
+  const auto small = session.submit(at("1", 0), wrap, maker, 0);
+  await(session, std::vector{large, small});
+  const pid_t worker = worker_of(session, "1");
+  REQUIRE(std::system((tool + " drain worker-1 --timeout 60").c_str()) == 0);
+  REQUIRE(::kill(worker, SIGKILL) == 0);
+  // A task of the same place runs once the node is back, so that its old processes are gone.
+  REQUIRE(worker_of(session, "1") != worker);
+  for (const auto& wrapped : {large, small}) {
+    REQUIRE(wrapped.get(deadline).value().first[0].get(deadline).value()[1] == 8);
+  }
+}
+
 // What cannot be made again says why.
 void check_refused(const troupe::Session& session) {
   const Gate once, again, of_put;
@@ -226,7 +270,7 @@ int main(int argc, char** argv) try {
   const std::map<std::string, std::function<void(const troupe::Session&)>> checks{
       {"chain", check_chain},     {"parts", check_parts},         {"readers", check_readers},
       {"several", check_several}, {"shrinking", check_shrinking}, {"refused", check_refused},
-      {"drained", check_drained}};
+      {"drained", check_drained}, {"last_one", check_last_one},   {"wrapped", check_wrapped}};
   const auto found = argc > 1 ? checks.find(argv[1]) : checks.end();
   if (found == checks.end()) {
     std::cerr << "usage: lineage NAME [TROUPE]\n";
