@@ -40,6 +40,7 @@ Host::Host(client::Client& client, HostOptions options)
   auto& router = client.router();
   router.on(Method::assign_actor, *this, &Host::assign_actor);
   router.on(Method::assign_slot, *this, &Host::assign_slot);
+  router.on(Method::stay_until, *this, &Host::stay_until);
   router.on(Method::stop_process, *this, &Host::stop_process);
   router.on(Method::end_actors, *this, &Host::end_actors);
   router.on_stream(Method::assign_actors, [this](transport::Message message, CallContext context,
@@ -443,8 +444,18 @@ Async<void> Host::report_gauges() {
   reporting_ = false;
 }
 
+Async<Result<Empty>> Host::stay_until(protocol::StayUntil request, CallContext context) {
+  TROUPE_CO_CHECK(check_worker(context));
+  if (!options_.kill_at) co_return error(Code::unimplemented, "this process cannot be limited");
+  options_.kill_at(Instant{Duration{request.monotonic_ns}});
+  co_return Empty{};
+}
+
 Async<Result<Empty>> Host::stop_process(protocol::StopProcess request, CallContext context) {
   TROUPE_CO_CHECK(check_worker(context));
+  if (request.if_unneeded && client_.objects().is_needed()) {
+    co_return error(Code::conflict, "others have refs to what this process owns");
+  }
   const Duration grace =
       std::chrono::microseconds(std::min<uint64_t>(request.grace_us, 3'600'000'000));
   if (!co_await end_all(grace)) {

@@ -26,6 +26,9 @@ struct HostOptions {
   std::vector<std::filesystem::path> plugin_folders;
   std::string module_file;  // Where the module that it is told to load lies; empty: at its name.
   InstanceOptions instance;
+  // Has the process killed then, whatever it does, unless it is called again in time with a later
+  // instant; of the client's clock. Null: actors that end in isolation are refused.
+  std::function<void(Instant)> kill_at;
 };
 
 // Belongs to the client's loop. Make it before the client starts.
@@ -110,6 +113,8 @@ class Host final : public client::InvocationHandler {
                                                        transport::CallContext context);
   Async<Result<protocol::ProcessStarted>> assign_slot(protocol::AssignSlot request,
                                                       transport::CallContext context);
+  Async<Result<protocol::Empty>> stay_until(protocol::StayUntil request,
+                                            transport::CallContext context);
   Async<Result<protocol::Empty>> stop_process(protocol::StopProcess request,
                                               transport::CallContext context);
   // A stream of ActorsStarted.

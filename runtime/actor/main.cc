@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <boost/asio/executor_work_guard.hpp>
@@ -52,6 +53,29 @@ Result<IdType> id_from_environment(const char* name) {
   return IdType::parse(text);
 }
 
+// The kernel's: it strikes also while the worker, or every thread of this process, is stopped.
+class LastTimer {
+ public:
+  void kill_at(Instant when) {
+    if (!made_) {
+      sigevent strike{};
+      strike.sigev_notify = SIGEV_SIGNAL;
+      strike.sigev_signo = SIGKILL;
+      TROUPE_ASSERT(::timer_create(CLOCK_MONOTONIC, &strike, &timer_) == 0, "no timers are left");
+      made_ = true;
+    }
+    const auto since = std::max<Duration>(when.time_since_epoch(), std::chrono::nanoseconds(1));
+    itimerspec at{};
+    at.it_value.tv_sec = since / std::chrono::seconds(1);
+    at.it_value.tv_nsec = (since % std::chrono::seconds(1)) / std::chrono::nanoseconds(1);
+    ::timer_settime(timer_, TIMER_ABSTIME, &at, nullptr);
+  }
+
+ private:
+  timer_t timer_{};
+  bool made_ = false;
+};
+
 Async<void> live(boost::asio::io_context& loop, client::Client& client, Host& host, int& status) {
   using namespace boost::asio::experimental::awaitable_operators;
   boost::asio::signal_set terminated{loop, SIGTERM};
@@ -95,6 +119,8 @@ int actor_main(int, char**) {
   const char* module_file = std::getenv("TROUPE_MODULE_FILE");
   HostOptions host_options;
   host_options.plugin_folders = plugin_folders();
+  LastTimer last_timer;
+  host_options.kill_at = [&last_timer](Instant when) { last_timer.kill_at(when); };
   if (module_file != nullptr) host_options.module_file = module_file;
   for (const char* name : {"TROUPE_PROCESS_ID", "TROUPE_JOB_ID", "TROUPE_NAMESPACE",
                            "TROUPE_MODULE", "TROUPE_MODULE_FILE"}) {

@@ -11,6 +11,8 @@
 
 namespace troupe::head {
 
+using namespace std::chrono_literals;
+
 namespace {
 
 constexpr size_t name_bytes_max = 256;
@@ -23,6 +25,9 @@ constexpr size_t start_batch_max = 1000;  // Light actors in one request to a wo
 constexpr uint64_t exit_grace_max_us = 3'600'000'000;
 constexpr uint64_t checkpoint_interval_min_us = 10'000;  // Each costs two syncs of a disk.
 constexpr Duration restart_stream_after = std::chrono::milliseconds(50);
+constexpr int heartbeats_in_isolation_min = 3;
+constexpr Duration isolation_max = std::chrono::hours(1);
+constexpr Duration ask_again_after = std::chrono::seconds(1);
 constexpr Duration stop_budget = std::chrono::hours(1);  // Or until the node is dead.
 
 constexpr const char* names[] = {"pending", "starting", "alive", "restarting", "dead"};
@@ -51,7 +56,9 @@ Actors::Actors(transport::Environment environment, const HeadOptions& options, S
       journal_(journal),
       membership_(membership),
       placement_(placement),
-      groups_(groups) {}
+      groups_(groups),
+      stale_stopped_(environment.loop),
+      registered_(environment.loop) {}
 
 void Actors::restore(StoredActors stored_actors) {
   std::vector<ActorId> to_settle;
@@ -83,6 +90,9 @@ void Actors::restore(StoredActors stored_actors) {
     Actor& actor = actors_.at(id);
     if (!groups_.affinity_of(actor.spec().placement)) {
       die(actor, "its placement group is no more");
+    } else if (actor.state == ActorState::restarting && actor.must_not_overlap()) {
+      actor.stopping = true;
+      spawn(scope_, restart_after_silence(id, actor.info().incarnation));
     } else if (actor.state == ActorState::pending || actor.state == ActorState::restarting) {
       request_placement(actor, actor.state == ActorState::restarting);
     } else if (membership_.is_dead(actor.info().address.node)) {
@@ -99,6 +109,9 @@ Status check_shared(const protocol::ActorSpec& spec) {
   };
   if (std::ranges::any_of(spec.demand, wants_gpu)) {
     return error(Code::invalid, "an actor with a GPU needs a process of its own");
+  }
+  if (spec.isolation_limit_us != 0) {
+    return error(Code::invalid, "an actor that ends in isolation needs a process of its own");
   }
   if (spec.module.find('/') == std::string::npos && !spec.module.ends_with(".so")) {
     return error(Code::invalid, "an actor of a plugin needs a process of its own");
@@ -141,6 +154,14 @@ Status Actors::check(const protocol::ActorSpec& spec) const {
       spec.checkpoint_interval_us < checkpoint_interval_min_us) {
     return error(Code::invalid, fmt::format("an actor's checkpoint interval is at least {} ms",
                                             checkpoint_interval_min_us / 1000));
+  }
+  const auto isolation_min = options_.heartbeat * heartbeats_in_isolation_min;
+  const auto isolation_limit_max = static_cast<uint64_t>(isolation_max / 1us);
+  if (spec.isolation_limit_us != 0 && (spec.isolation_limit_us > isolation_limit_max ||
+                                       spec.isolation_limit_us * 1us < isolation_min)) {
+    return error(Code::invalid,
+                 fmt::format("an actor's isolation limit is {} ms, {} heartbeats, to an hour",
+                             isolation_min / 1ms, heartbeats_in_isolation_min));
   }
   if (spec.max_restarts < -1) return error(Code::invalid, "max_restarts is -1 or more");
   if (!spec.strategy.empty() && spec.strategy != "pack" && spec.strategy != "spread") {
@@ -361,7 +382,8 @@ Async<Status> Actors::process_exited(protocol::ProcessExited news) {
                        (actor->state == ActorState::starting || actor->state == ActorState::alive);
   if (current) {
     TROUPE_CO_CHECK(journal_.keeps_up());  // No promise: it restarts on a full disk, too.
-    fail(*actor, {.reason = news.reason.empty() ? "its process ended" : news.reason});
+    fail(*actor,
+         {.reason = news.reason.empty() ? "its process ended" : news.reason, .ended = true});
   }
   actor = look_up(news.actor);
   if (actor == nullptr) co_return ok();
@@ -681,7 +703,8 @@ void Actors::fail(Actor& actor, Failure failure) {
   actor.stored.bundle = 0;
   const uint32_t incarnation = info.incarnation;
   set_state(actor, ActorState::restarting);
-  if (failure.may_still_run) {
+  const bool may_overlap = !failure.ended && actor.must_not_overlap();
+  if (failure.may_still_run || may_overlap) {
     actor.stopping = true;
     actor.stopping_on = failed_node;
     actor.due = stops_until(id, failed_incarnation);
@@ -709,7 +732,14 @@ Duration Actors::backoff(const Actor& actor) const {
 // Its process may still run: what it holds is free, and its next incarnation starts, once it is
 // gone.
 Async<void> Actors::restart_once_stopped(ActorId id, uint32_t failed, NodeId node) {
-  co_await stop(id, failed, node, 0);
+  const Actor* failing = find(id);
+  if (failing == nullptr) co_return;
+  if (failing->must_not_overlap()) {
+    co_await stop_surely(id, failed, node, failing->isolation_limit());
+    released_once_stopped(id);
+  } else {
+    co_await stop(id, failed, node, 0);
+  }
   if (Actor* stopped = look_up(id)) stopped->stopping = false;
   const Actor* actor = find(id);
   if (actor == nullptr || actor->state != ActorState::restarting ||
@@ -720,6 +750,23 @@ Async<void> Actors::restart_once_stopped(ActorId id, uint32_t failed, NodeId nod
   actor = find(id);
   if (actor == nullptr || actor->state != ActorState::restarting) co_return;
   co_await restart_later(id, failed + 1, backoff(*actor));
+}
+
+// The head before this one waited for the process to end, nobody knows where. It lives on where its
+// node is registered here, and ends by itself elsewhere.
+Async<void> Actors::restart_after_silence(ActorId id, uint32_t incarnation) {
+  const Instant until =
+      environment_.clock.now() + std::max<Duration>(find(id)->isolation_limit(), options_.window);
+  look_up(id)->due = until;
+  co_await sleep_until(environment_.clock, until);
+  while (stale_.contains(id)) co_await stale_stopped_.wait();
+  Actor* actor = look_up(id);
+  if (actor == nullptr) co_return;
+  actor->stopping = false;
+  released_once_stopped(id);
+  const bool waits =
+      actor->state == ActorState::restarting && actor->info().incarnation == incarnation;
+  if (waits) request_placement(*actor, true);
 }
 
 Async<void> Actors::restart_later(ActorId id, uint32_t incarnation, Duration delay) {
@@ -790,13 +837,31 @@ Async<void> Actors::stop(ActorId id, uint32_t incarnation, NodeId node, Journal:
   released_once_stopped(id);
 }
 
-Async<void> Actors::ask_to_stop(ActorId id, uint32_t incarnation, NodeId node) {
+Async<void> Actors::stop_surely(ActorId id, uint32_t incarnation, NodeId node, Duration limit) {
+  for (;;) {
+    const bool stopped = co_await ask_to_stop(id, incarnation, node);
+    if (stopped) co_return;
+    if (!membership_.is_dead(node)) {
+      co_await sleep_for(environment_.clock, ask_again_after);
+      continue;
+    }
+    const Instant until = environment_.clock.now() + limit;
+    if (Actor* actor = look_up(id)) actor->due = until;
+    while (membership_.is_dead(node) && environment_.clock.now() < until) {
+      co_await wait_until(environment_.clock, until, registered_);
+    }
+    if (membership_.is_dead(node)) co_return;
+  }
+}
+
+Async<bool> Actors::ask_to_stop(ActorId id, uint32_t incarnation, NodeId node) {
   const auto request = stop_request(id, incarnation);
   auto stopped = co_await membership_.call<protocol::Empty>(
       node, transport::Method::stop_actor, request, stop_budget, [] { return true; });
   if (!stopped && !membership_.is_dead(node)) {
     log::warning("actor_stop_failed", {{"actor", id}, {"why", stopped.error()}});
   }
+  co_return stopped.has_value();
 }
 
 // Its node was given up and comes back: what the process holds there is not free yet, while the
@@ -816,12 +881,20 @@ void Actors::stop_stale(const protocol::RunningActor& running, NodeId node) {
       log::warning("actor_overcommitted", {{"actor", id}, {"node", node}});
     }
   }
+  stale_.insert(id);
   spawn(scope_, release_once_stopped(id, running.incarnation, node, held_as));
 }
 
 Async<void> Actors::release_once_stopped(ActorId id, uint32_t incarnation, NodeId node,
                                          ActorId held_as) {
-  co_await ask_to_stop(id, incarnation, node);
+  const Actor* actor = find(id);
+  if (actor != nullptr && actor->must_not_overlap()) {
+    co_await stop_surely(id, incarnation, node, actor->isolation_limit());
+  } else {
+    co_await ask_to_stop(id, incarnation, node);
+  }
+  stale_.erase(stale_.find(id));
+  stale_stopped_.pulse();
   release(held_as);
 }
 
@@ -885,6 +958,7 @@ void Actors::node_registered(const protocol::RegisterNode& node) {
       begin_start(actor);
     }
   }
+  registered_.pulse();
   for (const auto& [id, running] : listed) stop_unwanted(*running, here);
   for (const protocol::RunningActor& starting : node.starting) {
     const Actor* actor = find(starting.actor);

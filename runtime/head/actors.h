@@ -28,9 +28,16 @@ struct Actor {
   bool start_runs = false;              // A coroutine asks the worker for this incarnation.
   std::vector<protocol::Gauge> gauges;  // Of the present incarnation; in memory alone.
   bool stopping = false;                // The process of the incarnation before may still run,
-  NodeId stopping_on;                   // there.
+  NodeId stopping_on;                   // there; nil: nobody knows where.
 
   const protocol::ActorSpec& spec() const { return stored.record.spec; }
+  // Its process ends by itself where no head is heard, and the next incarnation waits for that.
+  bool must_not_overlap() const { return spec().isolation_limit_us != 0; }
+  // With what clocks that differ in speed, and a kill, may take.
+  Duration isolation_limit() const {
+    const std::chrono::microseconds limit{spec().isolation_limit_us};
+    return limit + limit / 50 + std::chrono::milliseconds(100);
+  }
   protocol::ActorInfo& info() { return stored.record.info; }
   const protocol::ActorInfo& info() const { return stored.record.info; }
 };
@@ -113,6 +120,7 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
     bool permanent = false;      // Another start would fail as well.
     bool blameless = false;      // Not the actor's fault: no back-off.
     bool may_still_run = false;  // The worker is told to stop it.
+    bool ended = false;          // Its process has, for sure.
   };
   using Name = std::pair<std::string, std::string>;
 
@@ -146,10 +154,14 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
   Async<void> start_batch(NodeId node, std::map<ActorId, uint32_t> batch);
   Async<Status> stream_batch(NodeId node, std::map<ActorId, uint32_t>& unsettled);
   Async<void> restart_once_stopped(ActorId id, uint32_t failed, NodeId node);
+  Async<void> restart_after_silence(ActorId id, uint32_t incarnation);
   Async<void> restart_later(ActorId id, uint32_t incarnation, Duration delay);
   // Asks until the process is gone or its node is; then frees what a dead actor held.
   Async<void> stop(ActorId id, uint32_t incarnation, NodeId node, Journal::Ticket after);
-  Async<void> ask_to_stop(ActorId id, uint32_t incarnation, NodeId node);
+  // False: it may still run, or its node is dead.
+  Async<bool> ask_to_stop(ActorId id, uint32_t incarnation, NodeId node);
+  // Returns when the process has ended, for sure: it was stopped, or its node was away for so long.
+  Async<void> stop_surely(ActorId id, uint32_t incarnation, NodeId node, Duration limit);
   // What runs or starts on a node and is not current there.
   void stop_unwanted(const protocol::RunningActor& running, NodeId here);
   // The same of an incarnation that is not current and runs all the same.
@@ -179,6 +191,9 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
     std::map<ActorId, uint32_t> actors;
     Journal::Ticket after = 0;
   };
+  std::multiset<ActorId> stale_;  // Once for each incarnation that stop_stale() is about.
+  Event stale_stopped_;
+  Event registered_;                                        // A node.
   std::map<NodeId, std::map<ActorId, uint32_t>> to_start_;  // Light actors' incarnations.
   std::map<NodeId, Stopping> to_stop_;
 };

@@ -178,6 +178,8 @@ struct Head::Parts : JobListener, ActorListener {
   Async<Result<protocol::HeartbeatReply>> heartbeat(protocol::Heartbeat beat, CallContext call) {
     TROUPE_CO_CHECK(speaks_for(call.peer->identity(), beat.node));
     auto reply = membership.heartbeat(beat, call.peer);
+    // Isolated actors live on by what a head answers: not by one that another may have replaced.
+    TROUPE_CO_CHECK(co_await journal.settled(0));
     if (!reply.register_again) {
       for (auto& report : beat.gauges) actors.set_gauges(beat.node, std::move(report));
     }

@@ -124,15 +124,24 @@ Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request,
   auto actor = std::make_shared<Actor>(environment_.loop);
   actor->incarnation = request.incarnation;
   actor->process = process;
+  actor->isolation_limit = std::chrono::microseconds(spec.isolation_limit_us);
   actors_[id] = actor;
   logs_.process_started(process, id, name, driver);
 
   const auto assignment = assignment_of(std::move(request), checkpoint, process->id());
   const std::string class_name = assignment.spec.class_name;
   Bytes body = protocol::encode(assignment);
-  auto started =
-      co_await HostedProcess::greet_and_assign(process, processes_.service(), processes_.hello,
-                                               Method::assign_actor, std::move(body), deadline);
+  Status greeted =
+      co_await HostedProcess::greet(process, processes_.service(), processes_.hello, deadline);
+  const bool is_limited = greeted && actor->isolation_limit > Duration::zero();
+  if (is_limited) greeted = co_await extend(process, actor->isolation_limit);
+  Result<ProcessStarted> started = error(Code::unavailable, "");
+  if (greeted) {
+    started =
+        co_await HostedProcess::assign(process, Method::assign_actor, std::move(body), deadline);
+  } else {
+    started = std::move(greeted).error();
+  }
   if (started && !process->is_usable()) {
     started = error(Code::cancelled,
                     fmt::format("actor {} was stopped while it started", id.to_string()));
@@ -156,6 +165,32 @@ Async<Result<ProcessStarted>> ActorHost::begin(protocol::StartActor request,
   actor->settled.set();
   if (!started) co_await HostedProcess::end(process, failed_grace);
   co_return started;
+}
+
+void ActorHost::extend_isolated(Instant heard) {
+  heard_ = heard;
+  for (const auto& [id, actor] : actors_) {
+    const bool is_limited = actor->isolation_limit > Duration::zero();
+    if (is_limited && actor->process->is_usable()) {
+      spawn(scope_, extend_later(actor->process, actor->isolation_limit));
+    }
+  }
+}
+
+Async<Status> ActorHost::extend(HostedProcess::Pointer process, Duration isolation_limit) {
+  const Instant until = heard_ + isolation_limit;
+  auto extended = co_await transport::call<protocol::Empty>(
+      process->peer(), Method::stay_until, protocol::StayUntil{until.time_since_epoch().count()},
+      isolation_limit);
+  if (!extended) co_return std::move(extended).error().context("limit its isolation");
+  co_return ok();
+}
+
+Async<void> ActorHost::extend_later(HostedProcess::Pointer process, Duration isolation_limit) {
+  const Status extended = co_await extend(process, isolation_limit);
+  if (!extended) {
+    log::info("isolation_not_extended", {{"process", process->id()}, {"why", extended.error()}});
+  }
 }
 
 protocol::AssignActor ActorHost::assignment_of(protocol::StartActor request,

@@ -49,6 +49,8 @@ class ActorHost {
   std::vector<protocol::ActorGauges> changed_gauges();
   // A head that registers this node anew does not know any.
   void tell_gauges_again();
+  // A head has answered what was sent then: actors with a limit to their isolation live on.
+  void extend_isolated(Instant heard);
   // Whether the process is that of the actor.
   bool hosts(ActorId actor, uint32_t incarnation, ProcessId process) const;
   // Those that were answered as started, by actor.
@@ -70,6 +72,7 @@ class ActorHost {
     Event settled;
     std::vector<protocol::Gauge> gauges;
     bool gauges_changed = false;
+    Duration isolation_limit{};  // 0: none.
   };
   // A process of light actors of one job, module, environment and place.
   struct LightProcess {
@@ -106,6 +109,8 @@ class ActorHost {
                                                 CheckpointFolder checkpoint);
   protocol::AssignActor assignment_of(protocol::StartActor request,
                                       const CheckpointFolder& checkpoint, ProcessId process) const;
+  Async<Status> extend(HostedProcess::Pointer process, Duration isolation_limit);
+  Async<void> extend_later(HostedProcess::Pointer process, Duration isolation_limit);
   Async<Result<protocol::ProcessStarted>> join(Pointer actor, Instant deadline);
   std::optional<Error> refusal(const protocol::StartActor& request) const;
   static Error dropped();
@@ -137,6 +142,7 @@ class ActorHost {
   Logs& logs_;
   const WorkerOptions& options_;
   std::map<ActorId, Pointer> actors_;
+  Instant heard_;  // As HeadLink::heard().
   uint64_t drops_ = 0;
   std::map<std::string, LightPointer> light_;          // The newest of a kind: takes more actors.
   std::map<ProcessId, LightPointer> light_processes_;  // All that have not exited.

@@ -135,6 +135,7 @@ Async<Status> HeadLink::register_node(std::shared_ptr<Peer> peer) {
   ++registrations_;
   protocol::RegisterNode registration = questions_.registration();
   const size_t actors = registration.actors.size();
+  const Instant sent = environment_.clock.now();
   auto reply = co_await transport::call<protocol::NodeRegistered>(
       peer, Method::register_node, std::move(registration), register_budget);
   if (!reply) co_return std::move(reply).error().context("register with the head");
@@ -145,6 +146,7 @@ Async<Status> HeadLink::register_node(std::shared_ptr<Peer> peer) {
   TROUPE_CO_CHECK(observe(reply->epoch));
   if (reply->heartbeat_us > 0) heartbeat_period_ = std::chrono::microseconds(reply->heartbeat_us);
   registered_ = true;
+  note_heard(sent);
   log::info("node_registered", {{"node", options_.node},
                                 {"epoch", epoch_},
                                 {"actors", actors},
@@ -169,6 +171,11 @@ protocol::Heartbeat HeadLink::heartbeat() {
   return beat;
 }
 
+void HeadLink::note_heard(Instant sent) {
+  heard_ = std::max(heard_, sent);
+  questions_.heard();
+}
+
 Async<Status> HeadLink::beat(std::shared_ptr<Peer> peer) {
   int missed = 0;
   for (;;) {
@@ -178,6 +185,7 @@ Async<Status> HeadLink::beat(std::shared_ptr<Peer> peer) {
     }
     const Duration budget = std::max(heartbeat_period_, beat_budget_least);
     protocol::Heartbeat request = heartbeat();
+    const Instant sent = environment_.clock.now();
     auto reply = co_await transport::call<protocol::HeartbeatReply>(peer, Method::heartbeat,
                                                                     std::move(request), budget);
     if (!reply) {
@@ -188,7 +196,11 @@ Async<Status> HeadLink::beat(std::shared_ptr<Peer> peer) {
     }
     missed = 0;
     TROUPE_CO_CHECK(observe(reply->epoch));
-    if (reply->register_again) TROUPE_CO_CHECK(co_await register_node(peer));
+    if (reply->register_again) {
+      TROUPE_CO_CHECK(co_await register_node(peer));
+    } else {
+      note_heard(sent);
+    }
   }
 }
 

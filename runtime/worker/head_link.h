@@ -21,6 +21,7 @@ class HeadLink {
     std::function<uint64_t()> store_used_bytes;
     std::function<uint64_t()> store_spilled_bytes;
     std::function<std::vector<protocol::ActorGauges>()> changed_gauges;
+    std::function<void()> heard;  // Not asked: heard() is later than before.
   };
 
   // All outlive the link. `service` answers the head's calls over the same connection.
@@ -38,6 +39,8 @@ class HeadLink {
   void forget_exits(ActorId actor, uint32_t below_incarnation);
 
   bool is_registered() const { return registered_; }
+  // When it sent the last of what a head has answered, which knew then that this node lives.
+  Instant heard() const { return heard_; }
   // How often it registered.
   uint64_t registrations() const { return registrations_; }
   uint64_t epoch() const { return epoch_; }
@@ -56,6 +59,7 @@ class HeadLink {
   Async<void> report_exits();
   protocol::Heartbeat heartbeat();
   Status observe(uint64_t epoch);
+  void note_heard(Instant sent);
   Duration with_jitter(Duration delay);
 
   transport::Environment environment_;
@@ -69,6 +73,7 @@ class HeadLink {
   bool registered_ = false;
   uint64_t registrations_ = 0;
   uint64_t epoch_ = 0;  // The highest ever seen.
+  Instant heard_;
   uint64_t sequence_ = 0;
   Duration heartbeat_period_ = std::chrono::seconds(1);
   using ExitKey = std::pair<ProcessId, ActorId>;

@@ -39,7 +39,8 @@ Worker::Worker(transport::Environment environment, ProcessLauncher& launcher, Wo
       head_(environment, scope_, options_, door_,
             {[this] { return registration(); }, [this] { return hello_; },
              [this] { return objects_.used_bytes(); }, [this] { return objects_.spilled_bytes(); },
-             [this] { return actors_.changed_gauges(); }}),
+             [this] { return actors_.changed_gauges(); },
+             [this] { actors_.extend_isolated(head_.heard()); }}),
       packages_(
           environment, scope_, options_, head_,
           [this](JobId job) { return environments_.knows(job) || processes_.has_any_of(job); }),

@@ -737,6 +737,8 @@ protocol::ActorSpec actor_spec(const SessionImpl& session, std::string module,
   spec.exit_grace_us = static_cast<uint64_t>(std::max<int64_t>(options.exit_grace.count(), 0));
   spec.checkpoint_interval_us =
       static_cast<uint64_t>(std::max<int64_t>(options.checkpoint_interval.count(), 0));
+  spec.isolation_limit_us =
+      static_cast<uint64_t>(std::max<int64_t>(options.isolation_limit.count(), 0));
   return spec;
 }
 

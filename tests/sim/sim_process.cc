@@ -99,6 +99,7 @@ SimProcess::SimProcess(Simulation& simulation, SimHost& host, SimHost& parent,
   client_.set_invocation_handler(this);
   client_.router().on(Method::assign_actor, *this, &SimProcess::assign_actor);
   client_.router().on(Method::assign_slot, *this, &SimProcess::assign_slot);
+  client_.router().on(Method::stay_until, *this, &SimProcess::stay_until);
   client_.router().on(Method::stop_process, *this, &SimProcess::stop_process);
 }
 
@@ -124,6 +125,7 @@ void SimProcess::end(std::string reason) {
   if (std::exchange(ended_, true)) return;
   exit_reason_ = std::move(reason);
   serving_ = false;
+  host_.clock().cancel(last_timer_);
   simulation_.network().kill(host_);
   observer_.process_ended(*this);
   auto& clock = parent_.clock();
@@ -167,6 +169,14 @@ Async<Result<ProcessStarted>> SimProcess::assign_slot(protocol::AssignSlot reque
   hosts_slot_ = true;
   placement_ = request.placement;
   co_return co_await answer_when_ready(context.deadline);
+}
+
+Async<Result<protocol::Empty>> SimProcess::stay_until(protocol::StayUntil request, CallContext) {
+  auto& clock = host_.clock();
+  clock.cancel(last_timer_);
+  last_timer_ = clock.call_at(Instant{Duration{request.monotonic_ns}},
+                              [this] { end("killed by signal 9 (Killed)"); });
+  co_return protocol::Empty{};
 }
 
 Async<Result<protocol::Empty>> SimProcess::stop_process(protocol::StopProcess, CallContext) {

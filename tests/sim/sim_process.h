@@ -69,6 +69,8 @@ class SimProcess final : public client::InvocationHandler,
                                                        transport::CallContext context);
   Async<Result<protocol::ProcessStarted>> assign_slot(protocol::AssignSlot request,
                                                       transport::CallContext context);
+  Async<Result<protocol::Empty>> stay_until(protocol::StayUntil request,
+                                            transport::CallContext context);
   Async<Result<protocol::Empty>> stop_process(protocol::StopProcess request,
                                               transport::CallContext context);
   Async<Result<protocol::ProcessStarted>> answer_when_ready(Instant deadline);
@@ -89,6 +91,7 @@ class SimProcess final : public client::InvocationHandler,
   bool serving_ = false;
   uint64_t calls_ = 0;
   bool ended_ = false;
+  TimerClock::TimerId last_timer_ = 0;  // As the kernel's, which kills it.
   std::string exit_reason_;
   std::function<void()> exited_;
 };

@@ -63,6 +63,7 @@ class FakeHead : public transport::Router {
   int exits_to_refuse = 0;
   uint64_t epoch = 1;
   bool register_again = false;
+  bool leads = true;
   std::shared_ptr<Peer> worker;
   Event changed;
 
@@ -81,15 +82,17 @@ class FakeHead : public transport::Router {
   }
   Async<Result<protocol::NodeRegistered>> register_node(protocol::RegisterNode request,
                                                         CallContext) {
-    registered.push_back(std::move(request));
     changed.pulse();
+    if (!leads) co_return error(Code::unavailable, "this head does not lead");
+    registered.push_back(std::move(request));
     co_return protocol::NodeRegistered{{}, epoch, 5'000, 1'000'000};
   }
   Async<Result<protocol::HeartbeatReply>> heartbeat(protocol::Heartbeat beat, CallContext) {
+    changed.pulse();
+    if (!leads) co_return error(Code::unavailable, "this head does not lead");
     ++beats;
     store_spilled_bytes = beat.store_spilled_bytes;
     for (auto& report : beat.gauges) gauges.push_back(std::move(report));
-    changed.pulse();
     co_return protocol::HeartbeatReply{epoch, std::exchange(register_again, false)};
   }
   Async<Result<protocol::Empty>> process_exited(protocol::ProcessExited exit, CallContext) {

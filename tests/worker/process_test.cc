@@ -249,6 +249,51 @@ TEST_F(WorkerTest, OfTooManyThatIdleTheOneThatIdledLongestEnds) {
   });
 }
 
+TEST_F(WorkerTest, WhatIdlesStaysWhileOthersNeedWhatItOwns) {
+  options.idle_slots_max = 1;
+  options.idle_slot_life = 1h;
+  with_worker([this]() -> Async<void> {
+    std::vector<pid_t> pids;
+    for (const char* module : {"needed", "b", "c"}) {
+      const auto request = slots_request(1, module);
+      const auto one = co_await start_slots(request);
+      pids.push_back(static_cast<pid_t>(one.value().processes.at(0).pid));
+      EXPECT_TRUE(co_await stop_slots(request.lease));
+    }
+    co_await head->until([this] { return worker->processes() == 2; });
+    EXPECT_EQ(::kill(pids[0], 0), 0);
+    EXPECT_NE(::kill(pids[1], 0), 0);
+    // It is used again, and ends with its job for all that.
+    const auto request = slots_request(1, "needed");
+    const auto again = co_await start_slots(request);
+    EXPECT_EQ(static_cast<pid_t>(again.value().processes.at(0).pid), pids[0]);
+    EXPECT_TRUE(co_await stop_slots(request.lease));
+    protocol::EndJob news{job, true, {}};
+    auto peer = head->worker;
+    auto told = co_await transport::call<protocol::Empty>(peer, Method::job_ended, news, 5s);
+    EXPECT_TRUE(told);
+    co_await head->until([this] { return worker->processes() == 0; });
+  });
+}
+
+TEST_F(WorkerTest, AnActorThatMustNotOverlapEndsOnceNoHeadIsHeard) {
+  with_worker([this]() -> Async<void> {
+    const ActorId actor = ActorId::random(random);
+    auto request = start_request(actor, 1, "isolated");
+    request.spec.isolation_limit_us = 200'000;
+    const auto started = co_await start_actor(std::move(request));
+    const Instant lives_past = environment().clock.now() + 400ms;
+    co_await head->until([&] { return environment().clock.now() > lives_past; });
+    EXPECT_EQ(::kill(static_cast<pid_t>(started.value().pid), 0), 0) << "beats are answered";
+    head->leads = false;
+    co_await head->until([this] { return worker->processes() == 0; });
+    EXPECT_TRUE(head->exits.empty());
+    head->leads = true;
+    co_await head->until([this] { return !head->exits.empty(); });
+    EXPECT_EQ(head->exits[0].reason, "exited with status 7");
+  });
+}
+
 TEST_F(WorkerTest, WhatIdlesForAJobEndsWithIt) {
   options.idle_slot_life = 1h;
   with_worker([this]() -> Async<void> {

@@ -25,6 +25,7 @@ class TestActor {
     router_.on(Method::assign_actor, *this, &TestActor::assign_actor);
     router_.on(Method::assign_slot, *this, &TestActor::assign_slot);
     router_.on(Method::stop_process, *this, &TestActor::stop_process);
+    router_.on(Method::stay_until, *this, &TestActor::stay_until);
     router_.on(Method::end_actors, *this, &TestActor::end_actors);
     router_.on_stream(Method::assign_actors,
                       [this](Message message, CallContext, OutgoingStream& out) {
@@ -61,6 +62,7 @@ class TestActor {
     if (what == "restore") look_at_checkpoint(request);
     std::fflush(stdout);
     if (what == "exit") std::_Exit(3);
+    if (request.spec.isolation_limit_us != 0 && until_ == Instant{}) std::_Exit(8);
     if (what == "save") spawn(scope_, save(std::move(request)));
     if (what == "gauges") spawn(scope_, report(request.spec.actor, request.incarnation));
     if (what == "fail") co_return error(Code::not_found, "no class of this name");
@@ -70,6 +72,18 @@ class TestActor {
       std::signal(SIGTERM, SIG_IGN);
     }
     co_return protocol::ProcessStarted{address_, 0};
+  }
+  Async<Result<protocol::Empty>> stay_until(protocol::StayUntil request, CallContext) {
+    const bool is_first = until_ == Instant{};
+    until_ = Instant{Duration{request.monotonic_ns}};
+    if (is_first) spawn(scope_, end_when_isolated());
+    co_return protocol::Empty{};
+  }
+  Async<void> end_when_isolated() {
+    while (real_.environment().clock.now() < until_) {
+      co_await sleep_until(real_.environment().clock, until_);
+    }
+    std::_Exit(7);
   }
   static void look_around() {
     const auto value = [](const char* name) { return ::getenv(name) ? ::getenv(name) : ""; };
@@ -111,6 +125,7 @@ class TestActor {
     std::printf("slot of %s, devices [%s]\n", request.module.c_str(),
                 ::getenv("CUDA_VISIBLE_DEVICES"));
     std::fflush(stdout);
+    needed_ = request.module == "needed";
     if (request.module == "hang") co_await sleep_for(real_.environment().clock, 1h);
     if (request.module == "stubborn") {
       stubborn_ = true;
@@ -138,7 +153,8 @@ class TestActor {
     if (stubborn_) co_return error(Code::deadline_exceeded, "it does not end");
     co_return protocol::Empty{};
   }
-  Async<Result<protocol::Empty>> stop_process(protocol::StopProcess, CallContext) {
+  Async<Result<protocol::Empty>> stop_process(protocol::StopProcess request, CallContext) {
+    if (request.if_unneeded && needed_) co_return error(Code::conflict, "it is needed");
     if (!stubborn_) std::_Exit(0);
     co_return protocol::Empty{};
   }
@@ -149,6 +165,8 @@ class TestActor {
   std::shared_ptr<Peer> peer_;
   protocol::ProcessAddress address_;
   bool stubborn_ = false;
+  bool needed_ = false;
+  Instant until_;
 };
 
 }  // namespace
