@@ -179,9 +179,9 @@ void ActorHost::extend_isolated(Instant heard) {
 
 Async<Status> ActorHost::extend(HostedProcess::Pointer process, Duration isolation_limit) {
   const Instant until = heard_ + isolation_limit;
-  auto extended = co_await transport::call<protocol::Empty>(
-      process->peer(), Method::stay_until, protocol::StayUntil{until.time_since_epoch().count()},
-      isolation_limit);
+  const protocol::StayUntil request{until.time_since_epoch().count()};
+  auto extended = co_await transport::call<protocol::Empty>(process->peer(), Method::stay_until,
+                                                            request, isolation_limit);
   if (!extended) co_return std::move(extended).error().context("limit its isolation");
   co_return ok();
 }

@@ -375,6 +375,43 @@ TEST_F(ObjectTest, ProducerHearsOfManyResultsThatGoInOneMessage) {
   EXPECT_LE(let_go_notices, 2);
 }
 
+TEST_F(ObjectTest, AProcessIsNeededWhileOthersHaveRefsToWhatItOwns) {
+  start_client();
+  FakeProcess& borrower = add_process();
+  connect_back(borrower);
+  const ObjectName object = put("value");
+  EXPECT_FALSE(client->objects().is_needed()) << "its own refs do not count";
+  ASSERT_TRUE(tell(borrower, Method::add_borrow, object.id));
+  EXPECT_TRUE(client->objects().is_needed());
+  ASSERT_TRUE(tell(borrower, Method::remove_borrow, object.id));
+  EXPECT_FALSE(client->objects().is_needed());
+}
+
+TEST_F(ObjectTest, RefsHeldForAResultAreToldToItsOwnerAlone) {
+  start_client();
+  FakeProcess& owner = add_process();
+  FakeProcess& other = add_process();
+  connect_back(owner);
+  connect_back(other);
+  const ObjectName inside = put("value");
+  const ObjectId result = ObjectId::random(simulation.random());
+  client->objects().hold_for_result(result, owner.address.process, {inside});
+  EXPECT_TRUE(client->objects().is_needed());
+  const auto ask = [&](FakeProcess& process) {
+    const protocol::ObjectIds asked{{result, ObjectId::random(simulation.random())}};
+    return await(
+        transport::call<protocol::HeldRefs>(process.peers.at(0), Method::list_held, asked, 5s));
+  };
+  EXPECT_TRUE(ask(other).value().items.empty());
+  const auto refs = ask(owner).value();
+  ASSERT_EQ(refs.items.size(), 1u);
+  EXPECT_EQ(refs.items[0].result, result);
+  EXPECT_EQ(refs.items[0].object, inside.id);
+  EXPECT_EQ(refs.items[0].owner.process, client->address().process);
+  ASSERT_TRUE(tell(owner, Method::remove_borrow, result));
+  EXPECT_FALSE(client->objects().is_needed());
+}
+
 TEST_F(ObjectTest, BorrowsSettleThoughTheirOwnerIsGone) {
   start_client();
   FakeProcess& owner = add_process();

@@ -188,6 +188,7 @@ void ClusterChecks::check() {
   if (!std::exchange(changed_, false)) return;
   check_bundles();
   std::map<std::pair<ActorId, uint32_t>, ProcessId> incarnations;
+  std::map<ActorId, uint32_t> alone;
   std::map<NodeId, int64_t> used;
   for (const auto& [id, process] : processes_) {
     const protocol::AssignActor& actor = process->actor();
@@ -198,6 +199,13 @@ void ClusterChecks::check() {
       if (!fresh) {
         violation(fmt::format("actor {} incarnation {} runs twice", actor.spec.actor.short_string(),
                               actor.incarnation));
+      }
+      if (actor.spec.isolation_limit_us != 0) {
+        const auto [other, first] = alone.try_emplace(actor.spec.actor, actor.incarnation);
+        if (!first) {
+          violation(fmt::format("actor {} runs in incarnations {} and {} at once",
+                                actor.spec.actor.short_string(), other->second, actor.incarnation));
+        }
       }
     } else if (const auto lease = leased_.find(id); lease != leased_.end()) {
       used[process->node()] += demand_[lease->second];

@@ -15,7 +15,8 @@ namespace troupe::sim {
 // Ends the first argument of calls that were declared retriable.
 inline constexpr char may_run_again[] = " (may run again)";
 
-//  - An incarnation of an actor never runs in two processes.
+//  - An incarnation of an actor never runs in two processes; of one with a limit to its isolation,
+//    no two incarnations run at once.
 //  - No slot's process is granted to a lease while another lease has it.
 //  - What runs on a node, by demand, never exceeds what the node has.
 //  - No call runs twice: a call that may be retried is another one each time.

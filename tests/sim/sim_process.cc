@@ -125,7 +125,7 @@ void SimProcess::end(std::string reason) {
   if (std::exchange(ended_, true)) return;
   exit_reason_ = std::move(reason);
   serving_ = false;
-  host_.clock().cancel(last_timer_);
+  simulation_.clock().cancel(last_timer_);
   simulation_.network().kill(host_);
   observer_.process_ended(*this);
   auto& clock = parent_.clock();
@@ -172,10 +172,16 @@ Async<Result<ProcessStarted>> SimProcess::assign_slot(protocol::AssignSlot reque
 }
 
 Async<Result<protocol::Empty>> SimProcess::stay_until(protocol::StayUntil request, CallContext) {
-  auto& clock = host_.clock();
+  // The kernel's clock, which strikes a stopped process, too.
+  auto& clock = simulation_.clock();
+  const Instant until{Duration{request.monotonic_ns}};
   clock.cancel(last_timer_);
-  last_timer_ = clock.call_at(Instant{Duration{request.monotonic_ns}},
-                              [this] { end("killed by signal 9 (Killed)"); });
+  const auto kill = [self = shared_from_this()] { self->end("killed by signal 9 (Killed)"); };
+  if (until <= clock.now()) {
+    kill();
+  } else if (!ended_) {
+    last_timer_ = clock.call_at(until, kill);
+  }
   co_return protocol::Empty{};
 }
 

@@ -221,6 +221,7 @@ Async<void> Workload::use_actor(Pointer program) {
   spec.demand = cpus(500);
   spec.max_restarts = random_.chance(0.5) ? -1 : static_cast<int32_t>(random_.below(4));
   if (random_.chance(0.5)) spec.strategy = "spread";
+  if (random_.chance(0.3)) spec.isolation_limit_us = 1'500'000 + random_.below(6'000'000);
   if (random_.chance(0.2)) {
     spec.name = "the-one";
     spec.name_space = "sim";
