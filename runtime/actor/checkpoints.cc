@@ -80,6 +80,16 @@ Async<void> Checkpoints::store_all(Key key, std::shared_ptr<Instance> instance) 
   }
   queues_.erase(key);
   instance.reset();
+  stored_.pulse();
+}
+
+Async<bool> Checkpoints::wait_stored(ActorId actor, uint32_t incarnation, Instant deadline) {
+  const Key key{actor, incarnation};
+  while (queues_.contains(key)) {
+    const bool in_time = co_await wait_until(client_.environment().clock, deadline, stored_);
+    if (!in_time) co_return false;
+  }
+  co_return true;
 }
 
 Async<void> Checkpoints::remove(std::string path) {

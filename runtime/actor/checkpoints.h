@@ -17,7 +17,9 @@ namespace troupe::actor {
 class Checkpoints {
  public:
   explicit Checkpoints(client::Client& client)
-      : client_(client), stores_(client.environment().loop, stores_max) {}
+      : client_(client),
+        stores_(client.environment().loop, stores_max),
+        stored_(client.environment().loop) {}
 
   // What the instance of such an assignment is made with. `hosted` gives it on the loop; null: it
   // is no more. Empty: its class has no checkpoints.
@@ -25,6 +27,8 @@ class Checkpoints {
   CheckpointPlan plan(const protocol::AssignActor& assignment, const Find& hosted);
   // Takes them of an actor that was created, if its spec says how often.
   void begin(const protocol::ActorSpec& spec, const std::shared_ptr<Instance>& instance);
+  // Until none of this incarnation is on its way any more. False: it was not in time.
+  Async<bool> wait_stored(ActorId actor, uint32_t incarnation, Instant deadline);
 
  private:
   struct State {
@@ -54,6 +58,7 @@ class Checkpoints {
   client::Client& client_;
   Semaphore stores_;
   std::map<Key, Queue> queues_;
+  Event stored_;  // All of an incarnation.
 };
 
 }  // namespace troupe::actor

@@ -283,8 +283,14 @@ Async<Status> Host::create(HostedPointer hosted, protocol::AssignActor assignmen
 }
 
 Async<void> Host::watch_only() {
-  Instance& instance = *hosted_.begin()->second->instance;
-  co_await instance.ended().wait();
+  const HostedPointer hosted = hosted_.begin()->second;
+  const Instance& instance = *hosted->instance;
+  co_await hosted->instance->ended().wait();
+  // Whoever stopped it decides how long its last state may take.
+  const Instant deadline =
+      instance.death() ? client_.environment().clock.now() + last_grace : Instant::max();
+  (void)co_await checkpoints_.wait_stored(hosted->identity.actor, hosted->identity.incarnation,
+                                          deadline);
   if (const auto& death = instance.death()) {
     log::error("instance_died", {{"why", *death}});
     exit_status_ = 1;
@@ -402,8 +408,9 @@ Async<Status> Host::end_light(protocol::EndActor request) {
   ring_calls_.remove(request.actor);
   bool ended = !hosted->instance || !hosted->instance->has_started();
   if (!ended) {
-    hosted->instance->request_stop();
-    ended = co_await hosted->instance->wait_ended(client_.environment().clock.now() + grace);
+    const Instant deadline = client_.environment().clock.now() + grace;
+    hosted->instance->request_stop(request.save);
+    ended = co_await wait_ended(hosted, deadline);
   }
   if (!ended) {
     co_return error(Code::deadline_exceeded, fmt::format("actor {} did not end within its grace",
@@ -458,30 +465,37 @@ Async<Result<Empty>> Host::stop_process(protocol::StopProcess request, CallConte
   }
   const Duration grace =
       std::chrono::microseconds(std::min<uint64_t>(request.grace_us, 3'600'000'000));
-  if (!co_await end_all(grace)) {
+  if (!co_await end_all(grace, request.save)) {
     co_return error(Code::deadline_exceeded, "the actor did not end within its grace");
   }
   done_.set();
   co_return Empty{};
 }
 
-Async<bool> Host::end_all(Duration grace) {
+Async<bool> Host::wait_ended(HostedPointer hosted, Instant deadline) {
+  const bool ended = co_await hosted->instance->wait_ended(deadline);
+  if (!ended) co_return false;
+  co_return co_await checkpoints_.wait_stored(hosted->identity.actor, hosted->identity.incarnation,
+                                              deadline);
+}
+
+Async<bool> Host::end_all(Duration grace, bool save) {
   const Instant deadline = client_.environment().clock.now() + grace;
   std::vector<HostedPointer> ending;
   for (const auto& [actor, hosted] : hosted_) {
     if (!hosted->instance || !hosted->instance->has_started()) continue;
-    hosted->instance->request_stop();
+    hosted->instance->request_stop(save);
     ending.push_back(hosted);
   }
   for (const HostedPointer& hosted : ending) {
-    if (!co_await hosted->instance->wait_ended(deadline)) co_return false;
+    if (!co_await wait_ended(hosted, deadline)) co_return false;
   }
   co_return true;
 }
 
 Async<void> Host::stop() {
   auto& clock = client_.environment().clock;
-  if (!co_await end_all(hurries_ ? Duration::zero() : last_grace)) {
+  if (!co_await end_all(hurries_ ? Duration::zero() : last_grace, false)) {
     using namespace boost::asio::experimental::awaitable_operators;
     // User code that does not return cannot be joined; the system takes the process back whole,
     // once what was answered is sent.

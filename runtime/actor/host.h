@@ -134,7 +134,9 @@ class Host final : public client::InvocationHandler {
   Async<Status> end_light(protocol::EndActor request);
   void forget(const HostedPointer& hosted);
   // Asks all to end; false if one does not within the grace.
-  Async<bool> end_all(Duration grace);
+  Async<bool> end_all(Duration grace, bool save);
+  // And its states have arrived. False: not in time.
+  Async<bool> wait_ended(HostedPointer hosted, Instant deadline);
   Async<void> end_one(protocol::EndActor request, std::shared_ptr<Status> failed,
                       std::shared_ptr<void> until_ended);
   protocol::ProcessStarted started() const;

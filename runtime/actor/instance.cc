@@ -174,7 +174,8 @@ Status Instance::submit_own(std::shared_ptr<Call> call) {
   return mailbox_.put_beyond_limit(std::move(call), lane);
 }
 
-void Instance::request_stop() {
+void Instance::request_stop(bool save) {
+  if (save) saves_at_end_ = true;
   context_->stopping.request_stop();
   mailbox_.close();
 }
@@ -243,6 +244,7 @@ void Instance::run() noexcept {
     }
   }
   for (std::thread& helper : helpers_) helper.join();
+  if (alive && !death) save_at_end();
   if (alive) destroy();
   finish(death);
 }
@@ -261,6 +263,7 @@ Crew::Member::After Instance::turn() noexcept {
     }
     take_some(calls_a_turn);
     if (!stop_requested()) return mailbox_.has_something() ? After::again : After::idle;
+    save_at_end();
     destroy();
   }
   finish(std::nullopt);
@@ -365,6 +368,18 @@ void Instance::checkpoint(const std::shared_ptr<Call>& call) noexcept {
     if (!outcome) changed_ = true;
     // Those that were open when the instance ended have failed already.
     if (!call->is_finished()) calls_.finish(handle, std::move(outcome));
+  });
+}
+
+void Instance::save_at_end() noexcept {
+  if (!saves_at_end_ || !takes_checkpoints_ || !changed_) return;
+  const auto failed = [actor = context_->info.actor_id](const Error& why) {
+    log::warning("last_checkpoint_failed", {{"actor", actor}, {"why", why}});
+  };
+  auto path = write_state();
+  if (!path) return failed(path.error());
+  checkpoints_.saved(std::move(*path), [failed](const Result<Bytes>& outcome) {
+    if (!outcome) failed(outcome.error());
   });
 }
 

@@ -116,8 +116,9 @@ class Instance final : private Crew::Member {
   // Whether any can be taken. Errors: unimplemented (why not).
   Status can_checkpoint() const;
 
-  // Asks the thread to end after its present call or step. Idempotent.
-  void request_stop();
+  // Asks the thread to end after its present call or step, and to take a checkpoint then if it is
+  // to be saved, can be and something ran since the last. Idempotent.
+  void request_stop(bool save = false);
   // Waits for the end of the thread; false if `deadline` comes first.
   Async<bool> wait_ended(Instant deadline);
   Event& ended() { return ended_; }
@@ -155,6 +156,7 @@ class Instance final : private Crew::Member {
   void note_run(const std::string& method, Duration took);
   // The method that every actor has.
   void checkpoint(const std::shared_ptr<Call>& call) noexcept;
+  void save_at_end() noexcept;
   uint32_t choose_lane(Call& call) const;
   // Where the module wrote its state.
   Result<std::string> write_state() noexcept;
@@ -183,6 +185,7 @@ class Instance final : private Crew::Member {
   const bool takes_checkpoints_;  // By then the lanes are known.
   std::atomic<bool> changed_ = false;
   std::atomic<bool> wished_ = false;  // And no checkpoint has begun since.
+  std::atomic<bool> saves_at_end_ = false;
   // The actor thread's own: whether a call has left something to a step, or the step before.
   bool has_work_ = false;
   uint64_t states_written_ = 0;  // The same.

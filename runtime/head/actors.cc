@@ -28,7 +28,8 @@ constexpr Duration restart_stream_after = std::chrono::milliseconds(50);
 constexpr int heartbeats_in_isolation_min = 3;
 constexpr Duration isolation_max = std::chrono::hours(1);
 constexpr Duration ask_again_after = std::chrono::seconds(1);
-constexpr Duration stop_budget = std::chrono::hours(1);  // Or until the node is dead.
+constexpr Duration save_grace = std::chrono::minutes(1);  // For a last checkpoint.
+constexpr Duration stop_budget = std::chrono::hours(1);   // Or until the node is dead.
 
 constexpr const char* names[] = {"pending", "starting", "alive", "restarting", "dead"};
 const char* name_of(ActorState state) {
@@ -409,6 +410,11 @@ Status Actors::may_checkpoint(const protocol::StoreCheckpoint& request,
       actor->info().address.node == request.node) {
     return ok();
   }
+  const bool moves = actor->state == ActorState::restarting && actor->stopping && actor->moves;
+  if (moves && actor->info().incarnation == request.incarnation + 1 &&
+      actor->stopping_on == request.node) {
+    return ok();
+  }
   return error(Code::conflict,
                fmt::format("a checkpoint of incarnation {} of actor {}, which is {} in "
                            "incarnation {}",
@@ -707,6 +713,7 @@ void Actors::fail(Actor& actor, Failure failure) {
   if (failure.may_still_run || may_overlap) {
     actor.stopping = true;
     actor.stopping_on = failed_node;
+    actor.moves = failure.moves;
     actor.due = stops_until(id, failed_incarnation);
     spawn(scope_, restart_once_stopped(id, failed_incarnation, failed_node));
     return;
@@ -740,7 +747,7 @@ Async<void> Actors::restart_once_stopped(ActorId id, uint32_t failed, NodeId nod
   } else {
     co_await stop(id, failed, node, 0);
   }
-  if (Actor* stopped = look_up(id)) stopped->stopping = false;
+  if (Actor* stopped = look_up(id)) stopped->stopping = stopped->moves = false;
   const Actor* actor = find(id);
   if (actor == nullptr || actor->state != ActorState::restarting ||
       actor->info().incarnation != failed + 1) {
@@ -822,7 +829,12 @@ protocol::StopActor Actors::stop_request(ActorId id, uint32_t incarnation) const
   const Actor* actor = find(id);
   const uint64_t own_grace = actor != nullptr ? actor->spec().exit_grace_us : 0;
   const auto usual = static_cast<uint64_t>(options_.stop_grace / std::chrono::microseconds(1));
-  return {membership_.epoch(), id, incarnation, own_grace != 0 ? own_grace : usual};
+  const bool moves = actor != nullptr && actor->moves && actor->info().incarnation > incarnation;
+  const uint64_t grace = own_grace != 0 ? own_grace : usual;
+  const auto to_save = static_cast<uint64_t>(save_grace / std::chrono::microseconds(1));
+  const bool saves =
+      moves && (actor->spec().checkpoint_interval_us != 0 || actor->info().checkpoint.number != 0);
+  return {membership_.epoch(), id, incarnation, saves ? std::max(grace, to_save) : grace, moves};
 }
 
 Instant Actors::stops_until(ActorId id, uint32_t incarnation) const {
@@ -1037,7 +1049,8 @@ void Actors::node_draining(const protocol::NodeInfo& node) {
     if (Actor* actor = look_up(id)) {
       fail(*actor, {.reason = fmt::format("node {} is drained", node.name),
                     .blameless = true,
-                    .may_still_run = true});
+                    .may_still_run = true,
+                    .moves = true});
     }
   }
 }

@@ -29,6 +29,7 @@ struct Actor {
   std::vector<protocol::Gauge> gauges;  // Of the present incarnation; in memory alone.
   bool stopping = false;                // The process of the incarnation before may still run,
   NodeId stopping_on;                   // there; nil: nobody knows where.
+  bool moves = false;                   // It is asked for its state before it ends.
 
   const protocol::ActorSpec& spec() const { return stored.record.spec; }
   // Its process ends by itself where no head is heard, and the next incarnation waits for that.
@@ -121,6 +122,7 @@ class Actors : public NodeListener, public PlacementListener, public GroupListen
     bool blameless = false;      // Not the actor's fault: no back-off.
     bool may_still_run = false;  // The worker is told to stop it.
     bool ended = false;          // Its process has, for sure.
+    bool moves = false;          // By plan: its state goes with it.
   };
   using Name = std::pair<std::string, std::string>;
 

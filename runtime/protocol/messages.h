@@ -488,6 +488,7 @@ struct StopActor {
   ActorId actor;
   uint32_t incarnation = 0;
   uint64_t grace_us = 0;
+  bool save = false;  // It goes on elsewhere: its last checkpoint is one of its last state.
 };
 
 struct StopActors {
@@ -611,6 +612,7 @@ struct ProcessForked {
 struct StopProcess {
   uint64_t grace_us = 0;
   bool if_unneeded = false;  // Refused (conflict) while others need what it owns or holds.
+  bool save = false;         // As in StopActor.
 };
 
 struct AssignActor {
@@ -629,6 +631,7 @@ struct EndActor {
   ActorId actor;
   uint32_t incarnation = 0;
   uint64_t grace_us = 0;
+  bool save = false;  // As in StopActor.
 };
 struct EndActors {
   std::vector<EndActor> items;

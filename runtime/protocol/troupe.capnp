@@ -402,6 +402,7 @@ struct StopActor {
   actor @1 :Data;
   incarnation @2 :UInt32;
   graceUs @3 :UInt64;
+  save @4 :Bool;
 }
 
 # --- Leases on slots -------------------------------------------------------------------------
@@ -528,6 +529,7 @@ struct ProcessForked {
 struct StopProcess {
   graceUs @0 :UInt64;
   ifUnneeded @1 :Bool;
+  save @2 :Bool;
 }
 
 # Worker to the actor process that it started.
@@ -547,6 +549,7 @@ struct EndActor {
   actor @0 :Data;
   incarnation @1 :UInt32;
   graceUs @2 :UInt64;
+  save @3 :Bool;
 }
 struct EndActors {
   items @0 :List(EndActor);

@@ -459,7 +459,7 @@ Async<Status> ActorHost::stop_light(HostedProcess::Pointer process,
     const Pointer actor = find(item.actor);
     if (!actor || actor->process != process) continue;
     ending[item.actor] = actor;
-    request.items.push_back({item.actor, actor->incarnation, item.grace_us});
+    request.items.push_back({item.actor, actor->incarnation, item.grace_us, item.save});
     grace = std::max<Duration>(grace, std::chrono::microseconds(item.grace_us));
   }
   if (ending.empty()) co_return ok();
@@ -544,8 +544,8 @@ Async<Result<protocol::Empty>> ActorHost::stop(protocol::StopActor request, Inst
   log::info("actor_stopping", {{"actor", request.actor}, {"incarnation", actor->incarnation}});
   using namespace boost::asio::experimental::awaitable_operators;
   // The escalation is owned by the process: it goes on when this wait ends early.
-  const auto raced =
-      co_await (HostedProcess::end(process, grace) || sleep_until(environment_.clock, deadline));
+  const auto raced = co_await (HostedProcess::end(process, grace, request.save) ||
+                               sleep_until(environment_.clock, deadline));
   if (raced.index() == 0) co_return protocol::Empty{};
   co_return error(Code::deadline_exceeded, "the actor's process still ends");
 }

@@ -103,16 +103,16 @@ Async<Error> HostedProcess::explain(Pointer self, Error failed) {
   co_return error(Code::unavailable, std::move(message));
 }
 
-Async<void> HostedProcess::end(Pointer self, Duration grace) {
+Async<void> HostedProcess::end(Pointer self, Duration grace, bool save) {
   if (self->exited().is_set()) co_return;
   if (grace <= Duration::zero()) self->launched_->kill();
-  if (!std::exchange(self->ending_, true)) spawn(self->scope_, escalate(self, grace));
+  if (!std::exchange(self->ending_, true)) spawn(self->scope_, escalate(self, grace, save));
   co_await self->exited().wait();
 }
 
 Async<bool> HostedProcess::end_if_unneeded(Pointer self, Duration grace) {
   if (self->is_usable()) {
-    const protocol::StopProcess stop{in_us(grace), true};
+    const protocol::StopProcess stop{in_us(grace), true, false};
     Message request{protocol::encode(stop), {}};
     auto peer = self->peer_;
     auto told = co_await peer->call(Method::stop_process, std::move(request), grace);
@@ -122,11 +122,11 @@ Async<bool> HostedProcess::end_if_unneeded(Pointer self, Duration grace) {
   co_return true;
 }
 
-Async<void> HostedProcess::escalate(Pointer self, Duration grace) {
+Async<void> HostedProcess::escalate(Pointer self, Duration grace, bool save) {
   TimerClock& clock = self->environment_.clock;
   if (grace > Duration::zero() && self->peer_ && self->peer_->is_open()) {
     const Instant patience = clock.now() + grace;
-    const protocol::StopProcess stop{in_us(grace), false};
+    const protocol::StopProcess stop{in_us(grace), false, save};
     Message request{protocol::encode(stop), {}};
     auto peer = self->peer_;
     auto told = co_await peer->call(Method::stop_process, std::move(request), grace);

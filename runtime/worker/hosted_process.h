@@ -64,12 +64,12 @@ class HostedProcess {
                                                         Bytes assignment, Instant deadline);
   // Returns when it has exited: stop_process, after `grace` SIGTERM, 2 seconds later SIGKILL; with
   // no grace SIGKILL at once. A second call waits for the first.
-  static Async<void> end(Pointer self, Duration grace);
+  static Async<void> end(Pointer self, Duration grace, bool save = false);
   // The same, unless others need what it owns: then it is false, and nothing happens.
   static Async<bool> end_if_unneeded(Pointer self, Duration grace);
 
  private:
-  static Async<void> escalate(Pointer self, Duration grace);
+  static Async<void> escalate(Pointer self, Duration grace, bool save);
   static Async<void> end_when_disconnected(Pointer self);
 
   transport::Environment environment_;

@@ -63,6 +63,12 @@ class HeadCheckpoints : public HeadTest {
   Result<Checkpoint> store_state(FakeWorker& worker, const protocol::ActorInfo& actor) {
     return ask<Checkpoint>(worker.head, Method::store_checkpoint, request_of(worker, actor));
   }
+  void drain(FakeWorker& worker) {
+    protocol::Hello self;
+    self.kind = "tool";
+    const auto admin = connect(add_host("admin", "admin", Role::admin), nothing, self).value();
+    EXPECT_TRUE(ask<Empty>(admin, Method::drain_node, protocol::DrainNode{worker.node}));
+  }
   // As a worker does that starts it again.
   Result<std::string> fetch(FakeWorker& worker, ActorId actor, const std::string& hash) {
     auto slot = std::make_shared<std::optional<Result<packages::PackageFilePointer>>>();
@@ -328,6 +334,30 @@ TEST_F(HeadCheckpoints, AHeadThatDiesBetweenFileAndRowKeepsTheOneBefore) {
   ASSERT_TRUE(wait_alive(driver(), actor.actor, 1));
   EXPECT_EQ(worker.started.back().checkpoint.number, 1U);
   EXPECT_EQ(worker.started.back().checkpoint.hash, hash_of("one"));
+}
+
+TEST_F(HeadCheckpoints, AnActorThatMovesIsAskedForItsLastState) {
+  start_head();
+  FakeWorker& leaves = add_keeper();
+  const auto actor = create_actor();
+  FakeWorker& stays = add_keeper();
+  ASSERT_TRUE(store_state(leaves, actor));
+  leaves.hold_stops = true;
+  drain(leaves);
+  ASSERT_TRUE(simulation.run_until([&] { return !leaves.stopped.empty(); }, 5s));
+  EXPECT_TRUE(leaves.stopped[0].save);
+  EXPECT_GE(leaves.stopped[0].grace_us, 60'000'000U) << "the state may be large";
+  state = "two";
+  EXPECT_EQ(store_state(leaves, actor).value().number, 2U);
+  EXPECT_TRUE(stays.started.empty());
+  leaves.let_go();
+  ASSERT_TRUE(wait_alive(driver(), actor.actor, actor.incarnation));
+  EXPECT_EQ(stays.started.back().checkpoint.number, 2U);
+  EXPECT_EQ(fetch(stays, actor.actor, hash_of("two")).value(), "two");
+  EXPECT_EQ(code_of(store_state(leaves, actor)), Code::conflict);
+  ASSERT_TRUE(kill(driver(), actor.actor));
+  ASSERT_TRUE(simulation.run_until([&] { return !stays.stopped.empty(); }, 5s));
+  EXPECT_FALSE(stays.stopped[0].save);
 }
 
 TEST_F(HeadCheckpoints, OfADeadActorItGoes) {

@@ -15,7 +15,8 @@
 // goes to the head, which keeps the last one of each actor. When the actor starts again (its
 // process, node or head died, or its node is drained), its constructor runs with the arguments
 // that it had, and then load. What it did since the checkpoint is lost, and callers of that time
-// have had their answers. Whatever save or load throws fails the checkpoint, or the start.
+// have had their answers; a drain takes a last one, so that nothing is. Whatever save or load
+// throws fails the checkpoint, or the start.
 //
 // Not for actors with several threads, concurrency groups or coroutine methods.
 #pragma once

@@ -231,7 +231,8 @@ typedef struct troupe_actor_class {
   /* Optional, both or none; since 1.3 the runtime calls them. checkpoint: write the state into
    * `path`, an empty directory; what is in it goes to the head, and it is removed. Called on the
    * actor thread between two calls (or steps), when a caller asks (see TROUPE_CHECKPOINT_METHOD),
-   * the actor itself (checkpoint_soon), or its interval is over and something ran since the last.
+   * the actor itself (checkpoint_soon), its interval is over and something ran since the last, or
+   * it moves because its node is drained: then nothing runs after it but exiting and destroy.
    * Calls that the instance keeps unfinished are not waited for; one that cannot save now returns
    * TROUPE_UNAVAILABLE. Not of an actor with several threads or with TROUPE_CLASS_COROUTINES.
    * restore: read it from `path`, which is read-only and removed some time later; called once,
