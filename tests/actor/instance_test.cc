@@ -214,6 +214,27 @@ TEST_F(InstanceTest, CallsThatWouldBeLateAreNotRunWhileOthersWait) {
   });
 }
 
+// Names come from callers: of more than so many methods it is not known how long they take.
+TEST_F(InstanceTest, OnlySoManyMethodsAreTimed) {
+  run([this](Instance& instance) -> Async<void> {
+    const auto begin = [&](std::string method, auto left) {
+      return submit(instance, std::move(method), number(uint64_t{20}), false, nullptr,
+                    real.environment().clock.now() + left);
+    };
+    std::vector<std::shared_ptr<Call>> calls;
+    for (int i = 0; i < 1024; ++i) calls.push_back(begin("unknown " + std::to_string(i), 60s));
+    for (int i = 0; i < 8; ++i) calls.push_back(begin("slow", 60s));
+    for (const auto& call : calls) (void)co_await call->outcome();
+    calls.clear();
+    for (int i = 0; i < 20; ++i) calls.push_back(begin("slow", 100ms));
+    for (const auto& call : calls) {
+      const auto outcome = co_await call->outcome();
+      if (outcome) continue;
+      EXPECT_THAT(outcome.error().message(), HasSubstr("past its deadline"));
+    }
+  });
+}
+
 TEST_F(InstanceTest, DropsCallsThatAreLateOrAbandoned) {
   run([this](Instance& instance) -> Async<void> {
     auto late = submit(instance, "increment", {}, false, nullptr, Instant{});
