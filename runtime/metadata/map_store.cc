@@ -139,14 +139,16 @@ void MapStore::crash(size_t records_kept) {
   health_ = ok();
 }
 
-void MapStore::set_room(Status room) {
+void MapStore::set_free(uint64_t bytes) {
   const std::lock_guard lock{mutex_};
-  room_ = std::move(room);
+  free_bytes_ = bytes;
 }
 
-Status MapStore::room(uint64_t) const {
+Status MapStore::room(uint64_t bytes) const {
   const std::lock_guard lock{mutex_};
-  return room_;
+  if (free_bytes_ >= bytes) return ok();
+  return error(Code::exhausted, fmt::format("the disk is full: {} bytes are free, {} are needed",
+                                            free_bytes_, bytes));
 }
 
 void MapStore::fail_next_commit(Error error) {

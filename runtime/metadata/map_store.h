@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -45,8 +47,8 @@ class MapStore final : public Store {
   // The next commit writes nothing and fails with `error`, as if the disk had; the store is then
   // unhealthy until crash().
   void fail_next_commit(Error error);
-  // What room() answers from now on, whatever is asked for.
-  void set_room(Status room);
+  // So much room is left from now on, whatever is written.
+  void set_free(uint64_t bytes);
   Status room(uint64_t bytes) const override;
 
  private:
@@ -66,7 +68,7 @@ class MapStore final : public Store {
   std::vector<Batch> log_;
   std::optional<Error> next_failure_;
   Status health_;
-  Status room_;
+  uint64_t free_bytes_ = std::numeric_limits<uint64_t>::max();
 };
 
 }  // namespace troupe

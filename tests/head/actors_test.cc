@@ -287,6 +287,23 @@ TEST_F(Actors, ProcessThatEndsIsReplacedByTheNextIncarnation) {
   EXPECT_NE(second->address.process, first->address.process);
 }
 
+// That it ends is no promise of the head's.
+TEST_F(Actors, ProcessThatEndsIsReplacedThoughTheDiskTakesNoNewPromise) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  const auto client = driver();
+  auto spec = actor_spec();
+  spec.max_restarts = 1;
+  ASSERT_TRUE(create(client, spec));
+  const auto first = wait_alive(client, spec.actor).value();
+  store.set_free(FailingStore::promises_bytes - 1);
+  EXPECT_EQ(code_of(create(client, actor_spec())), Code::exhausted);
+  EXPECT_EQ(code_of(report_exit(worker, first)), Code::ok);
+  const auto second = wait_alive(client, spec.actor, 1);
+  ASSERT_TRUE(second) << second.error().to_string();
+  EXPECT_EQ(second->incarnation, 2u);
+}
+
 TEST_F(Actors, ActorIsDeadOnceItsRestartsAreSpent) {
   start_head();
   FakeWorker& worker = add_worker(4);

@@ -441,6 +441,30 @@ TEST_F(HeadCheckpoints, AFullDiskSaysSoAndKeepsTheOneBefore) {
   EXPECT_EQ(look(driver(), actor.actor).checkpoint.number, 1U);
 }
 
+TEST_F(HeadCheckpoints, OneForWhichTheDiskHasNoRoomIsRefusedBeforeItIsFetched) {
+  start_head();
+  FakeWorker& worker = add_keeper(2);
+  const auto one = create_actor();
+  const auto two = create_actor();
+  store.set_free(FailingStore::promises_bytes + 15);
+  state = std::string(16, 'x');
+  const auto refused = store_state(worker, one);
+  EXPECT_EQ(code_of(refused), Code::exhausted);
+  EXPECT_THAT(refused.error().message(), HasSubstr("the disk is full"));
+  EXPECT_THAT(kept(), testing::IsEmpty());
+  // Together with what is on its way.
+  state = std::string(10, 'x');
+  stops = true;
+  const auto storing =
+      begin<Checkpoint>(worker.head, Method::store_checkpoint, request_of(worker, one));
+  ASSERT_TRUE(simulation.run_until([&] { return kept().size() == 1; }, 10s));
+  EXPECT_EQ(code_of(store_state(worker, two)), Code::exhausted);
+  stops = false;
+  ASSERT_TRUE(simulation.run_until([&] { return storing->has_value(); }, 10s));
+  EXPECT_TRUE(**storing);
+  EXPECT_TRUE(store_state(worker, two));
+}
+
 TEST_F(HeadCheckpoints, AnIntervalIsNotTooShort) {
   start_head();
   protocol::ActorSpec spec = actor_spec();

@@ -32,6 +32,8 @@ Code code_of(const Result<T>& result) {
 // A store whose disk takes a number of commits and fails from then on.
 class FailingStore final : public Store {
  public:
+  // The head promises nothing new once less is free.
+  static constexpr uint64_t promises_bytes = uint64_t{64} << 20;
   static constexpr size_t unlimited = std::numeric_limits<size_t>::max();
 
   explicit FailingStore(ClusterId cluster) : inner_(MapOptions{cluster, false}) {}
@@ -51,6 +53,8 @@ class FailingStore final : public Store {
   uint64_t epoch() const override { return inner_.epoch(); }
   ClusterId cluster_id() const override { return inner_.cluster_id(); }
   Status health() const override { return inner_.health(); }
+  Status room(uint64_t bytes) const override { return inner_.room(bytes); }
+  void set_free(uint64_t bytes) { inner_.set_free(bytes); }
 
   size_t commits_left = unlimited;
   bool keeps = true;  // Else what is committed is gone: a disk costs no memory.

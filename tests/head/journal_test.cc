@@ -124,7 +124,7 @@ TEST_F(JournalTest, AfterASyncThatTookASecondNobodyWaitsAsLong) {
 
 TEST_F(JournalTest, OnAFullDiskNothingIsPromisedAndNothingIsLost) {
   EXPECT_TRUE(journal_.admits());
-  store_.set_room(error(Code::exhausted, "the disk is full"));
+  store_.set_free(0);
   const Status refused = journal_.admits();
   EXPECT_EQ(refused.error().code(), Code::exhausted);
   EXPECT_NE(refused.error().message().find("the disk is full"), std::string::npos);
@@ -133,9 +133,22 @@ TEST_F(JournalTest, OnAFullDiskNothingIsPromisedAndNothingIsLost) {
   simulation_.run_for(1s);
   EXPECT_EQ(disk_.poll(), 0u) << "a commit was tried that would have failed for good";
   EXPECT_EQ(durable_, 0);
-  store_.set_room(ok());
+  store_.set_free(uint64_t{1} << 30);
   EXPECT_TRUE(journal_.admits());
   EXPECT_EQ(sync_after(200ms), 3);
+}
+
+TEST_F(JournalTest, APromiseLeavesRoomForEventsAndForItsFiles) {
+  store_.set_free(uint64_t{64} << 20);
+  EXPECT_TRUE(journal_.admits());
+  EXPECT_EQ(journal_.admits(1).error().code(), Code::exhausted);
+  store_.set_free((uint64_t{64} << 20) + 1000);
+  EXPECT_TRUE(journal_.admits(1000));
+  EXPECT_EQ(journal_.admits(1001).error().code(), Code::exhausted);
+  store_.set_free((uint64_t{64} << 20) - 1);
+  EXPECT_EQ(journal_.admits().error().code(), Code::exhausted);
+  write_once(3);  // What follows from events.
+  EXPECT_EQ(sync_after(1ms), 3);
 }
 
 }  // namespace
