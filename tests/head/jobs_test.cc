@@ -1,6 +1,9 @@
 // Jobs begin, end, and end by themselves when their drivers stay away.
 #include "head/jobs.h"
 
+#include <algorithm>
+#include <set>
+
 #include "tests/head/head_fixture.h"
 
 namespace troupe::head {
@@ -22,6 +25,12 @@ class JobsTest : public HeadTest {
     protocol::BeginJob request;
     request.job = JobId::random(simulation.random());
     EXPECT_TRUE(co_await jobs->begin(request, peer));
+  }
+  Async<void> end_in(head::Jobs* jobs, JobId job) {
+    protocol::EndJob request;
+    request.job = job;
+    const Status ended = co_await jobs->end(std::move(request));
+    EXPECT_TRUE(ended);
   }
 };
 
@@ -272,6 +281,51 @@ TEST_F(JobsTest, AJobsNamespaceIsKeptForItsDetachedActor) {
   ASSERT_TRUE(end_job(client, request.job));
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(end_job(client, begin_job(client)));
   EXPECT_EQ(look_job(client, request.job).name_space, "red");
+}
+
+// There may be a million actors to look at.
+TEST_F(JobsTest, AnEndLooksOnceForTheJobsThatAreStillNeeded) {
+  options.history_max = 2;
+  start_head();
+  const auto client = driver();
+  const auto environment = simulation.environment(*head_host);
+  Scope own{simulation.executor()};
+  Journal journal{environment, own, store, head->epoch()};
+  head::Jobs jobs{environment, options, own, journal};
+  std::vector<protocol::JobInfo> ended(6);
+  std::set<JobId> needed;
+  for (protocol::JobInfo& info : ended) {
+    info.job = JobId::random(simulation.random());
+    info.state = "succeeded";
+    info.name_space = "red";
+    needed.insert(info.job);
+  }
+  jobs.restore(ended);
+  int looks = 0;
+  jobs.set_needed([&] {
+    ++looks;
+    return needed;
+  });
+  const auto run_one = [&] {
+    spawn(own, begin_over(&jobs, client));
+    simulation.run_for(1s);
+    const auto list = jobs.list();
+    const auto runs = std::ranges::find(list, "running", &protocol::JobInfo::state);
+    ASSERT_NE(runs, list.end());
+    spawn(own, end_in(&jobs, runs->job));
+    simulation.run_for(1s);
+    EXPECT_EQ(jobs.running(), 0u);
+  };
+  run_one();
+  EXPECT_EQ(looks, 1);
+  EXPECT_EQ(jobs.list().size(), 6u) << "of those that are over, only what nobody needs goes";
+  // And not at all while none is too old.
+  options.history_max = 100;
+  run_one();
+  EXPECT_EQ(looks, 1);
+  EXPECT_EQ(jobs.list().size(), 7u);
+  EXPECT_TRUE(simulation.run(journal.stop(), 1s));
+  EXPECT_TRUE(simulation.run(own.stop(), 1s));
 }
 
 TEST_F(JobsTest, RefusesANamespaceThatFitsIntoNoEnvironment) {
