@@ -59,29 +59,33 @@ Status load_table(Store& store, Table table, std::vector<T>& loaded) {
   });
 }
 
+// The page that follows those in `actors`.
+Status take_actors(const Rows& rows, StoredActors& actors) {
+  StoredActor* last = actors.empty() ? nullptr : &actors.back().back();
+  std::vector<StoredActor> page;
+  page.reserve(rows.size());  // `last` stays valid.
+  for (const auto& [key, value] : rows) {
+    if (key.ends_with(devices_suffix)) {  // Sorts right behind its actor.
+      TROUPE_TRY(auto held, decode_row<protocol::StartActor>(Table::actors, key, value));
+      if (last != nullptr && key.starts_with(last->record.info.actor.to_string())) {
+        last->devices = std::move(held.devices);
+        last->bundle = held.bundle;
+        last->grant = held.grant;
+      }
+      continue;
+    }
+    TROUPE_TRY(auto record, decode_row<protocol::ActorRecord>(Table::actors, key, value));
+    last = &page.emplace_back();
+    last->record = std::move(record);
+  }
+  if (!page.empty()) actors.push_back(std::move(page));
+  return ok();
+}
+
 // Those whose key begins with `prefix`.
 Status load_actors(Store& store, std::string_view prefix, StoredActors& actors) {
-  return for_each_page(store, Table::actors, prefix, [&](const Rows& rows) -> Status {
-    StoredActor* last = actors.empty() ? nullptr : &actors.back().back();
-    std::vector<StoredActor> page;
-    page.reserve(rows.size());  // `last` stays valid.
-    for (const auto& [key, value] : rows) {
-      if (key.ends_with(devices_suffix)) {  // Sorts right behind its actor.
-        TROUPE_TRY(auto held, decode_row<protocol::StartActor>(Table::actors, key, value));
-        if (last != nullptr && key.starts_with(last->record.info.actor.to_string())) {
-          last->devices = std::move(held.devices);
-          last->bundle = held.bundle;
-          last->grant = held.grant;
-        }
-        continue;
-      }
-      TROUPE_TRY(auto record, decode_row<protocol::ActorRecord>(Table::actors, key, value));
-      last = &page.emplace_back();
-      last->record = std::move(record);
-    }
-    if (!page.empty()) actors.push_back(std::move(page));
-    return ok();
-  });
+  return for_each_page(store, Table::actors, prefix,
+                       [&](const Rows& rows) { return take_actors(rows, actors); });
 }
 
 // Of many most time goes into decoding, which several threads can share: ids are random, so their
@@ -90,7 +94,7 @@ Result<StoredActors> load_actors(Store& store) {
   TROUPE_TRY(const Rows first, store.scan(Table::actors, "", Page{{}, page_rows}));
   StoredActors actors;
   if (first.size() < page_rows) {
-    TROUPE_CHECK(load_actors(store, "", actors));
+    TROUPE_CHECK(take_actors(first, actors));  // That is all of them.
     return actors;
   }
   constexpr std::string_view digits = "0123456789abcdef";
