@@ -209,6 +209,19 @@ bool is_short_circuited(std::string_view code, size_t at) {
          (code[i] == '&' || code[i] == '|');
 }
 
+// Does the condition of a while begin with the expression at `at`? GCC 12 crashes on some of these
+// at -O0, as tests are compiled.
+bool is_condition_of_while(std::string_view code, size_t at) {
+  constexpr std::string_view loop = "while";
+  size_t i = before_space(code, at);
+  while (i != std::string_view::npos && (code[i] == '!' || code[i] == '(')) {
+    i = before_space(code, i);
+  }
+  if (i == std::string_view::npos || i + 1 < loop.size()) return false;
+  const size_t begin = i + 1 - loop.size();
+  return code.substr(begin, loop.size()) == loop && (begin == 0 || !is_word(code[begin - 1]));
+}
+
 }  // namespace
 
 Findings check_arrows(const File& file) {
@@ -262,6 +275,8 @@ Findings check_coroutines(const File& file) {
     if (is_in_conditional(code, at)) report(at, "co_await in a branch of ?:");
     if (is_short_circuited(code, at))
       report(at, "co_await behind && or ||: await it in a statement of its own");
+    if (is_condition_of_while(code, at))
+      report(at, "co_await begins a while's condition: await it in the body");
   }
   for (size_t open = code.find('('); open != std::string::npos; open = code.find('(', open + 1)) {
     const size_t brace = skip_space(code, open + 1);

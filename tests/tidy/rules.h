@@ -24,7 +24,8 @@ struct File {
 Findings check_arrows(const File& file);
 // A third party's headers appear in its adapter's folder alone.
 Findings check_adapters(const File& file);
-// What GCC 12 miscompiles: co_await with a braced argument, in a branch of ?:, or in ({ }).
+// What GCC 12 miscompiles, or crashes on: co_await with a braced argument, in a branch of ?:,
+// behind && or ||, at the beginning of a while's condition, or in ({ }).
 Findings check_coroutines(const File& file);
 // No file or folder is called util, common, helper, manager or the like.
 Findings check_name(const File& file);

@@ -122,6 +122,16 @@ TEST(Coroutines, AShortCircuitIsFound) {
   EXPECT_EQ(coroutines("auto r = co_await (a() || b());"), 0u);
 }
 
+TEST(Coroutines, AConditionOfAWhileIsFound) {
+  EXPECT_EQ(coroutines("while (co_await f()) g();"), 1u);
+  EXPECT_EQ(coroutines("  while\n(! co_await f()) {}"), 1u);
+  EXPECT_EQ(coroutines("while (!(co_await f())) g();"), 1u);
+  EXPECT_EQ(coroutines("do { g(); } while (co_await f());"), 1u);
+  EXPECT_EQ(coroutines("while (!done) co_await f();"), 0u);
+  EXPECT_EQ(coroutines("while (true) { if (!co_await f()) break; }"), 0u);
+  EXPECT_EQ(coroutines("mean_while (co_await f());"), 0u);
+}
+
 TEST(Coroutines, AStatementExpressionIsFound) {
   EXPECT_EQ(coroutines("auto x = ({ auto y = co_await f(); y; });"), 1u);
   EXPECT_EQ(coroutines("auto x = (\n{ co_await f(); 1; });"), 1u);

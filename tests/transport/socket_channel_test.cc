@@ -436,7 +436,9 @@ class RawPeer {
     runs_on_.run([&]() -> Async<void> {
       std::vector<FileDescriptor> none;
       Bytes room(1 << 16);
-      while (co_await stream_->read_some(room, none)) {
+      for (;;) {
+        const auto read = co_await stream_->read_some(room, none);
+        if (!read) break;
       }
     });
   }
