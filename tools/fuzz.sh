@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets of tests/fuzz under libFuzzer (clang-16, libclang-rt-16-dev), two at a time.
+# Runs the fuzz targets of tests/fuzz under libFuzzer, two at a time. Installs clang-16 and its runtime first, if they
+# are missing.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,8 +20,7 @@ done
   targets+=("${name%_fuzz.cc}")
 done
 
-command -v clang++-16 > /dev/null ||
-  { echo "there is no clang++-16, which alone has libFuzzer: install clang-16 and libclang-rt-16-dev" >&2; exit 1; }
+bash tools/install-deps.sh --fuzz || exit 1
 cmake --preset fuzz > /dev/null || exit 1
 nice cmake --build --preset fuzz || exit 1
 build/fuzz/fuzz/fuzz_seeds build/fuzz/corpus || exit 1

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what Troupe needs to build and test on Debian 12. Does nothing when all is there.
+# Installs what Troupe needs to build and test on Debian 12. Does nothing when all is there. --fuzz adds what
+# tools/fuzz.sh alone needs.
 set -euo pipefail
 
 packages=(
@@ -18,6 +19,13 @@ packages=(
   # What the demo uses: curl, and its text (public domain).
   curl bible-kjv bible-kjv-text
 )
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --fuzz) packages+=(clang-16 libclang-rt-16-dev) ;; # libFuzzer comes with clang alone.
+    *) echo "usage: tools/install-deps.sh [--fuzz]" >&2; exit 2 ;;
+  esac
+  shift
+done
 
 missing=()
 for package in "${packages[@]}"; do

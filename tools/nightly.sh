@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # What is too long for each change: 1,000 simulated cluster hours, 100 hours of three heads, all planted bugs (ten
 # minutes at most each), ten minutes of each fuzz target (tools/fuzz.sh), and half an hour of chaos over a real cluster
-# (tools/soak.sh). Builds the presets release and fuzz first. An argument N begins the hours at seed N, so that each
-# night may see other ones; the default is drawn from the date.
+# (tools/soak.sh). Installs what is missing and builds the presets release and fuzz first. An argument N begins the
+# hours at seed N, so that each night may see other ones; the default is drawn from the date.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
+bash tools/install-deps.sh --fuzz || exit 1
 first=${1:-$(( ($(date +%s) / 86400 % 10000) * 100000 + 1 ))}
 cmake --preset release > /dev/null || exit 1
 nice cmake --build --preset release --target cluster_sim cluster_sim_planted candidate_faults_test || exit 1
