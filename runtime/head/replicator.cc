@@ -76,6 +76,7 @@ Replicator::~Replicator() = default;
 void Replicator::start() {
   log::info("head_leads", {{"term", record_.term},
                            {"in_sync", fmt::format("{}", fmt::join(record_.in_sync, ","))},
+                           {"lease_s", coordinator_.lease_time() / std::chrono::seconds(1)},
                            {"sequence", history_.end().sequence}});
   spawn(scope_, keep_lease());
   spawn(scope_, keep_set());

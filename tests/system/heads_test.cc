@@ -175,6 +175,9 @@ TEST_F(Heads, ABackupIsRestored) {
       cluster.up({"--heads", "3", "--head-lease", "5", "--workers", "1", "--gateway-port", "-1"});
   ASSERT_EQ(several.status, 0) << several.err;
   EXPECT_TRUE(all_in_sync());
+  // As etcd granted it; the heads before, in the same logs, had the default.
+  const std::string log = cluster.log_of(leader());
+  EXPECT_NE(log.find("lease_s=5"), std::string::npos) << log;
   EXPECT_TRUE(has_kept());
 }
 
