@@ -293,6 +293,48 @@ TEST(CliSystem, LogsOfANodeAreFoundByItsId) {
   EXPECT_NE(log.out.find("ready"), std::string::npos) << log.out;
 }
 
+TEST(CliSystem, ADaemonWhoseLogIsLargeGoesOnInANewOne) {
+  Cluster cluster;
+  ASSERT_EQ(cluster.up().status, 0);
+  const std::vector<std::string> daemons{"head", "worker-0", "gateway"};
+  const auto file_of = [&](const std::string& daemon) {
+    return (cluster.state() / "logs" / (daemon + ".log")).string();
+  };
+  // Somebody reads what comes.
+  const std::string seen = cluster.folder() / "seen";
+  const Outcome read = run(
+      {"/bin/sh", "-c", TROUPE_BIN "/troupe logs --follow worker-0 > " + seen + " 2>&1 & echo $!"},
+      cluster.variables());
+  const struct Reader {
+    int pid;
+    ~Reader() {
+      if (pid > 0) ::kill(pid, SIGTERM);
+    }
+  } reader{std::atoi(read.out.c_str())};
+  ASSERT_GT(reader.pid, 0) << read.err;
+  const std::string much(size_t{17} << 20, 'x');
+  for (const auto& daemon : daemons) std::ofstream{file_of(daemon), std::ios::app} << much;
+  for (const auto& daemon : daemons) {
+    const std::string before = file_of(daemon) + ".1";
+    ASSERT_TRUE(eventually([&] { return std::filesystem::exists(before); })) << daemon;
+    EXPECT_GT(std::filesystem::file_size(before), much.size());
+  }
+  ASSERT_EQ(cluster.down().status, 0);
+  for (const auto& daemon : daemons) {
+    EXPECT_NE(cluster.log_of(daemon).find("stopping"), std::string::npos) << daemon;
+    EXPECT_LT(std::filesystem::file_size(file_of(daemon)), size_t{1} << 20) << daemon;
+  }
+  EXPECT_TRUE(eventually([&] {
+    std::ifstream in{seen};
+    const std::string text{std::istreambuf_iterator<char>{in}, {}};
+    return text.size() > much.size() && text.find(" stopping ") != std::string::npos;
+  }));
+  // One that wrote all of it before it died: its next life begins with a new file.
+  std::ofstream{file_of("worker-0"), std::ios::app} << much;
+  ASSERT_EQ(cluster.up().status, 0);
+  EXPECT_LT(std::filesystem::file_size(file_of("worker-0")), size_t{1} << 20);
+}
+
 TEST(CliSystem, AHungGatewayIsReportedInTime) {
   Cluster cluster;
   ASSERT_EQ(cluster.up().status, 0);

@@ -16,6 +16,9 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/log.h"
+#include "troupe/own_log.h"
+
 extern char** environ;
 
 namespace troupe::tools {
@@ -75,6 +78,10 @@ Result<StartedDaemon> start_daemon(const std::string& kind, const std::string& n
   if (::pipe2(ends, O_CLOEXEC) != 0) return error(Code::exhausted, "pipe: out of descriptors");
   FileDescriptor reading{ends[0]};
   FileDescriptor writing{ends[1]};
+  // It starts without, as it goes on without.
+  if (const Status bounded = bound_log(log_path, {}); !bounded) {
+    log::warning("log_not_bounded", {{"why", bounded.error()}});
+  }
   FileDescriptor log{::open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)};
   FileDescriptor null{::open("/dev/null", O_RDONLY | O_CLOEXEC)};
   if (!log.is_open()) {

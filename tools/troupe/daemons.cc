@@ -25,6 +25,7 @@
 #include "troupe/etcd_daemon.h"
 #include "troupe/gateway_daemon.h"
 #include "troupe/node_options.h"
+#include "troupe/own_log.h"
 #include "troupe/state_folder.h"
 #include "troupe/version.h"
 #include "worker/machine.h"
@@ -39,7 +40,8 @@ namespace {
 // One may be busy with a backup for long, and must not take one from the journal and the packages.
 constexpr size_t head_blocking_threads = 3;
 
-// The frame of every daemon: identity, loop, the ready line, an orderly end at SIGTERM.
+constexpr Duration log_look_period = std::chrono::seconds(5);
+
 // A connection, a process and a checkpoint on its way are a descriptor each; 1,024, the usual
 // limit, is what select() once could take.
 void raise_descriptor_limit() {
@@ -51,6 +53,7 @@ void raise_descriptor_limit() {
   (void)::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// The frame of every daemon: identity, loop, log, the ready line, an orderly end at SIGTERM.
 class Daemon {
  public:
   Daemon(const CommonOptions& common, const DaemonOptions& options, std::string kind)
@@ -114,12 +117,26 @@ class Daemon {
       log::info("ready", {{"facts", json::serialize(*facts)}});
       report_ready(*facts);
       auto token = boost::asio::use_awaitable;
-      const auto raced = co_await (signals.async_wait(token) || broken());
+      const auto raced = co_await (signals.async_wait(token) || broken() || bound_own_log());
       failed = raced.index() == 1;
       log::info("stopping", {{"broken", failed}});
     }
     co_await stop();
     real_.io().stop();
+  }
+
+  // For ever.
+  Async<void> bound_own_log() {
+    const std::string path = folder_.logs() / (options_.name + ".log");
+    const transport::Environment environment = real_.environment();
+    bool is_noted = false;
+    for (;;) {
+      co_await sleep_for(environment.clock, log_look_period);
+      auto bound = [path] { return bound_log(path, {STDERR_FILENO, STDOUT_FILENO}); };
+      const Status bounded = co_await transport::run_blocking(environment, std::move(bound));
+      if (!bounded && !is_noted) log::warning("log_not_bounded", {{"why", bounded.error()}});
+      is_noted = !bounded;
+    }
   }
 
   StateFolder folder_;

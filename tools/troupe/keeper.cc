@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "troupe/commands.h"
 #include "troupe/daemon_process.h"
+#include "troupe/own_log.h"
 #include "troupe/state_folder.h"
 
 namespace troupe::tools {
@@ -52,6 +53,8 @@ class Keeper {
   // Returns when it is asked to end, or the cluster was taken down.
   Status run() {
     while (!was_interrupted()) {
+      // It says something only when a daemon has died.
+      (void)bound_log(folder_.logs() / "keeper.log", {STDERR_FILENO, STDOUT_FILENO});
       TROUPE_TRY(auto record, folder_.read_record());
       Steady::time_point next = Steady::time_point::max();
       std::vector<FileDescriptor> running;

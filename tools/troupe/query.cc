@@ -1,6 +1,7 @@
 // `troupe status`, `list`, `describe`, `logs`.
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <boost/json.hpp>
@@ -385,10 +386,19 @@ int run_describe(const CommonOptions& common, const std::string& id) {
 namespace {
 
 // A daemon's own log is a file of the state folder.
+// Whether another file has its name now.
+bool is_replaced(std::FILE* file, const std::filesystem::path& path) {
+  struct stat open {};
+  struct stat named {};
+  return ::fstat(::fileno(file), &open) == 0 && ::stat(path.c_str(), &named) == 0 &&
+         (open.st_dev != named.st_dev || open.st_ino != named.st_ino);
+}
+
 int print_daemon_log(const std::filesystem::path& path, bool follow) {
   std::FILE* file = std::fopen(path.c_str(), "r");
   if (file == nullptr) return fail(error(Code::not_found, "no log " + path.string()));
   char buffer[65536];
+  bool is_over = false;  // The daemon goes on in a new file.
   while (!was_interrupted()) {
     const size_t count = std::fread(buffer, 1, sizeof buffer, file);
     std::fwrite(buffer, 1, count, stdout);
@@ -396,7 +406,14 @@ int print_daemon_log(const std::filesystem::path& path, bool follow) {
     if (count > 0) continue;
     if (!follow) break;
     std::clearerr(file);
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    if (is_over) {
+      std::FILE* const next = std::freopen(path.c_str(), "r", file);
+      if (next == nullptr) return fail(error(Code::not_found, "no log " + path.string()));
+      file = next;
+    }
+    // Before the next file this one is read once more to its end.
+    is_over = is_replaced(file, path);
+    if (!is_over) std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   std::fclose(file);
   return 0;
