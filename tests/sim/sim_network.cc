@@ -364,12 +364,11 @@ void SimNetwork::end_host(SimHost& host, bool silently) {
     if (!pipe || &pipe->from != &host) continue;
     const auto back = pipe->back.lock();
     if (silently && back) {
-      // The other side finds out by itself, as TCP does (tls_stream.cc).
+      // The other side finds out by itself, as TCP does (tls_stream.cc), and can send until then.
       pipe->sender_closed = true;
       pipe->why = error(Code::unavailable, "the connection timed out");
       end_at(clock_.now() + user_timeout, pipe);
       back->receiver_closed = true;
-      back->sender_closed = true;
       back->changed.pulse();
       continue;
     }
