@@ -36,6 +36,10 @@ void ClusterChecks::violation(std::string what) {
     std::fprintf(stderr, "%s\n", violations_.back().c_str());
 }
 
+bool ClusterChecks::is_past(const SimHost& head) const {
+  return leader_ && *leader_ != head.name();
+}
+
 void ClusterChecks::process_began(const std::shared_ptr<SimProcess>& process) {
   processes_[process->id()] = process;
 }
@@ -92,6 +96,7 @@ void ClusterChecks::see(const SentFrame& sent) {
         told(*group);
       return;
     }
+    if (is_past(sent.from)) return;
     if (auto grant = protocol::decode<protocol::LeaseGranted>(sent.frame.body)) granted(*grant);
   } else {
     changed_ = true;

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -17,7 +18,7 @@ inline constexpr char may_run_again[] = " (may run again)";
 
 //  - An incarnation of an actor never runs in two processes; of one with a limit to its isolation,
 //    no two incarnations run at once.
-//  - No slot's process is granted to a lease while another lease has it.
+//  - No slot's process is granted to a lease while another lease has it, by the head that leads.
 //  - What runs on a node, by demand, never exceeds what the node has.
 //  - No call runs twice: a call that may be retried is another one each time.
 //  - A slot runs tasks of its own job only.
@@ -31,6 +32,12 @@ class ClusterChecks final : public ProcessObserver {
   // The first of them stop a test: they say what broke, at which virtual time.
   const std::vector<std::string>& violations() const { return violations_; }
   void violation(std::string what);
+
+  // Of several heads: this one leads from now on. Empty: one that is dead already.
+  void head_leads(std::string host) { leader_ = std::move(host); }
+  // Another one leads by now. What it says of leases and of who lives where may be of the past, as
+  // workers obey it only as long as they know no later one.
+  bool is_past(const SimHost& head) const;
 
   // After each instant.
   void check();
@@ -67,6 +74,7 @@ class ClusterChecks final : public ProcessObserver {
   std::map<ProcessId, std::shared_ptr<SimProcess>> processes_;
   std::map<Call, protocol::Method> asked_;
   std::map<LeaseId, int64_t> demand_;    // Of one slot, in milli of a CPU.
+  std::optional<std::string> leader_;    // Of several heads: the host that leads.
   std::map<ProcessId, LeaseId> leased_;  // As the head granted and has not yet taken back.
   std::set<TaskId> ran_;
   using Grant = std::pair<PlacementGroupId, uint32_t>;

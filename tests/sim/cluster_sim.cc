@@ -102,6 +102,7 @@ double hours_of(Duration duration) {
 
 struct Sum {
   uint64_t seeds = 0;
+  uint64_t of_several_heads = 0;
   uint64_t failures = 0;
   Duration simulated{};
   FaultCounts faults;
@@ -115,6 +116,7 @@ void run_one(const Arguments& arguments, uint64_t seed, Sum& sum) {
   EpisodeOptions options{seed, arguments.history};
   const EpisodeResult result = run_episode(options);
   ++sum.seeds;
+  if (result.heads > 1) ++sum.of_several_heads;
   sum.simulated += result.simulated;
   sum.faults.add(result.faults);
   sum.succeeded += result.succeeded;
@@ -240,8 +242,10 @@ int run(const Arguments& arguments) {
     if (!more || sum.failures >= failures_enough) break;
   }
   const double seconds = seconds_since(began);
-  fmt::print("{} seeds, {:.2f} simulated hours in {:.1f} s; {} seeds failed\n", sum.seeds,
-             hours_of(sum.simulated), seconds, sum.failures);
+  fmt::print(
+      "{} seeds, {} of them with three heads, {:.2f} simulated hours in {:.1f} s; {} seeds "
+      "failed\n",
+      sum.seeds, sum.of_several_heads, hours_of(sum.simulated), seconds, sum.failures);
   fmt::print("{} successes, {} failures, {} leases, {} grants of groups\n", sum.succeeded,
              sum.failed, sum.leases, sum.grants);
   fmt::print("faults: {}\n", sum.faults.to_string());

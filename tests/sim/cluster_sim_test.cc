@@ -336,9 +336,9 @@ Outcome run_seed(uint64_t seed, const Sabotage& sabotage = nullptr) {
     }
     if (plan.kill_head) {
       wait(3000);
-      cluster.kill_head();
+      cluster.head().kill();
       wait(2000);
-      cluster.start_head();
+      cluster.head().start();
     }
     sim.run_until([&] { return program.is_done(); }, 10s);
     NetworkFaults calm;
@@ -409,6 +409,83 @@ TEST(ClusterSimulation, TheSameSeedIsTheSameHistory) {
     hashes.insert(hash);
   }
   EXPECT_EQ(hashes.size(), subset.size());
+}
+
+// --- Several heads
+
+// An actor that is made and answers, by the head that leads.
+Async<void> use_cluster(SimCluster& cluster, Random& random, Status& outcome) {
+  protocol::ActorSpec spec;
+  spec.actor = ActorId::random(random);
+  spec.module = "module";
+  spec.class_name = "Class";
+  spec.demand = cpus(250);
+  auto created = co_await cluster.driver().create_actor(spec, 10s);
+  if (!created) {
+    outcome = created.error();
+    co_return;
+  }
+  client::ActorCallSpec call;
+  call.actor = spec.actor;
+  call.budget = 10s;
+  call.method = "echo";
+  call.arguments = argument("text");
+  auto value = co_await cluster.driver().call_actor(std::move(call));
+  outcome = value ? ok() : Status(value.error());
+}
+
+Status use_cluster(Simulation& sim, SimCluster& cluster) {
+  Status outcome = error(Code::deadline_exceeded, "it never ends");
+  sim.run(use_cluster(cluster, sim.random(), outcome), 30s);
+  return outcome;
+}
+
+Async<void> hand_over(SimHead* head, bool& done) {
+  done = co_await head->hand_over();
+}
+
+TEST(ClusterOfThreeHeads, GoesOnWhenTheOneThatLeadsIsKilled) {
+  Simulation sim{1};
+  ClusterOptions options;
+  options.heads = 3;
+  options.workers = 10;
+  SimCluster cluster{sim, options};
+  ASSERT_TRUE(cluster.start());
+  ASSERT_TRUE(use_cluster(sim, cluster));
+  for (int round = 0; round < 4; ++round) {
+    SimHead* const leader = cluster.leader();
+    ASSERT_NE(leader, nullptr);
+    const uint64_t term = cluster.coordinator().read().term;
+    leader->kill(round % 2 == 1);
+    const Status used = use_cluster(sim, cluster);
+    EXPECT_TRUE(used) << used.error().to_string();
+    EXPECT_GT(cluster.coordinator().read().term, term);
+    EXPECT_FALSE(leader->is_up());
+    leader->start();
+    cluster.settle(30s);
+  }
+  cluster.end_job();
+  cluster.stop();
+  for (const std::string& violation : cluster.checks().violations()) ADD_FAILURE() << violation;
+}
+
+TEST(ClusterOfThreeHeads, HandsTheLeadOver) {
+  Simulation sim{2};
+  ClusterOptions options;
+  options.heads = 3;
+  SimCluster cluster{sim, options};
+  ASSERT_TRUE(cluster.start());
+  SimHead* const leader = cluster.leader();
+  ASSERT_NE(leader, nullptr);
+  bool done = false;
+  sim.run(hand_over(leader, done), 5s);
+  EXPECT_TRUE(done);
+  EXPECT_TRUE(use_cluster(sim, cluster));
+  EXPECT_NE(cluster.leader(), leader);
+  cluster.settle(30s);
+  cluster.end_job();
+  cluster.stop();
+  for (const std::string& violation : cluster.checks().violations()) ADD_FAILURE() << violation;
 }
 
 // The checks themselves: a cluster that is broken on purpose must not pass.

@@ -165,9 +165,9 @@ TEST_P(DeploymentHeadRestart, GoesOnWithTheUpdate) {
   ASSERT_TRUE(reaches("ready"));
   deploy(spec("two"));
   sim_.run_for(GetParam());
-  cluster_->kill_head();
+  cluster_->head().kill();
   sim_.run_for(1s);
-  cluster_->start_head();
+  cluster_->head().start();
   ASSERT_TRUE(reaches("ready")) << look().state << ": " << look().reason;
   EXPECT_EQ(serving("two"), 2u);
 }

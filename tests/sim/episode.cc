@@ -32,8 +32,10 @@ class Episode {
     result.mode = mode_;
     {
       ClusterOptions options;
-      options.workers = 2 + sim_.random().below(3);
+      options.heads = sim_.random().chance(0.5) ? 3 : 1;
+      options.workers = sim_.random().chance(0.1) ? 10 : 2 + below(3);
       options.main_driver = false;
+      result.heads = options.heads;
       SimCluster cluster{sim_, options};
       Promises promises{sim_, cluster};
       Workload workload{sim_, cluster, promises};
@@ -88,8 +90,20 @@ class Episode {
       cluster_->abandon_worker(index);
       if (cluster_->is_worker_up(index)) cluster_->kill_worker(index, sim_.random().chance(0.5));
     }
+    if (cluster_->heads() > 1 && sim_.random().chance(0.1)) abandon_head();
     plans_.back()->end();
     workload_->wind_down();
+  }
+
+  // Not the one that leads, which may be recording that the others lack something; nor the last one
+  // that has all.
+  void abandon_head() {
+    SimHead& head = cluster_->head(below(cluster_->heads()));
+    const head::LeadRecord record = cluster_->coordinator().read();
+    const bool is_needed = record.in_sync == std::vector<std::string>{head.name()};
+    if (std::exchange(abandoned_head_, true) || is_needed || record.leader == head.name()) return;
+    head.abandon();
+    if (head.is_up()) head.kill(sim_.random().chance(0.5));
   }
 
   void recover(Duration limit) {
@@ -133,7 +147,8 @@ class Episode {
   Promises* promises_ = nullptr;
   Workload* workload_ = nullptr;
   std::vector<std::unique_ptr<FaultPlan>> plans_;
-  bool abandoned_ = false;
+  bool abandoned_ = false;       // A worker.
+  bool abandoned_head_ = false;  // Or tried to.
 };
 
 }  // namespace

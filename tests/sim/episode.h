@@ -23,6 +23,7 @@ struct EpisodeResult {
   Mode mode = Mode::liveness;
   uint64_t hash = 0;  // Of all that happened.
   Duration simulated{};
+  size_t heads = 1;
   std::vector<std::string> violations;
   FaultCounts faults;
   uint64_t succeeded = 0;

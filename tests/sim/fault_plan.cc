@@ -9,6 +9,8 @@ using protocol::Method;
 
 namespace {
 
+using Cut = FaultPlan::Cut;
+
 // Those that their senders repeat, and that therefore must be taken twice with one effect.
 bool is_idempotent(const protocol::FrameHeader& header) {
   switch (header.method) {
@@ -36,6 +38,14 @@ bool is_idempotent(const protocol::FrameHeader& header) {
   }
 }
 
+// Built outside coroutines: GCC 12 miscompiles initializer lists inside them.
+std::vector<Cut> one_way(const std::string& from, const std::string& to) {
+  return {{from, to}};
+}
+std::vector<Cut> both_ways(const std::string& a, const std::string& b) {
+  return {{a, b}, {b, a}};
+}
+
 }  // namespace
 
 FaultPlan::FaultPlan(Simulation& simulation, SimCluster& cluster)
@@ -44,18 +54,26 @@ FaultPlan::FaultPlan(Simulation& simulation, SimCluster& cluster)
       random_(simulation.random()),
       counts_(simulation.network().fault_counts()) {
   static constexpr Strike all[] = {
-      &FaultPlan::partition,      &FaultPlan::partition_one_way, &FaultPlan::isolate_machine,
-      &FaultPlan::slow_link,      &FaultPlan::crash_head,        &FaultPlan::crash_head_again,
-      &FaultPlan::restart_head,   &FaultPlan::pause_head,        &FaultPlan::crash_worker,
-      &FaultPlan::restart_worker, &FaultPlan::pause_worker,      &FaultPlan::lose_machine,
-      &FaultPlan::pause_machine,  &FaultPlan::crash_process,     &FaultPlan::pause_process,
-      &FaultPlan::break_launches, &FaultPlan::crash_driver,      &FaultPlan::pause_driver,
-      &FaultPlan::slow_disk,      &FaultPlan::stall_disk,        &FaultPlan::fill_disk,
-      &FaultPlan::break_disk,     &FaultPlan::crash_in_commit,   &FaultPlan::garble_disk,
-      &FaultPlan::jump_clock};
+      &FaultPlan::partition,     &FaultPlan::partition_one_way, &FaultPlan::isolate_machine,
+      &FaultPlan::slow_link,     &FaultPlan::crash_head,        &FaultPlan::crash_head_again,
+      &FaultPlan::restart_head,  &FaultPlan::pause_head,        &FaultPlan::lose_head,
+      &FaultPlan::crash_worker,  &FaultPlan::restart_worker,    &FaultPlan::pause_worker,
+      &FaultPlan::lose_machine,  &FaultPlan::pause_machine,     &FaultPlan::crash_process,
+      &FaultPlan::pause_process, &FaultPlan::break_launches,    &FaultPlan::crash_driver,
+      &FaultPlan::pause_driver,  &FaultPlan::slow_disk,         &FaultPlan::stall_disk,
+      &FaultPlan::fill_disk,     &FaultPlan::break_disk,        &FaultPlan::crash_in_commit,
+      &FaultPlan::garble_disk,   &FaultPlan::jump_clock};
+  static constexpr Strike of_several_heads[] = {
+      &FaultPlan::crash_heads,           &FaultPlan::cut_head_from_head,
+      &FaultPlan::cut_head_from_workers, &FaultPlan::cut_head_from_coordinator,
+      &FaultPlan::unhear_coordinator,    &FaultPlan::slow_coordinator,
+      &FaultPlan::lose_coordinator,      &FaultPlan::hand_over};
   const double share = 0.1 + 0.5 * random_.uniform();
   for (const Strike strike : all) {
     if (random_.chance(share)) strikes_.push_back(strike);
+  }
+  for (const Strike strike : of_several_heads) {
+    if (cluster_.heads() > 1 && random_.chance(share)) strikes_.push_back(strike);
   }
   const auto at_most = [this](double most) { return flip() ? most * random_.uniform() : 0; };
   worst_.delay_max = std::chrono::microseconds(200 + random_.below(flip() ? 2'000 : 20'000));
@@ -82,10 +100,14 @@ void FaultPlan::end() {
   NetworkFaults calm;
   simulation_.network().set_faults(calm);
   simulation_.network().heal();
-  cluster_.disk().heal();
   cluster_.launch_faults() = {};
   for (SimHost* host : std::exchange(paused_, {})) host->resume();
-  if (cluster_.may_start_head()) cluster_.start_head();
+  for (size_t i = 0; i < cluster_.heads(); ++i) {
+    SimHead& head = cluster_.head(i);
+    head.disk().heal();
+    head.set_coordinator_latency(SimCoordinator::usual_latency);
+    if (head.may_start()) head.start();
+  }
   for (size_t i = 0; i < cluster_.workers(); ++i) {
     if (cluster_.may_start_worker(i)) cluster_.start_worker(i);
   }
@@ -121,45 +143,48 @@ Async<void> FaultPlan::change_weather() {
 // --- Links
 
 std::string FaultPlan::any_machine() {
-  const size_t index = random_.below(cluster_.workers() + 1);
-  return index == 0 ? SimCluster::head_machine() : SimCluster::machine_of(index - 1);
+  const size_t index = random_.below(cluster_.heads() + cluster_.workers());
+  if (index < cluster_.heads()) return SimHead::machine_of(index);
+  return SimCluster::machine_of(index - cluster_.heads());
+}
+
+std::vector<std::string> FaultPlan::other_machines(const std::string& machine) const {
+  std::vector<std::string> others{coordinator_machine};
+  for (size_t i = 0; i < cluster_.heads(); ++i) others.push_back(SimHead::machine_of(i));
+  for (size_t i = 0; i < cluster_.workers(); ++i) others.push_back(SimCluster::machine_of(i));
+  std::erase(others, machine);
+  return others;
+}
+
+Async<void> FaultPlan::cut_for(std::vector<Cut> cuts, Fault why, uint64_t ms_max) {
+  SimNetwork& network = simulation_.network();
+  for (const auto& [from, to] : cuts) network.cut(from, to, why);
+  co_await pause_for(ms_max);
+  for (const auto& [from, to] : cuts) network.mend(from, to);
 }
 
 Async<void> FaultPlan::partition() {
-  const std::string a = flip() ? SimCluster::head_machine() : any_machine();
+  const std::string a = flip() ? any_head().machine() : any_machine();
   const std::string b = any_machine();
   if (a == b) co_return;
-  SimNetwork& network = simulation_.network();
-  network.partition(a, b);
-  co_await pause_for(12'000);
-  network.mend(a, b);
-  network.mend(b, a);
+  co_await cut_for(both_ways(a, b), Fault::partition, 12'000);
 }
 
 Async<void> FaultPlan::partition_one_way() {
-  std::string a = SimCluster::head_machine();
+  std::string a = any_head().machine();
   std::string b = SimCluster::machine_of(any_worker());
   if (flip()) std::swap(a, b);
-  simulation_.network().cut(a, b, Fault::partition_one_way);
-  co_await pause_for(12'000);
-  simulation_.network().mend(a, b);
+  co_await cut_for(one_way(a, b), Fault::partition_one_way, 12'000);
 }
 
 Async<void> FaultPlan::isolate_machine() {
   const std::string alone = any_machine();
-  std::vector<std::string> others{SimCluster::head_machine()};
-  for (size_t i = 0; i < cluster_.workers(); ++i) others.push_back(SimCluster::machine_of(i));
-  std::erase(others, alone);
-  SimNetwork& network = simulation_.network();
-  for (const std::string& other : others) {
-    network.cut(alone, other, Fault::machine_isolated);
-    network.cut(other, alone, Fault::machine_isolated);
+  std::vector<Cut> cuts;
+  for (const std::string& other : other_machines(alone)) {
+    cuts.emplace_back(alone, other);
+    cuts.emplace_back(other, alone);
   }
-  co_await pause_for(12'000);
-  for (const std::string& other : others) {
-    network.mend(alone, other);
-    network.mend(other, alone);
-  }
+  co_await cut_for(std::move(cuts), Fault::machine_isolated, 12'000);
 }
 
 Async<void> FaultPlan::slow_link() {
@@ -170,40 +195,91 @@ Async<void> FaultPlan::slow_link() {
   simulation_.network().slow_down(machine, {});
 }
 
-// --- The head
+// --- Heads
 
-Async<void> FaultPlan::revive_head(uint64_t ms_max) {
+SimHead& FaultPlan::any_head() {
+  if (cluster_.heads() > 1 && flip()) {
+    if (SimHead* const leader = cluster_.leader()) return *leader;
+  }
+  return cluster_.head(random_.below(cluster_.heads()));
+}
+
+Fault FaultPlan::by_role(const SimHead& head, Fault of_leader, Fault of_standby) {
+  return head.stands_by() ? of_standby : of_leader;
+}
+
+Async<void> FaultPlan::revive_head(SimHead& head, uint64_t ms_max) {
   co_await pause_for(ms_max);
-  if (cluster_.may_start_head()) cluster_.start_head();
+  if (head.may_start()) head.start();
 }
 
 Async<void> FaultPlan::crash_head() {
-  if (!cluster_.is_head_up()) co_return;
-  counts_.note(Fault::head_crash);
-  cluster_.kill_head();
-  co_await revive_head(flip() ? 500 : 8'000);
+  SimHead& head = any_head();
+  if (!head.is_up()) co_return;
+  counts_.note(by_role(head, Fault::head_crash, Fault::standby_crash));
+  head.kill();
+  co_await revive_head(head, flip() ? 500 : 8'000);
+}
+
+Async<void> FaultPlan::lose_head() {
+  SimHead& head = any_head();
+  if (!head.is_up()) co_return;
+  counts_.note(Fault::head_lost);
+  head.kill(true);
+  co_await revive_head(head, flip() ? 3'000 : 15'000);
+}
+
+// The one that starts; of several the one that has the lead and does not serve yet.
+SimHead* FaultPlan::taking_over() {
+  if (cluster_.heads() == 1) {
+    SimHead& head = cluster_.head();
+    return head.is_up() && !head.serves() ? &head : nullptr;
+  }
+  const std::string name = cluster_.coordinator().read().leader;
+  for (size_t i = 0; i < cluster_.heads(); ++i) {
+    SimHead& head = cluster_.head(i);
+    if (head.name() == name && head.stands_by()) return &head;
+  }
+  return nullptr;
+}
+
+Async<void> FaultPlan::await_taking_over(Duration limit) {
+  const Instant end = simulation_.clock().now() + limit;
+  while (simulation_.clock().now() < end && !ended_ && taking_over() == nullptr) {
+    co_await sleep_for(simulation_.clock(), 1ms);
+  }
 }
 
 Async<void> FaultPlan::crash_head_again() {
   const uint64_t times = 1 + random_.below(4);
   for (uint64_t i = 0; i < times && !ended_; ++i) {
-    if (cluster_.is_head_up()) cluster_.kill_head();
-    co_await revive_head(300);
-    co_await pause_for(10);
-    if (ended_ || !cluster_.is_head_up()) co_return;
-    const bool early = !cluster_.has_head_started();
-    if (early) counts_.note(Fault::head_crash_again);
-    if (early || flip()) cluster_.kill_head();
-    co_await revive_head(300);
+    SimHead& first = any_head();
+    if (first.is_up()) first.kill();
+    if (cluster_.heads() == 1) {
+      co_await revive_head(first, 300);
+    } else {
+      spawn(simulation_.scope(), revive_head(first, 3'000));
+      co_await await_taking_over(4s);
+    }
+    co_await pause_for(cluster_.heads() == 1 ? 10 : 2);
+    if (ended_) co_return;
+    SimHead* const second = taking_over();
+    if (second != nullptr) counts_.note(Fault::head_crash_again);
+    SimHead& target = second != nullptr ? *second : any_head();
+    if (!target.is_up()) co_return;
+    if (second != nullptr || flip()) target.kill();
+    co_await revive_head(target, 300);
     co_await pause_for(2'000);
   }
 }
 
 Async<void> FaultPlan::restart_head() {
-  const bool stopped = co_await cluster_.stop_head();
+  SimHead& head = any_head();
+  const Fault fault = by_role(head, Fault::head_restart, Fault::standby_restart);
+  const bool stopped = co_await head.stop();
   if (!stopped) co_return;
-  counts_.note(Fault::head_restart);
-  co_await revive_head(ended_ ? 0 : 2'000);
+  counts_.note(fault);
+  co_await revive_head(head, ended_ ? 0 : 2'000);
 }
 
 Async<void> FaultPlan::hold(std::vector<SimHost*> hosts, Fault fault, uint64_t ms_max) {
@@ -224,9 +300,11 @@ Async<void> FaultPlan::hold(std::vector<SimHost*> hosts, Fault fault, uint64_t m
 }
 
 Async<void> FaultPlan::pause_head() {
-  if (!cluster_.is_head_up()) co_return;
-  std::vector<SimHost*> hosts{&cluster_.head_host()};
-  co_await hold(std::move(hosts), Fault::head_pause, flip() ? 2'000 : 12'000);
+  SimHead& head = any_head();
+  if (!head.is_up()) co_return;
+  const Fault fault = by_role(head, Fault::head_pause, Fault::standby_pause);
+  std::vector<SimHost*> hosts{&head.host()};
+  co_await hold(std::move(hosts), fault, flip() ? 2'000 : 12'000);
 }
 
 // --- Workers and what runs there
@@ -325,63 +403,69 @@ Async<void> FaultPlan::pause_driver() {
   co_await hold(std::move(hosts), Fault::driver_pause, 8'000);
 }
 
-// --- The disk
+// --- Disks
 
 Async<void> FaultPlan::slow_disk() {
-  cluster_.disk().set_latency(std::chrono::microseconds(100 + random_.below(100'000)),
-                              Fault::disk_slow);
+  SimDisk& disk = any_head().disk();
+  disk.set_latency(std::chrono::microseconds(100 + random_.below(100'000)), Fault::disk_slow);
   co_await pause_for(15'000);
-  cluster_.disk().set_latency({}, std::nullopt);
+  disk.set_latency({}, std::nullopt);
 }
 
 Async<void> FaultPlan::stall_disk() {
-  cluster_.disk().set_latency(std::chrono::milliseconds(500 + random_.below(4'000)),
-                              Fault::disk_stall);
+  SimDisk& disk = any_head().disk();
+  disk.set_latency(std::chrono::milliseconds(500 + random_.below(4'000)), Fault::disk_stall);
   co_await pause_for(3'000);
-  cluster_.disk().set_latency({}, std::nullopt);
+  disk.set_latency({}, std::nullopt);
 }
 
 Async<void> FaultPlan::fill_disk() {
-  cluster_.disk().set_full(true);
+  SimDisk& disk = any_head().disk();
+  disk.set_full(true);
   co_await pause_for(6'000);
-  cluster_.disk().set_full(false);
+  disk.set_full(false);
 }
 
 Async<void> FaultPlan::break_disk() {
-  cluster_.disk().fail_next_commit();
+  any_head().disk().fail_next_commit();
   co_return;
 }
 
 // Within the commit nothing may leave the head any more; the rest of its end waits for the turn's.
-void FaultPlan::die_in_commit(SimHost* host) {
+void FaultPlan::die_in_commit(SimHead& head) {
+  SimHost* const host = &head.host();
   simulation_.network().kill(*host);
-  simulation_.clock().call_at(simulation_.clock().now(), [this, host] {
-    if (cluster_.is_head_up() && &cluster_.head_host() == host) cluster_.kill_head();
-    spawn(simulation_.scope(), revive_head(2'000));
+  simulation_.clock().call_at(simulation_.clock().now(), [this, host, &head] {
+    if (head.is_up() && &head.host() == host) head.kill();
+    spawn(simulation_.scope(), revive_head(head, 2'000));
   });
 }
 
 Async<void> FaultPlan::crash_in_commit() {
-  if (!cluster_.is_head_up()) co_return;
+  SimHead& head = any_head();
+  if (!head.is_up()) co_return;
   static constexpr Fault ways[] = {Fault::unsynced_lost, Fault::unsynced_kept, Fault::wal_torn};
-  cluster_.disk().crash_in_next_commit(ways[random_.below(3)], [this] {
-    if (cluster_.is_head_up()) die_in_commit(&cluster_.head_host());
+  head.disk().crash_in_next_commit(ways[random_.below(3)], [this, &head] {
+    if (head.is_up()) die_in_commit(head);
   });
   co_return;
 }
 
 Async<void> FaultPlan::garble_disk() {
-  if (!cluster_.is_head_up()) co_return;
-  cluster_.disk().fail_next_read();
-  cluster_.kill_head();
-  co_await revive_head(1'000);
+  SimHead& head = any_head();
+  if (!head.is_up()) co_return;
+  head.disk().fail_next_read();
+  head.kill();
+  co_await revive_head(head, 1'000);
 }
 
 // --- Clocks
 
 Async<void> FaultPlan::jump_clock() {
   std::vector<SimHost*> hosts;
-  if (cluster_.is_head_up()) hosts.push_back(&cluster_.head_host());
+  for (size_t i = 0; i < cluster_.heads(); ++i) {
+    if (cluster_.head(i).is_up()) hosts.push_back(&cluster_.head(i).host());
+  }
   for (size_t i = 0; i < cluster_.workers(); ++i) {
     if (cluster_.is_worker_up(i)) hosts.push_back(&cluster_.worker_host(i));
   }
@@ -393,6 +477,71 @@ Async<void> FaultPlan::jump_clock() {
   counts_.note(forward ? Fault::clock_forward : Fault::clock_back);
   simulation_.record((forward ? "clock forward of " : "clock back of ") + host.name());
   host.clock().jump(forward ? Duration(by) : -Duration(by));
+}
+
+// --- Several heads
+
+// As a power cut does; they come back one by one.
+Async<void> FaultPlan::crash_heads() {
+  counts_.note(Fault::heads_crash);
+  const uint64_t ms_max = flip() ? 500 : 5'000;
+  for (size_t i = 0; i < cluster_.heads(); ++i) {
+    SimHead& head = cluster_.head(i);
+    if (head.is_up()) head.kill();
+    spawn(simulation_.scope(), revive_head(head, ms_max));
+  }
+  co_return;
+}
+
+Async<void> FaultPlan::cut_head_from_head() {
+  SimHead& head = any_head();
+  const size_t steps = 1 + random_.below(cluster_.heads() - 1);
+  const std::string other = SimHead::machine_of((head.index() + steps) % cluster_.heads());
+  std::vector<Cut> cuts = both_ways(head.machine(), other);
+  if (random_.chance(0.3)) cuts.erase(cuts.begin() + (flip() ? 1 : 0));
+  co_await cut_for(std::move(cuts), Fault::head_cut_from_head, 12'000);
+}
+
+Async<void> FaultPlan::cut_head_from_workers() {
+  const std::string machine = any_head().machine();
+  std::vector<Cut> cuts;
+  for (size_t i = 0; i < cluster_.workers(); ++i) {
+    cuts.emplace_back(machine, SimCluster::machine_of(i));
+    cuts.emplace_back(SimCluster::machine_of(i), machine);
+  }
+  co_await cut_for(std::move(cuts), Fault::head_cut_from_workers, 12'000);
+}
+
+Async<void> FaultPlan::cut_head_from_coordinator() {
+  std::vector<Cut> cuts = one_way(any_head().machine(), coordinator_machine);
+  co_await cut_for(std::move(cuts), Fault::head_cut_from_coordinator, 8'000);
+}
+
+Async<void> FaultPlan::unhear_coordinator() {
+  std::vector<Cut> cuts = one_way(coordinator_machine, any_head().machine());
+  co_await cut_for(std::move(cuts), Fault::coordinator_unheard, 8'000);
+}
+
+Async<void> FaultPlan::slow_coordinator() {
+  SimHead& head = any_head();
+  head.set_coordinator_latency(std::chrono::milliseconds(20 + random_.below(3'000)));
+  co_await pause_for(8'000);
+  head.set_coordinator_latency(SimCoordinator::usual_latency);
+}
+
+Async<void> FaultPlan::lose_coordinator() {
+  std::vector<Cut> cuts;
+  for (size_t i = 0; i < cluster_.heads(); ++i) {
+    cuts.emplace_back(SimHead::machine_of(i), coordinator_machine);
+  }
+  co_await cut_for(std::move(cuts), Fault::coordinator_away, 8'000);
+}
+
+Async<void> FaultPlan::hand_over() {
+  SimHead* const leader = cluster_.leader();
+  if (leader == nullptr) co_return;
+  const bool done = co_await leader->hand_over();
+  if (done) counts_.note(Fault::lead_handed_over);
 }
 
 }  // namespace troupe::sim

@@ -19,6 +19,8 @@ class FaultPlan {
   // and is not abandoned, goes on.
   void end();
 
+  using Cut = std::pair<std::string, std::string>;  // From one machine to another.
+
  private:
   using Strike = Async<void> (FaultPlan::*)();
 
@@ -27,7 +29,12 @@ class FaultPlan {
   Async<void> pause_for(uint64_t ms_max);
   bool flip() { return random_.chance(0.5); }
   size_t any_worker() { return random_.below(cluster_.workers()); }
+  // Of several each second time the one that leads.
+  SimHead& any_head();
+  // Which of two kinds of fault it is, by what the head does.
+  static Fault by_role(const SimHead& head, Fault of_leader, Fault of_standby);
   std::string any_machine();
+  std::vector<std::string> other_machines(const std::string& machine) const;
 
   Async<void> partition();
   Async<void> partition_one_way();
@@ -37,6 +44,7 @@ class FaultPlan {
   Async<void> crash_head_again();
   Async<void> restart_head();
   Async<void> pause_head();
+  Async<void> lose_head();
   Async<void> crash_worker();
   Async<void> restart_worker();
   Async<void> pause_worker();
@@ -54,12 +62,24 @@ class FaultPlan {
   Async<void> crash_in_commit();
   Async<void> garble_disk();
   Async<void> jump_clock();
+  // Of several heads.
+  Async<void> crash_heads();
+  Async<void> cut_head_from_head();
+  Async<void> cut_head_from_workers();
+  Async<void> cut_head_from_coordinator();
+  Async<void> unhear_coordinator();
+  Async<void> slow_coordinator();
+  Async<void> lose_coordinator();
+  Async<void> hand_over();
 
-  Async<void> revive_head(uint64_t ms_max);
+  Async<void> revive_head(SimHead& head, uint64_t ms_max);
+  Async<void> await_taking_over(Duration limit);
+  SimHead* taking_over();
+  Async<void> cut_for(std::vector<Cut> cuts, Fault why, uint64_t ms_max);
   Async<void> revive_worker(size_t index, uint64_t ms_max);
   Async<void> hold(std::vector<SimHost*> hosts, Fault fault, uint64_t ms_max);
   std::shared_ptr<SimProcess> any_process();
-  void die_in_commit(SimHost* host);
+  void die_in_commit(SimHead& head);
 
   Simulation& simulation_;
   SimCluster& cluster_;

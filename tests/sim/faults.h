@@ -23,10 +23,11 @@ enum class Fault : uint8_t {
   machine_isolated,   // From all others.
   link_slow,
   // Of processes.
-  head_crash,
-  head_crash_again,  // While it starts.
+  head_crash,        // Of the only one, or of several the one that leads.
+  head_crash_again,  // While it starts, or takes the lead.
   head_restart,      // In good order.
   head_pause,
+  head_lost,  // Nobody is told.
   worker_crash,
   worker_restart,
   worker_pause,
@@ -50,8 +51,23 @@ enum class Fault : uint8_t {
   // Of wall clocks.
   clock_forward,
   clock_back,
+  // Of several heads.
+  standby_crash,
+  standby_restart,
+  standby_pause,
+  standby_disk,        // Any fault of the disk of one that stands by, beside its own kind.
+  heads_crash,         // Of all at once.
+  head_cut_from_head,  // Of one from another, in one direction or both.
+  head_cut_from_workers,
+  head_cut_from_coordinator,
+  coordinator_unheard,  // By one head: what that asks for is done.
+  coordinator_slow,     // For one head; what comes too late is done all the same.
+  coordinator_away,     // For all.
+  lead_handed_over,
+  lease_expired,  // Without having been ended; another lease follows.
+  lead_outlived,  // A head still takes itself for the one that leads when another one does.
 };
-inline constexpr size_t fault_kinds = static_cast<size_t>(Fault::clock_back) + 1;
+inline constexpr size_t fault_kinds = static_cast<size_t>(Fault::lead_outlived) + 1;
 
 std::string_view fault_name(Fault fault);
 

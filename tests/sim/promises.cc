@@ -12,6 +12,7 @@ using protocol::Method;
 Promises::Promises(Simulation& simulation, SimCluster& cluster)
     : simulation_(simulation), cluster_(cluster) {
   simulation.network().add_tap([this](const SentFrame& sent) { see(sent); });
+  cluster.on_lead([this](SimHead& head) { head_leads(head); });
 }
 
 void Promises::actor_created(const protocol::ActorSpec& spec) {
@@ -65,7 +66,7 @@ void Promises::see(const SentFrame& sent) {
   if (sent.from.identity().role != transport::Role::head) return;
   if (header.kind == FrameKind::request && header.method == Method::start_actor) {
     auto start = protocol::decode<protocol::StartActor>(sent.frame.body);
-    if (start) asked_of_worker(*start, sent.to);
+    if (start) asked_of_worker(*start, sent);
     return;
   }
   if (header.kind != FrameKind::reply) return;
@@ -74,6 +75,19 @@ void Promises::see(const SentFrame& sent) {
   asked_.erase(asked);
   if (header.error.code != 0) return;
   if (auto info = protocol::decode<protocol::ActorInfo>(sent.frame.body)) told(*info);
+}
+
+// The rows of what has ended stay, too.
+void Promises::head_leads(SimHead& head) {
+  const auto lacks = [&](const std::string& what) {
+    violation(fmt::format("{} leads without {}, which was promised", head.name(), what));
+  };
+  for (const auto& [id, job] : jobs_) {
+    if (!head.disk().has(Table::jobs, id.to_string())) lacks("job " + id.short_string());
+  }
+  for (const auto& [id, made] : made_) {
+    if (!head.disk().has(Table::actors, id.to_string())) lacks("actor " + id.short_string());
+  }
 }
 
 void Promises::told(const protocol::ActorInfo& info) {
@@ -92,16 +106,18 @@ void Promises::told(const protocol::ActorInfo& info) {
   violation(fmt::format("{} incarnation {} lives in two processes", name, info.incarnation));
 }
 
-void Promises::asked_of_worker(const protocol::StartActor& start, const SimHost& to) {
+void Promises::asked_of_worker(const protocol::StartActor& start, const SentFrame& sent) {
   Told& known = actors_[start.spec.actor];
   const std::string name = "actor " + start.spec.actor.short_string();
-  if (start.incarnation < known.incarnation) {
+  // A head of the past may ask for what it promised while it led.
+  const bool is_past = cluster_.checks().is_past(sent.from);
+  if (start.incarnation < known.incarnation && !is_past) {
     violation(fmt::format("{} is started in incarnation {} after {}", name, start.incarnation,
                           known.incarnation));
   }
   known.incarnation = std::max(known.incarnation, start.incarnation);
-  if (known.dead) violation(name + " is started after its death");
-  auto node = NodeId::parse(to.identity().name);
+  if (known.dead && !is_past) violation(name + " is started after its death");
+  auto node = NodeId::parse(sent.to.identity().name);
   if (!node) return;
   const auto [asked, fresh] = known.nodes.try_emplace(start.incarnation, *node);
   if (fresh || asked->second == *node) return;

@@ -15,6 +15,7 @@ namespace troupe::sim {
 //  - An actor, job or placement group whose making was acknowledged is known, whose end was
 //    acknowledged has ended, and an actor with restarts left lives, once the cluster has settled.
 //  - What a job has made ends with it.
+//  - Of several heads none leads without what was acknowledged until then.
 class Promises {
  public:
   Promises(Simulation& simulation, SimCluster& cluster);
@@ -67,8 +68,9 @@ class Promises {
   };
 
   void see(const SentFrame& sent);
+  void head_leads(SimHead& head);
   void told(const protocol::ActorInfo& info);
-  void asked_of_worker(const protocol::StartActor& start, const SimHost& to);
+  void asked_of_worker(const protocol::StartActor& start, const SentFrame& sent);
   void problem(std::string what) { problems_.push_back(std::move(what)); }
   void violation(std::string what) { cluster_.checks().violation(std::move(what)); }
   void check_actors();

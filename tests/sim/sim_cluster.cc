@@ -15,44 +15,26 @@ using transport::Role;
 
 namespace {
 
-constexpr uint16_t head_port = 7000;
-constexpr const char* head_address = "10.0.0.1";
-constexpr Duration restart_delay = 300ms;  // Of a supervisor.
-
-Endpoint head_endpoint() {
-  return {"", head_address, head_port};
-}
+constexpr Duration lead_lasts = 2s;  // Of several heads.
 
 std::string folder_of(size_t index) {
   return fmt::format("/simulated/{}", index);
 }
 
-// Short budgets: a frame that the network drops is lost for good here, where a real connection
-// would send it again.
-head::HeadOptions head_options(ClusterId cluster) {
-  head::HeadOptions options;
-  options.cluster = cluster;
-  options.version = "sim";
-  options.listen = {head_endpoint()};
-  options.actor_start_budget = 3s;
-  options.slot_start_budget = 3s;
-  options.stop_grace = 500ms;
-  options.backoff_max = 2s;
-  return options;
-}
-
-worker::WorkerOptions worker_options(ClusterId cluster, NodeId node, size_t index,
-                                     int64_t cpu_milli) {
+worker::WorkerOptions worker_options(const ClusterOptions& cluster_options, ClusterId cluster,
+                                     NodeId node, size_t index) {
   worker::WorkerOptions options;
   options.node = node;
   options.name = fmt::format("worker-{}", index);
   options.cluster = cluster;
-  options.heads = {head_endpoint()};
+  for (size_t head = 0; head < cluster_options.heads; ++head) {
+    options.heads.push_back(SimHead::endpoint_of(head));
+  }
   options.worker_socket = folder_of(index) + "/worker.sock";
   options.host = fmt::format("10.0.1.{}", index);
   options.socket_folder = folder_of(index);
   options.log_folder = folder_of(index);
-  options.total = {{"cpu", cpu_milli}};
+  options.total = {{"cpu", cluster_options.cpu_milli}};
   options.store_capacity_bytes = 1 << 20;
   options.version = "sim";
   return options;
@@ -63,17 +45,27 @@ worker::WorkerOptions worker_options(ClusterId cluster, NodeId node, size_t inde
 std::string SimCluster::machine_of(size_t index) {
   return fmt::format("machine-{}", index);
 }
-std::string SimCluster::head_machine() {
-  return "machine-head";
-}
 
 SimCluster::SimCluster(Simulation& simulation, const ClusterOptions& options)
     : simulation_(simulation),
       options_(options),
       cluster_(ClusterId::random(simulation.random())),
-      disk_({cluster_, options.lazy_sync}, simulation.clock(), simulation.history(),
-            simulation.network().fault_counts(), simulation.random().next()),
+      coordinator_(simulation.clock(), lead_lasts),
       checks_(simulation, options.cpu_milli) {
+  coordinator_.on_change([this](const head::LeadRecord& record) { lead_changed(record); });
+  HeadObserver& observer = *this;
+  SimHeadOptions head;
+  head.cluster = cluster_;
+  head.lazy_sync = options.lazy_sync;
+  if (options.heads > 1) {
+    head.coordinator = &coordinator_;
+    head.coordinator_patience = simulation.random().chance(0.5) ? 150ms : 1500ms;
+    // Else the end of a lease is always waited for.
+    simulation.network().set_refusals(simulation.random().chance(0.5));
+  }
+  for (; head.index < options.heads; ++head.index) {
+    heads_.push_back(std::make_unique<SimHead>(simulation, observer, head));
+  }
   nodes_.resize(options_.workers);
   for (Node& node : nodes_) node.id = NodeId::random(simulation.random());
   simulation_.on_step([this] {
@@ -92,80 +84,54 @@ void SimCluster::check() {
     if (!node.worker) continue;
     const uint64_t epoch = node.worker->head().epoch();
     if (epoch < node.epoch_seen) checks_.violation("a worker goes back to an older epoch");
-    if (epoch > epoch_ + 1) checks_.violation("a worker knows an epoch that no head has");
+    const uint64_t newest = has_several_heads() ? epoch_ : epoch_ + 1;  // One may be starting.
+    if (epoch > newest) checks_.violation("a worker knows an epoch that no head has");
     node.epoch_seen = epoch;
   }
-}
-
-// --- The head
-
-Async<void> SimCluster::run_head(HeadPointer process) {
-  const Status started = co_await process->head->start();
-  process->started = started.has_value();
-  process->start_ended.set();
-  if (process->over.is_set()) co_return;
-  if (started) {
-    const uint64_t epoch = process->head->epoch();
-    if (epoch <= epoch_) checks_.violation(fmt::format("epoch {} is used again", epoch));
-    epoch_ = epoch;
-    auto& broken = process->head->broken();
-    const bool is_broken = co_await wait_either(broken, process->over);
-    if (!is_broken || process->over.is_set()) co_return;
-    // Until its process is gone it must tell nobody what it could not write.
-    const auto lingers = std::chrono::milliseconds(simulation_.random().below(100));
-    co_await sleep_for(simulation_.clock(), lingers);
+  if (!has_several_heads() || looked_at_ == epoch_) return;
+  if (SimHead* const leads = leader()) {
+    looked_at_ = epoch_;
+    if (on_lead_) on_lead_(*leads);
   }
-  simulation_.record(started ? "the head is broken"
-                             : "the head does not start: " + started.error().to_string());
-  if (head_ != process) co_return;
-  kill_head();
-  co_await start_head_again();
 }
 
-Async<void> SimCluster::start_head_again() {
-  co_await sleep_for(simulation_.clock(), restart_delay);
-  if (may_start_head() && !stopping_) start_head();
+// --- The heads
+
+void SimCluster::head_began(uint64_t epoch) {
+  if (epoch <= epoch_) checks_.violation(fmt::format("epoch {} is used again", epoch));
+  epoch_ = epoch;
 }
 
-void SimCluster::start_head() {
-  transport::PeerIdentity identity;
-  identity.role = Role::head;
-  identity.name = "head";
-  head_ = std::make_shared<HeadProcess>(simulation_.executor());
-  head_->host = &simulation_.network().add_host(
-      {fmt::format("head-{}", ++heads_started_), head_machine(), identity});
-  head_->store = disk_.open();
-  transport::Environment environment = simulation_.environment(*head_->host);
-  environment.blocking = disk_.executor(environment.loop, environment.clock);
-  head_->head = std::make_unique<head::Head>(environment, *head_->store, head_options(cluster_));
-  spawn(simulation_.scope(), run_head(head_));
+// With each record that becomes true: of who is in sync, too.
+void SimCluster::lead_changed(const head::LeadRecord& record) {
+  if (record.term < epoch_) checks_.violation("a term goes back");
+  if (record.term == epoch_ && record.leader != last_leader_) {
+    checks_.violation(fmt::format("two heads lead in term {}", epoch_));
+  }
+  if (record.term == epoch_) return;
+  epoch_ = record.term;
+  last_leader_ = record.leader;
+  simulation_.record(fmt::format("{} leads in term {}", record.leader, record.term));
+  FaultCounts& counts = simulation_.network().fault_counts();
+  while (counts.of(Fault::lease_expired) < coordinator_.expired()) {
+    counts.note(Fault::lease_expired);
+  }
+  for (const auto& head : heads_) {
+    if (head->name() == record.leader) {
+      checks_.head_leads(head->is_up() ? head->host().name() : "");
+    } else if (head->serves()) {
+      counts.note(Fault::lead_outlived);
+    }
+  }
 }
 
-// A start that is under way looks at its parts until it has failed.
-Async<void> SimCluster::end_head(HeadPointer process) {
-  if (!process->start_ended.is_set()) co_await process->start_ended.wait();
-  co_await process->head->stop();
-}
-
-void SimCluster::kill_head() {
-  const HeadPointer process = std::exchange(head_, nullptr);
-  simulation_.network().kill(*process->host);
-  disk_.crash();
-  process->over.set();
-  spawn(simulation_.scope(), end_head(process));
-}
-
-Async<bool> SimCluster::stop_head() {
-  const HeadPointer process = head_;
-  if (!process || !process->started) co_return false;
-  process->over.set();
-  head_ = nullptr;
-  head_stopping_ = true;
-  co_await process->head->stop();
-  simulation_.network().kill(*process->host);
-  disk_.crash();
-  head_stopping_ = false;
-  co_return true;
+SimHead* SimCluster::leader() {
+  if (!has_several_heads()) return heads_[0]->serves() ? heads_[0].get() : nullptr;
+  const std::string name = coordinator_.read().leader;
+  for (const auto& head : heads_) {
+    if (head->name() == name && head->serves()) return head.get();
+  }
+  return nullptr;
 }
 
 // --- Workers
@@ -183,9 +149,9 @@ void SimCluster::start_worker(size_t index) {
   node.host = &simulation_.network().add_host(
       {fmt::format("worker-{}", index), machine_of(index), identity});
   node.launcher = std::make_unique<SimLauncher>(simulation_, *node.host, checks_, launch_faults_);
-  node.worker = std::make_unique<worker::Worker>(
-      simulation_.environment(*node.host), *node.launcher,
-      worker_options(cluster_, node.id, index, options_.cpu_milli));
+  node.worker =
+      std::make_unique<worker::Worker>(simulation_.environment(*node.host), *node.launcher,
+                                       worker_options(options_, cluster_, node.id, index));
   node.epoch_seen = 0;
   spawn(simulation_.scope(), run_worker(node.worker.get()));
 }
@@ -292,14 +258,14 @@ Async<void> SimCluster::stop_driver(std::shared_ptr<SimDriver> driver) {
 }
 
 bool SimCluster::start() {
-  start_head();
+  for (const auto& head : heads_) head->start();
   for (size_t i = 0; i < nodes_.size(); ++i) start_worker(i);
-  const bool registered = simulation_.run_until(
-      [this] {
-        return std::all_of(nodes_.begin(), nodes_.end(),
-                           [](const Node& node) { return node.worker->head().is_registered(); });
-      },
-      10s);
+  const auto is_complete = [this] {
+    if (has_several_heads() && coordinator_.read().in_sync.size() < heads_.size()) return false;
+    return std::all_of(nodes_.begin(), nodes_.end(),
+                       [](const Node& node) { return node.worker->head().is_registered(); });
+  };
+  const bool registered = simulation_.run_until(is_complete, 10s);
   if (!registered || !options_.main_driver) return registered;
   main_driver_ = make_driver(0);
   bool begun = false;
@@ -400,6 +366,24 @@ std::string SimCluster::difference(const Seen& seen) const {
   return {};
 }
 
+// In time each has what the others have.
+std::string SimCluster::difference_of_heads() {
+  if (!has_several_heads()) return {};
+  std::set<std::string> hashes;
+  size_t expected = 0;
+  for (const auto& head : heads_) {
+    if (head->is_abandoned()) continue;
+    ++expected;
+    hashes.insert(head->disk().state_hash());
+  }
+  const head::LeadRecord record = coordinator_.read();
+  if (record.leader.empty()) return "no head leads";
+  if (record.in_sync.size() != expected) {
+    return fmt::format("{} heads are in sync, {} are up", record.in_sync.size(), expected);
+  }
+  return hashes.size() == 1 ? "" : "the tables of the heads differ";
+}
+
 void SimCluster::settle(Duration limit) {
   const Instant deadline = simulation_.clock().now() + limit;
   std::vector<std::string> differences{"the head does not answer"};
@@ -410,7 +394,9 @@ void SimCluster::settle(Duration limit) {
     if (*done) {
       differences.clear();
       seen_ = std::move(*seen);
-      if (std::string first = difference(seen_); !first.empty()) differences.push_back(first);
+      std::string first = difference(seen_);
+      if (first.empty()) first = difference_of_heads();
+      if (!first.empty()) differences.push_back(std::move(first));
       if (differences.empty() && also_settled_) differences = also_settled_();
       if (differences.empty()) return;
     }
@@ -446,10 +432,12 @@ Async<void> SimCluster::stop_all() {
   for (size_t i = 0; i < nodes_.size(); ++i) {
     if (nodes_[i].worker) co_await nodes_[i].worker->stop();
   }
-  if (!head_) co_return;
-  head_->over.set();
-  if (!head_->start_ended.is_set()) co_await head_->start_ended.wait();
-  co_await head_->head->stop();
+  // Those that stand by first, or each would lead for a moment.
+  SimHead* const last = leader();
+  for (const auto& head : heads_) {
+    if (head.get() != last) co_await head->shut_down();
+  }
+  if (last != nullptr) co_await last->shut_down();
 }
 
 void SimCluster::stop() {

@@ -1,17 +1,18 @@
-// A whole cluster in one thread: a head, workers, a driver, and the actor processes that the
-// workers launch. Real but for network, clock, randomness, store and launcher.
+// A whole cluster in one thread: one head or several, workers, a driver, and the actor processes
+// that the workers launch. Real but for network, clock, randomness, store, launcher, and the
+// service in which several heads agree.
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "client/client.h"
-#include "head/head.h"
 #include "tests/sim/cluster_checks.h"
-#include "tests/sim/sim_disk.h"
+#include "tests/sim/sim_head.h"
 #include "tests/sim/sim_process.h"
 #include "tests/sim/simulation.h"
 #include "worker/worker.h"
@@ -19,6 +20,7 @@
 namespace troupe::sim {
 
 struct ClusterOptions {
+  size_t heads = 1;  // Of several one leads.
   size_t workers = 3;
   int64_t cpu_milli = 4000;  // Of each worker.
   bool lazy_sync = false;    // A disk that loses what it promised: for the checks' own test.
@@ -36,13 +38,13 @@ struct SimDriver {
   bool is_alive() const { return host->is_alive(); }
 };
 
-class SimCluster {
+class SimCluster final : HeadObserver {
  public:
   SimCluster(Simulation& simulation, const ClusterOptions& options);
-  ~SimCluster();
+  ~SimCluster() override;
 
-  // Starts all and waits until the workers are registered and the job has begun. False: it did not
-  // come up. Without faults it does.
+  // Starts all and waits until all heads are in sync, the workers are registered and the job has
+  // begun. False: it did not come up. Without faults it does.
   bool start();
   // Ends the job and waits until nothing of it is left; what is left is a violation.
   void end_job();
@@ -53,10 +55,17 @@ class SimCluster {
   client::Client& driver() { return *main_driver_->client; }
   JobId job() const { return main_driver_->job; }
   ClusterChecks& checks() { return checks_; }
-  SimDisk& disk() { return disk_; }
   size_t workers() const { return nodes_.size(); }
   static std::string machine_of(size_t index);
-  static std::string head_machine();
+
+  size_t heads() const { return heads_.size(); }
+  SimHead& head(size_t index = 0) { return *heads_[index]; }
+  // The only one, if it has started; of several the one that leads. Null: none.
+  SimHead* leader();
+  // Called with each of several heads that begins to lead.
+  void on_lead(std::function<void(SimHead&)> hook) { on_lead_ = std::move(hook); }
+  // What several heads agree on.
+  const CoordinatorModel& coordinator() const { return coordinator_; }
 
   // Kills a worker and its processes at once, as the loss of its machine does; silently: nobody is
   // told.
@@ -72,16 +81,6 @@ class SimCluster {
   Async<bool> stop_worker(size_t index);
   // It stays down: settle() expects nothing of it.
   void abandon_worker(size_t index) { nodes_[index].abandoned = true; }
-
-  // Kills the head; its disk keeps what was synced.
-  void kill_head();
-  void start_head();
-  bool is_head_up() const { return head_ != nullptr; }
-  bool may_start_head() const { return !head_ && !head_stopping_; }
-  bool has_head_started() const { return head_ && head_->started; }
-  SimHost& head_host() { return *head_->host; }
-  // In good order; returns when it has ended. False: it was not up.
-  Async<bool> stop_head();
 
   LaunchFaults& launch_faults() { return launch_faults_; }
 
@@ -113,16 +112,6 @@ class SimCluster {
   }
 
  private:
-  struct HeadProcess {
-    explicit HeadProcess(const Executor& executor) : start_ended(executor), over(executor) {}
-    SimHost* host = nullptr;
-    std::shared_ptr<Store> store;
-    std::unique_ptr<head::Head> head;
-    bool started = false;
-    Event start_ended;
-    Event over;  // It was killed or stopped.
-  };
-  using HeadPointer = std::shared_ptr<HeadProcess>;
   struct Node {
     bool abandoned = false;
     bool stopping = false;
@@ -138,10 +127,10 @@ class SimCluster {
   Async<void> bury(std::shared_ptr<Component> component) {
     co_await component->stop();
   }
-  // Starts it, and a new one when it breaks, as a supervisor does.
-  Async<void> run_head(HeadPointer process);
-  static Async<void> end_head(HeadPointer process);
-  Async<void> start_head_again();
+  bool has_several_heads() const { return heads_.size() > 1; }
+  void head_began(uint64_t epoch) override;
+  void head_violates(std::string what) override { checks_.violation(std::move(what)); }
+  void lead_changed(const head::LeadRecord& record);
   struct Remains {  // Of a worker. In this order: the worker uses the launcher.
     std::unique_ptr<SimLauncher> launcher;
     std::unique_ptr<worker::Worker> worker;
@@ -158,23 +147,26 @@ class SimCluster {
   Async<void> finish_job();
   // The first difference between the head's view and the processes; empty if there is none.
   std::string difference(const Seen& seen) const;
+  // The same between the heads.
+  std::string difference_of_heads();
   Async<void> stop_all();
 
   Simulation& simulation_;
   const ClusterOptions options_;
   ClusterId cluster_;
-  SimDisk disk_;
+  CoordinatorModel coordinator_;
   ClusterChecks checks_;
   LaunchFaults launch_faults_;
-  bool head_stopping_ = false;
-  HeadPointer head_;    // Null: none runs.
-  uint64_t epoch_ = 0;  // Of the latest head that started.
+  std::vector<std::unique_ptr<SimHead>> heads_;
+  uint64_t epoch_ = 0;       // Of the latest head that started; of several: of the last that led.
+  std::string last_leader_;  // Of several.
+  uint64_t looked_at_ = 0;   // The last of whom on_lead_ heard.
+  std::function<void(SimHead&)> on_lead_;
   std::vector<Node> nodes_;
   std::shared_ptr<SimDriver> main_driver_;
   std::vector<std::weak_ptr<SimDriver>> drivers_;
   Seen seen_;
   std::function<std::vector<std::string>()> also_settled_;
-  uint32_t heads_started_ = 0;
   uint32_t drivers_made_ = 0;
   bool stopping_ = false;
 };

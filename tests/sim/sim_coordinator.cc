@@ -24,6 +24,7 @@ void CoordinatorModel::changed() {
 Result<LeadRecord> CoordinatorModel::lead(LeadRecord wanted) {
   if (is_held()) return error(Code::conflict, record_.leader + " leads");
   if (wanted.revision != record_.revision) return error(Code::conflict, "the record has changed");
+  if (record_.lease != 0 && lease_until_ != Instant{}) ++expired_;
   record_ = std::move(wanted);
   record_.lease = ++leases_;
   lease_until_ = clock_.now() + lease_time_;
@@ -49,6 +50,18 @@ void CoordinatorModel::end_lease(int64_t lease) {
   if (lease == record_.lease) lease_until_ = Instant{};
 }
 
+bool SimCoordinator::loses_request() {
+  if (requests_cut_) return true;
+  if (host_ == nullptr) return false;
+  if (latency_ > usual_latency) network_->fault_counts().note(Fault::coordinator_slow);
+  return !host_->is_alive() || network_->loses(host_->machine(), coordinator_machine);
+}
+
+bool SimCoordinator::loses_answer() {
+  if (answers_cut_) return true;
+  return host_ != nullptr && network_->loses(coordinator_machine, host_->machine());
+}
+
 // What is asked may be done though nobody hears of it.
 template <class T>
 Async<Result<T>> SimCoordinator::ask(std::function<Result<T>()> question) {
@@ -60,14 +73,15 @@ Async<Result<T>> SimCoordinator::ask(std::function<Result<T>()> question) {
   const Duration there = way();
   const Duration back = way();
   const bool is_late = there > patience_;
-  if (is_late && !requests_cut_) model_.at(clock_.now() + there, [question] { (void)question(); });
-  if (is_late || requests_cut_) {
+  const bool is_lost = loses_request();
+  if (is_late && !is_lost) model_.at(clock_.now() + there, [question] { (void)question(); });
+  if (is_late || is_lost) {
     co_await sleep_until(clock_, end);
     co_return error(Code::deadline_exceeded, "the coordinator did not answer");
   }
   co_await sleep_for(clock_, there);
   Result<T> answer = question();
-  if (answers_cut_ || there + back > patience_) {
+  if (loses_answer() || there + back > patience_) {
     co_await sleep_until(clock_, end);
     co_return error(Code::deadline_exceeded, "the coordinator did not answer");
   }

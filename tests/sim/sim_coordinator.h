@@ -7,7 +7,7 @@
 
 #include "base/random.h"
 #include "head/coordinator.h"
-#include "tests/sim/sim_clock.h"
+#include "tests/sim/sim_network.h"
 
 namespace troupe::sim {
 
@@ -23,6 +23,8 @@ class CoordinatorModel {
   Result<head::LeadRecord> set_in_sync(const head::LeadRecord& mine);
   void end_lease(int64_t lease);
   Duration lease_time() const { return lease_time_; }
+  // How many leases were over before somebody else led, without having been ended.
+  uint64_t expired() const { return expired_; }
   // A request that is late, whoever waited for it.
   void at(Instant when, std::function<void()> request) { clock_.call_at(when, std::move(request)); }
   // As if its data were lost.
@@ -42,15 +44,26 @@ class CoordinatorModel {
   Instant lease_until_;
   int64_t leases_ = 0;
   int64_t revisions_ = 0;
+  uint64_t expired_ = 0;
   std::function<void(const head::LeadRecord&)> on_change_;
 };
+
+// Where it is, for cuts between machines.
+inline constexpr const char* coordinator_machine = "machine-coordinator";
 
 // One head's way to it.
 class SimCoordinator final : public head::Coordinator {
  public:
+  static constexpr Duration usual_latency = std::chrono::milliseconds(2);
+
   SimCoordinator(CoordinatorModel& model, TimerClock& clock, uint64_t seed)
       : model_(model), clock_(clock), random_(seed) {}
 
+  // From here on the network's cuts between the two machines hold, and a dead process asks nothing.
+  void reach_from(const SimHost& host, SimNetwork& network) {
+    host_ = &host;
+    network_ = &network;
+  }
   // Requests, or only the answers, do not arrive any more, or do again.
   void cut(bool requests, bool answers) {
     requests_cut_ = requests;
@@ -71,13 +84,17 @@ class SimCoordinator final : public head::Coordinator {
  private:
   template <class T>
   Async<Result<T>> ask(std::function<Result<T>()> question);
+  bool loses_request();
+  bool loses_answer();
 
   CoordinatorModel& model_;
   TimerClock& clock_;
   SeededRandom random_;
+  const SimHost* host_ = nullptr;  // Null: nothing but cut() cuts.
+  SimNetwork* network_ = nullptr;
   bool requests_cut_ = false;
   bool answers_cut_ = false;
-  Duration latency_ = std::chrono::milliseconds(2);
+  Duration latency_ = usual_latency;
   Duration patience_ = std::chrono::milliseconds(1500);
 };
 

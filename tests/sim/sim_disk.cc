@@ -44,7 +44,7 @@ class SimDisk::Opened final : public Store {
   Result<Rows> scan(Table table, std::string_view prefix, const Page& page) override {
     TROUPE_CHECK(usable());
     if (std::exchange(disk_->unreadable_, false)) {
-      disk_->counts_.note(Fault::disk_unreadable);
+      disk_->note(Fault::disk_unreadable);
       return error(Code::unavailable, "the disk cannot be read");
     }
     return disk_->map_.scan(table, prefix, page);
@@ -67,7 +67,7 @@ class SimDisk::Opened final : public Store {
   Status health() const override { return health_; }
   Status room(uint64_t) const override {
     if (disk_ == nullptr || !disk_->full_ || !disk_->says_full_) return ok();
-    disk_->counts_.note(Fault::disk_full);
+    disk_->note(Fault::disk_full);
     return error(Code::exhausted, "the disk is full");
   }
   void close() { disk_ = nullptr; }
@@ -116,7 +116,7 @@ void SimDisk::set_latency(Duration least, std::optional<Fault> why) {
 
 Duration SimDisk::take_latency() {
   if (latency_ <= Duration::zero()) return {};
-  if (slow_) counts_.note(*slow_);
+  if (slow_) note(*slow_);
   return latency_ +
          Duration(static_cast<int64_t>(random_.below(static_cast<uint64_t>(latency_.count()) + 1)));
 }
@@ -144,13 +144,13 @@ void SimDisk::heal() {
 Status SimDisk::commit(const Batch& batch, uint64_t epoch) {
   const bool writes = !batch.empty() || epoch > map_.epoch();
   if (writes && full_) {
-    counts_.note(Fault::disk_full);
+    note(Fault::disk_full);
     if (is_planted("hide-full-disk")) return ok();
     return error(Code::exhausted, "the disk is full");
   }
   if (writes && crash_next_) return die_in_commit(batch, epoch);
   if (writes && std::exchange(fails_next_, false)) {
-    counts_.note(Fault::disk_error);
+    note(Fault::disk_error);
     const bool is_there = random_.chance(0.5);
     history_.add(clock_.now(), is_there ? "disk error, written" : "disk error, not written");
     if (is_there && map_.commit(batch, epoch)) map_.sync();
@@ -173,7 +173,7 @@ void SimDisk::write_half(const Batch& batch, uint64_t epoch) {
 Status SimDisk::die_in_commit(const Batch& batch, uint64_t epoch) {
   const Crash crash = *std::exchange(crash_next_, std::nullopt);
   history_.add(clock_.now(), "crash in a commit: " + std::string(fault_name(crash.how)));
-  counts_.note(crash.how);
+  note(crash.how);
   switch (crash.how) {
     case Fault::unsynced_kept:
       if (map_.commit(batch, epoch)) map_.sync();

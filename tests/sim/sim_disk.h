@@ -45,10 +45,15 @@ class SimDisk {
   // In the middle of the next commit that writes something `die` is called, which must kill the
   // head at once; `how` says what is left: unsynced_lost, unsynced_kept or wal_torn.
   void crash_in_next_commit(Fault how, std::function<void()> die);
+  // Called with each fault that was felt, beside its being counted.
+  void on_fault(std::function<void()> hook) { on_fault_ = std::move(hook); }
   // Nothing of the above is to happen any more.
   void heal();
 
   uint64_t epoch() const { return map_.epoch(); }
+  bool has(Table table, std::string_view key) { return map_.get(table, key).value().has_value(); }
+  // Store::state_hash() of what is there.
+  std::string state_hash() { return map_.state_hash().value(); }
 
  private:
   class Opened;
@@ -59,6 +64,10 @@ class SimDisk {
   Status die_in_commit(const Batch& batch, uint64_t epoch);
   void write_half(const Batch& batch, uint64_t epoch);
   Duration take_latency();
+  void note(Fault fault) {
+    counts_.note(fault);
+    if (on_fault_) on_fault_();
+  }
 
   const Options options_;
   TimerClock& clock_;
@@ -79,6 +88,7 @@ class SimDisk {
     std::function<void()> die;
   };
   std::optional<Crash> crash_next_;
+  std::function<void()> on_fault_;
 };
 
 }  // namespace troupe::sim

@@ -377,10 +377,16 @@ void SimNetwork::end_host(SimHost& host, bool silently) {
   }
 }
 
-std::optional<Fault> SimNetwork::cut_between(const SimHost& from, const SimHost& to) const {
+std::optional<Fault> SimNetwork::cut_between(const std::string& from, const std::string& to) const {
   if (cuts_.empty()) return std::nullopt;
-  const auto found = cuts_.find({from.machine(), to.machine()});
+  const auto found = cuts_.find({from, to});
   return found == cuts_.end() ? std::nullopt : std::optional{found->second};
+}
+
+bool SimNetwork::loses(const std::string& from, const std::string& to) {
+  const auto cut = cut_between(from, to);
+  if (cut) note(*cut);
+  return cut.has_value();
 }
 
 // A connection needs both directions.

@@ -141,6 +141,8 @@ class SimNetwork {
   // The same of one direction, counted as `why` when something is lost by it.
   void cut(const std::string& from_machine, const std::string& to_machine, Fault why);
   void mend(const std::string& from_machine, const std::string& to_machine);
+  // Whether a cut takes what is sent now, by another way than a frame. Counted as it is.
+  bool loses(const std::string& from_machine, const std::string& to_machine);
   // Everything to and from the machine takes so much longer; zero: no longer.
   void slow_down(const std::string& machine, Duration by);
   // Of all cuts and slow links.
@@ -160,7 +162,10 @@ class SimNetwork {
 
   void note(Fault fault) { fault_counts_.note(fault); }
   void end_host(SimHost& host, bool silently);
-  std::optional<Fault> cut_between(const SimHost& from, const SimHost& to) const;
+  std::optional<Fault> cut_between(const std::string& from, const std::string& to) const;
+  std::optional<Fault> cut_between(const SimHost& from, const SimHost& to) const {
+    return cut_between(from.machine(), to.machine());
+  }
   bool cuts_connect(const SimHost& from, const SimHost& to);
   Duration slowness(const SimHost& from, const SimHost& to);
   Duration delay();
