@@ -107,6 +107,7 @@ class ActorCheckpoints : public client::ClientTest {
   Hosted& add_instance() { return add_instance(ActorId::random(simulation.random()), 1); }
   Hosted& start_instance(uint64_t counter = 0) {
     Hosted& one = add_instance(ActorId::random(simulation.random()), 1, counter);
+    created_ = false;
     spawn(scope, start(one.instance));
     EXPECT_TRUE(eventually([&] { return created_; }));
     return one;
@@ -128,6 +129,13 @@ class ActorCheckpoints : public client::ClientTest {
     one.instance->for_each_waiting(
         [&](const auto& call) { methods.push_back(call->request().method); });
     return methods;
+  }
+
+  bool wait_stored(const Hosted& one, Duration budget) {
+    auto arrived = std::make_shared<std::optional<bool>>();
+    spawn(scope, wait_stored_into(arrived, one.assignment, in(budget)));
+    EXPECT_TRUE(simulation.run_until([&] { return arrived->has_value(); }, budget + 1s));
+    return arrived->value_or(false);
   }
 
   // As the instance's thread does that has written its state.
@@ -184,6 +192,12 @@ class ActorCheckpoints : public client::ClientTest {
     const Status started = co_await instance->start();
     EXPECT_TRUE(started);
     created_ = true;
+  }
+  Async<void> wait_stored_into(std::shared_ptr<std::optional<bool>> arrived,
+                               protocol::AssignActor assignment, Instant deadline) {
+    const bool stored_all =
+        co_await checkpoints->wait_stored(assignment.spec.actor, assignment.incarnation, deadline);
+    *arrived = stored_all;
   }
   Async<Result<Message>> store(Message message) {
     const auto request = protocol::decode<protocol::StoreCheckpoint>(message.body).value();
@@ -257,6 +271,31 @@ TEST_F(ActorCheckpoints, AWishWhoseStateCannotBeWrittenDoesNotDisableTheNext) {
   EXPECT_TRUE(stored.empty());
   run_to_its_end(one, "wish");
   EXPECT_TRUE(eventually([&] { return stored.size() == 1; }));
+}
+
+TEST_F(ActorCheckpoints, OneThatIsSavedAtItsEndIsAwaited) {
+  const Hosted& one = start_instance();
+  run_to_its_end(one, "increment");
+  one.instance->request_stop(true);
+  ASSERT_TRUE(eventually([&] { return stored.size() == 1; }));
+  EXPECT_EQ(stored[0].state.at(0), 1);
+  ASSERT_TRUE(eventually([&] { return one.instance->ended().is_set(); }));
+  EXPECT_FALSE(wait_stored(one, 1s)) << "its worker has not answered";
+  answer(1);
+  EXPECT_TRUE(wait_stored(one, 1s));
+}
+
+TEST_F(ActorCheckpoints, WithoutAChangeOrAWishForItNothingIsSavedAtTheEnd) {
+  const Hosted& unchanged = start_instance();
+  unchanged.instance->request_stop(true);
+  ASSERT_TRUE(eventually([&] { return unchanged.instance->ended().is_set(); }));
+  const Hosted& killed = start_instance();
+  run_to_its_end(killed, "increment");
+  killed.instance->request_stop();
+  ASSERT_TRUE(eventually([&] { return killed.instance->ended().is_set(); }));
+  EXPECT_TRUE(wait_stored(unchanged, 1s));
+  EXPECT_TRUE(wait_stored(killed, 1s));
+  EXPECT_TRUE(stored.empty());
 }
 
 TEST_F(ActorCheckpoints, FourAreOnTheirWayAtATime) {
