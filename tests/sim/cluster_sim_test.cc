@@ -31,6 +31,7 @@ std::vector<uint64_t> seeds(uint64_t count) {
 }
 
 struct Plan {
+  size_t heads = 1;
   NetworkFaults faults;
   bool kill_worker = false;
   bool kill_head = false;
@@ -45,6 +46,7 @@ Plan plan_of(Random& random) {
   plan.faults.spare_local = true;
   plan.kill_worker = random.chance(0.3);
   plan.kill_head = random.chance(0.2);
+  plan.heads = random.chance(0.2) ? 3 : 1;
   return plan;
 }
 
@@ -319,6 +321,7 @@ Outcome run_seed(uint64_t seed, const Sabotage& sabotage = nullptr) {
   {
     ClusterOptions options;
     options.lazy_sync = plan.lazy_sync;
+    options.heads = plan.heads;
     SimCluster cluster{sim, options};
     if (!cluster.start()) cluster.checks().violation("the cluster does not come up");
     sim.network().set_faults(plan.faults);
@@ -336,9 +339,11 @@ Outcome run_seed(uint64_t seed, const Sabotage& sabotage = nullptr) {
     }
     if (plan.kill_head) {
       wait(3000);
-      cluster.head().kill();
+      SimHead* const leads = cluster.leader();
+      SimHead& head = leads != nullptr ? *leads : cluster.head();
+      head.kill();
       wait(2000);
-      cluster.head().start();
+      head.start();
     }
     sim.run_until([&] { return program.is_done(); }, 10s);
     NetworkFaults calm;
@@ -562,6 +567,7 @@ TEST(ClusterSimulationChecks, CatchABundleThatIsOverAllocated) {
 
 TEST(ClusterSimulationChecks, CatchAHeadThatPromisesBeforeItsDiskDoes) {
   const auto lazy = [](Simulation&, Plan& plan) {
+    plan.heads = 1;  // Others would have what it forgets.
     plan.lazy_sync = true;
     plan.kill_head = true;
   };

@@ -67,7 +67,8 @@ FaultPlan::FaultPlan(Simulation& simulation, SimCluster& cluster)
       &FaultPlan::crash_heads,           &FaultPlan::cut_head_from_head,
       &FaultPlan::cut_head_from_workers, &FaultPlan::cut_head_from_coordinator,
       &FaultPlan::unhear_coordinator,    &FaultPlan::slow_coordinator,
-      &FaultPlan::lose_coordinator,      &FaultPlan::hand_over};
+      &FaultPlan::lose_coordinator,      &FaultPlan::hand_over,
+      &FaultPlan::wake_old_leader};
   const double share = 0.1 + 0.5 * random_.uniform();
   for (const Strike strike : all) {
     if (random_.chance(share)) strikes_.push_back(strike);
@@ -535,6 +536,34 @@ Async<void> FaultPlan::lose_coordinator() {
     cuts.emplace_back(SimHead::machine_of(i), coordinator_machine);
   }
   co_await cut_for(std::move(cuts), Fault::coordinator_away, 8'000);
+}
+
+// It stood still while another one took over and did things, and comes to as that one dies: whoever
+// looks for a head may find it, before it has noticed.
+Async<void> FaultPlan::wake_old_leader() {
+  SimHead* const old = cluster_.leader();
+  if (old == nullptr) co_return;
+  SimHost* const host = &old->host();
+  host->pause();
+  paused_.push_back(host);
+  const Instant end = simulation_.clock().now() + 8s;
+  SimHead* next = nullptr;
+  while (simulation_.clock().now() < end && !ended_ && (next == nullptr || next == old)) {
+    co_await sleep_for(simulation_.clock(), 20ms);
+    next = cluster_.leader();
+  }
+  co_await pause_for(5'000);
+  next = cluster_.leader();
+  const bool dies = !ended_ && next != nullptr && next != old;
+  if (dies) {
+    counts_.note(Fault::head_pause);
+    counts_.note(Fault::head_crash);
+    next->kill();
+    spawn(simulation_.scope(), revive_head(*next, 2'000));
+    co_await pause_for(300);
+  }
+  host->resume();
+  std::erase(paused_, host);
 }
 
 Async<void> FaultPlan::hand_over() {

@@ -71,6 +71,7 @@ class FaultPlan {
   Async<void> slow_coordinator();
   Async<void> lose_coordinator();
   Async<void> hand_over();
+  Async<void> wake_old_leader();
 
   Async<void> revive_head(SimHead& head, uint64_t ms_max);
   Async<void> await_taking_over(Duration limit);

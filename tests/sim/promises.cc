@@ -98,7 +98,11 @@ void Promises::told(const protocol::ActorInfo& info) {
                           info.incarnation));
   }
   known.incarnation = std::max(known.incarnation, info.incarnation);
-  if (known.dead && info.state != "dead") violation(name + " was dead and is " + info.state);
+  const auto made = made_.find(info.actor);
+  const bool was_killed = made != made_.end() && made->second.killed;
+  if ((known.dead || was_killed) && info.state != "dead") {
+    violation(name + " was dead and is " + info.state);
+  }
   known.dead = known.dead || info.state == "dead";
   if (info.state != "alive") return;
   const auto [lives, fresh] = known.processes.try_emplace(info.incarnation, info.address.process);

@@ -194,11 +194,12 @@ Async<void> Workload::do_something(size_t user, Pointer program) {
     Async<void> (Workload::*script)(Pointer);
   };
   static constexpr Choice choices[] = {
-      {"use an actor", &Workload::use_actor},   {"use an actor", &Workload::use_actor},
-      {"call an actor", &Workload::call_any},   {"call an actor", &Workload::call_any},
-      {"call an actor", &Workload::call_any},   {"run tasks", &Workload::run_some_tasks},
-      {"run tasks", &Workload::run_some_tasks}, {"use a group", &Workload::use_group},
-      {"hold a ref", &Workload::hold_ref},      {"look at a ref", &Workload::look_at_held},
+      {"use an actor", &Workload::use_actor},       {"use an actor", &Workload::use_actor},
+      {"call an actor", &Workload::call_any},       {"call an actor", &Workload::call_any},
+      {"call an actor", &Workload::call_any},       {"look at an actor", &Workload::look_at_any},
+      {"look at an actor", &Workload::look_at_any}, {"run tasks", &Workload::run_some_tasks},
+      {"run tasks", &Workload::run_some_tasks},     {"use a group", &Workload::use_group},
+      {"hold a ref", &Workload::hold_ref},          {"look at a ref", &Workload::look_at_held},
       {"pass a ref", &Workload::pass_ref}};
   const Choice& choice = choices[random_.below(std::size(choices))];
   doing_[user] = choice.what;
@@ -241,6 +242,9 @@ Async<void> Workload::use_actor(Pointer program) {
   if (created->actor == spec.actor) {
     promises_.actor_created(spec);
     program->actors.push_back(spec.actor);
+    constexpr size_t latest_most = 6;
+    latest_actors_.push_back(spec.actor);
+    if (latest_actors_.size() > latest_most) latest_actors_.pop_front();
   }
   co_await call_once(program, created->actor);
 }
@@ -272,6 +276,15 @@ Async<void> Workload::call_once(Pointer program, ActorId actor) {
   if (!driver.is_alive()) co_return;
   if (value && as_text(value->bytes) != text) cluster_.checks().violation("a wrong answer");
   check_end(driver, begun, paused, 3s, "a call of " + method);
+}
+
+Async<void> Workload::look_at_any(Pointer program) {
+  if (latest_actors_.empty() || !program->is_usable()) co_return;
+  protocol::GetActor question;
+  question.actor = latest_actors_[random_.below(latest_actors_.size())];
+  auto seen = co_await program->driver->client->ask_head<protocol::ActorInfo>(Method::get_actor,
+                                                                              question, 3s);
+  note("look", seen);
 }
 
 Async<bool> Workload::kill(Pointer program, ActorId actor) {

@@ -2,6 +2,7 @@
 // placement groups and refs. It checks the answers that they get.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -64,6 +65,8 @@ class Workload {
   Async<void> call_any(Pointer program);
   Async<void> run_some_tasks(Pointer program);
   Async<void> call_once(Pointer program, ActorId actor);
+  // Of any program, perhaps killed by now: what is said of it must be no older than what was said.
+  Async<void> look_at_any(Pointer program);
   Async<bool> kill(Pointer program, ActorId actor);
   Async<void> use_group(Pointer program);
   // It was promised, and the head does not know it: its job may have ended, and else it is lost.
@@ -85,6 +88,7 @@ class Workload {
   Promises& promises_;
   Random& random_;
   std::vector<Pointer> programs_;  // By user; null: none runs.
+  std::deque<ActorId> latest_actors_;
   bool winding_down_ = false;
   std::map<size_t, std::string> doing_;  // By user.
   uint64_t succeeded_ = 0;
