@@ -35,7 +35,11 @@ Journal::Journal(transport::Environment environment, Scope& scope, Store& store,
              GroupCommitOptions{epoch, std::numeric_limits<size_t>::max(), replication}),
       progress_(environment.loop),
       arrived_(environment.loop),
-      broken_(environment.loop) {}
+      broken_(environment.loop) {
+  // What this head found in its tables may be on no other one that may lead next: the head before
+  // had not promised it yet. All of it is there once they have this head's first write.
+  if (replication_ != nullptr) first_ = write(Batch{});
+}
 
 Journal::Ticket Journal::write(Batch batch) {
   gathered_.append(std::move(batch));
@@ -111,6 +115,7 @@ Async<void> Journal::await_room() {
 }
 
 Async<Status> Journal::durable(Ticket ticket) {
+  ticket = std::max(ticket, first_);
   while (durable_ < ticket && health_) co_await progress_.wait();
   if (durable_ < ticket) co_return health_;
   co_return ok();

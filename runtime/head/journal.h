@@ -59,6 +59,7 @@ class Journal {
   const Store& store_;
   GroupCommit group_;
   Batch gathered_;
+  Ticket first_ = 0;  // Nothing is told before it is durable, not even what was there.
   Ticket written_ = 0;
   Ticket durable_ = 0;
   bool flushing_ = false;

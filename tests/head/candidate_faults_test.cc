@@ -178,7 +178,7 @@ class CandidateFaults : public CandidateTest {
     size_t at = 0;
     while (asks_ && promised.size() < promises_max) {
       auto outcome = std::make_shared<std::optional<Result<JobId>>>();
-      co_await begin_job(at, 2s, outcome);
+      co_await begin_job(at, JobId::random(simulation.random()), 2s, outcome);
       if (*outcome && **outcome) {
         promised.insert(***outcome);
       } else {
@@ -216,7 +216,7 @@ class CandidateFaults : public CandidateTest {
     protocol::RemovePlacementGroups gone;
     uint64_t value = 0;
     if (kind == Kind::create) {
-      auto job = co_await begin_job_over(*peer, deadline);
+      auto job = co_await begin_job_over(*peer, JobId::random(simulation.random()), deadline);
       if (!job) co_return false;
       made.items.push_back(named_group(name, *job));
       value = groups_.size() + 1;

@@ -145,8 +145,11 @@ class CandidateTest : public testing::Test {
 
   // A job that begins is what is promised here.
   Result<JobId> promise(size_t i, Duration budget = 5s) {
+    return promise(i, JobId::random(simulation.random()), budget);
+  }
+  Result<JobId> promise(size_t i, JobId job, Duration budget) {
     auto outcome = std::make_shared<std::optional<Result<JobId>>>();
-    spawn(scope, begin_job(i, budget, outcome));
+    spawn(scope, begin_job(i, job, budget, outcome));
     simulation.run_until([&] { return outcome->has_value(); }, budget + 1s);
     return outcome->has_value() ? **outcome : error(Code::internal, "no answer");
   }
@@ -191,16 +194,15 @@ class CandidateTest : public testing::Test {
     co_return co_await Peer::start(scope, environment, std::move(*connection), nothing_, self,
                                    deadline);
   }
-  Async<Result<JobId>> begin_job_over(std::shared_ptr<Peer> peer, Instant deadline) {
+  Async<Result<JobId>> begin_job_over(std::shared_ptr<Peer> peer, JobId job, Instant deadline) {
     protocol::BeginJob request;
-    request.job = JobId::random(simulation.random());
-    const JobId job = request.job;
+    request.job = job;
     auto begun = co_await transport::call<Empty>(peer, Method::begin_job, std::move(request),
                                                  deadline - simulation.clock().now());
     if (!begun) co_return std::move(begun).error();
     co_return job;
   }
-  Async<void> begin_job(size_t i, Duration budget,
+  Async<void> begin_job(size_t i, JobId job, Duration budget,
                         std::shared_ptr<std::optional<Result<JobId>>> outcome) {
     const Instant deadline = simulation.clock().now() + budget;
     auto peer = co_await connect(i, deadline);
@@ -208,7 +210,7 @@ class CandidateTest : public testing::Test {
       *outcome = std::move(peer).error();
       co_return;
     }
-    auto begun = co_await begin_job_over(*peer, deadline);
+    auto begun = co_await begin_job_over(*peer, job, deadline);
     *outcome = std::move(begun);
     (*peer)->close();
   }

@@ -75,7 +75,7 @@ TEST_F(CandidateTest, ALeaderThatStoodStillForLongerThanItsLeasePromisesNothing)
   ASSERT_TRUE(await_leader());
   machines[0]->coordinator->cut(true, true);
   auto outcome = std::make_shared<std::optional<Result<JobId>>>();
-  spawn(scope, begin_job(0, 20s, outcome));
+  spawn(scope, begin_job(0, JobId::random(simulation.random()), 20s, outcome));
   // Both have greeted; what comes next finds a process that stands still.
   ASSERT_TRUE(
       simulation.run_until([&] { return simulation.network().counts().delivered >= 2; }, 1s));
@@ -109,7 +109,7 @@ TEST_F(CandidateTest, AHeadThatComesBackUnderLoadGetsInSync) {
   const auto load = [&]() -> Async<void> {
     while (!over) {
       auto outcome = std::make_shared<std::optional<Result<JobId>>>();
-      co_await begin_job(0, 5s, outcome);
+      co_await begin_job(0, JobId::random(simulation.random()), 5s, outcome);
     }
   };
   for (int i = 0; i < 8; ++i) spawn(scope, load());
@@ -266,6 +266,29 @@ TEST_F(CandidateTest, AHeadWhoseStoreFailsEnds) {
   promise_many(2);
   EXPECT_TRUE(simulation.run_until([&] { return machines[1]->ended.has_value(); }, 10s));
   EXPECT_EQ(in_sync(), (std::set<std::string>{"head-0", "head-2"}));
+}
+
+// The head before had sent it to one of the others only: not promised, and yet in the tables.
+TEST_F(CandidateTest, TellsOfWhatItFoundOnlyOnceAllInSyncHaveIt) {
+  start_all();
+  simulation.network().cut("machine-head-0", "machine-head-2", sim::Fault::partition_one_way);
+  const JobId job = JobId::random(simulation.random());
+  EXPECT_FALSE(promise(0, job, 200ms));
+  const auto has = [&](size_t i) {
+    return machines[i]->store.get(Table::jobs, job.to_string()).value().has_value();
+  };
+  ASSERT_TRUE(has(1));
+  ASSERT_FALSE(has(2));
+  // Both die, and it takes no time: head-2 stays recorded for a second.
+  for (const size_t i : {2, 0}) {
+    simulation.network().kill(*machines[i]->host);
+    machines[i]->coordinator->cut(true, true);
+  }
+  ASSERT_TRUE(simulation.run_until([&] { return leader() == 1u; }, 10s));
+  ASSERT_TRUE(in_sync().contains("head-2"));
+  EXPECT_FALSE(promise(1, job, 300ms));
+  ASSERT_TRUE(await_in_sync({"head-1"}));
+  EXPECT_TRUE(promise(1, job, 2s));
 }
 
 }  // namespace
