@@ -8,9 +8,11 @@ Candidate::Candidate(transport::Environment environment, Store& store, Coordinat
       store_(store),
       coordinator_(coordinator),
       head_options_(std::move(head_options)),
-      name_(standby_options.name),
-      standby_(
-          std::make_unique<Standby>(environment, store, coordinator, std::move(standby_options))) {}
+      name_(standby_options.name) {
+  standby_options.files.package_folder = head_options_.package_folder;
+  standby_options.files.checkpoint_folder = head_options_.checkpoint_folder;
+  standby_ = std::make_unique<Standby>(environment, store, coordinator, std::move(standby_options));
+}
 
 Candidate::~Candidate() = default;
 

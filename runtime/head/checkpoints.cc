@@ -18,12 +18,13 @@ std::string name_of(const Checkpoint& checkpoint, ActorId actor) {
 }  // namespace
 
 Checkpoints::Checkpoints(transport::Environment environment, const HeadOptions& options,
-                         Scope& scope, Journal& journal, Actors& actors)
+                         Scope& scope, Journal& journal, Actors& actors, Replicator* replicator)
     : environment_(environment),
       options_(options),
       scope_(scope),
       journal_(journal),
       actors_(actors),
+      replicator_(replicator),
       fetches_(environment.loop, fetches_max),
       removed_(environment.loop) {}
 
@@ -76,6 +77,7 @@ Async<Result<Checkpoint>> Checkpoints::store(protocol::StoreCheckpoint request,
   TROUPE_CO_CHECK(journal_.admits(fetching_bytes_ + request.size_bytes));
   const Hold hold{*this, request.hash};
   TROUPE_CO_CHECK(co_await fetch(request, call.peer));
+  if (replicator_ != nullptr) co_await bring_to_others(request);
   // Its node may have been given up meanwhile, or another incarnation begun; or its worker has
   // given this one up, and has stored a newer one.
   TROUPE_CO_CHECK(is_waited_for(call));
@@ -119,6 +121,32 @@ Async<Status> Checkpoints::fetch(protocol::StoreCheckpoint request,
       fmt::format("bring a checkpoint of actor {} to the head", request.actor.short_string()));
 }
 
+// Before the row is written: who stands by would keep it and all later ones waiting for the file.
+Async<void> Checkpoints::bring_to_others(protocol::StoreCheckpoint request) {
+  StoredActor named;
+  named.record.info.actor = request.actor;
+  named.record.info.checkpoint.hash = request.hash;
+  named.record.info.checkpoint.size_bytes = request.size_bytes;
+  Batch rows;
+  put_actor(rows, named);
+  co_await replicator_->bring_files(std::move(rows), request.size_bytes);
+}
+
+Async<Status> Checkpoints::copy(protocol::GetPackage request, transport::OutgoingStream& out) {
+  if (!folder_ || !packages::is_hash(request.hash)) {
+    co_return error(Code::not_found, "this head keeps no checkpoint " + request.hash);
+  }
+  auto open = [path = folder_->file_of(request.hash), hash = request.hash] {
+    return packages::open_hashed(path, hash);
+  };
+  auto file = co_await transport::run_blocking(environment_, std::move(open));
+  if (!file && file.error().code() == Code::not_found && uses_.contains(request.hash)) {
+    co_return error(Code::data_loss, file.error().message());
+  }
+  if (!file) co_return std::move(file).error();
+  co_return co_await packages::send(environment_, std::move(*file), request.offset_bytes, out);
+}
+
 Async<Status> Checkpoints::give(protocol::GetPackage request, transport::OutgoingStream& out) {
   const Actor* actor = actors_.find(request.actor);
   if (actor == nullptr || actor->info().checkpoint.hash != request.hash) {
@@ -134,11 +162,9 @@ Async<Status> Checkpoints::give(protocol::GetPackage request, transport::Outgoin
   };
   auto file = co_await transport::run_blocking(environment_, std::move(open));
   if (!file && file.error().code() == Code::not_found) {
-    // What stands by copies tables alone.
     co_return error(Code::data_loss,
-                    fmt::format("{} ({}) is not at this head, in {}: it was stored by another one, "
-                                "or removed",
-                                name, checkpoint.hash, folder_->path()));
+                    fmt::format("{} ({}) is not at this head, in {}: it was removed", name,
+                                checkpoint.hash, folder_->path()));
   }
   if (!file) co_return std::move(file).error().context("read " + name);
   co_return co_await packages::send(environment_, std::move(*file), request.offset_bytes, out);

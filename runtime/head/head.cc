@@ -49,9 +49,11 @@ Status admits(Method method, const PeerIdentity& identity) {
     case Method::heartbeat:
     case Method::process_exited:
     case Method::get_job:  // With variables, which may be secrets.
-    case Method::get_package:
     case Method::store_checkpoint:
       if (of_node) return ok();
+      break;
+    case Method::get_package:  // Heads that stand by keep copies.
+      if (of_node || identity.role == Role::head) return ok();
       break;
     case Method::follow_leader:  // Everything that the head knows.
       if (identity.role == Role::head) return ok();
@@ -100,8 +102,10 @@ struct Head::Parts : JobListener, ActorListener {
         actors(env, head_options, owner, journal, membership, placement, groups),
         leases(env, head_options, owner, membership, placement, groups),
         jobs(env, head_options, owner, journal),
-        packages(env, head_options, owner, jobs, [this] { return jobs_of_detached(); }),
-        checkpoints(env, head_options, owner, journal, actors),
+        packages(
+            env, head_options, owner, journal, jobs, [this] { return jobs_of_detached(); },
+            its_replicator),
+        checkpoints(env, head_options, owner, journal, actors, its_replicator),
         deployments(env, head_options, owner, journal, actors),
         backups(env, store),
         evacuation(env, owner, membership, [this](NodeId node) { return is_idle(node); }) {
@@ -210,6 +214,10 @@ struct Head::Parts : JobListener, ActorListener {
   }
   Async<Status> get_package(Message message, CallContext call, OutgoingStream& out) {
     TROUPE_CO_TRY(auto request, protocol::decode<protocol::GetPackage>(message.body));
+    if (call.peer->identity().role == Role::head) {
+      if (request.actor.is_nil()) co_return co_await packages.copy(std::move(request), out);
+      co_return co_await checkpoints.copy(std::move(request), out);
+    }
     if (!request.actor.is_nil()) co_return co_await checkpoints.give(std::move(request), out);
     co_return co_await packages.give(std::move(message), std::move(call), out);
   }

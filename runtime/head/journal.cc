@@ -16,9 +16,7 @@ namespace {
 constexpr size_t gathered_bytes_max = size_t{32} << 20;
 // A disk that syncs faster is not waited for: the head's own work then costs as much.
 constexpr Duration slow_sync = std::chrono::milliseconds(1);
-// What must be free for a new promise, and for the rest. A store that works writes its log and a
-// few small tables: some 30 MiB before old files go.
-constexpr uint64_t room_for_promises_bytes = uint64_t{64} << 20;
+// What must be free for the rest.
 constexpr uint64_t room_for_events_bytes = uint64_t{32} << 20;
 constexpr Duration room_poll = std::chrono::milliseconds(100);
 // However long a sync took once, nobody waits longer than this for those who were answered.

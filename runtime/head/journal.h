@@ -16,6 +16,10 @@
 
 namespace troupe::head {
 
+// What must be free on the disk for a new promise. A store that works writes its log and a few
+// small tables: some 30 MiB before old files go.
+inline constexpr uint64_t room_for_promises_bytes = uint64_t{64} << 20;
+
 class Journal {
  public:
   // All outlive the journal. Call stop() before destroying it.

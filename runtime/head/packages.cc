@@ -6,18 +6,22 @@
 
 #include "base/log.h"
 #include "head/job_environment.h"
+#include "packages/names.h"
 
 namespace troupe::head {
 
 using packages::PackageFilePointer;
 
 Packages::Packages(transport::Environment environment, const HeadOptions& options, Scope& scope,
-                   Jobs& jobs, std::function<std::set<JobId>()> needed)
+                   Journal& journal, Jobs& jobs, std::function<std::set<JobId>()> needed,
+                   Replicator* replicator)
     : environment_(environment),
       options_(options),
       scope_(scope),
+      journal_(journal),
       jobs_(jobs),
       needed_(std::move(needed)),
+      replicator_(replicator),
       removed_(environment.loop) {}
 
 Async<Status> Packages::start() {
@@ -39,28 +43,51 @@ Async<Status> Packages::give(transport::Message message, transport::CallContext,
     co_return error(Code::not_found,
                     fmt::format("job {} has no package {}", request.job.to_string(), request.hash));
   }
-  TROUPE_CO_TRY(auto file, co_await find(package->hash, package->path));
+  TROUPE_CO_TRY(auto file, co_await find(*package));
+  co_return co_await packages::send(environment_, std::move(file), request.offset_bytes, out);
+}
+
+Async<Status> Packages::copy(protocol::GetPackage request, transport::OutgoingStream& out) {
+  if (!folder_ || !packages::is_hash(request.hash)) {
+    co_return error(Code::not_found, "this head has no package " + request.hash);
+  }
+  auto open = [path = folder_->file_of(request.hash), hash = request.hash] {
+    return packages::open_hashed(path, hash);
+  };
+  TROUPE_CO_TRY(auto file, co_await transport::run_blocking(environment_, std::move(open)));
   co_return co_await packages::send(environment_, std::move(file), request.offset_bytes, out);
 }
 
 Async<Status> Packages::hold(JobId id) {
   const auto job = jobs_.find(id);
-  if (!job || held_.contains(id)) co_return ok();
+  if (!job) co_return ok();
   const auto wanted = job->environment.packages;
+  const auto held = held_.find(id);
+  if (wanted.empty() || (held != held_.end() && held->second == wanted.size())) co_return ok();
+  uint64_t bytes = 0;
   for (const protocol::Package& package : wanted) {
-    auto file = co_await find(package.hash, package.path);
+    auto file = co_await find(package);
     if (!file) co_return std::move(file).error();
+    bytes += (*file)->size_bytes;
   }
-  held_.insert(id);
+  if (replicator_ != nullptr) {
+    protocol::JobInfo named;
+    named.job = id;
+    named.environment.packages = wanted;
+    Batch rows;
+    put_job(rows, named);
+    co_await replicator_->bring_files(std::move(rows), bytes);
+  }
+  held_[id] = wanted.size();
   co_return ok();
 }
 
-Async<Result<PackageFilePointer>> Packages::find(std::string hash, std::string path) {
+Async<Result<PackageFilePointer>> Packages::find(protocol::Package package) {
   if (!folder_) co_return error(Code::unavailable, "this head keeps no packages");
-  std::shared_ptr<Fetch>& entry = fetches_[hash];
+  std::shared_ptr<Fetch>& entry = fetches_[package.hash];
   if (!entry) {
     entry = std::make_shared<Fetch>(environment_.loop);
-    spawn(scope_, fetch(std::move(hash), std::move(path), entry));
+    spawn(scope_, fetch(std::move(package), entry));
   }
   const auto shared = entry;
   co_await shared->done.wait();
@@ -68,7 +95,9 @@ Async<Result<PackageFilePointer>> Packages::find(std::string hash, std::string p
   co_return outcome;
 }
 
-Async<void> Packages::fetch(std::string hash, std::string path, std::shared_ptr<Fetch> fetch) {
+Async<void> Packages::fetch(protocol::Package package, std::shared_ptr<Fetch> fetch) {
+  const std::string& hash = package.hash;
+  const std::string& path = package.path;
   while (removing_) co_await removed_.wait();
   const packages::Folder& folder = *folder_;
   auto open = [&folder, hash]() -> Result<PackageFilePointer> {
@@ -78,7 +107,7 @@ Async<void> Packages::fetch(std::string hash, std::string path, std::shared_ptr<
   auto file = co_await transport::run_blocking(environment_, std::move(open));
   if (file && !*file) {
     ++kept_;
-    file = co_await fetch_from_drivers(hash, path);
+    file = co_await fetch_from_drivers(package);
     if (file) {
       log::info("package_fetched",
                 {{"hash", hash}, {"path", path}, {"bytes", (*file)->size_bytes}});
@@ -91,9 +120,22 @@ Async<void> Packages::fetch(std::string hash, std::string path, std::shared_ptr<
   fetch->done.set();
 }
 
-Async<Result<PackageFilePointer>> Packages::fetch_from_drivers(std::string hash, std::string path) {
+Async<Result<PackageFilePointer>> Packages::fetch_from_drivers(protocol::Package package) {
+  const std::string& hash = package.hash;
+  // Of the room that the store needs it must take nothing.
+  TROUPE_CO_CHECK(journal_.admits(fetching_bytes_ + package.size_bytes));
+  struct UnderWay {
+    uint64_t& all;
+    const uint64_t bytes;
+    UnderWay(uint64_t& sum, uint64_t size) : all(sum), bytes(size) { all += bytes; }
+    UnderWay(const UnderWay&) = delete;
+    UnderWay& operator=(const UnderWay&) = delete;
+    ~UnderWay() { all -= bytes; }
+  } const under_way{fetching_bytes_, package.size_bytes};
   Error failure = error(Code::unavailable, "its driver is not connected");
-  const auto told = [&] { return std::move(failure).context("get " + path + " from the driver"); };
+  const auto told = [&] {
+    return std::move(failure).context("get " + package.path + " from the driver");
+  };
   std::set<const transport::Peer*> asked;
   const Instant patience = environment_.clock.now() + options_.package_silence;
   for (;;) {
@@ -106,6 +148,9 @@ Async<Result<PackageFilePointer>> Packages::fetch_from_drivers(std::string hash,
       options.request.hash = hash;
       options.silence_max = options_.package_silence;
       options.folder = &*folder_;
+      // What stands by has it durably, and may become the one that gives it.
+      if (replicator_ != nullptr) options.keep = packages::Keep::durable;
+      if (package.size_bytes != 0) options.bytes_max = package.size_bytes;
       auto fetched = co_await packages::fetch(environment_, peer, std::move(options));
       if (fetched) co_return std::move(fetched);
       const Code code = fetched.error().code();
@@ -139,26 +184,37 @@ void Packages::collect_soon() {
   spawn(scope_, collect());
 }
 
+std::vector<packages::Folder::Entry> Packages::unneeded(
+    const std::vector<packages::Folder::Entry>& entries) {
+  const std::set<JobId> needed = needed_();
+  // Other heads may keep no more of a job than its actors need.
+  std::erase_if(held_, [&](const auto& entry) { return !needed.contains(entry.first); });
+  const auto is_needed = [&](const std::string& hash) {
+    if (jobs_.names(hash) || fetches_.contains(hash)) return true;
+    return std::ranges::any_of(needed, [&](JobId id) {
+      const auto job = jobs_.find(id);
+      return job && names(job->environment, hash);
+    });
+  };
+  std::vector<packages::Folder::Entry> found;
+  for (const auto& entry : entries) {
+    if (!is_needed(entry.hash)) found.push_back(entry);
+  }
+  return found;
+}
+
 Async<void> Packages::collect() {
   while (std::exchange(collect_again_, false)) {
     auto list = [this] { return folder_->list(); };
     const auto entries = co_await transport::run_blocking(environment_, list);
-    const std::set<JobId> needed = needed_();
-    const auto is_needed = [&](const std::string& hash) {
-      if (jobs_.names(hash) || fetches_.contains(hash)) return true;
-      return std::ranges::any_of(needed, [&](JobId id) {
-        const auto job = jobs_.find(id);
-        return job && names(job->environment, hash);
-      });
-    };
-    std::vector<packages::Folder::Entry> leaving;
-    for (const auto& entry : entries) {
-      if (!is_needed(entry.hash)) leaving.push_back(entry);
-    }
+    auto leaving = unneeded(entries);
+    // A later head may find who needed them until that is durable.
+    const Status durable = co_await journal_.durable(journal_.latest());
+    if (!durable) break;
+    leaving = unneeded(leaving);
     kept_ = entries.size() - leaving.size() + fetches_.size();
     for (const auto& entry : leaving) log::info("package_removed", {{"hash", entry.hash}});
     if (leaving.empty()) continue;
-    held_.clear();
     removing_ = true;  // Who comes for one of them now fetches it anew, afterwards.
     auto remove = [this, leaving] {
       for (const auto& entry : leaving) folder_->remove(entry);

@@ -24,28 +24,49 @@ constexpr Duration watch_period = std::chrono::milliseconds(50);
 constexpr Duration confirm_budget = std::chrono::seconds(10);
 constexpr Duration copy_budget = std::chrono::seconds(30);  // Of one part.
 constexpr Duration hand_over_budget = std::chrono::seconds(2);
+constexpr Duration files_budget = std::chrono::seconds(10);  // Of one question for all of them.
+constexpr Duration files_retry = std::chrono::seconds(1);
+constexpr uint64_t file_bytes_per_s = uint64_t{16} << 20;  // Slower is not waited for.
 constexpr size_t copy_part_bytes = size_t{1} << 20;
 constexpr size_t copy_page_rows = 4096;
 constexpr size_t unconfirmed_max = 256;  // Batches on their way to one head.
 constexpr size_t close_looks = 4;        // So far behind, a head is as good as in sync.
 
+Error too_late() {
+  return error(Code::deadline_exceeded, "it did not confirm in time");
+}
+
 }  // namespace
 
 struct Replicator::Follower {
   Follower(std::string its_name, std::shared_ptr<Peer> its_peer, const Executor& loop)
-      : name(std::move(its_name)), peer(std::move(its_peer)), changed(loop) {}
+      : name(std::move(its_name)), peer(std::move(its_peer)), changed(loop), files_changed(loop) {}
 
   bool lags(Instant now, Duration patience) const {
-    return sent > confirmed && now - progress_at > patience;
+    return (sent > confirmed || is_choked) && now - progress_at > patience;
   }
 
   const std::string name;
   const std::shared_ptr<Peer> peer;
   bool is_copying = true;  // It has no place to go on from yet.
+  bool has_files = false;  // It confirms no batch without the files that its rows name.
+  Instant ask_at;          // When it may be asked whether it has them.
+  bool is_choked = false;  // Its connection takes nothing more, and there is more.
   uint64_t sent = 0;
   uint64_t confirmed = 0;
   Instant progress_at;  // When it last confirmed something, or was last sent the first of more.
   Event changed;
+  Event files_changed;  // Whether it has them, or may be asked for them.
+};
+
+// Of files that heads are told of.
+struct Replicator::Announcement {
+  struct Asked {
+    FollowerPointer follower;
+    bool has_answered = false;
+  };
+  Bytes message;
+  std::vector<Asked> asked;
 };
 
 Replicator::Replicator(transport::Environment environment, Store& store, Coordinator& coordinator,
@@ -61,7 +82,6 @@ Replicator::Replicator(transport::Environment environment, Store& store, Coordin
       ends_{history_.end().sequence},
       promised_(history_.end().sequence),
       changed_(environment.loop),
-      set_changed_(environment.loop),
       recorded_(environment.loop),
       lost_(environment.loop) {
   for (const std::string& name : record_.in_sync) {
@@ -181,11 +201,15 @@ bool Replicator::is_recorded(const std::string& name) const {
   return std::ranges::find(record_.in_sync, name) != record_.in_sync.end();
 }
 
+bool Replicator::may_be_recorded(const std::string& name) const {
+  return is_recorded(name) || records_ || unsure_;
+}
+
 std::vector<std::string> Replicator::wanted() const {
   const Instant now = environment_.clock.now();
   std::vector<std::string> names;
   for (const auto& [name, follower] : followers_) {
-    if (!follower->peer->is_open() || follower->is_copying) continue;
+    if (!follower->peer->is_open() || follower->is_copying || !follower->has_files) continue;
     if (follower->lags(now, options_.patience)) continue;
     // One that is recorded has all that was promised before this head led.
     if (is_recorded(name) || follower->confirmed >= promised_) names.push_back(name);
@@ -204,13 +228,15 @@ void Replicator::count_close_ones() {
   for (const auto& [name, follower] : followers_) {
     if (is_recorded(name)) continue;
     const bool is_close = follower->peer->is_open() && !follower->is_copying &&
-                          !follower->lags(now, options_.patience) &&
+                          follower->has_files && !follower->lags(now, options_.patience) &&
                           follower->confirmed >= ends_.front();
     if (is_close) {
       counts_.insert(name);
     } else if (!unsure_) {
       counts_.erase(name);
     }
+    // It may wait for a file: then it need not.
+    if (follower->lags(now, options_.patience)) lacks_files(*follower, too_late());
   }
 }
 
@@ -234,10 +260,18 @@ Async<void> Replicator::keep_set() {
     }
     LeadRecord next = record_;
     next.in_sync = std::move(names);
+    const std::vector<std::string> before = record_.in_sync;
     records_ = true;
     const Status recorded = co_await record(std::move(next));
     records_ = false;
     recorded_.pulse();
+    for (const auto& [name, follower] : followers_) {
+      const bool was_recorded = std::ranges::find(before, name) != before.end();
+      if (was_recorded && !is_recorded(name)) {
+        lacks_files(*follower, too_late());
+      }
+      follower->files_changed.pulse();
+    }
     if (lost_.is_set()) co_return;
     if (!recorded) {
       co_await sleep_for(environment_.clock, retry);
@@ -246,7 +280,6 @@ Async<void> Replicator::keep_set() {
     std::erase_if(counts_, [&](const std::string& name) { return !is_recorded(name); });
     std::erase_if(away_since_, [&](const auto& entry) { return !is_recorded(entry.first); });
     log::info("heads_in_sync", {{"names", fmt::format("{}", fmt::join(record_.in_sync, ","))}});
-    set_changed_.pulse();
   }
 }
 
@@ -296,6 +329,7 @@ Async<Result<protocol::Following>> Replicator::follow(protocol::FollowLeader req
       std::make_shared<Follower>(request.name, std::move(peer), environment_.loop);
   const Place place{request.term, request.sequence};
   follower->is_copying = !history_.knows(place);
+  follower->has_files = !follower->is_copying && is_recorded(request.name);
   follower->sent = follower->confirmed = follower->is_copying ? 0 : place.sequence;
   follower->progress_at = environment_.clock.now();
   if (const auto old = followers_.find(request.name); old != followers_.end()) {
@@ -307,6 +341,7 @@ Async<Result<protocol::Following>> Replicator::follow(protocol::FollowLeader req
                              {"term", place.term},
                              {"sequence", place.sequence},
                              {"whole_copy", follower->is_copying}});
+  spawn(scope_, keep_files(follower));
   spawn(scope_, feed(follower));
   changed_.pulse();
   settle();
@@ -315,8 +350,8 @@ Async<Result<protocol::Following>> Replicator::follow(protocol::FollowLeader req
 
 Async<void> Replicator::feed(FollowerPointer follower) {
   // What it has is of no use from here on: it must not be promoted with half of the copy.
-  while (follower->is_copying && (is_recorded(follower->name) || unsure_) && !lost_.is_set()) {
-    (void)co_await wait_either(set_changed_, lost_);
+  while (follower->is_copying && may_be_recorded(follower->name) && !lost_.is_set()) {
+    (void)co_await wait_either(recorded_, lost_);
   }
   Status ended = ok();
   if (follower->is_copying) ended = co_await copy_whole(follower);
@@ -326,10 +361,15 @@ Async<void> Replicator::feed(FollowerPointer follower) {
       ended = error(Code::exhausted, "it is further behind than this head remembers");
       break;
     }
-    const bool is_full =
-        follower->sent - follower->confirmed >= unconfirmed_max || !follower->peer->is_writable();
-    if (!next || is_full) {
+    if (!next || follower->sent - follower->confirmed >= unconfirmed_max) {
       (void)co_await wait_either(follower->changed, follower->peer->closed());
+      continue;
+    }
+    if (!follower->peer->is_writable()) {  // Full of a file, perhaps.
+      if (follower->sent == follower->confirmed) follower->progress_at = environment_.clock.now();
+      follower->is_choked = true;
+      co_await follower->peer->writable();
+      follower->is_choked = false;
       continue;
     }
     if (follower->sent == follower->confirmed) follower->progress_at = environment_.clock.now();
@@ -343,6 +383,7 @@ Async<void> Replicator::feed(FollowerPointer follower) {
     spawn(scope_, note_confirmed(follower, follower->sent, std::move(*call)));
   }
   follower->peer->close();
+  follower->files_changed.pulse();
   if (!ended) {
     log::warning("head_not_fed", {{"name", follower->name}, {"why", ended.error()}});
   }
@@ -387,6 +428,7 @@ Async<Status> Replicator::copy_whole(FollowerPointer follower) {
   follower->sent = follower->confirmed = place->sequence;
   follower->is_copying = false;
   follower->progress_at = environment_.clock.now();
+  follower->files_changed.pulse();
   changed_.pulse();
   co_return ok();
 }
@@ -429,13 +471,88 @@ Async<Result<Place>> Replicator::send_snapshot(FollowerPointer follower, Snapsho
   co_return place;
 }
 
+// --- The files that rows name.
+
+Async<void> Replicator::bring_files(Batch rows, uint64_t bytes) {
+  TimerClock& clock = environment_.clock;
+  const auto announcement = std::make_shared<Announcement>();
+  announcement->message =
+      protocol::encode(protocol::Replicate{record_.term, 0, false, to_changes(rows)});
+  const auto size_takes = std::chrono::milliseconds(bytes * 1000 / file_bytes_per_s);
+  const Instant end = clock.now() + options_.file_patience + size_takes;
+  while (!lost_.is_set()) {
+    bool waits = false;
+    for (const auto& [name, follower] : followers_) {
+      if (!follower->has_files || !follower->peer->is_open()) continue;
+      const auto asked =
+          std::ranges::find(announcement->asked, follower, &Announcement::Asked::follower);
+      if (asked == announcement->asked.end()) {
+        announcement->asked.push_back({follower});
+        spawn(scope_, announce(follower, announcement, end - clock.now()));
+        waits = true;
+      } else if (!asked->has_answered) {
+        waits = true;
+        if (clock.now() < end) continue;
+        lacks_files(*follower, too_late());
+      }
+    }
+    if (!waits || clock.now() >= end) co_return;
+    (void)co_await wait_until(clock, end, changed_);
+  }
+}
+
+Async<void> Replicator::announce(FollowerPointer follower,
+                                 std::shared_ptr<Announcement> announcement, Duration budget) {
+  Message message{announcement->message, {}};
+  auto answer = co_await follower->peer->call(Method::replicate, std::move(message), budget);
+  if (!answer) lacks_files(*follower, answer.error());
+  std::ranges::find(announcement->asked, follower, &Announcement::Asked::follower)->has_answered =
+      true;
+  changed_.pulse();
+}
+
+void Replicator::lacks_files(Follower& follower, const Error& why) {
+  if (!std::exchange(follower.has_files, false)) return;
+  log::warning("head_may_lack_files", {{"name", follower.name}, {"why", why}});
+  // What it lacks is named by then, by a row that it was sent.
+  follower.ask_at = environment_.clock.now() + files_retry;
+  follower.files_changed.pulse();
+  changed_.pulse();
+}
+
+// Asks a head that is surely off the record whether it has all that its rows name.
+Async<void> Replicator::keep_files(FollowerPointer follower) {
+  while (!lost_.is_set() && follower->peer->is_open()) {
+    if (follower->has_files || follower->is_copying || may_be_recorded(follower->name)) {
+      (void)co_await wait_either(follower->files_changed, follower->peer->closed());
+      continue;
+    }
+    if (environment_.clock.now() < follower->ask_at) {
+      (void)co_await wait_until(environment_.clock, follower->ask_at, follower->peer->closed());
+      continue;
+    }
+    protocol::Replicate question;
+    question.term = record_.term;
+    auto answer = co_await transport::call<Empty>(follower->peer, Method::replicate,
+                                                  std::move(question), files_budget);
+    if (answer) {
+      follower->has_files = true;
+      changed_.pulse();
+    } else if (answer.error().code() != Code::deadline_exceeded) {
+      log::warning("files_not_confirmed", {{"name", follower->name}, {"why", answer.error()}});
+      follower->ask_at = environment_.clock.now() + files_retry;
+    }
+  }
+}
+
 // --- What operators ask.
 
 std::vector<protocol::HeadInfo> Replicator::heads() const {
   std::vector<protocol::HeadInfo> infos;
   infos.push_back({options_.name, "leads", true, 0});
   for (const auto& [name, follower] : followers_) {
-    infos.push_back({name, follower->is_copying ? "copies" : "follows", is_recorded(name),
+    const bool has_all = !follower->is_copying && follower->has_files;
+    infos.push_back({name, has_all ? "follows" : "copies", is_recorded(name),
                      history_.end().sequence - follower->confirmed});
   }
   for (const std::string& name : record_.in_sync) {

@@ -4,6 +4,12 @@
 // not given once the lease may have passed on. So whoever is promoted has all that was promised. A
 // head that does not keep up is taken off the record first, and only then not waited for any more;
 // one that comes back is waited for first, and then recorded.
+//
+// Rows name files (named_files.h), and who is recorded has those of all rows that it has. Before a
+// row is written that names a new one, the heads in sync are told of it (bring_files) and fetch it,
+// so that no batch waits for a file. Who has not got one in time is taken off the record, and asked
+// then for all that its rows name; it may take batches without their files until it says that it
+// has them. Whoever may be recorded takes none without.
 #pragma once
 
 #include <deque>
@@ -33,6 +39,8 @@ struct ReplicatorOptions {
   std::string name;
   // A head in sync that has not confirmed what it was sent for so long, or is away, is given up.
   Duration patience = std::chrono::seconds(1);
+  // The same of a file that it is told of, beside what its size takes.
+  Duration file_patience = std::chrono::seconds(5);
 };
 
 // Everything runs on the environment's loop. Stop it before it is destroyed.
@@ -59,6 +67,9 @@ class Replicator final : public Replication {
   // unavailable, deadline_exceeded: this head still leads, or is lost.
   Async<Result<protocol::TransferLead>> hand_over(protocol::TransferLead request);
   std::vector<protocol::HeadInfo> heads() const;
+  // Rows like these will be written, and name files of so many bytes that are here: returns once
+  // the heads in sync have those, or do not count as in sync any more.
+  Async<void> bring_files(Batch rows, uint64_t bytes);
 
   // --- Replication
   void begin(Batch& group) override;
@@ -68,6 +79,7 @@ class Replicator final : public Replication {
  private:
   struct Follower;
   using FollowerPointer = std::shared_ptr<Follower>;
+  struct Announcement;
 
   Async<void> keep_lease();
   Async<void> keep_set();
@@ -79,12 +91,18 @@ class Replicator final : public Replication {
   Async<void> note_confirmed(FollowerPointer follower, uint64_t sequence,
                              transport::OutgoingCall call);
   Async<Result<Place>> send_snapshot(FollowerPointer follower, Snapshot& snapshot);
+  Async<void> announce(FollowerPointer follower, std::shared_ptr<Announcement> announcement,
+                       Duration budget);
+  void lacks_files(Follower& follower, const Error& why);
+  Async<void> keep_files(FollowerPointer follower);
   // The names that should be recorded now.
   std::vector<std::string> wanted() const;
   void count_close_ones();
   // Errors: nobody knows whether it was recorded, or the lead is lost.
   Async<Status> record(LeadRecord next);
   bool is_recorded(const std::string& name) const;
+  // The same, now or once a write of the record is through.
+  bool may_be_recorded(const std::string& name) const;
   void settle();
   void give_none();
   void lose(Error why);
@@ -111,9 +129,8 @@ class Replicator final : public Replication {
   };
   std::vector<Waiter> waiters_;
   bool hands_over_ = false;
-  Event changed_;      // A batch was begun, or the set of heads may have to change.
-  Event set_changed_;  // What is recorded.
-  Event recorded_;     // A write of the record was answered, or was not.
+  Event changed_;   // A batch was begun, or the set of heads may have to change.
+  Event recorded_;  // A write of the record was answered, or was not.
   Event lost_;
   Error lost_why_;
 };

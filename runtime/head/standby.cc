@@ -26,6 +26,7 @@ constexpr Duration follow_budget = std::chrono::seconds(2);
 constexpr Duration probe_budget = std::chrono::milliseconds(500);
 constexpr size_t apply_bytes_max = size_t{8} << 20;  // In one write.
 constexpr size_t erase_page_rows = 4096;
+constexpr size_t decode_here_bytes_max = size_t{64} << 10;  // More is left to a thread.
 }  // namespace
 
 Standby::Standby(transport::Environment environment, Store& store, Coordinator& coordinator,
@@ -35,6 +36,7 @@ Standby::Standby(transport::Environment environment, Store& store, Coordinator& 
       coordinator_(coordinator),
       options_(std::move(options)),
       scope_(environment.loop),
+      files_(environment, store, scope_, options_.files),
       applied_(environment.loop) {
   hello_.kind = "head";
   hello_.cluster = options_.cluster;
@@ -182,6 +184,8 @@ Async<Result<Lead>> Standby::take_lead(LeadRecord record) {
 // --- Following.
 
 Async<Status> Standby::follow(LeadRecord record) {
+  TROUPE_CO_CHECK(co_await files_.open());
+  if (!is_half_copied_) files_.sweep();
   auto endpoint = Endpoint::parse(record.address);
   if (!endpoint) co_return std::move(endpoint).error();
   const Instant deadline = environment_.clock.now() + greet_budget;
@@ -198,9 +202,15 @@ Async<Status> Standby::follow(LeadRecord record) {
   leader_ = *peer;
   term_ = record.term;
   expected_ = place_.sequence + 1;
-  copy_began_ = false;
+  copy_began_ = may_lack_files_ = false;
+  takes_batches_ = true;
+  files_.follow(leader_);
   protocol::FollowLeader request{options_.name, place_.term, place_.sequence};
-  if (is_half_copied_) request.term = request.sequence = 0;
+  // Whose disk lost files is taken off the record before anything else.
+  const bool is_recorded = std::ranges::find(record.in_sync, options_.name) != record.in_sync.end();
+  if (is_half_copied_ || (is_recorded && !files_.is_complete())) {
+    request.term = request.sequence = 0;
+  }
   auto following = co_await transport::call<protocol::Following>(leader_, Method::follow_leader,
                                                                  std::move(request), follow_budget);
   Status ended = ok();
@@ -218,6 +228,7 @@ Async<Status> Standby::follow(LeadRecord record) {
   }
   leader_->close();
   leader_.reset();
+  files_.part();
   co_await settled();
   co_return ended;
 }
@@ -261,6 +272,10 @@ Async<Result<Message>> Standby::replicate(Message message, CallContext call) {
     co_return error(Code::denied, "this head does not follow you");
   }
   TROUPE_CO_TRY(auto batch, protocol::decode<protocol::Replicate>(message.body));
+  if (!batch.is_copy && batch.sequence == 0) {
+    co_return co_await bring_files(std::move(batch), std::move(call));
+  }
+  if (!takes_batches_) co_return error(Code::unavailable, "this head follows you no more");
   if (batch.is_copy) {
     if (batch.sequence > 0) expected_ = batch.sequence + 1;
   } else if (batch.sequence != expected_) {
@@ -275,6 +290,34 @@ Async<Result<Message>> Standby::replicate(Message message, CallContext call) {
   if (!std::exchange(applying_, true)) spawn(scope_, apply());
   while (applied_count_ < mine && health_) co_await applied_.wait();
   if (applied_count_ < mine) co_return health_.error();
+  if (mine <= dropped_count_) co_return error(Code::unavailable, "this head follows you no more");
+  co_return Message{};
+}
+
+Async<Result<Message>> Standby::bring_files(protocol::Replicate request, CallContext call) {
+  TROUPE_CO_TRY(const Batch rows, to_batch(std::move(request.changes)));
+  if (rows.empty()) {
+    // Batches that wait for files are applied first: of those it is asked, too.
+    const uint64_t before = arrived_count_;
+    may_lack_files_ = true;
+    files_.ask_anew();
+    files_.changed().pulse();
+    while (applied_count_ < before || !files_.is_complete()) {
+      if (call.cancelled->is_set() || call.peer != leader_) {
+        co_return error(Code::cancelled, "nobody waits for this any more");
+      }
+      (void)co_await wait_either(files_.changed(), *call.cancelled);
+    }
+    if (call.peer == leader_) may_lack_files_ = false;
+    co_return Message{};
+  }
+  TROUPE_CO_TRY(const auto named, files_of(rows));
+  std::vector<NamedFile> wanted;
+  for (const FilesOfRow& row : named) {
+    if (row.checkpoint) wanted.push_back(*row.checkpoint);
+    wanted.insert(wanted.end(), row.packages.begin(), row.packages.end());
+  }
+  TROUPE_CO_CHECK(co_await files_.bring(std::move(wanted), std::move(call)));
   co_return Message{};
 }
 
@@ -287,6 +330,7 @@ Async<void> Standby::apply() {
       if (leader_) leader_->close();
     }
     applied_.pulse();
+    files_.changed().pulse();
   }
   applying_ = false;
   applied_.pulse();
@@ -297,6 +341,7 @@ Async<Status> Standby::apply_some() {
   std::vector<Arrived> taken;
   Batch batch;
   bool is_half = is_half_copied_;
+  bool ends_copy = false;
   Place place = place_;
   const bool begins_copy = arrived_.front().batch.is_copy && !std::exchange(copy_began_, true);
   while (!arrived_.empty() && batch.bytes() < apply_bytes_max) {
@@ -305,8 +350,18 @@ Async<Status> Standby::apply_some() {
     TROUPE_CO_TRY(Batch changes, to_batch(std::move(next.batch.changes)));
     batch.append(std::move(changes));
     if (next.batch.is_copy) is_half = next.batch.sequence == 0;
+    ends_copy = ends_copy || (next.batch.is_copy && !is_half);
     if (next.batch.sequence > 0) place = {next.batch.term, next.batch.sequence};
     taken.push_back(std::move(next));
+  }
+  TROUPE_CO_TRY(const auto files, co_await read_files(batch));
+  const StandbyFiles::Need need{files_, files_.named_by(files)};
+  if (!taken.back().batch.is_copy && !is_half_copied_) {
+    const bool has_files = co_await await_files(need);
+    if (!has_files) {
+      drop_arrived();
+      co_return ok();
+    }
   }
   if (is_half || is_half_copied_ || begins_copy) {
     batch.add(half_copied_row(is_half));
@@ -321,6 +376,9 @@ Async<Status> Standby::apply_some() {
     return store_.commit(all, term_);
   };
   TROUPE_CO_CHECK(co_await transport::run_blocking(environment_, write));
+  if (begins_copy) files_.begin_copy();
+  files_.applied(files);
+  if (ends_copy) files_.sweep();
   is_half_copied_ = is_half;
   for (Arrived& one : taken) {
     if (one.batch.sequence == 0) continue;
@@ -334,6 +392,30 @@ Async<Status> Standby::apply_some() {
   place_ = is_half ? Place{} : place;
   applied_count_ += taken.size();
   co_return ok();
+}
+
+Async<Result<std::vector<FilesOfRow>>> Standby::read_files(const Batch& batch) {
+  if (!files_.is_used()) co_return std::vector<FilesOfRow>{};
+  if (batch.bytes() <= decode_here_bytes_max) co_return files_of(batch);
+  auto read = [&batch] { return files_of(batch); };
+  auto found = co_await transport::run_blocking(environment_, read);
+  co_return found;
+}
+
+Async<bool> Standby::await_files(const StandbyFiles::Need& need) {
+  const auto leader = leader_;
+  while (!need.is_met() && !may_lack_files_) {
+    if (!leader || !leader->is_open()) co_return false;
+    (void)co_await wait_either(files_.changed(), leader->closed());
+  }
+  co_return true;
+}
+
+// It goes on from its place with whom it follows next.
+void Standby::drop_arrived() {
+  takes_batches_ = false;
+  arrived_.clear();
+  applied_count_ = dropped_count_ = arrived_count_;
 }
 
 // What is here goes, with the first part of the copy.

@@ -9,6 +9,7 @@
 
 #include "head/coordinator.h"
 #include "head/replicator.h"
+#include "head/standby_files.h"
 #include "transport/environment.h"
 #include "transport/router.h"
 
@@ -24,6 +25,7 @@ struct StandbyOptions {
   // How often it looks who leads, while somebody does and while nobody does.
   Duration look = std::chrono::milliseconds(150);
   Duration look_soon = std::chrono::milliseconds(50);
+  StandbyFilesOptions files;
 };
 
 // Everything runs on the environment's loop. Stop it before it is destroyed.
@@ -62,8 +64,15 @@ class Standby final : public transport::Router {
   Async<void> bury(const LeadRecord& record);
   Async<Result<transport::Message>> replicate(transport::Message message,
                                               transport::CallContext call);
+  // Answered once this head has the files that the rows name; without rows: that its own do.
+  Async<Result<transport::Message>> bring_files(protocol::Replicate request,
+                                                transport::CallContext call);
   Async<void> apply();
   Async<Status> apply_some();
+  Async<Result<std::vector<FilesOfRow>>> read_files(const Batch& batch);
+  // False: it follows nobody any more, and lacks some.
+  Async<bool> await_files(const StandbyFiles::Need& need);
+  void drop_arrived();
   Result<Batch> erase_all();
   Async<void> settled();
 
@@ -91,9 +100,16 @@ class Standby final : public transport::Router {
   uint64_t term_ = 0;                        // Of the leader.
   uint64_t expected_ = 0;                    // The sequence that comes next.
   bool copy_began_ = false;
+  bool takes_batches_ = false;
+  StandbyFiles files_;
+  // The leader has it surely off the record until it says that it has its files: it may apply
+  // batches without theirs. Else it must not, for it may be promoted, and the leader removes what
+  // its newest rows do not name.
+  bool may_lack_files_ = false;
   std::deque<Arrived> arrived_;
   uint64_t arrived_count_ = 0;
   uint64_t applied_count_ = 0;
+  uint64_t dropped_count_ = 0;  // Up to here they were not applied, if they had not been before.
   bool applying_ = false;
   Status health_ = ok();
   Event applied_;

@@ -34,11 +34,18 @@ namespace {
 // One that comes, shared with the threads that write it: a fetch may be unwound while they do.
 using IncomingPointer = std::shared_ptr<Folder::Incoming>;
 
+// That this process's disk does not let it says nothing of what the peer has.
+Error own(Error failure) {
+  const Code code = failure.code();
+  if (code != Code::not_found && code != Code::denied) return failure;
+  return error(Code::internal, failure.message());
+}
+
 Async<Result<IncomingPointer>> begin(transport::Environment environment, const Folder* folder,
                                      std::string hash, Keep keep) {
   auto make = [folder, hash, keep] { return folder->receive(hash, keep); };
   auto made = co_await transport::run_blocking(environment, std::move(make));
-  if (!made) co_return std::move(made).error();
+  if (!made) co_return own(std::move(made).error());
   co_return IncomingPointer{std::move(*made)};
 }
 
@@ -78,7 +85,9 @@ Async<Result<PackageFilePointer>> fetch(transport::Environment environment,
     TROUPE_CO_CHECK(co_await transport::run_blocking(environment, std::move(write)));
   }
   auto finish = [incoming] { return incoming->finish(); };
-  co_return co_await transport::run_blocking(environment, std::move(finish));
+  auto finished = co_await transport::run_blocking(environment, std::move(finish));
+  if (!finished) co_return own(std::move(finished).error());
+  co_return finished;
 }
 
 }  // namespace troupe::packages

@@ -25,8 +25,8 @@ struct FetchOptions {
   uint64_t bytes_max = package_bytes_max;
 };
 // Asks the peer for the package and puts it into the folder, verified. Errors: data_loss (other
-// bytes came, or too many), exhausted (the disk is full), deadline_exceeded (silence), and what the
-// peer said.
+// bytes came, or too many), exhausted (the disk is full), internal (what else is wrong with the
+// folder), deadline_exceeded (silence), and what the peer said.
 Async<Result<PackageFilePointer>> fetch(transport::Environment environment,
                                         std::shared_ptr<transport::Peer> peer,
                                         FetchOptions options);

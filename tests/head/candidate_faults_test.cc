@@ -1,8 +1,14 @@
 // The same heads under faults drawn by a seed: whoever leads has all that was promised until then,
-// what clients see of names is linearizable, and once the faults stop all heads agree.
+// files as well as rows, what clients see of names is linearizable, and once the faults stop all
+// heads agree.
 // TROUPE_SEEDS: how many (default 40).
+#include <fmt/format.h>
+
 #include <cstdlib>
 
+#include "packages/archive.h"
+#include "packages/file.h"
+#include "security/digest.h"
 #include "tests/head/candidate_fixture.h"
 #include "tests/head/name_history.h"
 
@@ -18,7 +24,15 @@ size_t seeds_wanted() {
 
 class CandidateFaults : public CandidateTest {
  public:
-  explicit CandidateFaults(uint64_t seed) : CandidateTest(seed) {}
+  // Heads keep files below this folder; empty: they keep none.
+  explicit CandidateFaults(uint64_t seed, std::filesystem::path files = {}) : CandidateTest(seed) {
+    folder = std::move(files);
+    service.on_stream(
+        Method::get_package,
+        [this](transport::Message message, transport::CallContext, transport::OutgoingStream& out) {
+          return give(std::move(message), out);
+        });
+  }
   void TestBody() override {}
 
   // What went wrong first; empty: nothing.
@@ -29,10 +43,12 @@ class CandidateFaults : public CandidateTest {
     for (size_t i = 0; i < heads; ++i) start(i);
     for (int i = 0; i < 3; ++i) spawn(scope, ask_for_promises());
     for (size_t i = 0; i < 4; ++i) spawn(scope, use_names(i));
+    if (!folder.empty()) spawn(scope, ask_for_files());
     simulation.on_step([this] { look(); });
     const Instant end = simulation.clock().now() + faults_for;
     while (simulation.clock().now() < end && wrong_.empty()) {
       disturb();
+      if (!folder.empty()) disturb_files();
       simulation.run_for(std::chrono::milliseconds(10 + simulation.random().below(700)));
       bring_back();
     }
@@ -41,6 +57,9 @@ class CandidateFaults : public CandidateTest {
         [&] { return leader() && in_sync().size() == heads && all_hashes_agree_now(); }, 30s);
     if (wrong_.empty() && !settled) wrong_ = "not settled after 30 s: " + describe();
     if (wrong_.empty() && !all_kept()) wrong_ = "a promise is lost at the end";
+    for (size_t i = 0; i < heads && wrong_.empty(); ++i) {
+      if (!all_files_kept(i)) wrong_ = name_of(i) + " lacks a file at the end";
+    }
     asks_ = false;
     for (const NameHistory& history : names_) {
       operations_ += history.size();
@@ -53,6 +72,7 @@ class CandidateFaults : public CandidateTest {
     return wrong_;
   }
   size_t promises() const { return promised.size(); }
+  size_t files() const { return files_; }
   size_t operations() const { return operations_; }
   uint64_t terms() const { return term_; }
 
@@ -72,6 +92,8 @@ class CandidateFaults : public CandidateTest {
     if (!all_kept()) {
       wrong_ = "at " + std::to_string(simulation.clock().now().time_since_epoch() / 1ms) +
                " ms: " + name_of(*leads) + " leads and lacks a promise";
+    } else if (!all_files_kept(*leads)) {
+      wrong_ = name_of(*leads) + " leads and lacks a file in term " + std::to_string(term);
     }
   }
   std::string describe() const {
@@ -145,6 +167,14 @@ class CandidateFaults : public CandidateTest {
         }
     }
   }
+  void disturb_files() {
+    Machine& machine = *machines[simulation.random().below(heads)];
+    const uint64_t kind = simulation.random().below(4);
+    if (kind == 0) machine.store.set_room(error(Code::exhausted, "the disk is full"));
+    if (kind == 1) {
+      for (const auto& one : machines) one->store.set_room(ok());
+    }
+  }
   // As the keeper does.
   void bring_back() {
     for (size_t i = 0; i < heads; ++i) {
@@ -163,6 +193,7 @@ class CandidateFaults : public CandidateTest {
       if (machine.host->is_paused()) machine.host->resume();
       if (machine.candidate) kill(i);
       machine.store.crash();
+      machine.store.set_room(ok());
       start(i);
     }
     calm_since_ = simulation.clock().now();
@@ -187,6 +218,80 @@ class CandidateFaults : public CandidateTest {
       co_await sleep_for(client->clock(),
                          std::chrono::milliseconds(20 + simulation.random().below(200)));
     }
+  }
+
+  // Asks for actors that outlive their drivers, and so for the drivers' packages; and ends some.
+  Async<void> ask_for_files() {
+    size_t at = 0;
+    while (asks_) {
+      const Instant deadline = simulation.clock().now() + 8s;
+      auto peer = co_await connect(at % heads, deadline);
+      Status done = ok();
+      if (!peer) {
+        done = std::move(peer).error();
+      } else {
+        done = co_await ask_for_file(*peer, deadline);
+        (*peer)->close();
+      }
+      if (!done) ++at;
+      co_await sleep_for(client->clock(),
+                         std::chrono::milliseconds(100 + simulation.random().below(1000)));
+    }
+  }
+  Async<Status> ask_for_file(std::shared_ptr<Peer> peer, Instant deadline) {
+    if (!kept_.empty() && simulation.random().below(4) == 0) {
+      auto ends = kept_.begin();
+      std::advance(ends, static_cast<std::ptrdiff_t>(simulation.random().below(kept_.size())));
+      protocol::KillActor request{ends->first, {}};
+      kept_.erase(ends);
+      auto killed = co_await transport::call<Empty>(peer, Method::kill_actor, std::move(request),
+                                                    deadline - simulation.clock().now());
+      if (!killed) co_return std::move(killed).error();
+      co_return ok();
+    }
+    const size_t size = simulation.random().below(8) == 0 ? 3 * packages::chunk_bytes : 100;
+    std::string bytes = fmt::format("{}", contents_.size());
+    bytes.resize(size, 'x');
+    const std::string hash = security::to_hex(security::sha256(as_bytes(bytes)));
+    protocol::BeginJob job;
+    job.job = JobId::random(simulation.random());
+    job.environment.packages = {{hash, "module", "/bin/module.so", bytes.size()}};
+    contents_[hash] = std::move(bytes);
+    protocol::ActorSpec spec;
+    spec.actor = ActorId::random(simulation.random());
+    spec.job = job.job;
+    spec.module = "module";
+    spec.class_name = "Counter";
+    spec.detached = true;
+    const ActorId actor = spec.actor;
+    auto begun = co_await transport::call<Empty>(peer, Method::begin_job, std::move(job),
+                                                 deadline - simulation.clock().now());
+    if (!begun) co_return std::move(begun).error();
+    auto created = co_await transport::call<protocol::ActorInfo>(
+        peer, Method::create_actor, std::move(spec), deadline - simulation.clock().now());
+    if (!created) co_return std::move(created).error();
+    kept_[actor] = hash;
+    ++files_;
+    co_return ok();
+  }
+  Async<Status> give(transport::Message message, transport::OutgoingStream& out) {
+    TROUPE_CO_TRY(const auto request, protocol::decode<protocol::GetPackage>(message.body));
+    const std::string bytes = contents_.at(request.hash);
+    for (size_t at = 0; at < bytes.size(); at += packages::chunk_bytes) {
+      protocol::PackageChunk chunk;
+      chunk.data = to_bytes(bytes.substr(at, packages::chunk_bytes));
+      chunk.offset_bytes = at;
+      chunk.total_bytes = bytes.size();
+      TROUPE_CO_CHECK(co_await out.send(protocol::encode(chunk)));
+    }
+    co_return ok();
+  }
+  bool all_files_kept(size_t i) const {
+    return std::ranges::all_of(kept_, [&](const auto& entry) {
+      std::error_code failed;
+      const std::string& hash = entry.second;
+      return std::filesystem::file_size(packages_of(i) / hash, failed) == contents_.at(hash).size();
+    });
   }
 
   // Creates, looks up and removes placement groups of a few names, at whichever head answers.
@@ -268,6 +373,9 @@ class CandidateFaults : public CandidateTest {
   }
 
   std::string wrong_;
+  std::map<std::string, std::string> contents_;  // Of packages, by hash.
+  std::map<ActorId, std::string> kept_;          // Packages of actors that were promised.
+  size_t files_ = 0;
   std::array<NameHistory, 4> names_;
   struct Named {
     uint64_t value = 0;
@@ -302,6 +410,27 @@ TEST(CandidateSeeds, WhoeverLeadsHasAllThatWasPromised) {
   RecordProperty("promises", std::to_string(promises));
   RecordProperty("operations", std::to_string(operations));
   RecordProperty("terms", std::to_string(terms));
+}
+
+TEST(CandidateSeeds, WhoeverLeadsHasTheFilesThatWerePromised) {
+  std::string pattern = "/tmp/troupe-heads-XXXXXX";
+  ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+  const std::filesystem::path folder = pattern;
+  size_t files = 0;
+  uint64_t terms = 0;
+  const size_t seeds = seeds_wanted();
+  for (uint64_t seed = 1001; seed <= 1000 + seeds; ++seed) {
+    CandidateFaults heads_of_seed{seed, folder / std::to_string(seed)};
+    const std::string wrong = heads_of_seed.run(60s);
+    EXPECT_EQ(wrong, "") << "seed " << seed;
+    files += heads_of_seed.files();
+    terms += heads_of_seed.terms();
+    packages::remove_unpacked(folder / std::to_string(seed));
+  }
+  packages::remove_unpacked(folder);
+  EXPECT_GT(files, seeds * 5);
+  EXPECT_GT(terms, seeds * 5);
+  RecordProperty("files", std::to_string(files));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <set>
@@ -58,6 +59,10 @@ class CandidateTest : public testing::Test {
   }
 
   static std::string name_of(size_t i) { return "head-" + std::to_string(i); }
+  std::filesystem::path packages_of(size_t i) const { return folder / name_of(i) / "packages"; }
+  std::filesystem::path checkpoints_of(size_t i) const {
+    return folder / name_of(i) / "checkpoints";
+  }
   static Endpoint endpoint_of(size_t i) { return {"", "10.0.1." + std::to_string(i), 7000}; }
 
   void start(size_t i) {
@@ -72,6 +77,10 @@ class CandidateTest : public testing::Test {
     HeadOptions options;
     options.cluster = cluster;
     options.listen = {endpoint_of(i)};
+    if (!folder.empty()) {
+      options.package_folder = packages_of(i);
+      options.checkpoint_folder = checkpoints_of(i);
+    }
     StandbyOptions standby;
     standby.cluster = cluster;
     standby.name = name_of(i);
@@ -179,7 +188,9 @@ class CandidateTest : public testing::Test {
   sim::CoordinatorModel model{simulation.clock(), 2s};
   std::array<std::unique_ptr<Machine>, heads> machines;
   sim::SimHost* client = nullptr;
+  transport::Router service;  // What the client answers.
   std::set<JobId> promised;
+  std::filesystem::path folder;  // Where heads keep files; empty: they keep none.
   Duration coordinator_patience = 1500ms;
 
   Async<void> live(Machine* machine) { machine->ended = co_await machine->candidate->live(); }
@@ -191,7 +202,7 @@ class CandidateTest : public testing::Test {
     protocol::Hello self;
     self.kind = "driver";
     self.address.process = ProcessId::random(simulation.random());
-    co_return co_await Peer::start(scope, environment, std::move(*connection), nothing_, self,
+    co_return co_await Peer::start(scope, environment, std::move(*connection), service, self,
                                    deadline);
   }
   Async<Result<JobId>> begin_job_over(std::shared_ptr<Peer> peer, JobId job, Instant deadline) {
@@ -216,7 +227,6 @@ class CandidateTest : public testing::Test {
   }
 
  private:
-  transport::Router nothing_;
   uint64_t seeds = 0;
 };
 

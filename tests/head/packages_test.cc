@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "head/journal.h"
 #include "packages/archive.h"
 #include "packages/shelf.h"
 #include "packages/transfer.h"
@@ -205,6 +206,49 @@ TEST_F(HeadPackages, AnUnwritableFolderSaysSo) {
   const auto fetched = fetch(worker, driver);
   EXPECT_EQ(code_of(fetched), Code::internal) << fetched.error().to_string();
   EXPECT_NE(fetched.error().message().find("packages"), std::string::npos);
+}
+
+TEST_F(HeadPackages, OneTakesNoRoomThatTheStoreNeeds) {
+  start_head();
+  FakeDriver& driver = add_driver();
+  FakeWorker& worker = add_worker(1);
+  protocol::ActorSpec spec = actor_spec();
+  spec.job = driver.job;
+  spec.detached = true;
+  const uint64_t needed = room_for_promises_bytes + driver.content.size();
+  store.set_free(needed - 1);
+  const auto refused = create(driver.head, spec);
+  EXPECT_EQ(code_of(refused), Code::exhausted);
+  EXPECT_NE(refused.error().message().find("the disk of /state/head is full"), std::string::npos)
+      << refused.error().message();
+  EXPECT_EQ(code_of(fetch(worker, driver)), Code::exhausted);
+  EXPECT_EQ(driver.asked, 0);
+  store.set_free(needed);
+  EXPECT_TRUE(fetch(worker, driver));
+  // What is here needs no room.
+  store.set_free(0);
+  EXPECT_TRUE(fetch(worker, driver));
+}
+
+// Another program of it comes with a module of its own.
+TEST_F(HeadPackages, ThoseThatAJobGetsLaterAreHeldToo) {
+  start_head();
+  FakeDriver& driver = add_driver();
+  protocol::ActorSpec spec = actor_spec();
+  spec.job = driver.job;
+  spec.detached = true;
+  ASSERT_TRUE(create(driver.head, spec));
+  protocol::BeginJob more;
+  more.job = driver.job;
+  driver.content = Bytes(100, 'y');
+  driver.package = {security::to_hex(security::sha256(BytesView(driver.content))), "module",
+                    "/bin/other.so", driver.content.size()};
+  more.environment.packages = {driver.package};
+  ASSERT_TRUE(ask<Empty>(driver.head, Method::begin_job, more));
+  EXPECT_EQ(kept(), 1U);
+  spec.actor = ActorId::random(simulation.random());
+  ASSERT_TRUE(create(driver.head, spec));
+  EXPECT_EQ(kept(), 2U);
 }
 
 TEST_F(HeadPackages, ADetachedActorsPackagesAreThereBeforeItIsPromised) {

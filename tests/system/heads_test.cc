@@ -21,9 +21,12 @@ using namespace std::chrono_literals;
 class Heads : public testing::Test {
  protected:
   void SetUp() override {
-    ASSERT_EQ(cluster.up({"--heads", "3", "--workers", "2", "--gateway-port", "-1"}).status, 0);
+    std::vector<std::string> arguments{"--heads", "3", "--workers", "2", "--gateway-port", "-1"};
+    if (!has_keeper()) arguments.push_back("--no-keeper");
+    ASSERT_EQ(cluster.up(arguments).status, 0);
     ASSERT_TRUE(all_in_sync());
   }
+  virtual bool has_keeper() const { return true; }
   json::array heads() {
     const Outcome status = cluster.troupe({"status", "-o", "json"});
     if (status.status != 0) return {};
@@ -148,6 +151,35 @@ TEST_F(Heads, TheirStateIsKeptAndIsNotThatOfASingleHead) {
   ASSERT_EQ(cluster.up({"--heads", "3", "--workers", "2", "--gateway-port", "-1"}).status, 0);
   EXPECT_TRUE(all_in_sync());
   EXPECT_GT(epoch(), before);
+}
+
+// Nobody brings back a head that is gone.
+class HeadsWithoutKeeper : public Heads {
+  bool has_keeper() const override { return false; }
+};
+
+TEST_F(HeadsWithoutKeeper, AnActorGoesOnFromItsCheckpointAfterTheLeadersMachineIsLost) {
+  Outcome driven;
+  std::thread driver{[&] {
+    driven = cluster.program("checkpoints", {"head_lost", cluster.folder().string()});
+  }};
+  const auto lose_leader = [&] {
+    EXPECT_TRUE(eventually([&] { return std::filesystem::exists(cluster.folder() / "kept"); }));
+    const std::string dies = leader();
+    const int pid = cluster.recorded_pid(dies);
+    ASSERT_GT(pid, 0);
+    ::kill(pid, SIGKILL);
+    const std::string suffix = dies == "head" ? "" : "-" + dies;
+    for (const std::string& kept :
+         {"metadata" + suffix, "checkpoints/" + dies, "packages/" + dies}) {
+      EXPECT_GT(std::filesystem::remove_all(cluster.state() / kept), 0U) << kept;
+    }
+    EXPECT_TRUE(eventually([&] { return !leader().empty() && leader() != dies; }));
+    std::ofstream{cluster.folder() / "killed"} << "now";
+  };
+  lose_leader();
+  driver.join();
+  EXPECT_EQ(driven.status, 0) << driven.out << driven.err;
 }
 
 // What a backup brings back begins anew: as one head, and then as several.

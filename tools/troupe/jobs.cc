@@ -35,29 +35,19 @@ namespace {
 // none of its programs is there, ended with the command.
 class SubmittedJob {
  public:
-  SubmittedJob(StateFolder folder, protocol::BeginJob job)
-      : folder_(std::move(folder)), job_(std::move(job)) {}
+  // `shelf` outlives it.
+  SubmittedJob(StateFolder folder, protocol::BeginJob job, const packages::Shelf& shelf)
+      : folder_(std::move(folder)), job_(std::move(job)), shelf_(shelf) {}
 
-  // Begins the job, or says again that it goes on: a head that was restarted waits for that.
+  // Begins the job, or says again that it goes on: a head that was restarted waits for that. The
+  // head has fetched what the job needs of this machine then, also one that leads after another.
   Status keep() {
+    const bool is_known = head_ != nullptr;
     TROUPE_CHECK(ask(Method::begin_job, job_));
-    return ok();
-  }
-  // The head has fetched what the job needs of this machine: it can do without us.
-  Status hand_over(const packages::Shelf& shelf) {
-    TROUPE_ASSERT(head_ != nullptr, "the job has begun");
-    Rpc* const head = head_.get();
-    head->router().on_stream(Method::get_package,
-                             [head, &shelf](transport::Message message, transport::CallContext,
-                                            transport::OutgoingStream& out) {
-                               return shelf.give(head->environment(), std::move(message), out);
-                             });
-    for (const protocol::Package& package : shelf.packages()) {
-      protocol::GetPackage request{job_.job, package.hash, package.size_bytes};
-      TROUPE_CHECK(head->stream(Method::get_package, protocol::encode(request),
-                                [](BytesView) { return true; }));
-    }
-    return ok();
+    if (is_known) return ok();
+    Status handed_over = hand_over();
+    if (!handed_over) head_.reset();
+    return handed_over;
   }
   void end(bool succeeded, std::string message) {
     const auto ended =
@@ -66,6 +56,20 @@ class SubmittedJob {
   }
 
  private:
+  Status hand_over() {
+    Rpc* const head = head_.get();
+    head->router().on_stream(Method::get_package,
+                             [this, head](transport::Message message, transport::CallContext,
+                                          transport::OutgoingStream& out) {
+                               return shelf_.give(head->environment(), std::move(message), out);
+                             });
+    for (const protocol::Package& package : shelf_.packages()) {
+      protocol::GetPackage request{job_.job, package.hash, package.size_bytes};
+      TROUPE_CHECK(head->stream(Method::get_package, protocol::encode(request),
+                                [](BytesView) { return true; }));
+    }
+    return ok();
+  }
   template <class Request>
   Result<Empty> ask(Method method, const Request& request) {
     if (!head_) {
@@ -78,6 +82,7 @@ class SubmittedJob {
 
   StateFolder folder_;
   protocol::BeginJob job_;
+  const packages::Shelf& shelf_;
   std::unique_ptr<Rpc> head_;
 };
 
@@ -156,9 +161,8 @@ int run_submit(const CommonOptions& common, const SubmitOptions& options) {
   auto started = start_behind_gate(options.command, gate);
   if (!started) return fail(started.error());
   ::signal(SIGPIPE, SIG_IGN);
-  SubmittedJob job{folder, std::move(begin)};
+  SubmittedJob job{folder, std::move(begin), shelf};
   auto begun = job.keep();
-  if (begun) begun = job.hand_over(shelf);
   if (begun && ::write(gate.get(), "\n", 1) != 1) {
     begun = error(Code::internal, "the command ended before it began");
   }

@@ -235,6 +235,20 @@ void killed(const troupe::Session& session, const std::string& folder, bool is_h
   REQUIRE(read(tally) == 4);
 }
 
+// The test ends the head that leads, with all that its machine keeps, and makes the file "killed".
+void head_lost(const troupe::Session& session, const std::string& folder) {
+  const auto tally = session.create<Tally>({.max_restarts = -1}, 0).value();
+  tally.call<&Tally::add>(1);
+  REQUIRE(tally.checkpoint(deadline));
+  tally.call<&Tally::add>(3);
+  REQUIRE(tally.checkpoint(deadline).value().number == 2);
+  std::ofstream{folder + "/kept"} << "now";
+  REQUIRE(eventually([&] { return std::filesystem::exists(folder + "/killed"); }));
+  kill_process(tally);
+  REQUIRE(read(tally) == 4 && loads(tally) == 1);
+  REQUIRE(tally.checkpoint(deadline).value().number == 3);
+}
+
 // Its node is left.
 void drained(const troupe::Session& session, const std::string& folder) {
   const troupe::ActorOptions own{.max_restarts = -1, .checkpoint_interval = 1h};
@@ -302,6 +316,7 @@ int main(int argc, char** argv) try {
       {"spoilt", [&] { spoilt(session, where); }},
       {"node_killed", [&] { killed(session, where, false); }},
       {"head_killed", [&] { killed(session, where, true); }},
+      {"head_lost", [&] { head_lost(session, where); }},
       {"drained", [&] { drained(session, where); }},
       {"described", [&] { described(session, where); }},
       {"plugin", [&] { plugin(session, where); }},
