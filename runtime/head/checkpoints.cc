@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
+#include "head/under_way.h"
 #include "packages/names.h"
 
 namespace troupe::head {
@@ -98,14 +99,7 @@ Async<Result<Checkpoint>> Checkpoints::store(protocol::StoreCheckpoint request,
 
 Async<Status> Checkpoints::fetch(protocol::StoreCheckpoint request,
                                  std::shared_ptr<transport::Peer> worker) {
-  struct UnderWay {
-    uint64_t& all;
-    const uint64_t bytes;
-    UnderWay(uint64_t& sum, uint64_t size) : all(sum), bytes(size) { all += bytes; }
-    UnderWay(const UnderWay&) = delete;
-    UnderWay& operator=(const UnderWay&) = delete;
-    ~UnderWay() { all -= bytes; }
-  } const under_way{fetching_bytes_, request.size_bytes};
+  const UnderWay under_way{fetching_bytes_, request.size_bytes};
   while (removing_.contains(request.hash)) co_await removed_.wait();
   packages::FetchOptions options;
   options.request.hash = request.hash;

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "head/job_environment.h"
+#include "head/under_way.h"
 #include "packages/names.h"
 
 namespace troupe::head {
@@ -124,14 +125,7 @@ Async<Result<PackageFilePointer>> Packages::fetch_from_drivers(protocol::Package
   const std::string& hash = package.hash;
   // Of the room that the store needs it must take nothing.
   TROUPE_CO_CHECK(journal_.admits(fetching_bytes_ + package.size_bytes));
-  struct UnderWay {
-    uint64_t& all;
-    const uint64_t bytes;
-    UnderWay(uint64_t& sum, uint64_t size) : all(sum), bytes(size) { all += bytes; }
-    UnderWay(const UnderWay&) = delete;
-    UnderWay& operator=(const UnderWay&) = delete;
-    ~UnderWay() { all -= bytes; }
-  } const under_way{fetching_bytes_, package.size_bytes};
+  const UnderWay under_way{fetching_bytes_, package.size_bytes};
   Error failure = error(Code::unavailable, "its driver is not connected");
   const auto told = [&] {
     return std::move(failure).context("get " + package.path + " from the driver");

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "head/under_way.h"
 #include "protocol/codec.h"
 
 namespace troupe::head {
@@ -478,7 +479,9 @@ Async<void> Replicator::bring_files(Batch rows, uint64_t bytes) {
   const auto announcement = std::make_shared<Announcement>();
   announcement->message =
       protocol::encode(protocol::Replicate{record_.term, 0, false, to_changes(rows)});
-  const auto size_takes = std::chrono::milliseconds(bytes * 1000 / file_bytes_per_s);
+  const UnderWay under_way{announced_bytes_, bytes};
+  // Those before it come first.
+  const auto size_takes = std::chrono::milliseconds(announced_bytes_ * 1000 / file_bytes_per_s);
   const Instant end = clock.now() + options_.file_patience + size_takes;
   while (!lost_.is_set()) {
     bool waits = false;

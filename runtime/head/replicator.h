@@ -9,7 +9,8 @@
 // row is written that names a new one, the heads in sync are told of it (bring_files) and fetch it,
 // so that no batch waits for a file. Who has not got one in time is taken off the record, and asked
 // then for all that its rows name; it may take batches without their files until it says that it
-// has them. Whoever may be recorded takes none without.
+// has them. Whoever may be recorded takes none without. Both are asked by a Replicate that is no
+// part of a copy and has no place: with the rows that will be written, or with none.
 #pragma once
 
 #include <deque>
@@ -128,6 +129,7 @@ class Replicator final : public Replication {
     std::function<void(Status)> told;
   };
   std::vector<Waiter> waiters_;
+  uint64_t announced_bytes_ = 0;  // Of files that heads are waited for with.
   bool hands_over_ = false;
   Event changed_;   // A batch was begun, or the set of heads may have to change.
   Event recorded_;  // A write of the record was answered, or was not.

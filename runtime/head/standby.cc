@@ -204,13 +204,13 @@ Async<Status> Standby::follow(LeadRecord record) {
   expected_ = place_.sequence + 1;
   copy_began_ = may_lack_files_ = false;
   takes_batches_ = true;
-  files_.follow(leader_);
   protocol::FollowLeader request{options_.name, place_.term, place_.sequence};
   // Whose disk lost files is taken off the record before anything else.
   const bool is_recorded = std::ranges::find(record.in_sync, options_.name) != record.in_sync.end();
   if (is_half_copied_ || (is_recorded && !files_.is_complete())) {
     request.term = request.sequence = 0;
   }
+  files_.follow(leader_);
   auto following = co_await transport::call<protocol::Following>(leader_, Method::follow_leader,
                                                                  std::move(request), follow_budget);
   Status ended = ok();

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "head/journal.h"
+#include "head/under_way.h"
 #include "packages/transfer.h"
 
 namespace troupe::head {
@@ -37,12 +38,17 @@ Status scan_table(Store& store, Table table, NamedFiles& named) {
   }
 }
 
-// A file of another size than its row says is not that one: it was not on the disk when its machine
-// failed.
-Status list_folder(const std::string& path, bool is_checkpoint, const NamedFiles& named,
-                   std::optional<packages::Folder>& folder, std::set<FileName>& present) {
+Status open_folder(const std::string& path, std::optional<packages::Folder>& folder) {
   if (path.empty()) return ok();
   TROUPE_TRY(folder, packages::Folder::open(path));
+  return ok();
+}
+
+// A file of another size than its row says is not that one: it was not on the disk when its machine
+// failed.
+void list_folder(const std::optional<packages::Folder>& folder, bool is_checkpoint,
+                 const NamedFiles& named, std::set<FileName>& present) {
+  if (!folder) return;
   for (const auto& entry : folder->list()) {
     if (entry.is_unpacked) continue;
     const FileName name{is_checkpoint, entry.hash};
@@ -51,7 +57,6 @@ Status list_folder(const std::string& path, bool is_checkpoint, const NamedFiles
         file != nullptr && file->size_bytes != 0 && file->size_bytes != entry.size_bytes;
     if (!is_other) present.insert(name);
   }
-  return ok();
 }
 
 }  // namespace
@@ -71,14 +76,22 @@ bool StandbyFiles::is_used() const {
 Async<Status> StandbyFiles::open() {
   if (!is_used() || is_open_) co_return ok();
   auto look = [this]() -> Status {
+    TROUPE_CHECK(open_folder(options_.package_folder, folders_.packages));
+    TROUPE_CHECK(open_folder(options_.checkpoint_folder, folders_.checkpoints));
     named_.clear();
     present_.clear();
     TROUPE_CHECK(scan_table(store_, Table::jobs, named_));
     TROUPE_CHECK(scan_table(store_, Table::actors, named_));
-    TROUPE_CHECK(list_folder(options_.package_folder, false, named_, folders_.packages, present_));
-    return list_folder(options_.checkpoint_folder, true, named_, folders_.checkpoints, present_);
+    list_folder(folders_.packages, false, named_, present_);
+    list_folder(folders_.checkpoints, true, named_, present_);
+    return ok();
   };
-  TROUPE_CO_CHECK(co_await transport::run_blocking(environment_, look));
+  const Status looked = co_await transport::run_blocking(environment_, look);
+  if (!looked) {
+    log::error("head_has_no_folders", {{"why", looked.error()}});
+    co_await sleep_for(environment_.clock, options_.retry);
+    co_return looked.error();
+  }
   is_open_ = true;
   for (const FileName& name : named_.names()) look_at(name);
   co_return ok();
@@ -208,7 +221,7 @@ Async<void> StandbyFiles::remove(FileName name) {
 
 void StandbyFiles::follow(std::shared_ptr<transport::Peer> leader) {
   leader_ = std::move(leader);
-  pump();
+  ask_anew();  // Another head may have it.
 }
 
 void StandbyFiles::part() {
@@ -246,9 +259,7 @@ Async<void> StandbyFiles::fetch(NamedFile file) {
   const FileName name = file.name;
   const auto leader = leader_;
   Status fetched = error(Code::unavailable, "no head leads");
-  fetching_bytes_ += file.size_bytes;
   if (leader) fetched = co_await fetch_from(leader, file);
-  fetching_bytes_ -= file.size_bytes;
   fetching_.erase(name);
   const bool fails = !fetched && !is_leaders(fetched.error().code());
   if (fetched) {
@@ -286,6 +297,7 @@ void StandbyFiles::note_failure(const FileName& name, const Error& why) {
 Async<Status> StandbyFiles::fetch_from(std::shared_ptr<transport::Peer> leader, NamedFile file) {
   const auto& folder = folder_of(file.name);
   if (!folder) co_return error(Code::internal, "this head has no folder for such files");
+  const UnderWay under_way{fetching_bytes_, file.size_bytes};
   // Of the room that the tables need it must take nothing.
   TROUPE_CO_CHECK(store_.room(room_for_promises_bytes + fetching_bytes_));
   packages::FetchOptions options;

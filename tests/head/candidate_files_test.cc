@@ -90,7 +90,7 @@ class CandidateFiles : public CandidateTest {
   void kill_actor(ActorId actor) {
     EXPECT_TRUE(ask<Empty>(to_leader, Method::kill_actor, protocol::KillActor{actor, {}}));
   }
-  Result<Checkpoint> store_state(const protocol::ActorInfo& actor) {
+  Pending<Checkpoint> begin_store(const protocol::ActorInfo& actor) {
     protocol::StoreCheckpoint request;
     request.node = worker.node;
     request.epoch = worker.epoch;
@@ -98,7 +98,14 @@ class CandidateFiles : public CandidateTest {
     request.incarnation = actor.incarnation;
     request.hash = hash_of(state);
     request.size_bytes = state.size();
-    return ask<Checkpoint>(worker.head, Method::store_checkpoint, request);
+    auto slot = std::make_shared<std::optional<Result<Checkpoint>>>();
+    spawn(scope, ask_into<Checkpoint>(slot, worker.head, Method::store_checkpoint, request, 20s));
+    return slot;
+  }
+  Result<Checkpoint> store_state(const protocol::ActorInfo& actor) {
+    const auto slot = begin_store(actor);
+    simulation.run_until([&] { return slot->has_value(); }, 21s);
+    return slot->has_value() ? std::move(**slot) : error(Code::internal, "no answer");
   }
   // A job whose package is `state`.
   JobId begin_job() {
@@ -299,6 +306,41 @@ TEST_F(CandidateFiles, AHeadThatWasAwayHasTheFilesBeforeItIsInSync) {
   EXPECT_EQ(fetch(request).value(), state);
 }
 
+TEST_F(CandidateFiles, OneThatTakesLongKeepsNoOtherPromiseWaitingAndNobodyOut) {
+  start_all();
+  connect_to_leader();
+  const auto actor = create_actor();
+  simulation.network().slow_down("machine-head-2", 100ms);
+  state = std::string(16 << 20, 'x');
+  const Instant began = simulation.clock().now();
+  const auto storing = begin_store(actor);
+  while (!storing->has_value() && simulation.clock().now() < began + 20s) {
+    const Instant since = simulation.clock().now();
+    promise_many(1);
+    EXPECT_LT(simulation.clock().now() - since, 500ms);
+    EXPECT_EQ(in_sync(), all_heads());
+  }
+  ASSERT_TRUE(storing->has_value() && **storing);
+  EXPECT_GT(simulation.clock().now() - began, 1s);
+  EXPECT_TRUE(names_in(checkpoints_of(2)).contains(hash_of(state)));
+}
+
+// It is recorded as in sync all the while, and hears of the file from its row alone.
+TEST_F(CandidateFiles, AHeadThatMissedTheNewsOfAFileTakesNoRowWithoutIt) {
+  start_all();
+  connect_to_leader();
+  const auto actor = create_actor();
+  simulation.network().slow_down("machine-head-1", 50ms);
+  state = std::string(4 << 20, 'x');
+  kill(1);
+  const auto storing = begin_store(actor);
+  start(1);
+  ASSERT_TRUE(simulation.run_until([&] { return storing->has_value(); }, 10s));
+  ASSERT_TRUE(**storing);
+  EXPECT_EQ(in_sync(), all_heads());
+  EXPECT_TRUE(names_in(checkpoints_of(1)).contains(hash_of(state)));
+}
+
 TEST_F(CandidateFiles, AHeadWithoutRoomForFilesIsNotWaitedForAndComesBack) {
   start_all();
   connect_to_leader();
@@ -395,10 +437,19 @@ TEST_F(CandidateFiles, WhatTheLeaderLacksKeepsNobodyOut) {
   ASSERT_TRUE(await_in_sync(all_heads()));
   EXPECT_EQ(names_in(checkpoints_of(2)).size(), 0U);
   // Another head has it, and leads after this one.
-  kill(0);
-  ASSERT_TRUE(await_leader());
+  auto outcome = std::make_shared<std::optional<Result<protocol::TransferLead>>>();
+  const auto hand_over = [&]() -> Async<void> {
+    protocol::TransferLead request;
+    request.to = "head-1";
+    auto handed = co_await machines[0]->candidate->replicator()->hand_over(std::move(request));
+    *outcome = std::move(handed);
+  };
+  ASSERT_TRUE(simulation.run(hand_over(), 10s));
+  ASSERT_TRUE(simulation.run_until([&] { return leader() == 1U; }, 1s));
+  end(0, true);
   start(0);
   ASSERT_TRUE(await_in_sync(all_heads()));
+  EXPECT_TRUE(all_keep({hash_of(state)}, {}));
 }
 
 TEST_F(CandidateFiles, AHeadWhoseDiskLostAFileFetchesItBeforeItIsInSyncAgain) {
