@@ -170,9 +170,9 @@ class CandidateFaults : public CandidateTest {
   void disturb_files() {
     Machine& machine = *machines[simulation.random().below(heads)];
     const uint64_t kind = simulation.random().below(4);
-    if (kind == 0) machine.store.set_room(error(Code::exhausted, "the disk is full"));
+    if (kind == 0) machine.store.set_free(0);
     if (kind == 1) {
-      for (const auto& one : machines) one->store.set_room(ok());
+      for (const auto& one : machines) one->store.set_free(UINT64_MAX);
     }
   }
   // As the keeper does.
@@ -193,7 +193,7 @@ class CandidateFaults : public CandidateTest {
       if (machine.host->is_paused()) machine.host->resume();
       if (machine.candidate) kill(i);
       machine.store.crash();
-      machine.store.set_room(ok());
+      machine.store.set_free(UINT64_MAX);
       start(i);
     }
     calm_since_ = simulation.clock().now();

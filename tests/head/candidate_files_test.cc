@@ -345,7 +345,7 @@ TEST_F(CandidateFiles, AHeadWithoutRoomForFilesIsNotWaitedForAndComesBack) {
   start_all();
   connect_to_leader();
   const auto actor = create_actor();
-  machines[1]->store.set_room(error(Code::exhausted, "the disk is full"));
+  machines[1]->store.set_free(0);
   const Instant since = simulation.clock().now();
   const auto stored = store_state(actor);
   ASSERT_TRUE(stored) << stored.error().to_string();
@@ -356,7 +356,7 @@ TEST_F(CandidateFiles, AHeadWithoutRoomForFilesIsNotWaitedForAndComesBack) {
   EXPECT_EQ(in_sync(), (std::set<std::string>{"head-0", "head-2"}));
   // It has all rows, though.
   EXPECT_TRUE(simulation.run_until([&] { return all_hashes_agree(); }, 5s));
-  machines[1]->store.set_room(ok());
+  machines[1]->store.set_free(UINT64_MAX);
   ASSERT_TRUE(await_in_sync(all_heads()));
   EXPECT_TRUE(all_keep({hash_of(state)}, {}));
 }
