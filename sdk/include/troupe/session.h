@@ -109,9 +109,9 @@ struct ActorOptions {
   // 10 ms. 0: only when somebody asks. With restarts left it goes on from the last one.
   std::chrono::microseconds checkpoint_interval{0};
   // For an actor that must never run twice at once: where no head is heard for so long its process
-  // is killed, and it starts elsewhere only after that. At least three heartbeats (1.5 s by default).
-  // 0: cut off, it runs on, refused by all who know the newer one. A machine that sleeps, or whose
-  // clock stands still, does not count the time.
+  // is killed, and it starts elsewhere only after that. At least three heartbeats (1.5 s by
+  // default). 0: cut off, it runs on, refused by all who know the newer one. A machine that sleeps,
+  // or whose clock stands still, does not count the time.
   std::chrono::microseconds isolation_limit{0};
 };
 
