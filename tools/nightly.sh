@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What is too long for each change: 1,000 simulated cluster hours, 100 hours of three heads, all planted bugs (ten
 # minutes at most each), a head killed 1,000 times and the one of three that leads 200 times, ten minutes of each fuzz
-# target (tools/fuzz.sh), and half an hour of chaos over a real cluster (tools/soak.sh). Installs what is missing and builds the presets release and fuzz first. An argument N begins the
-# hours at seed N, so that each night may see other ones; the default is drawn from the date.
+# target (tools/fuzz.sh), and half an hour of chaos over a real cluster (tools/soak.sh). Installs what is missing and
+# builds the presets release and fuzz first. An argument N begins the hours at seed N, so that each night may see other
+# ones; the default is drawn from the date.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 

@@ -25,15 +25,10 @@ constexpr Duration patience = std::chrono::seconds(30);
 constexpr Duration move_budget = std::chrono::minutes(5);
 constexpr size_t moved_at_once = 16;
 constexpr size_t movers_max = 4;
+constexpr size_t asked_at_once = 1000;  // Results, for the refs in them.
 // What a recipe costs beside its arguments, more or less.
 constexpr uint64_t recipe_bytes = 400;
 constexpr uint64_t argument_bytes = 200;
-
-struct ByProcess {
-  bool operator()(const ProcessAddress& a, const ProcessAddress& b) const {
-    return a.process < b.process;
-  }
-};
 
 }  // namespace
 
@@ -281,7 +276,7 @@ Async<Status> ObjectDirectory::find_lost_parents(Lineage::RecipePointer recipe) 
   }
   if (stored.empty()) co_return ok();
   auto nodes = co_await needs_.nodes();
-  if (!nodes) co_return std::move(nodes).error();
+  if (!nodes) co_return ok();  // No head: each is looked for once it is read.
   std::vector<std::shared_ptr<Search>> searches;
   for (const auto& object : stored) {
     const ProcessId at = object->node()->process;
@@ -462,13 +457,21 @@ Async<void> ObjectDirectory::leave(protocol::Evacuate request, std::shared_ptr<S
 }
 
 Async<Status> ObjectDirectory::take_refs(NodeId node) {
-  std::map<ProcessAddress, std::vector<std::shared_ptr<Object>>, ByProcess> results;
+  // A question each.
+  std::vector<std::pair<ProcessAddress, std::vector<std::shared_ptr<Object>>>> results;
   {
+    std::map<ProcessId, size_t> latest;
     const std::lock_guard lock{mutex_};
     for (const auto& [id, object] : owned_) {
       if (!object->has_ties() || !object->ties().producer) continue;
       const ProcessAddress& producer = *object->ties().producer;
-      if (producer.node == node) results[producer].push_back(object);
+      if (producer.node != node) continue;
+      const auto [last, is_new] = latest.try_emplace(producer.process, results.size());
+      if (!is_new && results[last->second].second.size() == asked_at_once) {
+        last->second = results.size();
+      }
+      if (last->second == results.size()) results.push_back({producer, {}});
+      results[last->second].second.push_back(object);
     }
   }
   Status outcome = ok();
@@ -476,8 +479,10 @@ Async<Status> ObjectDirectory::take_refs(NodeId node) {
     protocol::ObjectIds ids;
     for (const auto& object : made) ids.objects.push_back(object->id());
     auto peer = co_await connections_.peer_of(producer, environment_.clock.now() + ask_budget);
-    // What it held went with it.
-    if (!peer) continue;
+    if (!peer) {  // What it held went with it.
+      log::info("refs_not_taken", {{"producer", producer.process}, {"why", peer.error()}});
+      continue;
+    }
     auto refs = co_await transport::call<protocol::HeldRefs>(*peer, Method::list_held,
                                                              std::move(ids), ask_budget);
     if (!refs) {

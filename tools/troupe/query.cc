@@ -385,7 +385,6 @@ int run_describe(const CommonOptions& common, const std::string& id) {
 
 namespace {
 
-// A daemon's own log is a file of the state folder.
 // Whether another file has its name now.
 bool is_replaced(std::FILE* file, const std::filesystem::path& path) {
   struct stat open {};
@@ -394,6 +393,7 @@ bool is_replaced(std::FILE* file, const std::filesystem::path& path) {
          (open.st_dev != named.st_dev || open.st_ino != named.st_ino);
 }
 
+// A daemon's own log is a file of the state folder.
 int print_daemon_log(const std::filesystem::path& path, bool follow) {
   std::FILE* file = std::fopen(path.c_str(), "r");
   if (file == nullptr) return fail(error(Code::not_found, "no log " + path.string()));
