@@ -23,7 +23,7 @@ TEST_P(LineageSystem, Holds) {
 
 INSTANTIATE_TEST_SUITE_P(All, LineageSystem,
                          testing::Values("chain", "parts", "readers", "several", "shrinking",
-                                         "refused", "drained", "last_one", "wrapped"),
+                                         "refused", "drained", "last_one", "wrapped", "idle"),
                          [](const auto& chosen) { return std::string(chosen.param); });
 
 }  // namespace

@@ -95,6 +95,16 @@ Wrapped wrap(const troupe::ActorRef<Maker>& maker, int64_t padding) {
   return {{inner.get(deadline).value()}, Numbers(static_cast<size_t>(padding))};
 }
 TROUPE_TASK(wrap);
+// What the task's own process owns, and that process.
+using Owned = std::pair<std::vector<ObjectRef<Numbers>>, int64_t>;
+Owned put_one(const std::string& marks, bool puts) {
+  leave_mark(marks);
+  REQUIRE(eventually([&] { return std::filesystem::file_size(marks) == 2; }));
+  Owned owned{{}, ::getpid()};
+  if (puts) owned.first.push_back(troupe::connect().value().put(Numbers{9}).value());
+  return owned;
+}
+TROUPE_TASK(put_one);
 // The pid of the node's worker, which its processes do not outlive.
 int64_t parent() {
   return ::getppid();
@@ -235,6 +245,18 @@ void check_wrapped(const troupe::Session& session) {
   }
 }
 
+// A task's process that idles ends, unless others have refs to what it owns.
+void check_idle(const troupe::Session& session) {
+  const Gate marks;  // Of both while they run, so that each has a process.
+  const auto kept = session.submit(at("0"), put_one, marks.path(), true);
+  const auto other = session.submit(at("0"), put_one, marks.path(), false);
+  await(session, std::vector{kept, other});
+  const auto ended = static_cast<pid_t>(other.get(deadline).value().second);
+  REQUIRE(eventually([&] { return ::kill(ended, 0) != 0; }));
+  const Owned owned = kept.get(deadline).value();
+  REQUIRE(owned.second != ended && owned.first[0].get(deadline).value() == Numbers{9});
+}
+
 // What cannot be made again says why.
 void check_refused(const troupe::Session& session) {
   const Gate once, again, of_put;
@@ -270,7 +292,8 @@ int main(int argc, char** argv) try {
   const std::map<std::string, std::function<void(const troupe::Session&)>> checks{
       {"chain", check_chain},     {"parts", check_parts},         {"readers", check_readers},
       {"several", check_several}, {"shrinking", check_shrinking}, {"refused", check_refused},
-      {"drained", check_drained}, {"last_one", check_last_one},   {"wrapped", check_wrapped}};
+      {"drained", check_drained}, {"last_one", check_last_one},   {"wrapped", check_wrapped},
+      {"idle", check_idle}};
   const auto found = argc > 1 ? checks.find(argv[1]) : checks.end();
   if (found == checks.end()) {
     std::cerr << "usage: lineage NAME [TROUPE]\n";
