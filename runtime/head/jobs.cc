@@ -42,7 +42,7 @@ void Jobs::restore(std::vector<protocol::JobInfo> stored) {
     const bool runs = info.state == "running";
     jobs_[id].info = std::move(info);
     if (runs) {
-      await_driver(id, options_.window + options_.driver_grace);
+      await_driver(id, options_.driver_silence + options_.driver_grace);
     } else {
       ended_.push_back(id);
     }

@@ -62,6 +62,11 @@ bool Leases::starts(const Lease& lease) {
                      [](const auto& entry) { return entry.second.starting; });
 }
 
+bool Leases::is_leaving(const Lease& lease, NodeId node, ProcessId process) {
+  const auto there = lease.leaving.find(node);
+  return there != lease.leaving.end() && there->second.contains(process);
+}
+
 protocol::LeaseGranted Leases::grant_of(const Lease& lease) const {
   protocol::LeaseGranted granted;
   granted.lease = lease.request.lease;
@@ -261,7 +266,7 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
     // Each process that no slot has yet takes its slot, or the next without one if the worker is
     // of a version that does not tell.
     for (const protocol::ProcessStarted& process : started->processes) {
-      if (lease.leaving.contains(process.address.process)) continue;
+      if (is_leaving(lease, node, process.address.process)) continue;
       const bool known = std::any_of(share.held.begin(), share.held.end(), [&](const Held& held) {
         return held.address.process == process.address.process;
       });
@@ -301,8 +306,8 @@ void Leases::settle(LeaseId id, NodeId node) {
     return true;
   });
   if (found->second.held.empty()) lease->shares.erase(found);
+  if (!late.empty()) stop_some(*lease, node, std::move(late), std::move(late_slots));
   if (!back.slots.empty()) placement_.apply(back);
-  if (!late.empty()) spawn(scope_, stop_slots(id, node, std::move(late), std::move(late_slots)));
 }
 
 // Its holder sends nothing more there, and gives a slot back when what runs in it has ended.
@@ -343,9 +348,7 @@ void Leases::give_back(const protocol::ReturnLease& request) {
       slots.push_back(held.slot);
       return true;
     });
-    if (!processes.empty()) {
-      spawn(scope_, stop_slots(request.lease, node, std::move(processes), std::move(slots)));
-    }
+    if (!processes.empty()) stop_some(*lease, node, std::move(processes), std::move(slots));
   }
   if (!runs(*lease) && !starts(*lease) && lease->waiters == 0) {
     forget(request.lease);  // The scheduler hears of it when the processes have stopped.
@@ -432,6 +435,12 @@ void Leases::finish(LeaseId id, Error why, Running running) {
   }
 }
 
+void Leases::stop_some(Lease& lease, NodeId node, std::vector<ProcessId> processes,
+                       std::vector<uint32_t> slots) {
+  lease.leaving[node].insert(processes.begin(), processes.end());
+  spawn(scope_, stop_slots(lease.request.lease, node, std::move(processes), std::move(slots)));
+}
+
 Async<void> Leases::stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> processes,
                                std::vector<uint32_t> slots, Running running) {
   protocol::StopSlots request;
@@ -445,6 +454,15 @@ Async<void> Leases::stop_slots(LeaseId id, NodeId node, std::vector<ProcessId> p
     log::warning("slots_stop_failed", {{"lease", id}, {"why", stopped.error()}});
   }
   if (!slots.empty()) placement_.apply(scheduler::LeaseReturned{id, std::move(slots)});
+  if (request.processes.empty()) co_return;
+  // What the worker said before it heard of this is here by then, or the node is dead.
+  co_await sleep_for(environment_.clock, options_.window);
+  Lease* lease = look_up(id);
+  if (lease == nullptr) co_return;
+  const auto there = lease->leaving.find(node);
+  if (there == lease->leaving.end()) co_return;
+  for (const ProcessId process : request.processes) there->second.erase(process);
+  if (there->second.empty()) lease->leaving.erase(there);
 }
 
 void Leases::lease_revoked(LeaseId id, const scheduler::Revoked& revoked) {
@@ -513,6 +531,9 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
     lease.adopted = true;
     keep_for_a_quantum(lease);
   }
+  std::erase_if(slots, [&](const protocol::RunningSlot* slot) {
+    return is_leaving(lease, node, slot->address.process);
+  });
   if (const auto share = lease.shares.find(node); share != lease.shares.end()) {
     if (share->second.starting) return;  // They are what it asked for.
     std::erase_if(slots, [&](const protocol::RunningSlot* slot) {
@@ -556,9 +577,8 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
   for (const Held& held : found) {
     processes.push_back(held.address.process);
     numbers.push_back(held.slot);
-    lease.leaving.insert(held.address.process);
   }
-  spawn(scope_, stop_slots(id, node, std::move(processes), std::move(numbers)));
+  stop_some(lease, node, std::move(processes), std::move(numbers));
 }
 
 std::vector<Leases::Held> Leases::adopt(Lease& lease, NodeId node,
@@ -627,6 +647,7 @@ void Leases::finish_within(scheduler::GangId gang, const Error& why) {
 void Leases::node_lost(NodeId node, const std::string&) {
   std::vector<LeaseId> empty;
   for (auto& [id, lease] : leases_) {
+    lease.leaving.erase(node);  // Should it come back with them, they are to be stopped anew.
     if (lease.shares.erase(node) == 0) continue;
     lease.changed->pulse();
     if (lease.delivered && lease.shares.empty()) empty.push_back(id);

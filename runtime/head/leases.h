@@ -83,8 +83,9 @@ class Leases : public NodeListener, public PlacementListener, public GroupListen
     bool delivered = false;
     bool adopted = false;    // Taken over from the head before: further nodes may bring slots.
     uint32_t next_slot = 0;  // Above all of the scheduler's numbers.
-    // Told to stop under the lease's id, which goes on: a worker may still name one as started.
-    std::set<ProcessId> leaving;
+    // Told to stop under the lease's id, which goes on: a worker may still name one as started, or
+    // list it, while the stop accounts for its slot.
+    std::map<NodeId, std::set<ProcessId>> leaving;
     bool expires = false;  // From when it was delivered, adopted, or its client went silent.
     Instant expires_at;
   };
@@ -93,6 +94,7 @@ class Leases : public NodeListener, public PlacementListener, public GroupListen
   protocol::StartSlots start_request(const Lease& lease, const Share& share) const;
   static bool runs(const Lease& lease);
   static bool starts(const Lease& lease);
+  static bool is_leaving(const Lease& lease, NodeId node, ProcessId process);
   protocol::LeaseGranted grant_of(const Lease& lease) const;
   Async<Status> wait(LeaseId id, transport::CallContext context);
   // While the lease waits for its first slot, those who hold what it wants are asked for it.
@@ -108,6 +110,9 @@ class Leases : public NodeListener, public PlacementListener, public GroupListen
   // Accounts slots that run there and that the lease did not have.
   std::vector<Held> adopt(Lease& lease, NodeId node,
                           const std::vector<const protocol::RunningSlot*>& slots);
+  // As stop_slots, of these alone: the lease goes on.
+  void stop_some(Lease& lease, NodeId node, std::vector<ProcessId> processes,
+                 std::vector<uint32_t> slots);
   // Its slots are stopped or stopping; its id is not used again.
   void forget(LeaseId id);
   // Ends the lease: its slots stop, and are free once they did. What runs in them goes on for as

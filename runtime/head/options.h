@@ -21,6 +21,9 @@ struct HeadOptions {
   Duration window = std::chrono::seconds(5);
   // A job ends when its driver's connection has been gone for this long.
   Duration driver_grace = std::chrono::seconds(2);
+  // So long an idle driver may take to notice that the head before went without a word, with its
+  // machine (transport/tls_stream says when): a head that starts waits this much longer for it.
+  Duration driver_silence = std::chrono::seconds(15);
   // A lease that is not renewed for this long is over.
   Duration lease_quantum = std::chrono::seconds(10);
   // What one start of an actor may take, the loading of a model included.

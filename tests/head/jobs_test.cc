@@ -222,12 +222,12 @@ TEST_F(JobsTest, JobThatBeganOverAConnectionThatIsGoneEnds) {
   EXPECT_TRUE(simulation.run(own.stop(), 1s));
 }
 
-TEST_F(JobsTest, NewHeadGivesADriverAWindowAndItsGrace) {
+TEST_F(JobsTest, NewHeadWaitsForADriverThatHasNotNoticedYet) {
   start_head();
   const ProcessId process = ProcessId::random(simulation.random());
   const JobId job = begin_job(driver_of({}, process));
   restart_head();
-  simulation.run_for(6500ms);
+  simulation.run_for(16500ms);  // Its silence, and its grace.
   EXPECT_EQ(look_job(driver(), job).state, "running");
   simulation.run_for(1s);
   EXPECT_EQ(look_job(driver(), job).state, "failed");

@@ -522,6 +522,64 @@ TEST_F(Leases, SlotThatANodeBringsBackMuchLaterIsStopped) {
   EXPECT_EQ(worker.slots_stopped[0].lease, slot.lease);
 }
 
+TEST_F(Leases, SlotThatIsStoppingIsNotGrantedAgainWhenItsNodeRegistersAgain) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  const auto wanted = lease_of(2);
+  const auto granted = request(driver(), wanted);
+  ASSERT_TRUE(granted);
+  restart_head();  // A lease that was taken over takes further slots that nodes bring.
+  const ProcessId returned = granted->slots[0].address.process;
+  worker.registration.slots = {running(wanted, granted->slots[0].address),
+                               running(wanted, granted->slots[1].address)};
+  return_worker(worker);
+  const auto client = driver();
+  ASSERT_EQ(renew(client, wanted.lease)->slots.size(), 2u);
+  worker.hold_stops = true;
+  give_back(client, wanted.lease, {returned});
+  ASSERT_TRUE(register_worker(worker));
+  const auto rest = renew(client, wanted.lease);
+  ASSERT_TRUE(rest);
+  ASSERT_EQ(rest->slots.size(), 1u);
+  EXPECT_NE(rest->slots[0].address.process, returned);
+  EXPECT_EQ(cpu_free(client, worker.node), 2);
+  // Nor if the list was on its way while the stop was answered.
+  worker.let_go();
+  simulation.run_for(100ms);
+  ASSERT_TRUE(register_worker(worker));
+  EXPECT_EQ(renew(client, wanted.lease)->slots.size(), 1u);
+  EXPECT_EQ(cpu_free(client, worker.node), 3);
+}
+
+TEST_F(Leases, SlotThatWasStoppingWhenItsNodeWasLostIsStoppedWhenItIsBack) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  FakeWorker& other = add_worker(4);
+  const auto client = driver();
+  const auto wanted = lease_of(8);
+  const auto granted = request(client, wanted);
+  ASSERT_TRUE(granted);
+  const auto here = std::ranges::find(granted->slots, worker.node,
+                                      [](const auto& slot) { return slot.address.node; });
+  ASSERT_NE(here, granted->slots.end());
+  worker.hold_stops = true;
+  give_back(client, wanted.lease, {here->address.process});
+  worker.beats = false;
+  worker.head->close();
+  simulation.run_until([&] { return look(client, worker.node).state == "dead"; }, 30s);
+  worker.let_go();
+  worker.slots_stopped.clear();
+  ASSERT_TRUE(renew(client, wanted.lease));
+  worker.beats = true;
+  worker.registration.slots = {running(wanted, here->address)};
+  return_worker(worker);
+  simulation.run_for(100ms);
+  ASSERT_EQ(worker.slots_stopped.size(), 1u);
+  EXPECT_EQ(worker.slots_stopped[0].processes, std::vector<ProcessId>{here->address.process});
+  EXPECT_EQ(cpu_free(client, worker.node), 4);
+  EXPECT_EQ(cpu_free(client, other.node), 0);
+}
+
 TEST_F(Leases, SlotThatIsMissingWhenItsNodeRegistersAgainIsGone) {
   start_head();
   FakeWorker& worker = add_worker(2);

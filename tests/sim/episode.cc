@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <set>
 
 #include "tests/sim/fault_plan.h"
 #include "tests/sim/workload.h"
@@ -18,6 +19,7 @@ constexpr Duration progress_limit = 30s;
 // After faults without end a cluster may take longer to come to itself.
 constexpr Duration patience = 120s;
 constexpr Duration idle_limit = 15s;  // Longer than a worker keeps the processes of idle slots.
+constexpr Duration calm = 7s;         // Longer than a node may be silent.
 constexpr size_t violations_enough = 3;
 
 class Episode {
@@ -113,9 +115,28 @@ class Episode {
     }
     cluster_->settle(limit);
     if (is_hopeless()) return;
+    stay_calm();
     auto outcome = std::make_shared<Status>(error(Code::deadline_exceeded, "it never ends"));
     sim_.run(try_all(outcome), limit);
     if (!*outcome) violation("no progress: " + outcome->error().to_string());
+  }
+
+  // Nothing fails and nobody asks for anything: each actor whose owner lives goes on where it is.
+  void stay_calm() {
+    std::set<JobId> jobs;
+    for (const auto& driver : cluster_->drivers()) jobs.insert(driver->job);
+    std::vector<std::shared_ptr<SimProcess>> actors;
+    for (const auto& [id, process] : cluster_->checks().processes()) {
+      const protocol::AssignActor& actor = process->actor();
+      const bool is_owned = actor.spec.detached || jobs.contains(process->job());
+      if (actor.incarnation != 0 && is_owned) actors.push_back(process);
+    }
+    sim_.run_for(calm);
+    for (const auto& process : actors) {
+      if (process->is_alive()) continue;
+      violation(fmt::format("actor {} ended in calm: {}",
+                            process->actor().spec.actor.short_string(), process->exit_reason()));
+    }
   }
 
   Async<void> try_all(std::shared_ptr<Status> outcome) {
