@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/asio/experimental/awaitable_operators.hpp>
 #include <set>
 
 #include "base/log.h"
@@ -16,6 +17,10 @@ constexpr Duration retry_min = std::chrono::milliseconds(50);
 constexpr Duration retry_max = std::chrono::seconds(2);
 // Of one try: a lost message is sent again, and the worker joins what it has begun.
 constexpr Duration attempt_budget = std::chrono::seconds(5);
+// At once, each over a connection of its own: packets of one or two may be lost.
+constexpr int probes_max = 4;
+constexpr int further_probes_max = 256;  // In all; where more nodes are silent each has one.
+constexpr int return_windows = 2;        // What a node that answers may take to connect anew.
 constexpr size_t labels_max = 64;
 constexpr size_t text_bytes_max = 256;
 
@@ -56,7 +61,7 @@ void Membership::restore(std::vector<protocol::NodeInfo> nodes) {
     const NodeId id = info.address.node;
     Node& node = nodes_[id];
     node.info = std::move(info);
-    node.heard = now;
+    node.heard = node.apart_since = now;
   }
 }
 
@@ -150,6 +155,7 @@ void Membership::peer_closed(const transport::Peer& peer) {
   for (auto& [id, node] : nodes_) {
     if (node.peer.get() != &peer) continue;
     node.peer.reset();
+    node.apart_since = environment_.clock.now();
     log::warning("node_disconnected", {{"node", id}, {"name", node.info.name}});
     spawn(scope_, probe(id));
   }
@@ -194,6 +200,7 @@ std::vector<protocol::NodeInfo> Membership::list() const {
 
 Async<Result<Bytes>> Membership::call_raw(NodeId id, transport::Method method, Bytes request,
                                           Duration budget, std::function<bool()> wanted) {
+  using namespace boost::asio::experimental::awaitable_operators;
   const Instant deadline = environment_.clock.now() + budget;
   Duration pause = retry_min;
   for (;;) {
@@ -207,11 +214,23 @@ Async<Result<Bytes>> Membership::call_raw(NodeId id, transport::Method method, B
       transport::Message message{request, {}};
       const Duration attempt =
           std::min<Duration>(attempt_budget, deadline - environment_.clock.now());
-      auto answer = co_await peer->call(method, std::move(message), attempt);
-      if (answer) co_return std::move(answer->body);
-      // An error over a connection that lives is the worker's answer; only silence is asked again.
-      const bool silence = !peer->is_open() || answer.error().code() == Code::deadline_exceeded;
-      if (!silence) co_return std::move(answer).error();
+      if (!peer->is_writable()) {
+        (void)co_await (peer->writable() || sleep_for(environment_.clock, attempt));
+      }
+      // What a connection that is closing does not take was not asked at all, though the peer does
+      // not know of the end yet.
+      auto asked = peer->begin_call(method, std::move(message), attempt);
+      if (!asked && asked.error().code() != Code::unavailable) {
+        co_return std::move(asked).error();
+      }
+      if (asked) {
+        auto answer = co_await asked->reply();
+        if (answer) co_return std::move(answer->body);
+        // An error over a connection that lives is the worker's answer; only silence is asked
+        // again.
+        const bool silence = !peer->is_open() || answer.error().code() == Code::deadline_exceeded;
+        if (!silence) co_return std::move(answer).error();
+      }
     }
     if (environment_.clock.now() >= deadline) {
       co_return error(Code::deadline_exceeded,
@@ -272,7 +291,10 @@ Async<void> Membership::watch() {
 Async<void> Membership::probe(NodeId id) {
   auto found = nodes_.find(id);
   if (found == nodes_.end() || found->second.info.address.port == 0) co_return;
-  if (std::exchange(found->second.probing, true)) co_return;
+  const int at_once = probes_running_ < further_probes_max ? probes_max : 1;
+  if (found->second.probes >= at_once) co_return;
+  ++found->second.probes;
+  ++probes_running_;
   const uint64_t registrations = found->second.registrations;
   transport::Endpoint endpoint;
   endpoint.host = found->second.info.address.host;
@@ -280,21 +302,27 @@ Async<void> Membership::probe(NodeId id) {
   const std::string where = endpoint.to_string();
   const Instant deadline = environment_.clock.now() + options_.window / 2;
   const auto reach = co_await environment_.network.probe(std::move(endpoint), deadline);
+  --probes_running_;
   found = nodes_.find(id);
   if (found == nodes_.end()) co_return;
   Node& node = found->second;
-  node.probing = false;
+  node.probes = std::max(node.probes - 1, 0);          // It may have been lost, and be here anew.
   if (node.registrations != registrations) co_return;  // It is back.
   if (reach == transport::Reach::refused && !node.peer) {
     lose(id,
          fmt::format("node {} is gone: nobody listens on {} any more", id.short_string(), where));
-  } else if (reach == transport::Reach::answers && node.peer &&
-             environment_.clock.now() - node.heard >= options_.window / 2) {
+    co_return;
+  }
+  const Instant now = environment_.clock.now();
+  if (reach != transport::Reach::answers || now - node.heard < options_.window / 2) co_return;
+  if (node.peer) {
     // It lives, and its connection does not. It comes over another.
     log::warning("node_unheard", {{"node", id}, {"name", node.info.name}});
-    node.heard = environment_.clock.now();
     std::exchange(node.peer, nullptr)->close();
+    node.apart_since = now;
   }
+  // One that answers and never comes is not waited for without end.
+  if (now - node.apart_since < return_windows * options_.window) node.heard = now;
 }
 
 void Membership::lose(NodeId id, const std::string& reason) {

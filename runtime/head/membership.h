@@ -85,9 +85,10 @@ class Membership {
     protocol::NodeInfo info;
     std::shared_ptr<transport::Peer> peer;  // None while it is not connected.
     Instant heard;
+    Instant apart_since;         // While it is not connected.
     bool registered = false;     // With this head.
     uint64_t registrations = 0;  // With this head.
-    bool probing = false;
+    int probes = 0;              // That have no answer yet.
     Journal::Ticket written = 0;
   };
 
@@ -104,6 +105,7 @@ class Membership {
   Scope& scope_;
   Journal& journal_;
   const uint64_t epoch_;
+  int probes_running_ = 0;
   std::vector<NodeListener*> listeners_;
   std::map<NodeId, Node> nodes_;
   std::deque<protocol::NodeInfo> dead_;  // The latest, bounded.

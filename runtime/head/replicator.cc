@@ -216,7 +216,8 @@ std::vector<std::string> Replicator::wanted() const {
     if (is_recorded(name) || follower->confirmed >= promised_) names.push_back(name);
   }
   for (const auto& [name, since] : away_since_) {
-    if (now - since <= options_.patience) names.push_back(name);
+    // One that is not recorded may lack what was promised since it went.
+    if (is_recorded(name) && now - since <= options_.patience) names.push_back(name);
   }
   std::ranges::sort(names);
   names.insert(names.begin(), options_.name);

@@ -154,6 +154,24 @@ TEST_F(Membership, NodeWhoseConnectionClosedIsSuspectAtOnce) {
   EXPECT_EQ(look(driver(), worker.node).state, "suspect");
 }
 
+TEST_F(Membership, NodeThatAnswersHasTwoWindowsToComeBack) {
+  start_head();
+  FakeWorker& worker = add_stranger(4);
+  transport::Endpoint here;
+  here.host = "10.0.9.1";
+  const auto listener = worker.host->listen(here);
+  ASSERT_TRUE(listener);
+  worker.registration.address.host = here.host;
+  worker.registration.address.port = (*listener)->endpoint().port;
+  ASSERT_TRUE(register_worker(worker));
+  worker.beats = false;
+  worker.head->close();
+  simulation.run_for(14s);  // And the window after what it answered last.
+  EXPECT_EQ(look(driver(), worker.node).state, "suspect");
+  simulation.run_for(2s);
+  EXPECT_EQ(look(driver(), worker.node).state, "dead");
+}
+
 TEST_F(Membership, OldConnectionsEndDoesNotTouchTheNodesNewOne) {
   start_head();
   FakeWorker& worker = add_worker(4);

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <set>
@@ -18,6 +19,11 @@ using namespace std::chrono_literals;
 using protocol::Method;
 
 constexpr uint64_t seeds_default = 1000;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int slow_hours_default = 1;
+#else
+constexpr int slow_hours_default = 24;
+#endif
 
 std::vector<uint64_t> seeds(uint64_t count) {
   if (const char* one = std::getenv("TROUPE_SEED")) return {std::strtoull(one, nullptr, 10)};
@@ -414,6 +420,124 @@ TEST(ClusterSimulation, TheSameSeedIsTheSameHistory) {
     hashes.insert(hash);
   }
   EXPECT_EQ(hashes.size(), subset.size());
+}
+
+// --- Slow, not dead
+
+Async<void> call_all(SimCluster& cluster, const std::vector<ActorId>& actors, uint64_t& answered) {
+  for (const ActorId actor : actors) {
+    client::ActorCallSpec call;
+    call.actor = actor;
+    call.budget = 60s;
+    call.method = "echo";
+    call.arguments = argument("text");
+    auto value = co_await cluster.driver().call_actor(std::move(call));
+    if (value) ++answered;
+  }
+}
+
+// As a busy machine does to a process: it does not run for up to a second, every few seconds.
+Async<void> stall(Simulation& sim, SimHost& host, const bool& on) {
+  while (on) {
+    co_await sleep_for(sim.clock(), std::chrono::milliseconds(sim.random().below(6000)));
+    host.pause();
+    co_await sleep_for(sim.clock(), std::chrono::milliseconds(sim.random().below(1000)));
+    host.resume();
+  }
+}
+
+Async<void> create_everywhere(SimCluster& cluster, Random& random, std::vector<ActorId>& actors) {
+  for (size_t i = 0; i < cluster.workers(); ++i) {
+    protocol::ActorSpec spec;
+    spec.actor = ActorId::random(random);
+    spec.module = "module";
+    spec.class_name = "Class";
+    spec.demand = cpus(1000);
+    spec.strategy = "spread";
+    spec.max_restarts = -1;
+    auto created = co_await cluster.driver().create_actor(spec, 60s);
+    if (created) actors.push_back(spec.actor);
+  }
+}
+
+class SlowCluster : public testing::Test {
+ protected:
+  SlowCluster() : sim_(seeds(1).front()), cluster_(sim_, options()) {}
+
+  static ClusterOptions options() {
+    ClusterOptions options;
+    options.workers = 3;
+    return options;
+  }
+  // With an actor on each node; then each fifth packet is lost, and all daemons stall.
+  void begin() {
+    ASSERT_TRUE(cluster_.start());
+    sim_.run(create_everywhere(cluster_, sim_.random(), actors_), 60s);
+    ASSERT_EQ(actors_.size(), cluster_.workers());
+    uint64_t answered = 0;
+    sim_.run(call_all(cluster_, actors_, answered), 60s);
+    ASSERT_EQ(answered, actors_.size());
+    for (const auto& [id, process] : cluster_.checks().processes()) {
+      if (process->actor().incarnation != 0) processes_.push_back(process);
+    }
+    ASSERT_EQ(processes_.size(), cluster_.workers());
+    NetworkFaults faults;
+    faults.packet_loss = 0.2;
+    sim_.network().set_faults(faults);
+    spawn(sim_.scope(), stall(sim_, cluster_.head().host(), stalls_));
+    for (size_t i = 0; i < cluster_.workers(); ++i) {
+      spawn(sim_.scope(), stall(sim_, cluster_.worker_host(i), stalls_));
+    }
+  }
+  void end() {
+    stalls_ = false;
+    sim_.run_for(10s);
+    sim_.network().set_faults({});
+    cluster_.end_job();
+    cluster_.stop();
+    for (const std::string& violation : cluster_.checks().violations()) ADD_FAILURE() << violation;
+  }
+  size_t ended() const {
+    return static_cast<size_t>(std::ranges::count_if(
+        processes_, [](const auto& process) { return !process->is_alive(); }));
+  }
+
+  Simulation sim_;
+  SimCluster cluster_;
+  std::vector<ActorId> actors_;
+  std::vector<std::shared_ptr<SimProcess>> processes_;
+  bool stalls_ = true;
+};
+
+// A day; TROUPE_SLOW_HOURS sets another time.
+TEST_F(SlowCluster, IsNotTakenForDead) {
+  const char* const given = std::getenv("TROUPE_SLOW_HOURS");
+  const int hours = given != nullptr ? std::atoi(given) : slow_hours_default;
+  ASSERT_NO_FATAL_FAILURE(begin());
+  uint64_t answered = 0;
+  for (int minute = 0; minute < hours * 60; ++minute) {
+    sim_.run(call_all(cluster_, actors_, answered), 200s);
+    sim_.run_for(50s);
+  }
+  EXPECT_EQ(ended(), 0u);
+  EXPECT_EQ(answered, static_cast<uint64_t>(hours * 60) * actors_.size());
+  fmt::print("{} packets lost\n", sim_.network().counts().packets_lost);
+  EXPECT_GT(sim_.network().counts().packets_lost, static_cast<uint64_t>(hours) * 3600);
+  end();
+}
+
+TEST_F(SlowCluster, IsDeadAfterTenSeconds) {
+  ASSERT_NO_FATAL_FAILURE(begin());
+  sim_.run_for(30s);
+  ASSERT_EQ(ended(), 0u);
+  stalls_ = false;
+  sim_.run_for(8s);
+  cluster_.worker_host(0).pause();
+  sim_.run_for(10s);
+  cluster_.worker_host(0).resume();
+  sim_.run_for(30s);
+  EXPECT_EQ(ended(), 1u);
+  end();
 }
 
 // --- Several heads

@@ -19,6 +19,7 @@ constexpr Duration progress_limit = 30s;
 // After faults without end a cluster may take longer to come to itself.
 constexpr Duration patience = 120s;
 constexpr Duration idle_limit = 15s;  // Longer than a worker keeps the processes of idle slots.
+constexpr Duration aftermath = 5s;    // Longer than the last fault holds up a frame, or a disk.
 constexpr Duration calm = 7s;         // Longer than a node may be silent.
 constexpr size_t violations_enough = 3;
 
@@ -123,6 +124,7 @@ class Episode {
 
   // Nothing fails and nobody asks for anything: each actor whose owner lives goes on where it is.
   void stay_calm() {
+    sim_.run_for(aftermath);
     std::set<JobId> jobs;
     for (const auto& driver : cluster_->drivers()) jobs.insert(driver->job);
     std::vector<std::shared_ptr<SimProcess>> actors;

@@ -21,7 +21,13 @@ namespace {
 
 // How often what waits for the end of a partition looks again.
 constexpr Duration retransmit_period = std::chrono::milliseconds(200);
-constexpr Duration user_timeout = std::chrono::seconds(10);
+// As transport/tls_stream.cc sets them, the second since Linux 6.15.
+constexpr Duration user_timeout = std::chrono::seconds(15);
+constexpr Duration resend_most = std::chrono::seconds(1);
+// A tail loss probe (RFC 8985, section 7) goes before the first timeout.
+constexpr Duration tail_probe = std::chrono::milliseconds(20);
+constexpr Duration resend_first = std::chrono::milliseconds(200);
+constexpr Duration connect_again_first = std::chrono::seconds(1);  // RFC 6298, section 2.
 constexpr int held_up_factor = 10;
 constexpr size_t backlog_max = 256;
 constexpr size_t error_message_bytes_max = 16 << 10;  // As on a real connection.
@@ -186,7 +192,8 @@ SimHost::Connecting SimHost::connect(Endpoint endpoint, Instant deadline) {
   const std::string name = endpoint.to_string();
   for (;;) {
     if (!alive_) co_return error(Code::unavailable, "this process is dead");
-    const Instant arrival = network.clock_.now() + network.delay() + network.delay();
+    Instant arrival = network.clock_.now() + network.delay() + network.delay();
+    if (!endpoint.is_unix()) arrival += network.connecting();
     if (arrival >= deadline) {
       co_await sleep_until(clock_, deadline);
       co_return error(Code::deadline_exceeded, "connect to " + name + ": no answer in time");
@@ -198,7 +205,12 @@ SimHost::Connecting SimHost::connect(Endpoint endpoint, Instant deadline) {
       continue;
     }
     const auto found = network.listeners_.find(name);
-    if (found != network.listeners_.end() && network.cuts_connect(*this, found->second->host)) {
+    const bool is_cut =
+        found != network.listeners_.end() && network.cuts_connect(*this, found->second->host);
+    // TLS needs the process, not the kernel alone.
+    const bool sleeps = found != network.listeners_.end() && !endpoint.is_unix() &&
+                        found->second->host.clock_.is_paused();
+    if (is_cut || sleeps) {
       co_await sleep_for(clock_, retransmit_period);
       continue;
     }
@@ -415,6 +427,30 @@ Duration SimNetwork::delay() {
   return faults_.delay_min + Duration(static_cast<int64_t>(random_.below(spread + 1)));
 }
 
+bool SimNetwork::loses_packet() {
+  if (faults_.packet_loss == 0 || !random_.chance(faults_.packet_loss)) return false;
+  ++counts_.packets_lost;
+  return true;
+}
+
+Duration SimNetwork::resending() {
+  if (!loses_packet()) return {};
+  Duration waited = tail_probe;
+  for (Duration next = resend_first; loses_packet(); next = std::min(2 * next, resend_most)) {
+    waited += next;
+  }
+  return waited;
+}
+
+Duration SimNetwork::connecting() {
+  Duration waited{};
+  for (int way = 0; way < 2; ++way) {
+    for (Duration next = connect_again_first; loses_packet(); next *= 2) waited += next;
+    waited += resending();
+  }
+  return waited;
+}
+
 Status SimNetwork::send(const std::shared_ptr<SimPipe>& pipe, Frame frame) {
   ++counts_.sent;
   for (const auto& tap : taps_) tap({pipe->connection, pipe->from, pipe->to, frame});
@@ -455,6 +491,7 @@ Status SimNetwork::send(const std::shared_ptr<SimPipe>& pipe, Frame frame) {
     const auto most = static_cast<uint64_t>(faults_.delay_max.count()) * held_up_factor;
     arrival += Duration(static_cast<int64_t>(random_.below(most + 1)));
   } else {
+    if (!local) arrival += resending();
     if (late) {
       note(Fault::frame_late);
       arrival += Duration(

@@ -31,6 +31,9 @@ struct NetworkFaults {
   double reorder = 0;  // Held up by up to ten times delay_max.
   double late = 0;     // Arrives up to late_max later, and holds up what follows.
   Duration late_max = std::chrono::seconds(2);
+  // A packet's, between machines, each way. What is lost TCP sends again, and it holds up what
+  // follows.
+  double packet_loss = 0;
   double reset = 0;          // The connection breaks instead, on both sides.
   double refuse = 0;         // A connect is turned away.
   bool spare_local = false;  // Sockets within a machine lose and reset nothing.
@@ -51,6 +54,7 @@ struct NetworkCounts {
   uint64_t lost = 0;  // Sent to, or on the way from, a side that was closed or killed.
   uint64_t connections = 0;
   uint64_t refused = 0;  // Connects to nobody.
+  uint64_t packets_lost = 0;
 };
 
 class SimHost;
@@ -169,6 +173,10 @@ class SimNetwork {
   bool cuts_connect(const SimHost& from, const SimHost& to);
   Duration slowness(const SimHost& from, const SimHost& to);
   Duration delay();
+  bool loses_packet();
+  // What lost packets add to the way of a frame, and to the handshakes of TCP and TLS.
+  Duration resending();
+  Duration connecting();
   Status send(const std::shared_ptr<SimPipe>& pipe, transport::Frame frame);
   void deliver_at(Instant when, std::shared_ptr<SimPipe> pipe, uint64_t sequence,
                   std::shared_ptr<transport::Frame> rest, std::shared_ptr<const Bytes> header);
