@@ -207,6 +207,7 @@ Async<void> Connections::dial_for(std::shared_ptr<Dial> dialled, Endpoint endpoi
                  fmt::format("another process listens on {}", endpoint.to_string()));
   }
   dials_.erase(process);
+  if (is_head) head_dialled(peer);
   if (!peer) {
     dialled->failure = std::move(peer).error();
   } else {
@@ -226,9 +227,12 @@ void Connections::set_heads(std::vector<Endpoint> heads) {
 }
 
 void Connections::distrust(Peer& head) {
-  if (!has_several_heads() || head_.get() != &head) return;
+  // Once for all who waited, and never while the next one is dialled already.
+  if (!has_several_heads() || head_.get() != &head || !head.is_open()) return;
   next_head_ = (next_head_ + 1) % heads_.size();
-  head.close();
+  const auto left = std::exchange(head_, nullptr);
+  left->close();
+  if (self_.kind == "driver" && !stopped_) spawn(scope_, return_to_head());
 }
 
 // Its machine may be gone without a word, and another head end the job of a driver that it does not
@@ -247,26 +251,33 @@ Async<void> Connections::watch_head() {
 
 Async<Result<std::shared_ptr<Peer>>> Connections::head(Instant deadline) {
   Error failure = error(Code::unavailable, "no head is known");
-  bool all_silent = true;
   for (size_t tries = 0; tries < heads_.size(); ++tries) {
     if (head_ && head_->is_open()) co_return head_;
-    const size_t index = next_head_;
     protocol::ProcessAddress address;
-    address.unix_path = heads_[index].unix_path;
+    address.unix_path = heads_[next_head_].unix_path;
     address.node = self_.address.node;
-    address.host = heads_[index].host;
-    address.port = heads_[index].port;
+    address.host = heads_[next_head_].host;
+    address.port = heads_[next_head_].port;
     auto peer = co_await reach(std::move(address), deadline);
-    if (peer) {
-      head_patience_ = head_patience_first;
-      co_return peer;
-    }
+    if (peer) co_return peer;
     failure = std::move(peer).error();
-    all_silent = all_silent && failure.code() == Code::deadline_exceeded;
-    if (next_head_ == index) next_head_ = (index + 1) % heads_.size();
   }
-  if (all_silent) head_patience_ = std::min(head_patience_ * 2, greet_budget);
   co_return failure;
+}
+
+// Of the one that was dialled, whoever waited for it: a caller whose time is up before says nothing
+// of it.
+void Connections::head_dialled(const Result<std::shared_ptr<Peer>>& peer) {
+  if (peer) {
+    head_patience_ = head_patience_first;
+    silent_heads_ = 0;
+    return;
+  }
+  next_head_ = (next_head_ + 1) % heads_.size();
+  silent_heads_ = peer.error().code() == Code::deadline_exceeded ? silent_heads_ + 1 : 0;
+  if (silent_heads_ < heads_.size()) return;
+  silent_heads_ = 0;
+  head_patience_ = std::min(head_patience_ * 2, greet_budget);
 }
 
 Async<Result<std::shared_ptr<Peer>>> Connections::peer_of(protocol::ProcessAddress address,

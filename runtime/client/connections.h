@@ -72,6 +72,7 @@ class Connections final : public transport::Service {
                                                 transport::CallContext context);
   Result<std::unique_ptr<transport::Connection>> open_ring(protocol::RingOffer offer,
                                                            transport::Message message);
+  void head_dialled(const Result<std::shared_ptr<Peer>>& peer);
   Async<void> return_to_head();
   Async<void> watch_head();
   Async<void> dial_for(std::shared_ptr<Dial> dial, Endpoint endpoint, ProcessId process,
@@ -84,8 +85,9 @@ class Connections final : public transport::Service {
   std::vector<std::unique_ptr<transport::Listener>> listeners_;
   std::shared_ptr<Peer> worker_;
   std::vector<Endpoint> heads_;
-  size_t next_head_ = 0;    // The one that led, as far as is known.
-  Duration head_patience_;  // With one of several that says nothing.
+  size_t next_head_ = 0;     // The one that led, as far as is known; the one that is dialled.
+  size_t silent_heads_ = 0;  // Dials in a row that nobody answered.
+  Duration head_patience_;   // With one of several that says nothing.
   std::map<ProcessId, std::shared_ptr<Peer>> peers_;
   std::map<ProcessId, int> open_;  // Connections; two that dial each other at once have two.
   std::map<ProcessId, std::shared_ptr<Dial>> dials_;  // The nil id is the head.
