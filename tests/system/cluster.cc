@@ -193,10 +193,11 @@ Outcome Cluster::troupe(std::vector<std::string> arguments) {
   return program("troupe", std::move(arguments));
 }
 
-Outcome Cluster::program(const std::string& name, std::vector<std::string> arguments) {
+Outcome Cluster::program(const std::string& name, std::vector<std::string> arguments,
+                         std::chrono::seconds limit) {
   auto path = std::filesystem::path(TROUPE_BIN) / name;
   arguments.insert(arguments.begin(), path.string());
-  return run(arguments, variables());
+  return run(arguments, variables(), limit);
 }
 
 std::vector<int> Cluster::processes() const {

@@ -33,8 +33,9 @@ class Cluster {
   Outcome down();
   // `troupe ARGUMENTS` with the cluster's state directory.
   Outcome troupe(std::vector<std::string> arguments);
-  // A program of build/bin or the tests' programs.
-  Outcome program(const std::string& name, std::vector<std::string> arguments = {});
+  // A program of build/bin or the tests' programs. As run().
+  Outcome program(const std::string& name, std::vector<std::string> arguments = {},
+                  std::chrono::seconds limit = std::chrono::seconds(120));
 
   const std::filesystem::path& folder() const { return folder_; }
   std::filesystem::path state() const { return folder_ / "state"; }

@@ -58,7 +58,10 @@ class Heads : public testing::Test {
   template <class Disturb>
   void drive(Disturb disturb) {
     Outcome driven;
-    std::thread driver{[&] { driven = cluster.program("recovery", {cluster.folder().string()}); }};
+    std::thread driver{[&] {
+      const std::chrono::seconds limit{120 + 4 * kills_wanted(KILLS)};
+      driven = cluster.program("recovery", {cluster.folder().string()}, limit);
+    }};
     disturb();
     std::ofstream{cluster.folder() / "stop"} << "now";
     driver.join();

@@ -157,7 +157,10 @@ TEST_F(Recovery, ADrainedNodeIsLeftByWhatCanLeaveAndTakesNothingNew) {
 TEST_F(Recovery, NoPromiseIsLostWhenTheHeadIsKilled) {
   ASSERT_EQ(cluster.up({"--workers", "2", "--gateway-port", "-1"}).status, 0);
   Outcome driven;
-  std::thread driver{[&] { driven = cluster.program("recovery", {cluster.folder().string()}); }};
+  std::thread driver{[&] {
+    const std::chrono::seconds limit{120 + 2 * kills_wanted(KILLS)};
+    driven = cluster.program("recovery", {cluster.folder().string()}, limit);
+  }};
   std::minstd_rand random{7};
   std::uniform_int_distribution<int> wait_ms{1, 300};
   int kills = 0;

@@ -437,6 +437,45 @@ TEST_F(SpillTest, WhatWasSpilledComesBackWhileSomethingElseIsRead) {
   });
 }
 
+// What comes back waits for room, and meanwhile the segment that it was to lie in may be dropped
+// for want of memory and made anew for another.
+TEST_F(SpillTest, ManyReadersAtOnceReadWhatWasWritten) {
+  with_worker([this]() -> Async<void> {
+    auto peer = co_await connect(ProcessId::random(random), job);
+    Store maker{peer, 1 << 20};
+    EXPECT_TRUE(co_await maker.attach());
+    const auto objects = co_await put_many(maker, 30);
+    constexpr size_t readers = 6;
+    size_t left = readers + 1;
+    size_t wrong = 0;
+    const auto read_all = [&](size_t first) -> Async<void> {
+      auto reader_peer = co_await connect(ProcessId::random(random), job);
+      Store reader{reader_peer, 4096};
+      for (size_t i = 0; i < 2 * objects.size(); ++i) {
+        const size_t which = (first * 5 + i * 7) % objects.size();
+        auto bytes = co_await reader.read(get_request(objects[which]));
+        if (!bytes || *bytes != Bytes(size, static_cast<uint8_t>(which))) ++wrong;
+      }
+      --left;
+      head->changed.pulse();
+    };
+    // Takes nearly all memory, and gives it back.
+    const auto take_all = [&]() -> Async<void> {
+      for (int i = 0; i < 30; ++i) {
+        auto extent = co_await maker.reserve(800'000, 200ms);
+        if (extent) (void)co_await maker.give_back(extent.value());
+        co_await sleep_for(environment().clock, 1ms);
+      }
+      --left;
+      head->changed.pulse();
+    };
+    for (size_t i = 0; i < readers; ++i) spawn(scope, read_all(i));
+    spawn(scope, take_all());
+    co_await head->until([&] { return left == 0; });
+    EXPECT_EQ(wrong, 0U);
+  });
+}
+
 TEST_F(SpillTest, TheLimitIsKept) {
   options.spill_bytes_max = 1 << 20;
   with_worker([this]() -> Async<void> {
