@@ -437,8 +437,7 @@ TEST_F(SpillTest, WhatWasSpilledComesBackWhileSomethingElseIsRead) {
   });
 }
 
-// What comes back waits for room, and meanwhile the segment that it was to lie in may be dropped
-// for want of memory and made anew for another.
+// While memory is short all the time, and segments come and go.
 TEST_F(SpillTest, ManyReadersAtOnceReadWhatWasWritten) {
   with_worker([this]() -> Async<void> {
     auto peer = co_await connect(ProcessId::random(random), job);
