@@ -135,6 +135,8 @@ std::string_view reason_name(RevokeReason reason) {
       return "lease_expired";
     case RevokeReason::job_removed:
       return "job_removed";
+    case RevokeReason::preempted:
+      return "preempted";
   }
   return "unknown";
 }

@@ -159,6 +159,16 @@ struct GangRequested {
   int32_t priority = 0;
   bool restart = false;
   Affinity affinity;  // Of every bundle.
+  // It can stop at any time, give back all and go on later elsewhere (GangYielded): a policy that
+  // preempts may ask it to.
+  bool can_pause = false;
+  std::optional<Duration> run_time;  // What it is expected to run in all.
+};
+// It was asked to make room, and holds nothing any more: it waits again, with what it ran so far.
+struct GangYielded {
+  GangId gang;
+  // Of the time since it was placed, what brought it forward, as its workers report; empty: all.
+  std::optional<Duration> progress;
 };
 // Nothing new goes into its bundles; each is free once the last that lies in it has ended. What
 // waits for them is told Infeasible.
@@ -195,9 +205,10 @@ struct JobRemoved {
 // Time went by: due when Scheduler::next_deadline() says so.
 struct TimePassed {};
 
-using Event = std::variant<NodeAdded, NodeRemoved, NodeDraining, LeaseRequested, LeaseReturned,
-                           SlotLost, SlotWaits, LeaseRenewed, ActorRequested, ActorReleased,
-                           GangRequested, GangReleased, Adopted, Cancelled, JobRemoved, TimePassed>;
+using Event =
+    std::variant<NodeAdded, NodeRemoved, NodeDraining, LeaseRequested, LeaseReturned, SlotLost,
+                 SlotWaits, LeaseRenewed, ActorRequested, ActorReleased, GangRequested, GangYielded,
+                 GangReleased, Adopted, Cancelled, JobRemoved, TimePassed>;
 
 // ---- Decisions --------------------------------------------------------------------------------
 
@@ -228,6 +239,7 @@ enum class RevokeReason : uint8_t {
   node_draining,  // A wish: the slots stay held until they are given back or expire.
   lease_expired,  // Freed here; the lease is over.
   job_removed,    // Freed here; the request is over.
+  preempted,      // A wish: a gang that can pause holds its bundles until GangYielded.
 };
 std::string_view reason_name(RevokeReason reason);
 

@@ -30,6 +30,9 @@ struct GangPlan {
 GangPlan plan_gang(const std::vector<ResourceVector>& bundles, GangStrategy strategy,
                    std::vector<GangNode>& nodes);
 
+// What every node must have that one of the bundles could go to.
+Cluster::Floor floor_of(const std::vector<ResourceVector>& bundles);
+
 // A demand that no node can do without if it is to hold all the bundles.
 ResourceVector sum_floor(const std::vector<ResourceVector>& bundles);
 

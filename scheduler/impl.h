@@ -38,6 +38,7 @@ struct Scheduler::Impl {
   void on(const ActorRequested& event);
   void on(const ActorReleased& event);
   void on(const GangRequested& event);
+  void on(const GangYielded& event);
   void on(const GangReleased& event);
   void on(const Adopted& event);
   void on(const Cancelled& event);
@@ -53,9 +54,11 @@ struct Scheduler::Impl {
   // A request as it came, before it is known.
   struct Application {
     RequestId id;
-    Applicant applicant;
+    JobId job;
+    Standing standing;
     Needs needs;
     uint32_t units = 1;
+    bool can_pause = false;
   };
   static Result<Application> read(const LeaseRequested& event);
   static Result<Application> read(const ActorRequested& event);
@@ -132,6 +135,20 @@ struct Scheduler::Impl {
   bool keep_nodes(Shape* shape);
   void release_kept();
 
+  // ---- Ranks that change, and preemption (preempt.cc) ----
+  // Of its standing, from now on.
+  void set_running(Request* request, bool runs);
+  void rank_anew(Request* request);
+  void schedule_review(Request* request);
+  void review_due();
+  void add_victim(Request* request);
+  void remove_victim(Request* request);
+  // Asks the least senior ones that can pause for room, if something of a higher rank waits.
+  void preempt();
+  bool claim_room(Shape* shape);
+  GangPlan plan_without(const Shape& shape, const std::vector<Request*>& gone) const;
+  Rank rank_of_victim(const Request& victim) const;
+
   // ---- Reading (explain.cc) ----
   std::vector<Shortage> shortages(const ResourceVector& demand, const Affinity& affinity,
                                   bool when_empty) const;
@@ -156,6 +173,13 @@ struct Scheduler::Impl {
   // Whose turn it is to have nodes kept is looked at again from then on, and at a new version.
   Instant next_claim = Instant::max();
   uint64_t claims_seen_at = 0;
+  // Requests whose rank changes by itself, by the time when it may.
+  std::map<std::pair<Instant, uint64_t>, Request*> reviews;
+  // What runs and can pause, if the policy preempts. Ranks as of time zero, by the policy's slope,
+  // so that time changes no order.
+  std::map<std::pair<Rank, uint64_t>, Request*> victims;
+  uint32_t leaving = 0;                     // Asked to make room, and still there.
+  uint64_t claims_version = 0;              // Changes with the victims, and when room was freed.
   std::set<Request*, BySeniority> to_tell;  // Found infeasible since the last settle.
   Decisions decisions;
 };

@@ -22,6 +22,7 @@ Scheduler::Impl::Claim Scheduler::Impl::claim_of(Shape& shape) const {
 
 // The most senior overdue request for which nodes can be kept has them.
 bool Scheduler::Impl::update_kept() {
+  if (leaving > 0) return false;  // Nodes are kept for whom the victims make room.
   if (now < next_claim && claims_seen_at == version) return false;
   next_claim = Instant::max();
   claims_seen_at = version;

@@ -4,9 +4,7 @@
 #include "scheduler/impl.h"
 
 namespace troupe::scheduler {
-namespace {
 
-// What every node must have that a bundle could go to.
 Cluster::Floor floor_of(const std::vector<ResourceVector>& bundles) {
   Cluster::Floor floor{.gpu = true, .whole_gpus = gpus_per_node_max, .cpu_milli = amount_max};
   for (const ResourceVector& bundle : bundles) {
@@ -16,6 +14,8 @@ Cluster::Floor floor_of(const std::vector<ResourceVector>& bundles) {
   }
   return floor;
 }
+
+namespace {
 
 const auto any_node = [](NodeIndex, const Node&) { return true; };
 
@@ -31,6 +31,7 @@ void Scheduler::Impl::settle() {
     wake();
     place_ready();
   } while (update_kept() || !freed.empty());
+  preempt();
   announce_infeasible();
 }
 

@@ -1,13 +1,17 @@
-// The order in which requests that wait are tried: strategies behind one interface.
+// The order in which requests run: strategies behind one interface.
 #pragma once
 
+#include <array>
 #include <compare>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/ids.h"
+#include "base/status.h"
 
 namespace troupe::scheduler {
 
@@ -18,24 +22,74 @@ struct Rank {
   auto operator<=>(const Rank&) const = default;
 };
 
-// What a policy may look at.
-struct Applicant {
-  JobId job;
-  std::string_view scheduling_class;  // Empty for actors and gangs.
+// What a policy may look at. Times are of the whole request, all of its units together.
+struct Standing {
   int32_t priority = 0;
   bool restart = false;
-  Instant arrival;
+  bool runs = false;
+  int64_t gpu_milli = 0;             // Of all units.
+  std::optional<Duration> run_time;  // What it is expected to run in all; empty: nobody knows.
+  Instant since;                     // It runs, or waits, without a break.
+  Duration ran{};                    // Held what it needs, over all stints before `since`.
+  Duration progress{};               // Of that, what brought it forward, as its workers reported.
+  Duration promoted_at{};            // What it had run when it was promoted last.
+
+  Duration stint(Instant now) const { return runs ? now - since : Duration::zero(); }
+  // Attained service until `now`, and since it was promoted. No report takes any of it back: who
+  // yields just before its allotment is used up gains nothing.
+  Duration ran_until(Instant now) const { return ran + stint(now); }
+  Duration counted_until(Instant now) const { return ran_until(now) - promoted_at; }
 };
 
-// Pure: the same applicant gets the same rank, for a rank is fixed when the request comes.
+// Pure: the same standing gets the same rank.
 class Policy {
  public:
   virtual ~Policy() = default;
   virtual std::string_view name() const = 0;
-  virtual Rank rank(const Applicant& applicant) const = 0;
+  virtual Rank rank(const Standing& standing, Instant now) const = 0;
+  // When the rank, or what promotes() says, may be another if nothing happens to it but time. Of
+  // what runs, changes by running_slope() alone do not count.
+  virtual Instant changes_at(const Standing& standing, Instant now) const {
+    (void)standing, (void)now;
+    return Instant::max();
+  }
+  // What a nanosecond of running adds to the major rank of each that runs.
+  virtual int64_t running_slope() const { return 0; }
+  // One that waits and may run as if what it ran before did not count.
+  virtual bool promotes(const Standing& standing, Instant now) const {
+    (void)standing, (void)now;
+    return false;
+  }
+  // Whether one of a lower rank, which can pause, makes room for one of a higher one.
+  virtual bool preempts() const { return false; }
 };
 
 // Strict priority, restarts before first starts, then first come, first served.
 std::unique_ptr<Policy> make_priority_policy();
+// First come, first served.
+std::unique_ptr<Policy> make_fifo_policy();
+// Shortest expected run time first; what nobody knows last. Never preempts.
+std::unique_ptr<Policy> make_sjf_policy();
+// Shortest remaining time first, preemptive (Schrage and Miller 1966). Those that nobody knows go
+// last, by what they ran.
+std::unique_ptr<Policy> make_srtf_policy();
+
+// Multilevel feedback on attained service, GPUs times time (OSTEP, chapter 8; in its GPU form
+// Tiresias, NSDI 2019, section 3): down a level at each threshold, counted over all stints; first
+// come, first served within a level; one that waited for `promotion` times what it ran starts anew
+// at the top.
+struct MlfqOptions {
+  // Ascending, in GPU-time (of what has no GPU, time). Each eight times the one before: on the
+  // Philly trace better than fewer or other ones (bench/scheduler).
+  std::vector<Duration> thresholds{std::chrono::hours(1), std::chrono::hours(8),
+                                   std::chrono::hours(64), std::chrono::hours(512)};
+  int64_t promotion = 8;  // 0: never.
+};
+std::unique_ptr<Policy> make_mlfq_policy(MlfqOptions options = {});
+
+inline constexpr std::array<std::string_view, 5> policy_names = {"fifo", "mlfq", "priority", "sjf",
+                                                                 "srtf"};
+// With its defaults. Errors: invalid (no such policy; the message names all).
+Result<std::unique_ptr<Policy>> make_policy(std::string_view name);
 
 }  // namespace troupe::scheduler

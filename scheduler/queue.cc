@@ -65,6 +65,19 @@ void Queue::set_state(Shape* shape, Shape::State state) {
   enter(shape);
 }
 
+void Queue::rerank(Request* request, const Rank& rank) {
+  if (request->units_pending == 0) {
+    request->seniority.rank = rank;
+    return;
+  }
+  Shape* shape = request->shape;
+  leave(shape);
+  shape->waiting.erase(request);
+  request->seniority.rank = rank;
+  shape->waiting.insert(request);
+  enter(shape);
+}
+
 void Queue::leave(Shape* shape) {
   if (shape->state == Shape::State::idle) return;
   lines_[static_cast<size_t>(shape->state)].erase(shape);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "scheduler/cluster.h"
@@ -58,6 +59,8 @@ struct Shape {
   std::optional<uint64_t> feasible_at;
   std::optional<uint64_t> unpreferable_at;
   std::optional<uint64_t> unkeepable_at;
+  // Impl::claims_version, and for whom no victims were found then.
+  std::optional<std::pair<uint64_t, uint64_t>> unclaimable_at;
 
   const ResourceVector& demand() const { return needs->bundles.front(); }
   Request* head() const { return *waiting.begin(); }
@@ -77,12 +80,17 @@ struct Request {
   JobId job;
   Seniority seniority;
   Instant arrival;
+  Standing standing;
+  Instant review = Instant::max();  // When its rank may be another.
   Shape* shape = nullptr;
   uint32_t units_pending = 0;
   uint32_t next_slot = 0;
   std::vector<Unit> held;  // Ascending by number.
   Instant expires_at;      // Of leases that hold something.
   bool told_infeasible = false;
+  bool can_pause = false;
+  bool is_leaving = false;          // It was asked to make room.
+  std::optional<Rank> victim_rank;  // As it stands in Impl::victims.
   // Of gangs: all that asked to lie within, by arrival; and that it was released.
   std::map<uint64_t, Request*> members;
   bool closing = false;
@@ -124,6 +132,8 @@ class Queue {
   void push(Request* request, uint32_t units);
   void pop(Request* request, uint32_t units);
   void set_state(Shape* shape, Shape::State state);
+  // The request's place in its line, and its shape's among the others.
+  void rerank(Request* request, const Rank& rank);
 
   const Line& ready() const { return line(Shape::State::ready); }
   const Line& blocked() const { return line(Shape::State::blocked); }

@@ -89,9 +89,8 @@ Result<Scheduler::Impl::Application> Scheduler::Impl::read(const LeaseRequested&
     return error(Code::invalid, fmt::format("{} slots: 1 to {} possible", event.slots, slots_max));
   return Application{
       .id = event.lease,
-      .applicant = {.job = event.job,
-                    .scheduling_class = event.scheduling_class,
-                    .priority = event.priority},
+      .job = event.job,
+      .standing = {.priority = event.priority},
       .needs = {.bundles = {event.demand}, .affinity = event.affinity, .strategy = event.strategy},
       .units = event.slots};
 }
@@ -101,7 +100,8 @@ Result<Scheduler::Impl::Application> Scheduler::Impl::read(const ActorRequested&
   TROUPE_CHECK(check_affinity(event.affinity));
   return Application{
       .id = event.actor,
-      .applicant = {.job = event.job, .priority = event.priority, .restart = event.restart},
+      .job = event.job,
+      .standing = {.priority = event.priority, .restart = event.restart},
       .needs = {.bundles = {event.demand}, .affinity = event.affinity, .strategy = event.strategy}};
 }
 
@@ -112,14 +112,19 @@ Result<Scheduler::Impl::Application> Scheduler::Impl::read(const GangRequested& 
     return error(Code::invalid,
                  fmt::format("{} bundles: 1 to {} possible", event.bundles.size(), bundles_max));
   for (const ResourceVector& bundle : event.bundles) TROUPE_CHECK(check_demand(bundle));
-  return Application{
-      .id = event.gang,
-      .applicant = {.job = event.job, .priority = event.priority, .restart = event.restart},
-      .needs = {.gang = true,
-                .bundles = event.bundles,
-                .affinity = event.affinity,
-                .gang_strategy = event.strategy},
-      .units = static_cast<uint32_t>(event.bundles.size())};
+  if (event.run_time && *event.run_time < Duration::zero())
+    return error(Code::invalid, "an expected run time is not negative");
+  return Application{.id = event.gang,
+                     .job = event.job,
+                     .standing = {.priority = event.priority,
+                                  .restart = event.restart,
+                                  .run_time = event.run_time},
+                     .needs = {.gang = true,
+                               .bundles = event.bundles,
+                               .affinity = event.affinity,
+                               .gang_strategy = event.strategy},
+                     .units = static_cast<uint32_t>(event.bundles.size()),
+                     .can_pause = event.can_pause};
 }
 
 // ---- Requests ---------------------------------------------------------------------------------
@@ -145,12 +150,17 @@ Request* Scheduler::Impl::find(const RequestId& id) {
 Request* Scheduler::Impl::admit(Application application) {
   const auto [it, is_new] = table(application.id).try_emplace(raw_of(application.id));
   TROUPE_ASSERT(is_new, "a request is admitted once");
-  application.applicant.arrival = now;
   Request& request = it->second;
   request.id = application.id;
-  request.job = application.applicant.job;
+  request.job = application.job;
   request.arrival = now;
-  request.seniority = {options.policy->rank(application.applicant), next_arrival_number++};
+  request.standing = application.standing;
+  request.standing.since = now;
+  for (const ResourceVector& bundle : application.needs.bundles)
+    request.standing.gpu_milli += bundle.gpu_milli;
+  if (!application.needs.gang) request.standing.gpu_milli *= application.units;
+  request.can_pause = application.can_pause;
+  request.seniority = {options.policy->rank(request.standing, now), next_arrival_number++};
   request.shape = queue.intern(std::move(application.needs));
   jobs[request.job].emplace(request.seniority.arrival_number, &request);
   join(&request);
@@ -200,6 +210,8 @@ void Scheduler::Impl::forget(Request* request) {
   job->second.erase(request->seniority.arrival_number);
   if (job->second.empty()) jobs.erase(job);
   queue.release(request->shape);
+  if (request->review != Instant::max())
+    reviews.erase({request->review, request->seniority.arrival_number});
   const RequestId id = request->id;
   table(id).erase(raw_of(id));
 }
@@ -223,6 +235,7 @@ void Scheduler::Impl::hold(Request* request, uint32_t unit, NodeIndex index, Dev
   holder.request = request;
   ++holder.units;
   ++node.units;
+  if (!request->standing.runs) set_running(request, true);
 }
 
 void Scheduler::Impl::unhold(Request* request, size_t position) {
@@ -237,12 +250,14 @@ void Scheduler::Impl::unhold(Request* request, size_t position) {
   --node.units;
   cluster.reindex(unit.node);
   freed.push_back(unit.node);
+  ++claims_version;
   if (request->is_lease()) {
     if (request->held.empty())
       expiries.erase({request->expires_at, request->seniority.arrival_number});
   } else {
     ++version;
   }
+  if (request->held.empty()) set_running(request, false);
   if (unit.node >= bundle_bit) bundle_emptied(unit.node);
 }
 
@@ -420,6 +435,23 @@ void Scheduler::Impl::on(const LeaseRenewed& event) {
 void Scheduler::Impl::on(const ActorReleased& event) {
   if (Request* request = find(event.actor)) finish(request);
 }
+void Scheduler::Impl::on(const GangYielded& event) {
+  Request* gang = find(event.gang);
+  if (gang == nullptr || !gang->is_leaving) return;
+  for (const Request::Unit& unit : gang->held) {
+    if (cluster[unit.bundle].holders.empty()) continue;
+    decisions.emplace_back(
+        Rejected{event.gang, error(Code::conflict, "what lies in its bundles has not ended")});
+    return;
+  }
+  const auto units = static_cast<uint32_t>(gang->held.size());
+  if (event.progress) {
+    const Duration stint = gang->standing.stint(now);
+    gang->standing.progress -= stint - std::clamp(*event.progress, Duration::zero(), stint);
+  }
+  while (!gang->held.empty()) unhold(gang, gang->held.size() - 1);
+  wait(gang, units);
+}
 void Scheduler::Impl::on(const GangReleased& event) {
   if (Request* request = find(event.gang)) finish(request);
 }
@@ -503,6 +535,7 @@ Decisions Scheduler::apply(const Event& event, Instant now) {
   TROUPE_ASSERT(now >= impl_->now, "time never goes back");
   impl_->now = now;
   impl_->expire_leases();
+  impl_->review_due();
   std::visit([this](const auto& typed) { impl_->on(typed); }, event);
   impl_->settle();
   return std::exchange(impl_->decisions, {});
@@ -511,6 +544,8 @@ Decisions Scheduler::apply(const Event& event, Instant now) {
 std::optional<Instant> Scheduler::next_deadline() const {
   std::optional<Instant> next;
   if (!impl_->expiries.empty()) next = impl_->expiries.begin()->first.first;
+  if (!impl_->reviews.empty() && (!next || impl_->reviews.begin()->first.first < *next))
+    next = impl_->reviews.begin()->first.first;
   if (!impl_->queue.blocked().empty() && impl_->next_claim != Instant::max() &&
       (!next || impl_->next_claim < *next))
     next = std::max(impl_->next_claim, impl_->now);

@@ -469,6 +469,8 @@ void Leases::lease_revoked(LeaseId id, const scheduler::Revoked& revoked) {
   Lease* lease = look_up(id);
   if (lease == nullptr) return;
   switch (revoked.reason) {
+    case scheduler::RevokeReason::preempted:
+      return;  // Only gangs can pause.
     case scheduler::RevokeReason::node_draining: {
       for (const scheduler::Placed& unit : revoked.units) press_to_leave(*lease, unit.node);
       return;

@@ -6,8 +6,8 @@ namespace {
 class PriorityPolicy final : public Policy {
  public:
   std::string_view name() const override { return "priority"; }
-  Rank rank(const Applicant& applicant) const override {
-    return {.major = -int64_t{applicant.priority}, .minor = applicant.restart ? 0 : 1};
+  Rank rank(const Standing& standing, Instant) const override {
+    return {.major = -int64_t{standing.priority}, .minor = standing.restart ? 0 : 1};
   }
 };
 

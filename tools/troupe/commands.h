@@ -68,6 +68,17 @@ int run_logs(const CommonOptions& common, const std::string& id, bool follow);
 // Why something waits, by its id (or the start of one) or its name.
 int run_why(const CommonOptions& common, const std::string& id);
 
+struct SimOptions {
+  std::string trace;
+  uint32_t nodes = 64;
+  int64_t gpus = 8;  // Of each node.
+  std::vector<std::string> policies;
+  double restart_cost_s = 30;  // Of one that was preempted.
+  bool blind = false;          // Policies are not told what jobs will run.
+};
+// Replays a trace through the scheduler, once a policy: how long its jobs would have taken.
+int run_sim(const CommonOptions& common, const SimOptions& options);
+
 struct SubmitOptions {
   std::string name;
   std::string name_space = "default";

@@ -156,6 +156,31 @@ int main(int argc, char** argv) {
   timeline_command->add_option("--job", timeline.job, "Only this job's processes: its id");
   timeline_command->callback([&] { status = run_timeline(common, timeline); });
 
+  SimOptions sim;
+  auto* sim_command = app.add_subcommand("sim", "What a scheduling policy does with recorded jobs");
+  sim_command->require_subcommand(1);
+  auto* sim_run = sim_command->add_subcommand(
+      "run", "Replay a trace, and say how long its jobs take: one row a policy");
+  add_output(*sim_run, common);
+  sim_run
+      ->add_option("--trace", sim.trace,
+                   "CSV: submit_s,duration_s,num_gpus[,id,vc,user,priority,cpu_milli,memory_mib], "
+                   "or Alibaba's cluster-trace-gpu-v2023")
+      ->required();
+  sim_run->add_option("--nodes", sim.nodes, "Nodes of the cluster (default: 64)")
+      ->check(CLI::Range(1, 100'000));
+  sim_run->add_option("--gpus", sim.gpus, "GPUs of each node (default: 8)")
+      ->check(CLI::Range(0, 1024));
+  sim_run
+      ->add_option("--policy", sim.policies, "fifo, mlfq, priority, sjf or srtf; several in turn")
+      ->required();
+  sim_run
+      ->add_option("--restart-cost", sim.restart_cost_s,
+                   "Seconds that a job which was preempted takes to go on (default: 30)")
+      ->check(CLI::Range(0.0, 1e6));
+  sim_run->add_flag("--blind", sim.blind, "Do not tell policies what each job will run");
+  sim_run->callback([&] { status = run_sim(common, sim); });
+
   bool follow = false;
   auto* logs_command = app.add_subcommand("logs", "The output of an actor, a node or a daemon");
   add_common(*logs_command, common);

@@ -1,0 +1,197 @@
+// Ranks that change with time and service, and room made by those of a lower rank. One claim at a
+// time: its nodes are kept (keep.cc) until all its victims have left.
+#include <algorithm>
+#include <map>
+
+#include "scheduler/impl.h"
+
+namespace troupe::scheduler {
+namespace {
+
+// Of one claim.
+constexpr size_t victims_max = 4096;
+
+int64_t nanoseconds(Instant instant) {
+  return instant.time_since_epoch().count();
+}
+
+}  // namespace
+
+void Scheduler::Impl::set_running(Request* request, bool runs) {
+  Standing& standing = request->standing;
+  standing.progress += standing.stint(now);
+  standing.ran = standing.ran_until(now);
+  standing.since = now;
+  standing.runs = runs;
+  if (!runs) remove_victim(request);
+  rank_anew(request);
+  if (runs) add_victim(request);
+}
+
+void Scheduler::Impl::rank_anew(Request* request) {
+  Standing& standing = request->standing;
+  if (options.policy->promotes(standing, now)) standing.promoted_at = standing.ran;
+  const Rank rank = options.policy->rank(standing, now);
+  if (rank != request->seniority.rank) {
+    const bool is_told = to_tell.erase(request) > 0;
+    queue.rerank(request, rank);
+    if (is_told) to_tell.insert(request);
+    ++claims_version;
+  }
+  schedule_review(request);
+}
+
+void Scheduler::Impl::schedule_review(Request* request) {
+  const Instant next = options.policy->changes_at(request->standing, now);
+  if (next == request->review) return;
+  const uint64_t arrival_number = request->seniority.arrival_number;
+  if (request->review != Instant::max()) reviews.erase({request->review, arrival_number});
+  request->review = next;
+  if (next != Instant::max()) reviews.emplace(std::pair{next, arrival_number}, request);
+}
+
+void Scheduler::Impl::review_due() {
+  while (!reviews.empty() && reviews.begin()->first.first <= now) {
+    Request* request = reviews.begin()->second;
+    reviews.erase(reviews.begin());
+    request->review = Instant::max();
+    const bool is_victim = request->victim_rank.has_value();
+    if (is_victim) remove_victim(request);
+    rank_anew(request);
+    if (is_victim) add_victim(request);
+  }
+}
+
+void Scheduler::Impl::add_victim(Request* request) {
+  if (!request->can_pause || !options.policy->preempts()) return;
+  Rank at_zero = request->seniority.rank;
+  at_zero.major -= options.policy->running_slope() * nanoseconds(now);
+  request->victim_rank = at_zero;
+  victims.emplace(std::pair{at_zero, request->seniority.arrival_number}, request);
+  ++claims_version;
+}
+
+void Scheduler::Impl::remove_victim(Request* request) {
+  if (std::exchange(request->is_leaving, false)) --leaving;
+  if (!request->victim_rank) return;
+  victims.erase({*request->victim_rank, request->seniority.arrival_number});
+  request->victim_rank.reset();
+  ++claims_version;
+}
+
+Rank Scheduler::Impl::rank_of_victim(const Request& victim) const {
+  Rank rank = *victim.victim_rank;
+  rank.major += options.policy->running_slope() * nanoseconds(now);
+  return rank;
+}
+
+void Scheduler::Impl::preempt() {
+  if (victims.empty() || leaving > 0) return;
+  for (Shape* shape : queue.blocked()) {
+    // Those behind it are of no higher rank.
+    if (!(shape->head()->seniority.rank < rank_of_victim(*victims.rbegin()->second))) return;
+    const std::pair attempt{claims_version, shape->head()->seniority.arrival_number};
+    if (shape->unclaimable_at == attempt) continue;
+    if (claim_room(shape)) return;
+    shape->unclaimable_at = attempt;
+  }
+}
+
+// The least senior ones that will do, and of those as few as possible. Whole numbers say first when
+// it is worth while to plan: how many of the largest bundles the nodes could hold, by the resource
+// that is scarcest.
+bool Scheduler::Impl::claim_room(Shape* shape) {
+  const Needs& needs = *shape->needs;
+  if (needs.affinity.within) return false;
+  const Rank rank = shape->head()->seniority.rank;
+  const bool of_gpus = floor_of(needs.bundles).gpu;
+  const auto measure = [&](const ResourceVector& amounts) {
+    return of_gpus ? amounts.gpu_milli : amounts.cpu_milli;
+  };
+  int64_t largest = 1;
+  for (const ResourceVector& bundle : needs.bundles) largest = std::max(largest, measure(bundle));
+  const auto of_largest = std::ranges::count_if(
+      needs.bundles, [&](const ResourceVector& bundle) { return measure(bundle) == largest; });
+  int64_t slots = 0;
+  cluster.for_each_roomiest(floor_of(needs.bundles), [&](NodeIndex, const Node& node) {
+    slots += measure(node.ledger.available()) / largest;
+    return slots < of_largest;
+  });
+  std::map<NodeIndex, int64_t> room;
+  std::vector<Request*> chosen;
+  GangPlan plan;
+  for (auto it = victims.rbegin(); it != victims.rend(); ++it) {
+    Request* victim = it->second;
+    if (!(rank < rank_of_victim(*victim)) || chosen.size() == victims_max) return false;
+    chosen.push_back(victim);
+    int64_t gained = 0;
+    for (const Request::Unit& unit : victim->held) {
+      const auto [entry, is_new] =
+          room.try_emplace(unit.node, measure(cluster[unit.node].ledger.available()));
+      const int64_t before = entry->second / largest;
+      entry->second += measure(victim->demand_of(unit.number));
+      gained += entry->second / largest - before;
+    }
+    slots += gained;
+    if (gained == 0 || slots < of_largest) continue;
+    plan = plan_without(*shape, chosen);
+    if (plan.outcome == GangPlan::Outcome::found) break;
+  }
+  if (plan.outcome != GangPlan::Outcome::found) return false;
+  // Those elsewhere stay, and of the others the more senior ones where it is possible.
+  std::erase_if(chosen, [&](const Request* victim) {
+    return std::ranges::none_of(victim->held, [&](const Request::Unit& unit) {
+      return std::ranges::find(plan.places, unit.node, &GangPlan::Place::node) != plan.places.end();
+    });
+  });
+  for (size_t i = chosen.size(); i-- > 0 && chosen.size() > 1;) {
+    Request* const spared = chosen[i];
+    chosen.erase(chosen.begin() + static_cast<ptrdiff_t>(i));
+    GangPlan without = plan_without(*shape, chosen);
+    if (without.outcome == GangPlan::Outcome::found) {
+      plan = std::move(without);
+    } else {
+      chosen.insert(chosen.begin() + static_cast<ptrdiff_t>(i), spared);
+    }
+  }
+  release_kept();
+  keeper = shape;
+  for (const GangPlan::Place& place : plan.places) {
+    if (cluster[place.node].kept_for == shape) continue;
+    cluster[place.node].kept_for = shape;
+    kept.push_back(place.node);
+  }
+  for (Request* victim : chosen) {
+    victim->is_leaving = true;
+    ++leaving;
+    revoke(*victim, RevokeReason::preempted, placed(*victim));
+  }
+  return true;
+}
+
+// Where it could go if these were gone.
+GangPlan Scheduler::Impl::plan_without(const Shape& shape,
+                                       const std::vector<Request*>& gone) const {
+  const Needs& needs = *shape.needs;
+  std::map<NodeIndex, NodeLedger> ledgers;
+  for (const Request* victim : gone) {
+    for (const Request::Unit& unit : victim->held) {
+      NodeLedger& ledger = ledgers.try_emplace(unit.node, cluster[unit.node].ledger).first->second;
+      ledger.give_back(victim->demand_of(unit.number), unit.devices);
+    }
+  }
+  const auto may = [&](const Node& node) {
+    return node.open_to(&shape) && node.eligible(needs.affinity);
+  };
+  GangNodes candidates(needs.bundles);
+  for (const auto& [index, ledger] : ledgers)
+    if (may(cluster[index])) candidates.offer(index, ledger);
+  cluster.for_each_roomiest(floor_of(needs.bundles), [&](NodeIndex index, const Node& node) {
+    if (!ledgers.contains(index) && may(node)) candidates.offer(index, node.ledger);
+    return !candidates.enough();
+  });
+  return plan_gang(needs.bundles, needs.gang ? needs.gang_strategy : GangStrategy::pack,
+                   candidates.nodes());
+}
+
+}  // namespace troupe::scheduler
