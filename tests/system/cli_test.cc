@@ -335,6 +335,33 @@ TEST(CliSystem, ADaemonWhoseLogIsLargeGoesOnInANewOne) {
   EXPECT_LT(std::filesystem::file_size(file_of("worker-0")), size_t{1} << 20);
 }
 
+TEST(CliSystem, ATraceIsReplayedWithoutACluster) {
+  Cluster cluster;
+  const std::string trace = (cluster.folder() / "trace.csv").string();
+  std::ofstream{trace} << "submit_s,duration_s,num_gpus\n0,100,1\n10,20,1\n";
+  const std::vector<std::string> common{"sim",     "run", "--trace", trace,
+                                        "--nodes", "1",   "--gpus",  "1"};
+  const auto replayed = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), common.begin(), common.end());
+    return cluster.troupe(std::move(more));
+  };
+  const Outcome ran = replayed({"--policy", "fifo", "--policy", "srtf", "-o", "json"});
+  ASSERT_EQ(ran.status, 0) << ran.err;
+  const auto rows = boost::json::parse(ran.out);
+  ASSERT_EQ(rows.as_array().size(), 2U);
+  EXPECT_EQ(rows.at(0).at("policy").as_string(), "fifo");
+  EXPECT_EQ(rows.at(0).at("jct_avg_s").to_number<int>(), (100 + 110) / 2);
+  EXPECT_EQ(rows.at(1).at("jct_avg_s").to_number<int>(), (150 + 20) / 2);  // 30 s to go on.
+  EXPECT_EQ(rows.at(1).at("preemptions").to_number<int>(), 1);
+  const Outcome unknown = replayed({"--policy", "lottery"});
+  EXPECT_EQ(unknown.status, 1);
+  EXPECT_NE(unknown.err.find("choose one of"), std::string::npos) << unknown.err;
+  std::ofstream{trace} << "submit_s,duration_s,num_gpus\n0,-1,1\n";
+  const Outcome wrong = replayed({"--policy", "fifo"});
+  EXPECT_EQ(wrong.status, 1);
+  EXPECT_NE(wrong.err.find("line 2"), std::string::npos) << wrong.err;
+}
+
 TEST(CliSystem, AHungGatewayIsReportedInTime) {
   Cluster cluster;
   ASSERT_EQ(cluster.up().status, 0);
