@@ -2,6 +2,7 @@
 // time: its nodes are kept (keep.cc) until all its victims have left.
 #include <algorithm>
 #include <map>
+#include <ranges>
 
 #include "scheduler/impl.h"
 
@@ -120,8 +121,7 @@ bool Scheduler::Impl::claim_room(Shape* shape) {
   std::map<NodeIndex, int64_t> room;
   std::vector<Request*> chosen;
   GangPlan plan;
-  for (auto it = victims.rbegin(); it != victims.rend(); ++it) {
-    Request* victim = it->second;
+  for (const auto& [place, victim] : std::views::reverse(victims)) {
     if (!(rank < rank_of_victim(*victim)) || chosen.size() == victims_max) return false;
     chosen.push_back(victim);
     int64_t gained = 0;

@@ -211,7 +211,8 @@ Async<Result<ObjectService::OwnBlock>> ObjectService::allocate_own(Caller self,
     TROUPE_CO_CHECK(puller_.target_of(self));
     auto block = co_await allocate(self, request, deadline, cancelled, placing);
     if (block) {
-      // Only now: it may have been dropped while this waited, and another one made by somebody else.
+      // Only now: it may have been dropped while this waited, and another one made by somebody
+      // else.
       TROUPE_CO_TRY(auto target, puller_.target_of(self));
       TROUPE_ASSERT(target->id() == block->segment, "a block lies in the present segment");
       OwnBlock own{std::move(target), *block};
