@@ -137,7 +137,7 @@ class Replay {
     state.ends_at = Instant::max();
     ++result_.preemptions;
     lost(job, overhead);
-    pending_.push_back(GangYielded{gang, stint - overhead});
+    pending_.emplace_back(GangYielded{gang, stint - overhead});
   }
   void heed(const Infeasible& infeasible) {
     states_[job_of(std::get<GangId>(infeasible.id))].is_infeasible = true;
