@@ -107,11 +107,7 @@ void Cluster::reindex(NodeIndex index) {
     by_partial_.erase({node.partial_milli_, index});
   if (wanted && partial_milli > 0) by_partial_.insert({partial_milli, index});
 
-  const int64_t gpu_free_milli = wanted ? ledger.available().gpu_milli : 0;
-  gpu_free_milli_ += gpu_free_milli - node.gpu_free_milli_;
-
   node.indexed_ = wanted;
-  node.gpu_free_milli_ = gpu_free_milli;
   node.gpu_class_ = gpu_class;
   node.cpu_milli_ = cpu_milli;
   node.partial_milli_ = partial_milli;

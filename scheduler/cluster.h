@@ -76,7 +76,6 @@ struct Node {
   int64_t gpu_class_ = 0;
   int64_t cpu_milli_ = 0;
   int64_t partial_milli_ = 0;
-  int64_t gpu_free_milli_ = 0;
   uint32_t load_ = 0;
 };
 
@@ -101,8 +100,6 @@ class Cluster {
   void reindex(NodeIndex index);
 
   size_t size() const { return by_id_.size(); }
-  // Of the nodes that take new work.
-  int64_t gpu_free_milli() const { return gpu_free_milli_; }
   // fn(NodeIndex, const Node&) for each living node by index; stops when it returns false.
   template <class Fn>
   void for_each(Fn&& fn) const {
@@ -208,7 +205,6 @@ class Cluster {
   std::set<PackKey> by_room_;
   std::set<std::pair<int64_t, NodeIndex>> by_partial_;
   std::set<std::pair<uint32_t, NodeIndex>> by_load_;
-  int64_t gpu_free_milli_ = 0;
 };
 
 }  // namespace troupe::scheduler

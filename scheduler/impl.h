@@ -133,6 +133,7 @@ struct Scheduler::Impl {
   GangPlan plan_keep(const Shape& shape, bool beside_gangs) const;
   NodeLedger without_transient(const Node& node, bool beside_gangs) const;
   bool keep_nodes(Shape* shape);
+  void keep_nodes_of(const GangPlan& plan, Shape* shape);
   void release_kept();
 
   // ---- Ranks that change, and preemption (preempt.cc) ----

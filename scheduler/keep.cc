@@ -51,6 +51,11 @@ bool Scheduler::Impl::keep_nodes(Shape* shape) {
   GangPlan plan = plan_keep(*shape, /*beside_gangs=*/true);
   if (plan.outcome != GangPlan::Outcome::found) plan = plan_keep(*shape, /*beside_gangs=*/false);
   if (plan.outcome != GangPlan::Outcome::found) return false;
+  keep_nodes_of(plan, shape);
+  return true;
+}
+
+void Scheduler::Impl::keep_nodes_of(const GangPlan& plan, Shape* shape) {
   release_kept();
   keeper = shape;
   for (const GangPlan::Place& place : plan.places) {
@@ -58,7 +63,6 @@ bool Scheduler::Impl::keep_nodes(Shape* shape) {
     cluster[place.node].kept_for = shape;
     kept.push_back(place.node);
   }
-  return true;
 }
 
 void Scheduler::Impl::release_kept() {

@@ -123,6 +123,7 @@ bool Scheduler::Impl::claim_room(Shape* shape) {
   GangPlan plan;
   for (const auto& [place, victim] : std::views::reverse(victims)) {
     if (!(rank < rank_of_victim(*victim)) || chosen.size() == victims_max) return false;
+    if (!victim->is_open()) continue;  // Broken, released, or not all of it adopted yet.
     chosen.push_back(victim);
     int64_t gained = 0;
     for (const Request::Unit& unit : victim->held) {
@@ -154,13 +155,7 @@ bool Scheduler::Impl::claim_room(Shape* shape) {
       chosen.insert(chosen.begin() + static_cast<ptrdiff_t>(i), spared);
     }
   }
-  release_kept();
-  keeper = shape;
-  for (const GangPlan::Place& place : plan.places) {
-    if (cluster[place.node].kept_for == shape) continue;
-    cluster[place.node].kept_for = shape;
-    kept.push_back(place.node);
-  }
+  keep_nodes_of(plan, shape);
   for (Request* victim : chosen) {
     victim->is_leaving = true;
     ++leaving;

@@ -437,7 +437,7 @@ void Scheduler::Impl::on(const ActorReleased& event) {
 }
 void Scheduler::Impl::on(const GangYielded& event) {
   Request* gang = find(event.gang);
-  if (gang == nullptr || !gang->is_leaving) return;
+  if (gang == nullptr || !gang->is_leaving || !gang->is_open()) return;
   for (const Request::Unit& unit : gang->held) {
     if (cluster[unit.bundle].holders.empty()) continue;
     decisions.emplace_back(

@@ -22,14 +22,10 @@ struct TraceJob {
 };
 
 // By submission; equal ones in the order of the lines. The first line names the columns, in any
-// order:
-//  - ours and Philly's: submit_s, duration_s, num_gpus, and any of id, vc, user, priority,
-//  cpu_milli,
-//    memory_mib;
-//  - Alibaba's (cluster-trace-gpu-v2023): name, cpu_milli, memory_mib, num_gpu, gpu_milli,
-//  gpu_spec,
-//    qos, pod_phase, creation_time, deletion_time, scheduled_time. A pod runs from its scheduling
-//    (or creation) to its deletion; one that never ran is left out.
+// order. Ours and Philly's: submit_s, duration_s and num_gpus, and any of id, vc, user, priority,
+// cpu_milli and memory_mib. Alibaba's (cluster-trace-gpu-v2023): name, cpu_milli, memory_mib,
+// num_gpu, gpu_milli, gpu_spec, qos, pod_phase, creation_time, deletion_time, scheduled_time; a pod
+// runs from its scheduling (or creation) to its deletion, and one that never ran is left out.
 // Errors: invalid (an unknown or missing column, a value that is none or negative, an id that is
 // there twice), each with its line.
 Result<std::vector<TraceJob>> read_trace(std::string_view text);

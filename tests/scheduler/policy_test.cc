@@ -250,12 +250,7 @@ TEST(Mlfq, PromotionBoundsStarvation) {
   std::vector<TraceJob> jobs{job_of(0, 1000)};
   for (int64_t i = 1; i < 20'000; ++i) jobs.push_back(job_of(i, 1));
   const auto end_of_first = [&](int64_t promotion) {
-    double end = 0;
-    ReplayOptions options = one_machine(make_mlfq_policy(levels({seconds(10)}, promotion)));
-    options.on_decision = [](const Decision&, Instant) {};
-    const ReplayResult result = replay(jobs, std::move(options));
-    end = result.jct_max_s;
-    return end;
+    return replay(jobs, one_machine(make_mlfq_policy(levels({seconds(10)}, promotion)))).jct_max_s;
   };
   const double starved = end_of_first(0);
   EXPECT_GE(starved, 20'000);
@@ -374,6 +369,21 @@ TEST_F(Preemption, ClaimThatIsCancelledLetsTheNodeGo) {
   gang(2, 1, 10);
   cluster.apply(Cancelled{make_id<GangId>(2)});
   EXPECT_EQ(grants(yields(1)), "gang 1@1");
+}
+
+TEST_F(Preemption, BrokenGangIsOverAndDoesNotWaitAgain) {
+  cluster.node(1, gpus(1000));
+  cluster.node(2, gpus(1000));
+  cluster.apply(GangRequested{.gang = make_id<GangId>(1),
+                              .job = make_id<JobId>(1),
+                              .bundles = {gpus(1000), gpus(1000)},
+                              .can_pause = true,
+                              .run_time = seconds(100)});
+  EXPECT_EQ(preempted(gang(2, 2, 10)), Ids{});  // On no node.
+  EXPECT_EQ(preempted(gang(3, 1, 10)), Ids{1});
+  cluster.apply(NodeRemoved{make_id<NodeId>(1)});
+  EXPECT_TRUE(yields(1).empty());
+  EXPECT_EQ(grants(cluster.apply(GangReleased{make_id<GangId>(1)})), "gang 3@2");
 }
 
 TEST_F(Preemption, LostNodeEndsTheClaim) {

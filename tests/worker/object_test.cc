@@ -463,7 +463,6 @@ TEST_F(SpillTest, ManyReadersAtOnceReadWhatWasWritten) {
       for (int i = 0; i < 30; ++i) {
         auto extent = co_await maker.reserve(800'000, 200ms);
         if (extent) (void)co_await maker.give_back(extent.value());
-        co_await sleep_for(environment().clock, 1ms);
       }
       --left;
       head->changed.pulse();
