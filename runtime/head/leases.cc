@@ -501,7 +501,7 @@ void Leases::node_registered(const protocol::RegisterNode& node) {
   std::set<ProcessId> alive;
   for (const protocol::RunningSlot& slot : node.slots) {
     listed[slot.lease].push_back(&slot);
-    alive.insert(slot.address.process);
+    if (!slot.stopping) alive.insert(slot.address.process);
   }
   // What we believe to run there and does not.
   std::vector<std::pair<LeaseId, ProcessId>> gone;
@@ -530,12 +530,15 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
     lease.request.demand = slots.front()->demand;
     lease.changed = std::make_shared<Event>(environment_.loop);
     lease.delivered = true;
+    lease.request.placement = slots.front()->placement;
     lease.adopted = true;
     keep_for_a_quantum(lease);
   }
   std::erase_if(slots, [&](const protocol::RunningSlot* slot) {
     return is_leaving(lease, node, slot->address.process);
   });
+  see_out(lease, node, slots);
+  std::erase_if(slots, [](const protocol::RunningSlot* slot) { return slot->stopping; });
   if (const auto share = lease.shares.find(node); share != lease.shares.end()) {
     if (share->second.starting) return;  // They are what it asked for.
     std::erase_if(slots, [&](const protocol::RunningSlot* slot) {
@@ -545,7 +548,6 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
     });
   }
   if (slots.empty()) return;
-  if (is_new) lease.request.placement = slots.front()->placement;
   // Its client asked this head before the node came back, and has nothing yet: they are what it
   // asked for.
   const protocol::PlacementSpec& asked = lease.request.placement;
@@ -577,6 +579,20 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
   std::vector<ProcessId> processes;
   std::vector<uint32_t> numbers;
   for (const Held& held : found) {
+    processes.push_back(held.address.process);
+    numbers.push_back(held.slot);
+  }
+  stop_some(lease, node, std::move(processes), std::move(numbers));
+}
+
+void Leases::see_out(Lease& lease, NodeId node,
+                     const std::vector<const protocol::RunningSlot*>& slots) {
+  std::vector<const protocol::RunningSlot*> stopping;
+  std::ranges::copy_if(slots, std::back_inserter(stopping), &protocol::RunningSlot::stopping);
+  if (stopping.empty()) return;
+  std::vector<ProcessId> processes;
+  std::vector<uint32_t> numbers;
+  for (const Held& held : adopt(lease, node, stopping)) {
     processes.push_back(held.address.process);
     numbers.push_back(held.slot);
   }

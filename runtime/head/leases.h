@@ -107,6 +107,8 @@ class Leases : public NodeListener, public PlacementListener, public GroupListen
   void drop_process(LeaseId id, NodeId node, ProcessId process);
   // What runs on a node, as its worker lists it.
   void take_over(LeaseId id, NodeId node, std::vector<const protocol::RunningSlot*> slots);
+  // Accounts those that a head before had stopped, until they have ended.
+  void see_out(Lease& lease, NodeId node, const std::vector<const protocol::RunningSlot*>& slots);
   // Accounts slots that run there and that the lease did not have.
   std::vector<Held> adopt(Lease& lease, NodeId node,
                           const std::vector<const protocol::RunningSlot*>& slots);

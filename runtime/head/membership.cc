@@ -79,6 +79,10 @@ Async<Result<protocol::NodeRegistered>> Membership::register_node(
   }
   std::erase_if(dead_, [&](const auto& info) { return info.address.node == id; });
   Node& node = nodes_[id];
+  const bool is_late = node.registered && node.peer == peer && request.sequence > 0 &&
+                       request.sequence <= node.sequence;
+  if (is_late) co_return co_await answer_registered(node.written);
+  node.sequence = request.sequence;
   node.info.address = request.address;
   node.info.name = request.name;
   node.info.total = request.total;
@@ -101,6 +105,10 @@ Async<Result<protocol::NodeRegistered>> Membership::register_node(
   }
   for (NodeListener* listener : listeners_) listener->node_registered(request);
   changed_.pulse();
+  co_return co_await answer_registered(written);
+}
+
+Async<Result<protocol::NodeRegistered>> Membership::answer_registered(Journal::Ticket written) {
   TROUPE_CO_CHECK(co_await journal_.settled(written));
   protocol::NodeRegistered reply;
   reply.cluster = options_.cluster;

@@ -88,10 +88,12 @@ class Membership {
     Instant apart_since;         // While it is not connected.
     bool registered = false;     // With this head.
     uint64_t registrations = 0;  // With this head.
+    uint64_t sequence = 0;       // Of its latest registration over this connection.
     int probes = 0;              // That have no answer yet.
     Journal::Ticket written = 0;
   };
 
+  Async<Result<protocol::NodeRegistered>> answer_registered(Journal::Ticket written);
   Async<Result<Bytes>> call_raw(NodeId node, transport::Method method, Bytes request,
                                 Duration budget, std::function<bool()> wanted);
   Async<void> watch();

@@ -183,6 +183,7 @@ struct RunningSlot {
   ProcessAddress address;
   uint32_t pid = 0;
   PlacementSpec placement = {};  // The bundle, and which grant of its group.
+  bool stopping = false;         // Its process ends: it serves nobody, and holds its room still.
 };
 
 struct RegisterNode {
@@ -195,6 +196,9 @@ struct RegisterNode {
   std::vector<RunningActor> actors;
   std::vector<RunningSlot> slots;
   std::vector<RunningActor> starting = {};  // Without an address yet.
+  // Rises with each registration over one connection: an older one that comes late says nothing
+  // new. 0: from a worker that does not count.
+  uint64_t sequence = 0;
 };
 
 struct NodeRegistered {

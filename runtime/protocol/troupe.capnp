@@ -96,6 +96,7 @@ struct RunningSlot {
   address @4 :ProcessAddress;
   pid @5 :UInt32;
   placement @6 :PlacementSpec;
+  stopping @7 :Bool;
 }
 
 struct RegisterNode {
@@ -108,6 +109,7 @@ struct RegisterNode {
   actors @6 :List(RunningActor);
   slots @7 :List(RunningSlot);
   starting @8 :List(RunningActor);  # Without an address yet.
+  sequence @9 :UInt64;
 }
 
 struct NodeRegistered {

@@ -134,6 +134,7 @@ Async<Status> HeadLink::register_node(std::shared_ptr<Peer> peer) {
   // answer.
   ++registrations_;
   protocol::RegisterNode registration = questions_.registration();
+  registration.sequence = registrations_;
   const size_t actors = registration.actors.size();
   const Instant sent = environment_.clock.now();
   auto reply = co_await transport::call<protocol::NodeRegistered>(

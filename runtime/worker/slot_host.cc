@@ -148,7 +148,7 @@ Async<void> SlotHost::start_slot(Pointer lease, protocol::SlotToStart wanted_slo
       lease->failure = outcome.error();
     }
     if (wanted) lease->slots.erase(number);
-    end_slot(request.lease, Slot{process, false, launch.devices, 0});
+    end_slot(request.lease, *lease, Slot{process, false, launch.devices, wanted_slot.bundle});
   }
   lease->changed.pulse();
 }
@@ -216,9 +216,9 @@ void SlotHost::stop_now(std::map<LeaseId, Pointer>::iterator found,
     process->work.lease = {};
     if (stopped.started && !request.end_tasks) {
       lease->left.insert(process->id());
-      retire(request.lease, stopped, lease->module);
+      retire(request.lease, *lease, stopped);
     } else {
-      end_slot(request.lease, stopped);
+      end_slot(request.lease, *lease, stopped);
     }
   }
   if (whole) {
@@ -235,26 +235,31 @@ Async<bool> SlotHost::wait_until_ended(LeaseId lease, Instant deadline) {
   for (;;) {
     const auto found = ending_.find(lease);
     if (found == ending_.end()) co_return true;
-    const HostedProcess::Pointer process = found->second.back();
+    const HostedProcess::Pointer process = found->second.back().process;
     const bool ended = co_await wait_until(environment_.clock, deadline, process->exited());
     if (!ended) co_return false;
     const auto again = ending_.find(lease);
     if (again == ending_.end()) co_return true;
-    std::erase(again->second, process);
+    std::erase_if(again->second, [&](const Ending& one) { return one.process == process; });
     if (again->second.empty()) ending_.erase(again);
   }
 }
 
-void SlotHost::end_slot(LeaseId lease, const Slot& slot) {
-  ending_[lease].push_back(slot.process);
+void SlotHost::end_slot(LeaseId id, const Lease& lease, const Slot& slot) {
+  auto& ending = ending_[id];
+  const auto same = [&](const Ending& one) { return one.process == slot.process; };
+  if (std::ranges::none_of(ending, same)) {
+    ending.push_back({slot.process, listed(id, lease, slot)});
+    ending.back().listed.stopping = true;
+  }
   end_soon(slot.process);
 }
 
-void SlotHost::retire(LeaseId lease, const Slot& slot, const std::string& module) {
+void SlotHost::retire(LeaseId id, const Lease& lease, const Slot& slot) {
   const HostedProcess::Pointer& process = slot.process;
   // One with a GPU is not used again: the next lease may have none.
   if (!process->is_usable() || !slot.devices.empty() || options_.idle_slots_max == 0) {
-    end_slot(lease, slot);
+    end_slot(id, lease, slot);
     return;
   }
   // Not this one: it is the likeliest to be wanted again, and others may need what it owns.
@@ -267,7 +272,7 @@ void SlotHost::retire(LeaseId lease, const Slot& slot, const std::string& module
     spawn(scope_, end_if_unneeded(oldest->first));
   }
   const Instant until = environment_.clock.now() + options_.idle_slot_life;
-  idle_[process->id()] = Idle{process, module, until};
+  idle_[process->id()] = Idle{process, lease.module, until};
   spawn(scope_, end_idle(process->id(), until));
 }
 
@@ -350,7 +355,7 @@ void SlotHost::drop_if_empty(LeaseId id) {
 
 void SlotHost::forget_ended(const HostedProcess& process) {
   for (auto entry = ending_.begin(); entry != ending_.end();) {
-    std::erase_if(entry->second, [&](const auto& one) { return one.get() == &process; });
+    std::erase_if(entry->second, [&](const Ending& one) { return one.process.get() == &process; });
     entry = entry->second.empty() ? ending_.erase(entry) : std::next(entry);
   }
 }
@@ -372,7 +377,7 @@ protocol::SlotsStarted SlotHost::started(const Lease& lease) const {
 void SlotHost::drop_unstarted(LeaseId id, Lease& lease) {
   const auto dropped = std::erase_if(lease.slots, [&](const auto& slot) {
     if (slot.second.started) return false;
-    if (slot.second.process) end_slot(id, slot.second);
+    if (slot.second.process) end_slot(id, lease, slot.second);
     return true;
   });
   if (dropped > 0) lease.changed.pulse();
@@ -392,12 +397,28 @@ std::vector<protocol::RunningSlot> SlotHost::running() const {
   for (const auto& [id, lease] : leases_) {
     for (const auto& [number, slot] : lease->slots) {
       if (!slot.started) continue;
-      running.push_back({id, lease->job, lease->demand, slot.devices,
-                         slot.process->started().address, slot.process->pid(), lease->placement});
-      running.back().placement.bundle = slot.bundle;
+      running.push_back(listed(id, *lease, slot));
     }
   }
+  for (const auto& [id, ending] : ending_) {
+    for (const Ending& one : ending) running.push_back(one.listed);
+  }
   return running;
+}
+
+protocol::RunningSlot SlotHost::listed(LeaseId id, const Lease& lease, const Slot& slot) const {
+  const HostedProcess& process = *slot.process;
+  protocol::RunningSlot listed{id,
+                               lease.job,
+                               lease.demand,
+                               slot.devices,
+                               process.started().address,
+                               process.pid(),
+                               lease.placement};
+  listed.address.node = options_.node;
+  listed.address.process = process.id();
+  listed.placement.bundle = slot.bundle;
+  return listed;
 }
 
 }  // namespace troupe::worker

@@ -36,7 +36,7 @@ class SlotHost {
   void job_ended(JobId job);
   // Ends those that still start: a head that registers this node anew asks for them again.
   void drop_unstarted();
-  // Those that were answered as started, by lease and number.
+  // Those that were answered as started, by lease and number, and then those that are stopping.
   std::vector<protocol::RunningSlot> running() const;
 
  private:
@@ -69,6 +69,10 @@ class SlotHost {
     Instant until;
     bool leaves = false;  // It is asked whether it may go.
   };
+  struct Ending {
+    HostedProcess::Pointer process;
+    protocol::RunningSlot listed;
+  };
   using Pointer = std::shared_ptr<Lease>;
 
   Async<void> start_slot(Pointer lease, protocol::SlotToStart slot, protocol::StartSlots request,
@@ -78,11 +82,12 @@ class SlotHost {
   void drop_unstarted(LeaseId id, Lease& lease);
   // What is remembered of a lease without slots stays a while.
   void drop_if_empty(LeaseId id);
-  void end_slot(LeaseId lease, const Slot& slot);
+  void end_slot(LeaseId id, const Lease& lease, const Slot& slot);
+  protocol::RunningSlot listed(LeaseId id, const Lease& lease, const Slot& slot) const;
   void stop_now(std::map<LeaseId, Pointer>::iterator lease, const protocol::StopSlots& request);
   void forget_ended(const HostedProcess& process);
   HostedProcess::Pointer take_idle(const Lease& lease);
-  void retire(LeaseId lease, const Slot& slot, const std::string& module);
+  void retire(LeaseId id, const Lease& lease, const Slot& slot);
   void end_soon(HostedProcess::Pointer process);
   Async<void> end_process(HostedProcess::Pointer process, Duration grace);
   Async<void> end_idle(ProcessId process, Instant when);
@@ -98,7 +103,7 @@ class SlotHost {
   const WorkerOptions& options_;
   std::map<LeaseId, Pointer> leases_;
   std::deque<LeaseId> emptied_;  // Of those the ones that lost their last slot, perhaps for now.
-  std::map<LeaseId, std::vector<HostedProcess::Pointer>> ending_;
+  std::map<LeaseId, std::vector<Ending>> ending_;
   std::set<LeaseId> ended_;  // So that a start that comes late is refused; bounded.
   std::deque<LeaseId> ended_order_;
   std::map<ProcessId, Idle> idle_;

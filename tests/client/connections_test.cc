@@ -180,6 +180,77 @@ TEST_F(ConnectionsTest, RefusesAPeerOfAnotherCluster) {
   EXPECT_TRUE(!peer || !(*peer)->is_open());
 }
 
+// Each on a machine of its own; the first is the fixture's.
+class SeveralHeads : public ConnectionsTest {
+ protected:
+  FakeHead& add_head() {
+    const std::string number = std::to_string(others_.size() + 2);
+    const std::string name = "head-" + number;
+    others_.push_back(
+        std::make_unique<FakeHead>(simulation, scope, add_host(name, name, Role::head)));
+    attached.heads.push_back("10.0.0." + number + ":7000");
+    others_.back()->listen(Endpoint::parse(attached.heads.back()).value());
+    return *others_.back();
+  }
+  void cut_off(const FakeHead& cut) { simulation.network().partition("machine", cut.host.name()); }
+  bool reaches(const FakeHead& wanted, Duration budget) {
+    auto peer = await(client->head(in(budget)), budget + 1s);
+    return peer && (*peer)->is_open() && (*peer)->identity().name == wanted.host.name();
+  }
+
+ private:
+  std::vector<std::unique_ptr<FakeHead>> others_;
+};
+
+TEST_F(SeveralHeads, ThoseThatSayNothingArePassedOver) {
+  FakeHead& second = add_head();
+  FakeHead& third = add_head();
+  start_client();
+  cut_off(head);
+  cut_off(second);
+  EXPECT_TRUE(reaches(third, 1s));
+}
+
+TEST_F(SeveralHeads, ACallerThatGivesUpEarlyTakesNoTurn) {
+  FakeHead& second = add_head();
+  start_client();
+  cut_off(head);
+  const auto hasty = begin(client->head(in(100ms)));
+  simulation.run_for(150ms);
+  ASSERT_TRUE(hasty->has_value());
+  EXPECT_EQ(code_of(**hasty), Code::deadline_exceeded);
+  EXPECT_TRUE(reaches(second, 1s));
+}
+
+TEST_F(SeveralHeads, OneThatFallsSilentIsLeftThoughNobodyAsksIt) {
+  FakeHead& second = add_head();
+  start_client();
+  ASSERT_TRUE(reaches(head, 1s));
+  cut_off(head);
+  simulation.run_for(3s);
+  EXPECT_EQ(second.peers.size(), 1u) << "a driver that no head hears of is taken for gone";
+  EXPECT_TRUE(reaches(second, 1ms));
+}
+
+TEST_F(SeveralHeads, TwoRequestsWithoutAnAnswerAreOneTurn) {
+  FakeHead& second = add_head();
+  start_client();
+  head.silent = true;
+  const auto ask = [&] {
+    return begin(client->ask_head<protocol::ClusterInfo>(Method::cluster_info, Empty{}, 20s));
+  };
+  const auto one = ask();
+  const auto other = ask();
+  simulation.run_for(15s);
+  ASSERT_TRUE(one->has_value() && other->has_value());
+  EXPECT_EQ(code_of(**one), Code::ok);
+  EXPECT_EQ(code_of(**other), Code::ok);
+  EXPECT_EQ(head.asked, 2);
+  EXPECT_EQ(second.asked, 2);
+  head.changed.pulse();
+  head.silent = false;
+}
+
 TEST_F(ConnectionsTest, StoppedClientIsGoneForItsPeers) {
   start_client();
   FakeProcess& process = add_process();

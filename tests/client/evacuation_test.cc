@@ -96,6 +96,66 @@ TEST_F(Evacuation, WhatAnEarlierWorkerOfTheNodeHadDoesNotHoldItUp) {
   EXPECT_NE(place_of(lost), other.self.address.process);
 }
 
+// Results on the node with a ref each, whose objects another process owns.
+class RefsInResults : public Evacuation {
+ protected:
+  void SetUp() override {
+    Evacuation::SetUp();
+    owner = &add_process();
+    owner->on(Method::add_borrow, *this, &RefsInResults::add_borrow);
+    producer = &add_process();
+    producer->on(Method::list_held, *this, &RefsInResults::list_held);
+    producer->on(Method::remove_borrow, *this, &RefsInResults::remove_borrow);
+  }
+  ObjectId add_result() {
+    const auto result = client->objects().make();
+    protocol::InvokeReply reply;
+    reply.inline_value = to_bytes("a ref");
+    reply.borrowed = {result->id()};
+    client->objects().set_reply(result, std::move(reply), producer->address);
+    return result->id();
+  }
+
+  FakeProcess* owner = nullptr;
+  FakeProcess* producer = nullptr;
+  std::vector<size_t> asked;
+  std::set<ObjectId> borrowed;
+  std::set<ObjectId> let_go;
+  size_t let_go_unknown = 0;  // Before the owner heard of so many.
+
+ private:
+  Async<Result<protocol::HeldRefs>> list_held(protocol::ObjectIds question, CallContext) {
+    asked.push_back(question.objects.size());
+    protocol::HeldRefs refs;
+    for (const ObjectId result : question.objects) {
+      refs.items.push_back({result, ObjectId::random(simulation.random()), owner->address});
+    }
+    co_return refs;
+  }
+  Async<Result<Empty>> add_borrow(protocol::ObjectIds notice, CallContext) {
+    borrowed.insert(notice.objects.begin(), notice.objects.end());
+    co_return Empty{};
+  }
+  Async<Result<Empty>> remove_borrow(protocol::ObjectIds notice, CallContext) {
+    let_go.insert(notice.objects.begin(), notice.objects.end());
+    if (let_go.size() > borrowed.size()) let_go_unknown = let_go.size() - borrowed.size();
+    co_return Empty{};
+  }
+};
+
+TEST_F(RefsInResults, AreTakenFromTheirProducerInParts) {
+  std::set<ObjectId> results;
+  while (results.size() < 2001) results.insert(add_result());
+  simulation.run_for(1s);
+  const Status moved = evacuate();
+  ASSERT_TRUE(moved) << moved.error().to_string();
+  EXPECT_THAT(asked, testing::ElementsAre(1000, 1000, 1));
+  simulation.run_for(1s);
+  EXPECT_EQ(borrowed.size(), 2001u);
+  EXPECT_EQ(let_go, results);
+  EXPECT_EQ(let_go_unknown, 0u);
+}
+
 TEST_F(Evacuation, WhatStaysBehindIsSaid) {
   put_large();
   simulation.network().kill(other.host);

@@ -225,6 +225,20 @@ class CandidateTest : public testing::Test {
     *outcome = std::move(begun);
     (*peer)->close();
   }
+  Async<void> beat(size_t i, NodeId node,
+                   std::shared_ptr<std::optional<Result<protocol::HeartbeatReply>>> outcome) {
+    auto peer = co_await connect(i, simulation.clock().now() + 20s);
+    if (!peer) {
+      *outcome = std::move(peer).error();
+      co_return;
+    }
+    protocol::Heartbeat beat;
+    beat.node = node;
+    auto reply = co_await transport::call<protocol::HeartbeatReply>(*peer, Method::heartbeat,
+                                                                    std::move(beat), 20s);
+    *outcome = std::move(reply);
+    (*peer)->close();
+  }
 
  private:
   uint64_t seeds = 0;

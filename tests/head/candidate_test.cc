@@ -87,6 +87,35 @@ TEST_F(CandidateTest, ALeaderThatStoodStillForLongerThanItsLeasePromisesNothing)
   EXPECT_TRUE(simulation.run_until([&] { return machines[0]->ended.has_value(); }, 10s));
 }
 
+// Actors that must not overlap live on by what a head answers to their worker.
+TEST_F(CandidateTest, ALeaderThatStoodStillForLongerThanItsLeaseAnswersNoHeartbeat) {
+  start(0);
+  ASSERT_TRUE(await_leader());
+  const NodeId node = NodeId::random(simulation.random());
+  transport::PeerIdentity identity;
+  identity.role = Role::node;
+  identity.name = node.to_string();
+  client = &simulation.network().add_host({"worker", "worker", identity});
+  const auto begin_beat = [&] {
+    auto outcome = std::make_shared<std::optional<Result<protocol::HeartbeatReply>>>();
+    spawn(scope, beat(0, node, outcome));
+    return outcome;
+  };
+  const auto early = begin_beat();
+  ASSERT_TRUE(simulation.run_until([&] { return early->has_value(); }, 1s));
+  ASSERT_TRUE(**early) << (**early).error().message();
+  machines[0]->coordinator->cut(true, true);
+  const uint64_t before = simulation.network().counts().delivered;
+  const auto late = begin_beat();
+  ASSERT_TRUE(simulation.run_until(
+      [&] { return simulation.network().counts().delivered >= before + 2; }, 1s));
+  machines[0]->host->pause();
+  simulation.run_for(5s);
+  machines[0]->host->resume();
+  ASSERT_TRUE(simulation.run_until([&] { return late->has_value(); }, 30s));
+  EXPECT_FALSE(**late);
+}
+
 TEST_F(CandidateTest, AHeadThatIsAwayIsNotWaitedForAndComesBack) {
   start_all();
   kill(2);

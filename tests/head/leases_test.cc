@@ -580,6 +580,59 @@ TEST_F(Leases, SlotThatWasStoppingWhenItsNodeWasLostIsStoppedWhenItIsBack) {
   EXPECT_EQ(cpu_free(client, other.node), 0);
 }
 
+TEST_F(Leases, NewHeadWaitsForTheRoomOfSlotsThatStop) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  const auto wanted = lease_of(3);
+  const auto granted = request(driver(), wanted);
+  ASSERT_TRUE(granted);
+  restart_head();
+  // The head before had two of them stopped.
+  for (const auto& slot : granted->slots) {
+    worker.registration.slots.push_back(running(wanted, slot.address));
+  }
+  worker.registration.slots[0].stopping = worker.registration.slots[1].stopping = true;
+  worker.hold_stops = true;
+  return_worker(worker);
+  const auto client = driver();
+  EXPECT_EQ(cpu_free(client, worker.node), 1);
+  const auto rest = renew(client, wanted.lease);
+  ASSERT_TRUE(rest);
+  ASSERT_EQ(rest->slots.size(), 1u);
+  EXPECT_EQ(rest->slots[0].address.process, granted->slots[2].address.process);
+  const auto other = begin<protocol::LeaseGranted>(client, Method::request_lease, lease_of(2));
+  simulation.run_for(1s);
+  ASSERT_TRUE(other->has_value() && **other);
+  EXPECT_EQ((**other)->slots.size(), 1u) << "for more there is no room";
+  worker.let_go();
+  simulation.run_for(100ms);
+  EXPECT_EQ(cpu_free(client, worker.node), 2);
+  ASSERT_EQ(worker.slots_stopped.size(), 1u);
+  EXPECT_EQ(worker.slots_stopped[0].processes.size(), 2u);
+}
+
+TEST_F(Leases, WhatOnlyStopsOnANewHeadIsALeaseForAWhile) {
+  start_head();
+  FakeWorker& worker = add_worker(2);
+  const auto wanted = lease_of(1);
+  const auto granted = request(driver(), wanted);
+  ASSERT_TRUE(granted);
+  restart_head();
+  worker.registration.slots = {running(wanted, granted->slots[0].address)};
+  worker.registration.slots[0].stopping = true;
+  worker.hold_stops = true;
+  return_worker(worker);
+  const auto client = driver();
+  EXPECT_EQ(cpu_free(client, worker.node), 1);
+  // Once more, while the stop goes on: they are the same.
+  ASSERT_TRUE(register_worker(worker));
+  EXPECT_EQ(cpu_free(client, worker.node), 1);
+  worker.let_go();
+  simulation.run_for(11s);
+  EXPECT_EQ(cpu_free(client, worker.node), 2);
+  EXPECT_EQ(code_of(renew(client, wanted.lease)), Code::not_found);
+}
+
 TEST_F(Leases, SlotThatIsMissingWhenItsNodeRegistersAgainIsGone) {
   start_head();
   FakeWorker& worker = add_worker(2);

@@ -46,6 +46,30 @@ TEST_F(Membership, RefusesANodeThatDescribesItselfBadly) {
   EXPECT_EQ(cluster_info(driver()).nodes, 0u);
 }
 
+TEST_F(Membership, AnOlderRegistrationThatComesLateSaysNothing) {
+  start_head();
+  FakeWorker& worker = add_stranger(4);
+  worker.registration.sequence = 2;
+  ASSERT_TRUE(register_worker(worker));
+  const auto cpus = [&] { return look(driver(), worker.node).total.at(0).milli; };
+  worker.registration.total = {{"cpu", 1000}};
+  for (const uint64_t sequence : {1, 2}) {
+    worker.registration.sequence = sequence;
+    const auto late = register_worker(worker);
+    ASSERT_TRUE(late) << "its sender may have asked twice";
+    EXPECT_EQ(late->epoch, head->epoch());
+    EXPECT_EQ(cpus(), 4000);
+  }
+  worker.registration.sequence = 3;
+  ASSERT_TRUE(register_worker(worker));
+  EXPECT_EQ(cpus(), 1000);
+  // A worker that was started anew counts anew.
+  worker.registration.sequence = 1;
+  worker.registration.total = {{"cpu", 2000}};
+  return_worker(worker);
+  EXPECT_EQ(cpus(), 2000);
+}
+
 TEST_F(Membership, RefusesMoreNodesThanTheLimit) {
   options.nodes_max = 1;
   start_head();

@@ -91,6 +91,18 @@ TEST_F(Heads, NoPromiseIsLostWhenLeadersAreKilled) {
   EXPECT_TRUE(all_in_sync());
 }
 
+TEST_F(Heads, AJobThatIsSubmittedWhileNobodyLeadsRuns) {
+  const std::string dies = leader();
+  const int before = cluster.recorded_pid(dies);
+  ASSERT_GT(before, 0);
+  ::kill(before, SIGKILL);
+  const std::string program = std::string(TROUPE_BIN) + "/parallel_pi";
+  const Outcome ran = cluster.troupe({"submit", "--name", "pi", "--", program, "4", "1000"});
+  EXPECT_EQ(ran.status, 0) << ran.out << ran.err;
+  EXPECT_EQ(cluster.describe("pi", "state"), "succeeded");
+  EXPECT_TRUE(is_back(dies, before));
+}
+
 TEST_F(Heads, AHeadThatStandsStillIsReplacedAndComesBack) {
   drive([&] {
     for (int round = 0; round < 2; ++round) {

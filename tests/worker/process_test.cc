@@ -362,13 +362,50 @@ TEST_F(WorkerTest, ListsSlotsToANewHeadAndEndsThoseThatStillStart) {
     EXPECT_EQ(failed->code(), Code::deadline_exceeded);
 
     auto slots = head->registered.back().slots;
+    // The one that was still starting stops, and is counted until it has.
+    EXPECT_EQ(slots.back().lease, hanging.lease);
+    EXPECT_TRUE(slots.back().stopping);
+    slots.pop_back();
     EXPECT_EQ(slots.size(), 2u);
     for (size_t i = 0; i < slots.size(); ++i) {
+      EXPECT_FALSE(slots[i].stopping);
       EXPECT_EQ(slots[i].lease, request.lease);
       EXPECT_EQ(slots[i].job, job);
       EXPECT_EQ(slots[i].demand.size(), 2u);
       EXPECT_EQ(slots[i].devices, std::vector{request.devices[i]});
     }
+  });
+}
+
+TEST_F(WorkerTest, ListsSlotsThatAreStoppingToANewHead) {
+  with_worker([this]() -> Async<void> {
+    auto request = slots_request(2, "stubborn");  // They ignore what they are asked.
+    request.demand = {{"cpu", 500}};
+    request.slots = {{0, {2}, 0}, {1, {3}, 0}};
+    auto two = co_await start_slots(request);
+    const auto& processes = two.value().processes;
+    std::vector<ProcessId> named{processes[0].address.process};
+    auto early = co_await stop_slots(request.lease, std::move(named), 100ms);
+    EXPECT_EQ(early.error().code(), Code::deadline_exceeded);
+    head->register_again = true;
+    co_await head->until([this] { return head->registered.size() > 1; });
+    const auto slots = head->registered.back().slots;
+    EXPECT_EQ(slots.size(), 2u);
+    const auto stops = std::ranges::find(slots, true, &protocol::RunningSlot::stopping);
+    if (stops == slots.end()) {
+      ADD_FAILURE() << "none stops";
+      co_return;
+    }
+    EXPECT_EQ(stops->address.process, processes[0].address.process);
+    EXPECT_EQ(stops->lease, request.lease);
+    EXPECT_EQ(stops->demand.size(), 1u);
+    EXPECT_EQ(stops->devices, std::vector<uint32_t>{2});
+    EXPECT_EQ(stops->pid, processes[0].pid);
+    auto stopped = co_await stop_slots(request.lease);
+    EXPECT_TRUE(stopped);
+    head->register_again = true;
+    co_await head->until([this] { return head->registered.size() > 2; });
+    EXPECT_TRUE(head->registered.back().slots.empty());
   });
 }
 
