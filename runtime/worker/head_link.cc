@@ -71,11 +71,11 @@ Duration HeadLink::with_jitter(Duration delay) {
 Async<void> HeadLink::keep_connected() {
   Duration delay = options_.reconnect_first;
   for (;;) {
-    const uint64_t beats_before = sequence_;
+    const Instant heard_before = heard_;
     const Status ended = co_await serve_one_connection();
     if (peer_) peer_->close();
     registered_ = false;
-    if (sequence_ > beats_before) delay = options_.reconnect_first;
+    if (heard_ > heard_before) delay = options_.reconnect_first;
     const Duration pause = with_jitter(delay);
     log::warning("head_away",
                  {{"why", ended.error()}, {"retry_ms", pause / std::chrono::milliseconds(1)}});

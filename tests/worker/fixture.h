@@ -62,6 +62,7 @@ class FakeHead : public transport::Router {
   uint64_t store_spilled_bytes = 0;
   int exits_to_refuse = 0;
   uint64_t epoch = 1;
+  uint64_t heartbeat_us = 5'000;
   bool register_again = false;
   bool leads = true;
   std::shared_ptr<Peer> worker;
@@ -85,7 +86,7 @@ class FakeHead : public transport::Router {
     changed.pulse();
     if (!leads) co_return error(Code::unavailable, "this head does not lead");
     registered.push_back(std::move(request));
-    co_return protocol::NodeRegistered{{}, epoch, 5'000, 1'000'000};
+    co_return protocol::NodeRegistered{{}, epoch, heartbeat_us, 1'000'000};
   }
   Async<Result<protocol::HeartbeatReply>> heartbeat(protocol::Heartbeat beat, CallContext) {
     changed.pulse();

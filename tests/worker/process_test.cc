@@ -169,6 +169,22 @@ TEST_F(WorkerTest, PassesGaugesOnAndAgainToANewHead) {
   });
 }
 
+// Heads may die one after the other before the first heartbeat.
+TEST_F(WorkerTest, ComesBackAtOnceToAHeadThatTookItIn) {
+  options.reconnect_longest = 1h;  // After twenty doublings.
+  head->heartbeat_us = 3'600'000'000;
+  with_worker([this]() -> Async<void> {
+    for (size_t times = 1; times <= 20; ++times) {
+      co_await head->until([this, times] { return head->registered.size() == times; });
+      // Behind the answer to its registration.
+      auto answered = co_await stop_slots(LeaseId::random(random));
+      EXPECT_TRUE(answered);
+      head->worker->close();
+    }
+    co_await head->until([this] { return head->registered.size() == 21; });
+  });
+}
+
 TEST_F(WorkerTest, RefusesOldEpochsAndStrangers) {
   with_worker([this]() -> Async<void> {
     auto request = start_request(actor, 1, "run");
