@@ -55,6 +55,7 @@ find_package(Boost 1.81 REQUIRED COMPONENTS system json)
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
 find_package(spdlog REQUIRED)
+find_package(absl REQUIRED)
 
 # troupe_library(NAME SOURCES ... [DEPENDS ...] [PRIVATE_DEPENDS ...]): a static, position-independent library.
 function(troupe_library name)

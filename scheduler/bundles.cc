@@ -30,29 +30,37 @@ Status Scheduler::Impl::check_within(const Needs& needs) const {
   return ok();
 }
 
+const Scheduler::Impl::Members& Scheduler::Impl::members_of(const Request& gang) const {
+  static const Members none;
+  const auto inside = members.find(GangId{gang.raw});
+  return inside == members.end() ? none : inside->second;
+}
+
 void Scheduler::Impl::join(Request* request) {
   if (Request* gang = gang_of(*request))
-    gang->members.emplace(request->seniority.arrival_number, request);
+    members[GangId{gang->raw}].emplace(request->seniority.arrival_number, request);
 }
 
 void Scheduler::Impl::leave(Request* request) {
   Request* gang = gang_of(*request);
   if (gang == nullptr) return;
-  gang->members.erase(request->seniority.arrival_number);
+  const auto inside = members.find(GangId{gang->raw});
+  inside->second.erase(request->seniority.arrival_number);
+  if (inside->second.empty()) members.erase(inside);
   end_closed(gang);
 }
 
 void Scheduler::Impl::close(Request* gang) {
   gang->closing = true;
   ++version;
-  for (size_t i = gang->held.size(); i-- > 0;)
-    if (cluster[gang->held[i].bundle].units == 0) unhold(gang, i);
+  for (size_t i = gang->held().size(); i-- > 0;)
+    if (cluster[gang->held()[i].bundle].units == 0) unhold(gang, i);
   recheck_members(*gang);
   end_closed(gang);
 }
 
 void Scheduler::Impl::end_closed(Request* gang) {
-  if (gang->closing && gang->held.empty() && gang->members.empty()) forget(gang);
+  if (gang->closing && gang->held().empty() && members_of(*gang).empty()) forget(gang);
 }
 
 void Scheduler::Impl::bundle_emptied(NodeIndex index) {
@@ -60,19 +68,19 @@ void Scheduler::Impl::bundle_emptied(NodeIndex index) {
   if (bundle.units > 0) return;
   Request* gang = find(RequestId{bundle.bundle_of->gang});
   if (!gang->closing) return;
-  const auto unit = std::find_if(gang->held.begin(), gang->held.end(),
+  const auto unit = std::find_if(gang->held().begin(), gang->held().end(),
                                  [&](const Request::Unit& held) { return held.bundle == index; });
-  unhold(gang, static_cast<size_t>(unit - gang->held.begin()));
+  unhold(gang, static_cast<size_t>(unit - gang->held().begin()));
 }
 
 void Scheduler::Impl::wake_members(const Request& gang) {
-  if (gang.members.empty()) return;
-  for (const Request::Unit& unit : gang.held) freed.push_back(unit.bundle);
+  if (members_of(gang).empty()) return;
+  for (const Request::Unit& unit : gang.held()) freed.push_back(unit.bundle);
 }
 
 // Those that wait for it wait in vain.
 void Scheduler::Impl::recheck_members(const Request& gang) {
-  for (const auto& [arrival_number, member] : gang.members) {
+  for (const auto& [arrival_number, member] : members_of(gang)) {
     if (member->units_pending == 0) continue;
     if (member->shape->state == Shape::State::blocked) set_aside(member->shape);
   }
@@ -89,10 +97,10 @@ std::optional<NodeIndex> Scheduler::Impl::room_within(const Shape& shape) const 
     if (!best || bundle.units < cluster[*best].units) best = unit.bundle;
   };
   if (const auto& wanted = needs.affinity.within->bundle) {
-    consider(gang->held[*wanted]);
+    consider(gang->held()[*wanted]);
     return best;
   }
-  for (const Request::Unit& unit : gang->held) {
+  for (const Request::Unit& unit : gang->held()) {
     consider(unit);
     if (best && needs.strategy == Strategy::pack) break;
   }
@@ -112,7 +120,7 @@ bool Scheduler::Impl::feasible_within(const Needs& needs) const {
 
 std::optional<NodeIndex> Scheduler::Impl::place_of(const Needs& needs, const Placed& unit) const {
   if (!needs.affinity.within) return cluster.find(unit.node);
-  for (const Request::Unit& held : gang_of(needs)->held)
+  for (const Request::Unit& held : gang_of(needs)->held())
     if (unit.bundle == held.number && cluster[held.node].id == unit.node) return held.bundle;
   return std::nullopt;
 }
@@ -125,7 +133,7 @@ Status Scheduler::Impl::adopt_gang(Application application, const std::vector<Pl
   const std::vector<ResourceVector> bundles = application.needs.bundles;
   std::vector<NodeIndex> places;
   for (const Placed& unit : held) {
-    const bool known = gang != nullptr && std::any_of(gang->held.begin(), gang->held.end(),
+    const bool known = gang != nullptr && std::any_of(gang->held().begin(), gang->held().end(),
                                                       [&](const Request::Unit& present) {
                                                         return present.number == unit.unit;
                                                       });

@@ -2,18 +2,9 @@
 
 #include <algorithm>
 
+#include "scheduler/queue.h"
+
 namespace troupe::scheduler {
-namespace {
-
-// Moves a key of an ordered set without a fresh allocation.
-template <class Set>
-void move_key(Set& set, const typename Set::key_type& from, typename Set::key_type to) {
-  auto node = set.extract(from);
-  node.value() = std::move(to);
-  set.insert(std::move(node));
-}
-
-}  // namespace
 
 bool Node::eligible(const Affinity& affinity) const {
   if (!alive || draining) return false;
@@ -30,6 +21,33 @@ bool Node::preferred_by(const Affinity& affinity) const {
   if (affinity.preferred_node && *affinity.preferred_node != id) return false;
   return std::all_of(affinity.preferred.begin(), affinity.preferred.end(),
                      [&](const LabelSelector& selector) { return matches(selector, labels); });
+}
+
+namespace {
+
+auto holder_place(auto& holders, uint64_t arrival_number) {
+  return std::ranges::lower_bound(holders, arrival_number, {}, &Node::Holder::arrival_number);
+}
+
+}  // namespace
+
+bool Node::is_held_by(const Request* request) const {
+  return std::ranges::find(holders, request, &Holder::request) != holders.end();
+}
+
+void Node::add_unit_of(Request* request) {
+  const uint64_t arrival_number = request->seniority.arrival_number;
+  auto place = holder_place(holders, arrival_number);
+  if (place == holders.end() || place->request != request)
+    place = holders.insert(place, {request, arrival_number, 0});
+  ++place->units;
+  ++units;
+}
+
+void Node::remove_unit_of(const Request* request) {
+  const auto place = holder_place(holders, request->seniority.arrival_number);
+  if (--place->units == 0) holders.erase(place);
+  --units;
 }
 
 NodeIndex Cluster::add(NodeId id, const ResourceVector& total, const std::vector<Label>& labels) {
@@ -51,7 +69,7 @@ void Cluster::remove(NodeIndex index) {
   Node& node = nodes_[index];
   TROUPE_ASSERT(node.holders.empty(), "a node is removed after what it held");
   node.alive = false;
-  reindex(index);
+  index_anew(index);  // At once: its place may be another's next.
   by_id_.erase(node.id);
   vacant_.push_back(index);
 }
@@ -82,9 +100,8 @@ void Cluster::remove_bundle(NodeIndex index) {
   vacant_bundles_.push_back(index);
 }
 
-void Cluster::reindex(NodeIndex index) {
-  if (index >= bundle_bit) return;
-  Node& node = nodes_[index];
+void Cluster::index_anew(NodeIndex index) const {
+  const Node& node = nodes_[index];
   const NodeLedger& ledger = node.ledger;
   const bool wanted = node.alive && !node.draining;
   const int64_t gpu_class = ledger.total().gpu_milli == 0 ? no_gpus : ledger.whole_gpus_free();
@@ -93,20 +110,17 @@ void Cluster::reindex(NodeIndex index) {
   const PackKey old_room{node.gpu_class_, node.cpu_milli_, index};
   const PackKey new_room{gpu_class, cpu_milli, index};
 
-  if (node.indexed_ && wanted) {
-    if (old_room != new_room) move_key(by_room_, old_room, new_room);
-    if (node.load_ != node.units) move_key(by_load_, {node.load_, index}, {node.units, index});
-  } else if (node.indexed_) {
-    by_room_.erase(old_room);
-    by_load_.erase({node.load_, index});
-  } else if (wanted) {
-    by_room_.insert(new_room);
-    by_load_.insert({node.units, index});
-  }
-  if (node.indexed_ && node.partial_milli_ > 0 && (!wanted || node.partial_milli_ != partial_milli))
+  const bool same = node.indexed_ && wanted;
+  if (node.indexed_ && !(same && old_room == new_room)) by_room_.erase(old_room);
+  if (wanted && !(same && old_room == new_room)) by_room_.insert(new_room);
+  if (node.indexed_ && !(same && node.load_ == node.units)) by_load_.erase({node.load_, index});
+  if (wanted && !(same && node.load_ == node.units)) by_load_.insert({node.units, index});
+  const bool same_part = same && node.partial_milli_ == partial_milli;
+  if (node.indexed_ && node.partial_milli_ > 0 && !same_part)
     by_partial_.erase({node.partial_milli_, index});
-  if (wanted && partial_milli > 0) by_partial_.insert({partial_milli, index});
+  if (wanted && partial_milli > 0 && !same_part) by_partial_.insert({partial_milli, index});
 
+  node.is_stale_ = false;
   node.indexed_ = wanted;
   node.gpu_class_ = gpu_class;
   node.cpu_milli_ = cpu_milli;

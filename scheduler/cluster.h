@@ -1,11 +1,11 @@
 // The nodes, and an index that finds one with room without looking at all of them.
 #pragma once
 
+#include <absl/container/btree_set.h>
+
 #include <cstdint>
 #include <deque>
-#include <map>
 #include <optional>
-#include <set>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
@@ -56,10 +56,15 @@ struct Node {
   const Shape* kept_for = nullptr;
   struct Holder {
     Request* request = nullptr;
+    uint64_t arrival_number = 0;  // The request's: to look at that would be slow.
     uint32_t units = 0;
   };
-  std::map<uint64_t, Holder> holders;  // By the request's number of arrival.
+  std::vector<Holder> holders;  // By arrival.
   uint32_t units = 0;
+
+  bool is_held_by(const Request* request) const;
+  void add_unit_of(Request* request);
+  void remove_unit_of(const Request* request);
 
   bool eligible(const Affinity& affinity) const;
   // An eligible one: whether what the request prefers holds here.
@@ -71,12 +76,13 @@ struct Node {
 
  private:
   friend class Cluster;
-  // What the index holds now.
-  bool indexed_ = false;
-  int64_t gpu_class_ = 0;
-  int64_t cpu_milli_ = 0;
-  int64_t partial_milli_ = 0;
-  uint32_t load_ = 0;
+  // What the index holds.
+  mutable bool indexed_ = false;
+  mutable bool is_stale_ = false;
+  mutable int64_t gpu_class_ = 0;
+  mutable int64_t cpu_milli_ = 0;
+  mutable int64_t partial_milli_ = 0;
+  mutable uint32_t load_ = 0;
 };
 
 class Cluster {
@@ -96,8 +102,13 @@ class Cluster {
   const Node& operator[](NodeIndex index) const {
     return index < bundle_bit ? nodes_[index] : bundles_[index - bundle_bit];
   }
-  // Call after every change of a node's ledger, units or draining.
-  void reindex(NodeIndex index);
+  // Call after every change of a node's ledger, units or draining. The index follows when it is
+  // read: what comes right after another has gone often takes its place.
+  void reindex(NodeIndex index) {
+    if (index >= bundle_bit || nodes_[index].is_stale_) return;
+    nodes_[index].is_stale_ = true;
+    stale_.push_back(index);
+  }
 
   size_t size() const { return by_id_.size(); }
   // fn(NodeIndex, const Node&) for each living node by index; stops when it returns false.
@@ -112,6 +123,7 @@ class Cluster {
   template <class Accept>
   std::optional<NodeIndex> search(const ResourceVector& demand, const Affinity& affinity,
                                   Strategy strategy, const Shape* shape, Accept&& accept) const {
+    refresh();
     const auto agrees = [&](NodeIndex index) {
       const Node& node = nodes_[index];
       return node.ledger.fits(demand) && node.open_to(shape) && node.eligible(affinity) &&
@@ -134,12 +146,14 @@ class Cluster {
   };
   template <class Fn>
   void for_each_roomiest(const Floor& floor, Fn&& fn) const {
+    refresh();
     if (!floor.gpu && !walk_down(no_gpus, no_gpus, floor.cpu_milli, fn)) return;
     walk_down(floor.whole_gpus, gpus_per_node_max, floor.cpu_milli, fn);
   }
   // The same, those that hold least first.
   template <class Fn>
   void for_each_least_loaded(Fn&& fn) const {
+    refresh();
     for (const auto& [load, index] : by_load_)
       if (!fn(index, nodes_[index])) return;
   }
@@ -148,6 +162,12 @@ class Cluster {
   // Nodes without GPUs come first, then those with the fewest whole ones free.
   static constexpr int64_t no_gpus = -1;
   using PackKey = std::tuple<int64_t, int64_t, NodeIndex>;  // GPU class, free CPU, node.
+
+  void refresh() const {
+    for (const NodeIndex index : stale_) index_anew(index);
+    stale_.clear();
+  }
+  void index_anew(NodeIndex index) const;
 
   template <class Agrees>
   std::optional<NodeIndex> search_spread(Agrees& agrees) const {
@@ -202,9 +222,11 @@ class Cluster {
   std::deque<Node> bundles_;
   std::vector<NodeIndex> vacant_bundles_;
   std::unordered_map<RawId, NodeIndex, SeededIdHash> by_id_;
-  std::set<PackKey> by_room_;
-  std::set<std::pair<int64_t, NodeIndex>> by_partial_;
-  std::set<std::pair<uint32_t, NodeIndex>> by_load_;
+  // The index, which reading brings up to date.
+  mutable std::vector<NodeIndex> stale_;
+  mutable absl::btree_set<PackKey> by_room_;
+  mutable absl::btree_set<std::pair<int64_t, NodeIndex>> by_partial_;
+  mutable absl::btree_set<std::pair<uint32_t, NodeIndex>> by_load_;
 };
 
 }  // namespace troupe::scheduler

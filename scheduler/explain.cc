@@ -126,7 +126,7 @@ Explanation Scheduler::explain(const RequestId& id) const {
   }
   const Shape& shape = *request->shape;
   const Needs& needs = *shape.needs;
-  result.units_held = static_cast<uint32_t>(request->held.size());
+  result.units_held = static_cast<uint32_t>(request->held().size());
   result.units_pending = request->units_pending;
   result.text = fmt::format("{}: {} held, {} pending of {}", to_string(id), result.units_held,
                             result.units_pending, needs_text(needs));
@@ -136,9 +136,9 @@ Explanation Scheduler::explain(const RequestId& id) const {
   }
   const bool infeasible = shape.state == Shape::State::infeasible;
   result.state = infeasible ? RequestState::infeasible : RequestState::pending;
-  const auto place = shape.waiting.find(const_cast<Request*>(request));
+  const auto place = shape.waiting.find(request->seniority);
   result.ahead = static_cast<uint64_t>(std::distance(shape.waiting.begin(), place));
-  if (result.ahead > 0) result.behind = (*std::prev(place))->id;
+  if (result.ahead > 0) result.behind = std::prev(place)->second->id();
   const std::string line = result.behind
                                ? fmt::format("; {} of the same needs go first, next before it {}",
                                              result.ahead, to_string(*result.behind))
@@ -178,8 +178,8 @@ Explanation Scheduler::explain(const RequestId& id) const {
     if (!result.shortages.empty())
       result.text += "; short of " + to_string(result.shortages, "free");
     if (result.nodes_kept > 0)
-      result.text +=
-          fmt::format("; {} kept for {}", result.nodes_kept, to_string(impl_->keeper->head()->id));
+      result.text += fmt::format("; {} kept for {}", result.nodes_kept,
+                                 to_string(impl_->keeper->head()->id()));
     if (impl_->keeper == &shape)
       result.text += fmt::format("; {} nodes are kept for it", impl_->kept.size());
   }
@@ -215,13 +215,13 @@ std::vector<RequestId> Scheduler::holders(const NodeId& id) const {
   std::vector<RequestId> result;
   const auto index = impl_->cluster.find(id);
   if (!index) return result;
-  for (const auto& [arrival_number, holder] : impl_->cluster[*index].holders) {
-    result.push_back(holder.request->id);
-    if (!holder.request->is_gang()) continue;
-    for (const Request::Unit& unit : holder.request->held) {
+  for (const auto& [holder, arrival_number, units] : impl_->cluster[*index].holders) {
+    result.push_back(holder->id());
+    if (!holder->is_gang()) continue;
+    for (const Request::Unit& unit : holder->held()) {
       if (unit.node != *index) continue;
-      for (const auto& [number, member] : impl_->cluster[unit.bundle].holders)
-        result.push_back(member.request->id);
+      for (const auto& [member, number, parts] : impl_->cluster[unit.bundle].holders)
+        result.push_back(member->id());
     }
   }
   return result;
@@ -231,7 +231,8 @@ std::vector<RequestId> Scheduler::members(const GangId& id) const {
   std::vector<RequestId> result;
   const Request* gang = impl_->find(RequestId{id});
   if (gang == nullptr) return result;
-  for (const auto& [arrival_number, member] : gang->members) result.push_back(member->id);
+  for (const auto& [arrival_number, member] : impl_->members_of(*gang))
+    result.push_back(member->id());
   return result;
 }
 

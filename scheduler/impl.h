@@ -2,27 +2,28 @@
 // explain.cc reads it.
 #pragma once
 
+#include <array>
 #include <map>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "scheduler/cluster.h"
 #include "scheduler/gang_plan.h"
 #include "scheduler/queue.h"
+#include "scheduler/request_table.h"
 #include "scheduler/scheduler.h"
 
 namespace troupe::scheduler {
 
 struct Scheduler::Impl {
-  using Table = std::unordered_map<RawId, Request, SeededIdHash>;
+  using Members = absl::btree_map<uint64_t, Request*>;  // By number of arrival.
 
   explicit Impl(SchedulerOptions given)
       : options(std::move(given)),
         cluster(options.hash_seed),
-        leases(16, SeededIdHash{options.hash_seed}),
-        actors(16, SeededIdHash{options.hash_seed}),
-        gangs(16, SeededIdHash{options.hash_seed}) {
+        queue(options.hash_seed),
+        requests{RequestTable{options.hash_seed}, RequestTable{options.hash_seed},
+                 RequestTable{options.hash_seed}} {
     if (!options.policy) options.policy = make_priority_policy();
   }
 
@@ -45,10 +46,9 @@ struct Scheduler::Impl {
   void on(const JobRemoved& event);
   void on(const TimePassed&) {}
   void expire_leases();
+  void expire_later(Request* lease);
 
   // ---- Requests (scheduler.cc) ----
-  Table& table(const RequestId& id);
-  const Table& table(const RequestId& id) const;
   Request* find(const RequestId& id);
   const Request* find(const RequestId& id) const;
   // A request as it came, before it is known.
@@ -64,6 +64,9 @@ struct Scheduler::Impl {
   static Result<Application> read(const ActorRequested& event);
   static Result<Application> read(const GangRequested& event);
   Request* admit(Application application);
+  uint64_t request_count() const {
+    return requests[0].size() + requests[1].size() + requests[2].size();
+  }
   template <class Requested>
   void submit(const Requested& event);
   Status adopt(Application application, const std::vector<Placed>& held);
@@ -96,6 +99,7 @@ struct Scheduler::Impl {
   bool feasible_within(const Needs& needs) const;
   std::optional<NodeIndex> place_of(const Needs& needs, const Placed& unit) const;
   Status adopt_gang(Application application, const std::vector<Placed>& held);
+  const Members& members_of(const Request& gang) const;
   std::string why_not_within(const Shape& shape) const;
   void revoke(const Request& request, RevokeReason reason, std::vector<Placed> units);
   Placed placed(const Request::Unit& unit) const;
@@ -107,6 +111,9 @@ struct Scheduler::Impl {
   void wake();
   void place_ready();
   bool place_units(Request* request);
+  void grant(Request* request, NodeIndex index);
+  // Of a node that has more room now, and no other has.
+  void refill(NodeIndex index);
   bool place_gang(Request* request);
   enum class Among : uint8_t { preferred, all };
   std::optional<NodeIndex> room_for(Shape& shape);
@@ -126,8 +133,8 @@ struct Scheduler::Impl {
   // one before it, so that who comes late changes nothing for the others.
   struct Claim {
     std::optional<Seniority> overdue;
-    Instant next_due = Instant::max();
     Shape* shape = nullptr;
+    Instant next_due = Instant::max();
   };
   Claim claim_of(Shape& shape) const;
   GangPlan plan_keep(const Shape& shape, bool beside_gangs) const;
@@ -158,11 +165,11 @@ struct Scheduler::Impl {
   SchedulerOptions options;
   Cluster cluster;
   Queue queue;
-  Table leases;
-  Table actors;
-  Table gangs;
-  std::map<JobId, std::map<uint64_t, Request*>> jobs;  // Requests by number of arrival.
-  std::map<std::pair<Instant, uint64_t>, Request*> expiries;
+  std::array<RequestTable, 3> requests;  // By Request::Kind.
+  std::map<JobId, Job> jobs;
+  // Of each gang what asked to lie within.
+  std::map<GangId, Members> members;
+  absl::btree_map<std::pair<Instant, uint64_t>, Request*> expiries;
   uint64_t next_arrival_number = 0;
   // Changes with the nodes, and when an actor or gang goes: what may change feasibility or keeping.
   uint64_t version = 0;
@@ -174,14 +181,16 @@ struct Scheduler::Impl {
   // Whose turn it is to have nodes kept is looked at again from then on, and at a new version.
   Instant next_claim = Instant::max();
   uint64_t claims_seen_at = 0;
+  Instant claims_rest_until;  // Unless nodes were let go.
+  bool claims_open = false;   // One is overdue and has no nodes kept.
   // Requests whose rank changes by itself, by the time when it may.
-  std::map<std::pair<Instant, uint64_t>, Request*> reviews;
+  absl::btree_map<std::pair<Instant, uint64_t>, Request*> reviews;
   // What runs and can pause, if the policy preempts. Ranks as of time zero, by the policy's slope,
   // so that time changes no order.
-  std::map<std::pair<Rank, uint64_t>, Request*> victims;
-  uint32_t leaving = 0;                     // Asked to make room, and still there.
-  uint64_t claims_version = 0;              // Changes with the victims, and when room was freed.
-  std::set<Request*, BySeniority> to_tell;  // Found infeasible since the last settle.
+  absl::btree_map<std::pair<Rank, uint64_t>, Request*> victims;
+  uint32_t leaving = 0;         // Asked to make room, and still there.
+  uint64_t claims_version = 0;  // Changes with the victims, and when room was freed.
+  Line<Request> to_tell;        // Found infeasible since the last settle.
   Decisions decisions;
 };
 

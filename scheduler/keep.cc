@@ -6,28 +6,41 @@
 #include "scheduler/impl.h"
 
 namespace troupe::scheduler {
+namespace {
+
+constexpr int looks_within_patience = 8;
+
+}  // namespace
 
 Scheduler::Impl::Claim Scheduler::Impl::claim_of(Shape& shape) const {
-  Claim claim{.shape = &shape};
+  Claim claim{.shape = &shape, .next_due = shape.due_at};
+  if (shape.due_at > now) return claim;
+  claim.next_due = Instant::max();
   // Of equal rank the first is the oldest: one look at each rank.
   for (auto it = shape.waiting.begin(); it != shape.waiting.end() && !claim.overdue;) {
-    const Request& oldest = **it;
+    const Request& oldest = *it->second;
     const Instant due = oldest.arrival + options.patience;
     if (due <= now) claim.overdue = oldest.seniority;
     if (due > now) claim.next_due = std::min(claim.next_due, due);
     it = shape.waiting.upper_bound(Seniority{oldest.seniority.rank, UINT64_MAX});
   }
+  if (!claim.overdue) shape.due_at = claim.next_due;
   return claim;
 }
 
-// The most senior overdue request for which nodes can be kept has them.
+// The most senior overdue request for which nodes can be kept has them. What comes and goes may
+// change who that is; it is looked at again a few times within the patience, not at each event.
 bool Scheduler::Impl::update_kept() {
   if (leaving > 0) return false;  // Nodes are kept for whom the victims make room.
-  if (now < next_claim && claims_seen_at == version) return false;
+  if (claims_open && claims_seen_at != version)
+    next_claim = std::min(next_claim, claims_rest_until);
+  if (now < next_claim) return false;
   next_claim = Instant::max();
+  claims_rest_until = now + options.patience / looks_within_patience;
   claims_seen_at = version;
+  claims_open = false;
   std::vector<Claim> claims;
-  for (Shape* shape : queue.blocked()) {
+  for (const auto& [seniority, shape] : queue.blocked()) {
     Claim claim = claim_of(*shape);
     next_claim = std::min(next_claim, claim.next_due);
     if (claim.overdue) claims.push_back(claim);
@@ -37,6 +50,7 @@ bool Scheduler::Impl::update_kept() {
   const bool had_nodes = keeper != nullptr;
   for (const Claim& claim : claims) {
     if (claim.shape == keeper) return false;
+    claims_open = true;
     if (claim.shape->unkeepable_at == version) continue;
     if (keep_nodes(claim.shape)) return had_nodes;
     claim.shape->unkeepable_at = version;
@@ -102,10 +116,10 @@ GangPlan Scheduler::Impl::plan_keep(const Shape& shape, bool beside_gangs) const
 // The node as it will be when only actors, or only actors and gangs, are left.
 NodeLedger Scheduler::Impl::without_transient(const Node& node, bool beside_gangs) const {
   NodeLedger ledger(node.ledger.total());
-  for (const auto& [arrival_number, holder] : node.holders) {
-    const Request& request = *holder.request;
+  for (const auto& [holder, arrival_number, units] : node.holders) {
+    const Request& request = *holder;
     if (request.is_lease() || (request.is_gang() && !beside_gangs)) continue;
-    for (const Request::Unit& unit : request.held) {
+    for (const Request::Unit& unit : request.held()) {
       if (cluster[unit.node].id != node.id) continue;
       const bool taken = ledger.take_exactly(request.demand_of(unit.number), unit.devices);
       TROUPE_ASSERT(taken, "what is held fits the empty node");

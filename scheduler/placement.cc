@@ -45,22 +45,51 @@ bool Scheduler::Impl::helps(const Node& node, const Shape& shape) const {
 void Scheduler::Impl::wake() {
   std::sort(freed.begin(), freed.end());
   freed.erase(std::unique(freed.begin(), freed.end()), freed.end());
-  std::vector<Shape*> woken;
-  for (const Queue::Line* line : {&queue.blocked(), &queue.infeasible()}) {
-    for (Shape* shape : *line) {
-      const bool helped = std::any_of(freed.begin(), freed.end(), [&](NodeIndex index) {
-        return cluster[index].alive && helps(cluster[index], *shape);
-      });
-      if (helped) woken.push_back(shape);
+  const auto more_room = std::exchange(freed, {});
+  if (more_room.size() == 1 && more_room.front() < bundle_bit && queue.ready().empty())
+    return refill(more_room.front());
+  for (const NodeIndex index : more_room) {
+    const Node& node = cluster[index];
+    if (!node.alive) continue;
+    std::vector<Shape*> woken;
+    if (node.bundle_of) {
+      woken = queue.asleep_within(node.bundle_of->gang);
+    } else {
+      queue.for_each_asleep(SizeClass::of(node.ledger),
+                            [&](Shape& shape) { woken.push_back(&shape); });
     }
+    for (Shape* shape : woken)
+      if (helps(node, *shape)) queue.set_state(shape, Shape::State::ready);
   }
-  freed.clear();
-  for (Shape* shape : woken) queue.set_state(shape, Shape::State::ready);
+}
+
+// What did not fit fits nowhere but here, so there is nothing to search for; until nodes that were
+// kept are open, of which the rest may prefer one.
+void Scheduler::Impl::refill(NodeIndex index) {
+  const Node& node = cluster[index];
+  if (!node.alive) return;
+  std::vector<Shape*> rest;
+  queue.for_each_asleep(SizeClass::of(node.ledger), [&](Shape& shape) {
+    if (!helps(node, shape)) return;
+    Request* request = shape.head();
+    if (freed.empty() && shape.needs->gang) {
+      place_gang(request);
+      return;
+    }
+    const auto fits = [&] {
+      return request->units_pending > 0 && node.ledger.fits(shape.demand());
+    };
+    while (freed.empty() && fits()) grant(request, index);
+    if (request->units_pending > 0) rest.push_back(&shape);
+  });
+  if (freed.empty()) return;
+  for (Shape* shape : rest)
+    if (!shape->waiting.empty()) queue.set_state(shape, Shape::State::ready);
 }
 
 void Scheduler::Impl::place_ready() {
   while (!queue.ready().empty()) {
-    Shape* shape = *queue.ready().begin();
+    Shape* shape = queue.ready().begin()->second;
     Request* request = shape->head();
     const bool done = shape->needs->gang ? place_gang(request) : place_units(request);
     if (!done) set_aside(shape);
@@ -70,35 +99,40 @@ void Scheduler::Impl::place_ready() {
 // Grants what fits; true if nothing more of it waits.
 bool Scheduler::Impl::place_units(Request* request) {
   Shape* shape = request->shape;
-  const Needs& needs = *shape->needs;
-  const bool spread = needs.strategy == Strategy::spread;
   while (request->units_pending > 0) {
     const auto index = room_for(*shape);
     if (!index) return false;
-    Node& node = cluster[*index];
-    const uint32_t wanted = spread ? 1 : request->units_pending;
-    const size_t first = request->held.size();
-    for (uint32_t n = 0; n < wanted; ++n) {
-      auto devices = node.ledger.take(shape->demand());
-      if (!devices) break;
-      hold(request, request->next_slot++, *index, std::move(*devices));
-    }
-    cluster.reindex(*index);
-    queue.pop(request, static_cast<uint32_t>(request->held.size() - first));
-    if (keeper == shape) release_kept();
-
-    if (request->is_lease()) {
-      LeaseGranted granted{
-          std::get<LeaseId>(request->id), node.id, {}, request->expires_at, node.bundle()};
-      for (size_t i = first; i < request->held.size(); ++i)
-        granted.slots.push_back({request->held[i].number, request->held[i].devices});
-      decisions.emplace_back(std::move(granted));
-    } else {
-      decisions.emplace_back(ActorPlaced{std::get<ActorId>(request->id), node.id,
-                                         request->held.back().devices, node.bundle()});
-    }
+    grant(request, *index);
   }
   return true;
+}
+
+// As many units as fit there; one if they are to be spread.
+void Scheduler::Impl::grant(Request* request, NodeIndex index) {
+  Shape* shape = request->shape;
+  Node& node = cluster[index];
+  const bool spread = shape->needs->strategy == Strategy::spread;
+  const uint32_t wanted = spread ? 1 : request->units_pending;
+  const size_t first = request->held().size();
+  for (uint32_t n = 0; n < wanted; ++n) {
+    auto devices = node.ledger.take(shape->demand());
+    if (!devices) break;
+    hold(request, request->next_slot++, index, std::move(*devices));
+  }
+  cluster.reindex(index);
+  queue.pop(request, static_cast<uint32_t>(request->held().size() - first));
+  if (keeper == shape) release_kept();
+
+  if (request->is_lease()) {
+    LeaseGranted granted{
+        LeaseId{request->raw}, node.id, {}, request->holding->expires_at, node.bundle()};
+    for (size_t i = first; i < request->held().size(); ++i)
+      granted.slots.push_back({request->held()[i].number, request->held()[i].devices});
+    decisions.emplace_back(std::move(granted));
+  } else {
+    decisions.emplace_back(
+        ActorPlaced{ActorId{request->raw}, node.id, request->held().back().devices, node.bundle()});
+  }
 }
 
 std::optional<NodeIndex> Scheduler::Impl::room_for(Shape& shape) {
@@ -136,7 +170,7 @@ bool Scheduler::Impl::place_gang(Request* request) {
   }
   queue.pop(request, request->units_pending);
   if (keeper == request->shape) release_kept();
-  decisions.emplace_back(GangPlaced{std::get<GangId>(request->id), placed(*request)});
+  decisions.emplace_back(GangPlaced{GangId{request->raw}, placed(*request)});
   wake_members(*request);
   return true;
 }
@@ -189,13 +223,12 @@ GangPlan Scheduler::Impl::plan_among(Among nodes, const Shape& shape) {
 void Scheduler::Impl::set_aside(Shape* shape) {
   if (feasible(shape)) {
     queue.set_state(shape, Shape::State::blocked);
-    const Claim claim = claim_of(*shape);
-    next_claim = std::min(next_claim, claim.overdue ? now : claim.next_due);
+    next_claim = std::min(next_claim, std::max(shape->due_at, claims_rest_until));
     return;
   }
   queue.set_state(shape, Shape::State::infeasible);
   if (keeper == shape) release_kept();
-  for (Request* request : shape->waiting) tell_infeasible(request);
+  for (const auto& [seniority, request] : shape->waiting) tell_infeasible(request);
 }
 
 // Would it fit if nothing else were there?
@@ -228,21 +261,22 @@ bool Scheduler::Impl::feasible(Shape* shape) {
 
 // After a change of the nodes.
 void Scheduler::Impl::recheck_feasibility() {
-  std::vector<Shape*> waiting(queue.blocked().begin(), queue.blocked().end());
-  waiting.insert(waiting.end(), queue.infeasible().begin(), queue.infeasible().end());
+  std::vector<Shape*> waiting;
+  for (const Line<Shape>* line : {&queue.blocked(), &queue.infeasible()})
+    for (const auto& [seniority, shape] : *line) waiting.push_back(shape);
   for (Shape* shape : waiting) set_aside(shape);
 }
 
 void Scheduler::Impl::tell_infeasible(Request* request) {
-  if (!request->told_infeasible) to_tell.insert(request);
+  if (!request->told_infeasible) to_tell.emplace(request->seniority, request);
 }
 
 // By seniority, so that the order of shapes, which a late comer can change, does not show.
 void Scheduler::Impl::announce_infeasible() {
-  for (Request* request : to_tell) {
+  for (const auto& [seniority, request] : to_tell) {
     if (request->shape->state != Shape::State::infeasible) continue;
     request->told_infeasible = true;
-    decisions.emplace_back(Infeasible{request->id, infeasible_text(*request->shape)});
+    decisions.emplace_back(Infeasible{request->id(), infeasible_text(*request->shape)});
   }
   to_tell.clear();
 }

@@ -16,6 +16,13 @@ int64_t nanoseconds(Instant instant) {
   return instant.time_since_epoch().count();
 }
 
+// Its rank as of time zero.
+std::pair<Rank, uint64_t> victim_key(const Request& victim) {
+  Rank rank = victim.seniority.rank;
+  rank.major -= victim.holding->victim_shift;
+  return {rank, victim.seniority.arrival_number};
+}
+
 }  // namespace
 
 void Scheduler::Impl::set_running(Request* request, bool runs) {
@@ -34,9 +41,9 @@ void Scheduler::Impl::rank_anew(Request* request) {
   if (options.policy->promotes(standing, now)) standing.promoted_at = standing.ran;
   const Rank rank = options.policy->rank(standing, now);
   if (rank != request->seniority.rank) {
-    const bool is_told = to_tell.erase(request) > 0;
+    const bool is_told = to_tell.erase(request->seniority) > 0;
     queue.rerank(request, rank);
-    if (is_told) to_tell.insert(request);
+    if (is_told) to_tell.emplace(request->seniority, request);
     ++claims_version;
   }
   schedule_review(request);
@@ -56,7 +63,7 @@ void Scheduler::Impl::review_due() {
     Request* request = reviews.begin()->second;
     reviews.erase(reviews.begin());
     request->review = Instant::max();
-    const bool is_victim = request->victim_rank.has_value();
+    const bool is_victim = request->is_victim;
     if (is_victim) remove_victim(request);
     rank_anew(request);
     if (is_victim) add_victim(request);
@@ -65,30 +72,29 @@ void Scheduler::Impl::review_due() {
 
 void Scheduler::Impl::add_victim(Request* request) {
   if (!request->can_pause || !options.policy->preempts()) return;
-  Rank at_zero = request->seniority.rank;
-  at_zero.major -= options.policy->running_slope() * nanoseconds(now);
-  request->victim_rank = at_zero;
-  victims.emplace(std::pair{at_zero, request->seniority.arrival_number}, request);
+  request->is_victim = true;
+  request->holding->victim_shift = options.policy->running_slope() * nanoseconds(now);
+  victims.emplace(victim_key(*request), request);
   ++claims_version;
 }
 
 void Scheduler::Impl::remove_victim(Request* request) {
   if (std::exchange(request->is_leaving, false)) --leaving;
-  if (!request->victim_rank) return;
-  victims.erase({*request->victim_rank, request->seniority.arrival_number});
-  request->victim_rank.reset();
+  if (!request->is_victim) return;
+  victims.erase(victim_key(*request));
+  request->is_victim = false;
   ++claims_version;
 }
 
 Rank Scheduler::Impl::rank_of_victim(const Request& victim) const {
-  Rank rank = *victim.victim_rank;
+  Rank rank = victim_key(victim).first;
   rank.major += options.policy->running_slope() * nanoseconds(now);
   return rank;
 }
 
 void Scheduler::Impl::preempt() {
   if (victims.empty() || leaving > 0) return;
-  for (Shape* shape : queue.blocked()) {
+  for (const auto& [seniority, shape] : queue.blocked()) {
     // Those behind it are of no higher rank.
     if (!(shape->head()->seniority.rank < rank_of_victim(*victims.rbegin()->second))) return;
     const std::pair attempt{claims_version, shape->head()->seniority.arrival_number};
@@ -126,7 +132,7 @@ bool Scheduler::Impl::claim_room(Shape* shape) {
     if (!victim->is_open()) continue;  // Broken, released, or not all of it adopted yet.
     chosen.push_back(victim);
     int64_t gained = 0;
-    for (const Request::Unit& unit : victim->held) {
+    for (const Request::Unit& unit : victim->held()) {
       const auto [entry, is_new] =
           room.try_emplace(unit.node, measure(cluster[unit.node].ledger.available()));
       const int64_t before = entry->second / largest;
@@ -141,7 +147,7 @@ bool Scheduler::Impl::claim_room(Shape* shape) {
   if (plan.outcome != GangPlan::Outcome::found) return false;
   // Those elsewhere stay, and of the others the more senior ones where it is possible.
   std::erase_if(chosen, [&](const Request* victim) {
-    return std::ranges::none_of(victim->held, [&](const Request::Unit& unit) {
+    return std::ranges::none_of(victim->held(), [&](const Request::Unit& unit) {
       return std::ranges::find(plan.places, unit.node, &GangPlan::Place::node) != plan.places.end();
     });
   });
@@ -170,7 +176,7 @@ GangPlan Scheduler::Impl::plan_without(const Shape& shape,
   const Needs& needs = *shape.needs;
   std::map<NodeIndex, NodeLedger> ledgers;
   for (const Request* victim : gone) {
-    for (const Request::Unit& unit : victim->held) {
+    for (const Request::Unit& unit : victim->held()) {
       NodeLedger& ledger = ledgers.try_emplace(unit.node, cluster[unit.node].ledger).first->second;
       ledger.give_back(victim->demand_of(unit.number), unit.devices);
     }

@@ -1,15 +1,118 @@
 #include "scheduler/queue.h"
 
+#include <boost/container_hash/hash.hpp>
 #include <utility>
 
 namespace troupe::scheduler {
+namespace {
+
+void mix(size_t& hash, const std::vector<LabelSelector>& selectors) {
+  boost::hash_combine(hash, selectors.size());
+  for (const LabelSelector& selector : selectors) {
+    boost::hash_combine(hash, selector.key);
+    boost::hash_combine(hash, static_cast<int>(selector.test));
+    boost::hash_range(hash, selector.values.begin(), selector.values.end());
+  }
+}
+
+template <class IdType>
+void mix(size_t& hash, const std::optional<IdType>& id) {
+  boost::hash_combine(hash, id.has_value());
+  if (!id) return;
+  boost::hash_combine(hash, id->high);
+  boost::hash_combine(hash, id->low);
+}
+
+}  // namespace
+
+size_t NeedsHash::operator()(const Needs& needs) const noexcept {
+  size_t hash = seed;
+  boost::hash_combine(hash, needs.gang);
+  for (const ResourceVector& bundle : needs.bundles) {
+    boost::hash_combine(hash, bundle.cpu_milli);
+    boost::hash_combine(hash, bundle.memory_mib);
+    boost::hash_combine(hash, bundle.gpu_milli);
+    for (const CustomAmount& amount : bundle.custom) {
+      boost::hash_combine(hash, amount.name);
+      boost::hash_combine(hash, amount.milli);
+    }
+  }
+  const Affinity& affinity = needs.affinity;
+  mix(hash, affinity.node);
+  mix(hash, affinity.preferred_node);
+  mix(hash, affinity.selectors);
+  mix(hash, affinity.preferred);
+  if (affinity.within) {
+    mix(hash, std::optional(affinity.within->gang));
+    boost::hash_combine(hash, affinity.within->bundle.value_or(UINT32_MAX));
+  }
+  boost::hash_combine(hash, static_cast<int>(needs.strategy));
+  boost::hash_combine(hash, static_cast<int>(needs.gang_strategy));
+  return hash;
+}
+
+SizeClass SizeClass::of(const std::vector<ResourceVector>& bundles) {
+  SizeClass least{.gpu = INT32_MAX, .cpu = INT32_MAX};
+  for (const ResourceVector& bundle : bundles) {
+    const int64_t whole = bundle.gpu_milli / whole_gpu_milli;
+    const int64_t gpu = bundle.gpu_milli == 0 ? 0 : whole + 1;
+    least.gpu = std::min(least.gpu, static_cast<int32_t>(gpu));
+    least.cpu = std::min(least.cpu, of_cpu(bundle.cpu_milli));
+  }
+  return least;
+}
+
+SizeClass SizeClass::of(const NodeLedger& ledger) {
+  const int64_t whole = ledger.whole_gpus_free();
+  const bool has_part = ledger.largest_partial_milli() > 0;
+  const int64_t gpu = whole > 0 ? whole + 1 : has_part ? 1 : 0;
+  return {static_cast<int32_t>(gpu), of_cpu(ledger.available().cpu_milli)};
+}
+
+void Job::add(Request* request) {
+  request->job = this;
+  request->job_before = last;
+  (last != nullptr ? last->job_after : first) = request;
+  last = request;
+}
+
+void Job::remove(Request* request) {
+  Request* const before = request->job_before;
+  Request* const after = request->job_after;
+  (before != nullptr ? before->job_after : first) = after;
+  (after != nullptr ? after->job_before : last) = before;
+}
+
+RequestId Request::id() const {
+  switch (kind) {
+    case Kind::lease:
+      return LeaseId{raw};
+    case Kind::actor:
+      return ActorId{raw};
+    case Kind::gang:
+      break;
+  }
+  return GangId{raw};
+}
+
+const std::vector<Request::Unit>& Request::held() const {
+  static const std::vector<Unit> none;
+  return holding ? holding->units : none;
+}
 
 Shape* Queue::intern(Needs needs) {
-  auto it = shapes_.find(needs);
-  if (it == shapes_.end()) {
-    it = shapes_.emplace(std::move(needs), std::make_unique<Shape>()).first;
+  const auto [it, is_new] = shapes_.try_emplace(std::move(needs));
+  if (is_new) {
+    it->second = std::make_unique<Shape>();
     it->second->needs = &it->first;
     it->second->number = next_number_++;
+    if (const auto& within = it->first.affinity.within) {
+      Within& line = within_[within->gang];
+      ++line.shapes;
+      it->second->asleep = &line.asleep;
+    } else {
+      it->second->asleep = &asleep_[SizeClass::of(it->first.bundles)];
+    }
     by_number_.emplace(it->second->number, it->second.get());
   }
   ++it->second->requests;
@@ -20,6 +123,10 @@ void Queue::release(Shape* shape) {
   if (--shape->requests > 0) return;
   TROUPE_ASSERT(shape->waiting.empty(), "a shape without requests has none in line");
   by_number_.erase(shape->number);
+  if (const auto& within = shape->needs->affinity.within) {
+    const auto line = within_.find(within->gang);
+    if (--line->second.shapes == 0) within_.erase(line);
+  }
   shapes_.erase(shapes_.find(*shape->needs));
 }
 
@@ -31,7 +138,7 @@ void Queue::push(Request* request, uint32_t units) {
     const bool heads = shape->waiting.empty() || request->seniority < shape->head()->seniority;
     if (heads) leave(shape);
     // Most requests come last in their line.
-    shape->waiting.insert(shape->waiting.end(), request);
+    shape->waiting.emplace_hint(shape->waiting.end(), request->seniority, request);
     if (shape->state == Shape::State::idle) shape->state = Shape::State::ready;
     if (heads) enter(shape);
   }
@@ -53,7 +160,7 @@ void Queue::pop(Request* request, uint32_t units) {
   const bool heads = shape->head() == request;
   if (heads) leave(shape);
   request->units_pending = 0;
-  shape->waiting.erase(request);
+  shape->waiting.erase(request->seniority);
   if (shape->waiting.empty()) shape->state = Shape::State::idle;
   if (heads) enter(shape);
 }
@@ -72,20 +179,32 @@ void Queue::rerank(Request* request, const Rank& rank) {
   }
   Shape* shape = request->shape;
   leave(shape);
-  shape->waiting.erase(request);
+  shape->waiting.erase(request->seniority);
   request->seniority.rank = rank;
-  shape->waiting.insert(request);
+  shape->waiting.emplace(request->seniority, request);
   enter(shape);
+}
+
+std::vector<Shape*> Queue::asleep_within(const GangId& gang) const {
+  std::vector<Shape*> shapes;
+  const auto line = within_.find(gang);
+  if (line == within_.end()) return shapes;
+  for (const auto& [seniority, shape] : line->second.asleep) shapes.push_back(shape);
+  return shapes;
 }
 
 void Queue::leave(Shape* shape) {
   if (shape->state == Shape::State::idle) return;
-  lines_[static_cast<size_t>(shape->state)].erase(shape);
+  const Seniority& head = shape->head()->seniority;
+  lines_[static_cast<size_t>(shape->state)].erase(head);
+  if (shape->state != Shape::State::ready) shape->asleep->erase(head);
 }
 
 void Queue::enter(Shape* shape) {
   if (shape->state == Shape::State::idle) return;
-  lines_[static_cast<size_t>(shape->state)].insert(shape);
+  const Seniority& head = shape->head()->seniority;
+  lines_[static_cast<size_t>(shape->state)].emplace(head, shape);
+  if (shape->state != Shape::State::ready) shape->asleep->emplace(head, shape);
 }
 
 }  // namespace troupe::scheduler

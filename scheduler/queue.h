@@ -2,11 +2,15 @@
 // fit, none of them does, until a node that could help has more room.
 #pragma once
 
+#include <absl/container/btree_map.h>
+
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -24,9 +28,14 @@ struct Needs {
   Affinity affinity;
   Strategy strategy = Strategy::pack;
   GangStrategy gang_strategy = GangStrategy::pack;
-  auto operator<=>(const Needs&) const = default;
+  bool operator==(const Needs&) const = default;
+};
+struct NeedsHash {
+  uint64_t seed = 0;
+  size_t operator()(const Needs& needs) const noexcept;
 };
 
+struct Job;
 struct Request;
 // Rank, then arrival: a total order, for numbers of arrival differ.
 struct Seniority {
@@ -34,11 +43,22 @@ struct Seniority {
   uint64_t arrival_number = 0;
   auto operator<=>(const Seniority&) const = default;
 };
-struct BySeniority {
-  using is_transparent = void;
-  bool operator()(const Request* a, const Request* b) const;
-  bool operator()(const Seniority& a, const Request* b) const;
-  bool operator()(const Request* a, const Seniority& b) const;
+template <class T>
+using Line = absl::btree_map<Seniority, T*>;
+
+// Demands by how large they are, roughly: a node of a smaller class helps none of this one.
+struct SizeClass {
+  int32_t gpu = 0;  // 0: none; 1: a part of one; n + 1: n whole ones.
+  int32_t cpu = 0;  // Of its milli the bits.
+  auto operator<=>(const SizeClass&) const = default;
+
+  static int32_t of_cpu(int64_t milli) {
+    return milli <= 0 ? 0 : static_cast<int32_t>(std::bit_width(static_cast<uint64_t>(milli)));
+  }
+  // The least that all of these need.
+  static SizeClass of(const std::vector<ResourceVector>& bundles);
+  // The largest that finds room on such a node.
+  static SizeClass of(const NodeLedger& ledger);
 };
 
 struct Shape {
@@ -51,8 +71,11 @@ struct Shape {
   uint64_t number = 0;  // In the order of first arrival.
   const Needs* needs = nullptr;
   uint64_t requests = 0;  // Waiting or placed; at 0 the shape is forgotten.
-  std::set<Request*, BySeniority> waiting;
+  Line<Request> waiting;
   uint64_t units_waiting = 0;
+  // No request in line is overdue before: as of the last look at them, or earlier.
+  Instant due_at = Instant::max();
+  Line<Shape>* asleep = nullptr;  // Where it stands while it does not fit.
   State state = State::idle;
   // Versions of the cluster: when it was last found to fit empty nodes, and when no nodes could
   // be kept for it. Of its nodes alone: when none was there that it prefers.
@@ -63,7 +86,17 @@ struct Shape {
   std::optional<std::pair<uint64_t, uint64_t>> unclaimable_at;
 
   const ResourceVector& demand() const { return needs->bundles.front(); }
-  Request* head() const { return *waiting.begin(); }
+  Request* head() const { return waiting.begin()->second; }
+};
+
+// What a job has asked for, by arrival.
+struct Job {
+  JobId id;
+  Request* first = nullptr;
+  Request* last = nullptr;
+
+  void add(Request* request);
+  void remove(Request* request);
 };
 
 // A lease, actor or gang from its arrival to its end.
@@ -76,8 +109,18 @@ struct Request {
     bool lends_cpu = false;
   };
 
-  RequestId id;
-  JobId job;
+  enum class Kind : uint8_t { lease, actor, gang };
+  // Of what holds something. A million others wait.
+  struct Holding {
+    std::vector<Unit> units;   // Ascending by number.
+    Instant expires_at;        // Of leases.
+    int64_t victim_shift = 0;  // What its place in Impl::victims was moved by.
+  };
+
+  RawId raw;
+  Job* job = nullptr;
+  Request* job_before = nullptr;  // By arrival.
+  Request* job_after = nullptr;
   Seniority seniority;
   Instant arrival;
   Standing standing;
@@ -85,43 +128,29 @@ struct Request {
   Shape* shape = nullptr;
   uint32_t units_pending = 0;
   uint32_t next_slot = 0;
-  std::vector<Unit> held;  // Ascending by number.
-  Instant expires_at;      // Of leases that hold something.
+  std::unique_ptr<Holding> holding;
+  Kind kind{};
   bool told_infeasible = false;
   bool can_pause = false;
-  bool is_leaving = false;          // It was asked to make room.
-  std::optional<Rank> victim_rank;  // As it stands in Impl::victims.
-  // Of gangs: all that asked to lie within, by arrival; and that it was released.
-  std::map<uint64_t, Request*> members;
-  bool closing = false;
+  bool is_leaving = false;  // It was asked to make room.
+  bool is_victim = false;   // It stands in Impl::victims.
+  bool closing = false;     // A gang that was released.
 
-  bool is_lease() const { return std::holds_alternative<LeaseId>(id); }
-  bool is_gang() const { return std::holds_alternative<GangId>(id); }
+  RequestId id() const;
+  bool is_lease() const { return kind == Kind::lease; }
+  bool is_gang() const { return kind == Kind::gang; }
+  const std::vector<Unit>& held() const;
   // A gang that takes something in.
-  bool is_open() const { return !closing && held.size() == shape->needs->bundles.size(); }
+  bool is_open() const { return !closing && held().size() == shape->needs->bundles.size(); }
   const ResourceVector& demand_of(uint32_t unit) const {
     return shape->needs->gang ? shape->needs->bundles[unit] : shape->demand();
   }
 };
 
-inline bool BySeniority::operator()(const Request* a, const Request* b) const {
-  return a->seniority < b->seniority;
-}
-inline bool BySeniority::operator()(const Seniority& a, const Request* b) const {
-  return a < b->seniority;
-}
-inline bool BySeniority::operator()(const Request* a, const Seniority& b) const {
-  return a->seniority < b;
-}
-
 class Queue {
  public:
-  struct ByHead {
-    bool operator()(const Shape* a, const Shape* b) const {
-      return a->head()->seniority < b->head()->seniority;
-    }
-  };
-  using Line = std::set<Shape*, ByHead>;
+  // As SchedulerOptions::hash_seed.
+  explicit Queue(uint64_t hash_seed) : shapes_(16, NeedsHash{hash_seed}) {}
 
   // Finds or makes the shape and counts one more request of it.
   Shape* intern(Needs needs);
@@ -135,9 +164,42 @@ class Queue {
   // The request's place in its line, and its shape's among the others.
   void rerank(Request* request, const Rank& rank);
 
-  const Line& ready() const { return line(Shape::State::ready); }
-  const Line& blocked() const { return line(Shape::State::blocked); }
-  const Line& infeasible() const { return line(Shape::State::infeasible); }
+  const Line<Shape>& ready() const { return line(Shape::State::ready); }
+  const Line<Shape>& blocked() const { return line(Shape::State::blocked); }
+  const Line<Shape>& infeasible() const { return line(Shape::State::infeasible); }
+  // fn(Shape&), by the seniority of their first, for those that do not fit and that room of this
+  // class might help. It may take requests out of the shape's line, which then comes again with
+  // its next one.
+  template <class Fn>
+  void for_each_asleep(const SizeClass& room, Fn&& fn) {
+    struct Front {
+      Seniority seniority;
+      Shape* shape;
+      Line<Shape>* line;
+    };
+    std::vector<Front> fronts;
+    for (auto& [size, line] : asleep_) {
+      if (size.gpu > room.gpu) break;
+      if (size.cpu > room.cpu || line.empty()) continue;
+      const auto& [seniority, shape] = *line.begin();
+      fronts.push_back({seniority, shape, &line});
+    }
+    while (!fronts.empty()) {
+      const auto first = std::ranges::min_element(fronts, {}, &Front::seniority);
+      fn(*first->shape);
+      const auto next = first->line->upper_bound(first->seniority);
+      if (next != first->line->end()) {
+        first->seniority = next->first;
+        first->shape = next->second;
+      } else {
+        *first = fronts.back();
+        fronts.pop_back();
+      }
+    }
+  }
+  // Those that wait for the bundles of a gang.
+  std::vector<Shape*> asleep_within(const GangId& gang) const;
+
   uint64_t units_waiting() const { return units_waiting_; }
 
   // fn(const Shape&) in the order of first arrival.
@@ -147,16 +209,23 @@ class Queue {
   }
 
  private:
-  const Line& line(Shape::State state) const { return lines_[static_cast<size_t>(state)]; }
+  const Line<Shape>& line(Shape::State state) const { return lines_[static_cast<size_t>(state)]; }
   // A shape leaves its line while its head changes, for the line is ordered by heads.
   void leave(Shape* shape);
   void enter(Shape* shape);
 
-  std::map<Needs, std::unique_ptr<Shape>> shapes_;
+  std::unordered_map<Needs, std::unique_ptr<Shape>, NeedsHash> shapes_;
   std::map<uint64_t, Shape*> by_number_;
   uint64_t next_number_ = 0;
   uint64_t units_waiting_ = 0;
-  Line lines_[4];  // By state; nothing stands in the first.
+  Line<Shape> lines_[4];  // By state; nothing stands in the first.
+  // Those blocked or infeasible once more: by class, and for what lies within a gang by the gang.
+  std::map<SizeClass, Line<Shape>> asleep_;
+  struct Within {
+    Line<Shape> asleep;
+    uint64_t shapes = 0;
+  };
+  std::map<GangId, Within> within_;
 };
 
 }  // namespace troupe::scheduler

@@ -59,10 +59,10 @@ RawId raw_of(const RequestId& id) {
 
 std::optional<size_t> position_of(const Request& request, uint32_t slot) {
   const auto it = std::lower_bound(
-      request.held.begin(), request.held.end(), slot,
+      request.held().begin(), request.held().end(), slot,
       [](const Request::Unit& unit, uint32_t number) { return unit.number < number; });
-  if (it == request.held.end() || it->number != slot) return std::nullopt;
-  return static_cast<size_t>(it - request.held.begin());
+  if (it == request.held().end() || it->number != slot) return std::nullopt;
+  return static_cast<size_t>(it - request.held().begin());
 }
 
 // A lease's slots are some numbers, an actor and a gang are held in whole.
@@ -129,30 +129,16 @@ Result<Scheduler::Impl::Application> Scheduler::Impl::read(const GangRequested& 
 
 // ---- Requests ---------------------------------------------------------------------------------
 
-Scheduler::Impl::Table& Scheduler::Impl::table(const RequestId& id) {
-  return std::holds_alternative<LeaseId>(id)   ? leases
-         : std::holds_alternative<ActorId>(id) ? actors
-                                               : gangs;
-}
-const Scheduler::Impl::Table& Scheduler::Impl::table(const RequestId& id) const {
-  return const_cast<Impl*>(this)->table(id);
-}
-
 const Request* Scheduler::Impl::find(const RequestId& id) const {
-  const Table& requests = table(id);
-  const auto it = requests.find(raw_of(id));
-  return it != requests.end() ? &it->second : nullptr;
+  return requests[id.index()].find(raw_of(id));
 }
 Request* Scheduler::Impl::find(const RequestId& id) {
-  return const_cast<Request*>(std::as_const(*this).find(id));
+  return requests[id.index()].find(raw_of(id));
 }
 
 Request* Scheduler::Impl::admit(Application application) {
-  const auto [it, is_new] = table(application.id).try_emplace(raw_of(application.id));
-  TROUPE_ASSERT(is_new, "a request is admitted once");
-  Request& request = it->second;
-  request.id = application.id;
-  request.job = application.job;
+  Request& request = *requests[application.id.index()].add(raw_of(application.id));
+  request.kind = static_cast<Request::Kind>(application.id.index());
   request.arrival = now;
   request.standing = application.standing;
   request.standing.since = now;
@@ -162,7 +148,9 @@ Request* Scheduler::Impl::admit(Application application) {
   request.can_pause = application.can_pause;
   request.seniority = {options.policy->rank(request.standing, now), next_arrival_number++};
   request.shape = queue.intern(std::move(application.needs));
-  jobs[request.job].emplace(request.seniority.arrival_number, &request);
+  Job& job = jobs[application.job];
+  job.id = application.job;
+  job.add(&request);
   join(&request);
   return &request;
 }
@@ -172,7 +160,10 @@ void Scheduler::Impl::submit(const Requested& event) {
   const RequestId id = request_id(event);
   if (find(id) != nullptr) return;  // The first one counts.
   auto application = read(event);
-  const Status known = application ? check_within(application->needs) : application.error();
+  Status known = application ? check_within(application->needs) : application.error();
+  if (known && request_count() >= options.requests_max)
+    known = error(Code::exhausted, fmt::format("{} requests wait or run, and requests_max is {}",
+                                               request_count(), options.requests_max));
   if (!known) {
     decisions.emplace_back(Rejected{subject_of(id), known.error()});
     return;
@@ -183,9 +174,12 @@ void Scheduler::Impl::submit(const Requested& event) {
 
 void Scheduler::Impl::wait(Request* request, uint32_t units) {
   queue.push(request, units);
-  if (request->shape->state == Shape::State::infeasible) tell_infeasible(request);
-  if (request->shape->state == Shape::State::blocked)
-    next_claim = std::min(next_claim, std::max(now, request->arrival + options.patience));
+  Shape& shape = *request->shape;
+  const Instant due = request->arrival + options.patience;
+  shape.due_at = std::min(shape.due_at, due);
+  if (shape.state == Shape::State::infeasible) tell_infeasible(request);
+  if (shape.state == Shape::State::blocked)
+    next_claim = std::min(next_claim, std::max(due, claims_rest_until));
 }
 
 void Scheduler::Impl::stop_waiting(Request* request) {
@@ -198,66 +192,61 @@ void Scheduler::Impl::stop_waiting(Request* request) {
 
 void Scheduler::Impl::finish(Request* request) {
   stop_waiting(request);
-  to_tell.erase(request);
+  to_tell.erase(request->seniority);
   if (request->is_gang()) return close(request);
-  while (!request->held.empty()) unhold(request, request->held.size() - 1);
+  while (!request->held().empty()) unhold(request, request->held().size() - 1);
   leave(request);
   forget(request);
 }
 
 void Scheduler::Impl::forget(Request* request) {
-  const auto job = jobs.find(request->job);
-  job->second.erase(request->seniority.arrival_number);
-  if (job->second.empty()) jobs.erase(job);
+  Job& job = *request->job;
+  job.remove(request);
+  if (job.first == nullptr) jobs.erase(job.id);
   queue.release(request->shape);
   if (request->review != Instant::max())
     reviews.erase({request->review, request->seniority.arrival_number});
-  const RequestId id = request->id;
-  table(id).erase(raw_of(id));
+  requests[static_cast<size_t>(request->kind)].remove(request);
 }
 
 // The node's ledger has given the devices; the caller reindexes the node.
 void Scheduler::Impl::hold(Request* request, uint32_t unit, NodeIndex index, Devices devices) {
-  if (request->is_lease() && request->held.empty()) {
-    request->expires_at = now + options.lease_term;
-    expiries.emplace(std::pair{request->expires_at, request->seniority.arrival_number}, request);
+  if (!request->holding) {
+    request->holding = std::make_unique<Request::Holding>();
+    if (request->is_lease()) expire_later(request);
   }
+  std::vector<Request::Unit>& units = request->holding->units;
   Request::Unit held{.number = unit, .node = index, .devices = std::move(devices)};
   if (request->is_gang())
     held.bundle = cluster.add_bundle(request->demand_of(unit), held.devices,
-                                     {std::get<GangId>(request->id), unit, index});
+                                     {GangId{request->raw}, unit, index});
   const auto place = std::upper_bound(
-      request->held.begin(), request->held.end(), unit,
+      units.begin(), units.end(), unit,
       [](uint32_t number, const Request::Unit& other) { return number < other.number; });
-  request->held.insert(place, std::move(held));
-  Node& node = cluster[index];
-  Node::Holder& holder = node.holders[request->seniority.arrival_number];
-  holder.request = request;
-  ++holder.units;
-  ++node.units;
+  units.insert(place, std::move(held));
+  cluster[index].add_unit_of(request);
   if (!request->standing.runs) set_running(request, true);
 }
 
 void Scheduler::Impl::unhold(Request* request, size_t position) {
-  const Request::Unit unit = std::move(request->held[position]);
-  request->held.erase(request->held.begin() + static_cast<ptrdiff_t>(position));
+  std::vector<Request::Unit>& units = request->holding->units;
+  const Request::Unit unit = std::move(units[position]);
+  units.erase(units.begin() + static_cast<ptrdiff_t>(position));
   Node& node = cluster[unit.node];
   if (request->is_gang()) cluster.remove_bundle(unit.bundle);
   if (unit.lends_cpu) node.ledger.reclaim_cpu(request->demand_of(unit.number).cpu_milli);
   node.ledger.give_back(request->demand_of(unit.number), unit.devices);
-  const auto holder = node.holders.find(request->seniority.arrival_number);
-  if (--holder->second.units == 0) node.holders.erase(holder);
-  --node.units;
+  node.remove_unit_of(request);
   cluster.reindex(unit.node);
   freed.push_back(unit.node);
   ++claims_version;
-  if (request->is_lease()) {
-    if (request->held.empty())
-      expiries.erase({request->expires_at, request->seniority.arrival_number});
-  } else {
-    ++version;
+  if (!request->is_lease()) ++version;
+  if (units.empty()) {
+    if (request->is_lease())
+      expiries.erase({request->holding->expires_at, request->seniority.arrival_number});
+    set_running(request, false);
+    request->holding.reset();
   }
-  if (request->held.empty()) set_running(request, false);
   if (unit.node >= bundle_bit) bundle_emptied(unit.node);
 }
 
@@ -268,14 +257,14 @@ Placed Scheduler::Impl::placed(const Request::Unit& unit) const {
 
 std::vector<Placed> Scheduler::Impl::placed(const Request& request) const {
   std::vector<Placed> units;
-  units.reserve(request.held.size());
-  for (const Request::Unit& unit : request.held) units.push_back(placed(unit));
+  units.reserve(request.held().size());
+  for (const Request::Unit& unit : request.held()) units.push_back(placed(unit));
   return units;
 }
 
 void Scheduler::Impl::revoke(const Request& request, RevokeReason reason,
                              std::vector<Placed> units) {
-  decisions.emplace_back(Revoked{request.id, reason, std::move(units)});
+  decisions.emplace_back(Revoked{request.id(), reason, std::move(units)});
 }
 
 // ---- Events -----------------------------------------------------------------------------------
@@ -293,8 +282,8 @@ void Scheduler::Impl::on(const NodeAdded& event) {
     cluster[*index].labels = event.labels;
     cluster[*index].draining = event.closed;
     cluster.reindex(*index);
-    for (const auto& [arrival_number, holder] : cluster[*index].holders)
-      if (holder.request->is_gang()) wake_members(*holder.request);
+    for (const auto& [holder, arrival_number, units] : cluster[*index].holders)
+      if (holder->is_gang()) wake_members(*holder);
   } else {
     if (index) remove_node(*index);
     index = cluster.add(event.node, event.total, event.labels);
@@ -325,21 +314,20 @@ void Scheduler::Impl::remove_node(NodeIndex index) {
 
 void Scheduler::Impl::lose_holders(NodeIndex index) {
   const auto holders = cluster[index].holders;  // By arrival. Changes as units go.
-  for (const auto& [arrival_number, holder] : holders) {
+  for (const auto& [request, arrival_number, units] : holders) {
     // A gang that was released goes with the last that lay in it.
-    if (!cluster[index].holders.contains(arrival_number)) continue;
-    Request* request = holder.request;
+    if (!cluster[index].is_held_by(request)) continue;
     if (request->is_gang()) {
       std::vector<NodeIndex> bundles;
-      for (const Request::Unit& unit : request->held)
+      for (const Request::Unit& unit : request->held())
         if (unit.node == index) bundles.push_back(unit.bundle);
       for (const NodeIndex bundle : bundles) lose_holders(bundle);
-      if (!cluster[index].holders.contains(arrival_number)) continue;
+      if (!cluster[index].is_held_by(request)) continue;
     }
     std::vector<Placed> lost;
-    for (size_t i = request->held.size(); i-- > 0;) {
-      if (request->held[i].node != index) continue;
-      lost.push_back(placed(request->held[i]));
+    for (size_t i = request->held().size(); i-- > 0;) {
+      if (request->held()[i].node != index) continue;
+      lost.push_back(placed(request->held()[i]));
       unhold(request, i);
     }
     std::reverse(lost.begin(), lost.end());
@@ -347,7 +335,7 @@ void Scheduler::Impl::lose_holders(NodeIndex index) {
     revoke(*request, RevokeReason::node_lost, std::move(lost));
     if (request->is_lease()) {
       wait(request, count);
-    } else if (request->held.empty()) {
+    } else if (request->held().empty()) {
       finish(request);
     }
   }
@@ -365,15 +353,14 @@ void Scheduler::Impl::on(const NodeDraining& event) {
 }
 
 void Scheduler::Impl::recall_leases(NodeIndex index) {
-  for (const auto& [arrival_number, holder] : cluster[index].holders) {
+  for (const auto& [holder, arrival_number, units] : cluster[index].holders) {
     std::vector<Placed> recalled;
-    for (const Request::Unit& unit : holder.request->held) {
+    for (const Request::Unit& unit : holder->held()) {
       if (unit.node != index) continue;
-      if (holder.request->is_gang()) recall_leases(unit.bundle);
-      if (holder.request->is_lease()) recalled.push_back(placed(unit));
+      if (holder->is_gang()) recall_leases(unit.bundle);
+      if (holder->is_lease()) recalled.push_back(placed(unit));
     }
-    if (!recalled.empty())
-      revoke(*holder.request, RevokeReason::node_draining, std::move(recalled));
+    if (!recalled.empty()) revoke(*holder, RevokeReason::node_draining, std::move(recalled));
   }
 }
 
@@ -393,7 +380,7 @@ void Scheduler::Impl::on(const LeaseReturned& event) {
   if (event.slots.empty()) return finish(request);
   for (const uint32_t slot : event.slots)
     if (const auto position = position_of(*request, slot)) unhold(request, *position);
-  if (request->held.empty() && request->units_pending == 0) finish(request);
+  if (request->held().empty() && request->units_pending == 0) finish(request);
 }
 
 void Scheduler::Impl::on(const SlotLost& event) {
@@ -410,7 +397,7 @@ void Scheduler::Impl::on(const SlotWaits& event) {
   if (request == nullptr) return;
   const auto position = position_of(*request, event.slot);
   if (!position) return;
-  Request::Unit& unit = request->held[*position];
+  Request::Unit& unit = request->holding->units[*position];
   if (std::exchange(unit.lends_cpu, event.waiting) == event.waiting) return;
   NodeLedger& ledger = cluster[unit.node].ledger;
   const int64_t cpu_milli = request->demand_of(unit.number).cpu_milli;
@@ -425,11 +412,14 @@ void Scheduler::Impl::on(const SlotWaits& event) {
 
 void Scheduler::Impl::on(const LeaseRenewed& event) {
   Request* request = find(event.lease);
-  if (request == nullptr || request->held.empty()) return;
-  auto entry = expiries.extract({request->expires_at, request->seniority.arrival_number});
-  request->expires_at = now + options.lease_term;
-  entry.key().first = request->expires_at;
-  expiries.insert(std::move(entry));
+  if (request == nullptr || request->held().empty()) return;
+  expiries.erase({request->holding->expires_at, request->seniority.arrival_number});
+  expire_later(request);
+}
+
+void Scheduler::Impl::expire_later(Request* lease) {
+  lease->holding->expires_at = now + options.lease_term;
+  expiries.emplace(std::pair{lease->holding->expires_at, lease->seniority.arrival_number}, lease);
 }
 
 void Scheduler::Impl::on(const ActorReleased& event) {
@@ -438,18 +428,18 @@ void Scheduler::Impl::on(const ActorReleased& event) {
 void Scheduler::Impl::on(const GangYielded& event) {
   Request* gang = find(event.gang);
   if (gang == nullptr || !gang->is_leaving || !gang->is_open()) return;
-  for (const Request::Unit& unit : gang->held) {
+  for (const Request::Unit& unit : gang->held()) {
     if (cluster[unit.bundle].holders.empty()) continue;
     decisions.emplace_back(
         Rejected{event.gang, error(Code::conflict, "what lies in its bundles has not ended")});
     return;
   }
-  const auto units = static_cast<uint32_t>(gang->held.size());
+  const auto units = static_cast<uint32_t>(gang->held().size());
   if (event.progress) {
     const Duration stint = gang->standing.stint(now);
     gang->standing.progress -= stint - std::clamp(*event.progress, Duration::zero(), stint);
   }
-  while (!gang->held.empty()) unhold(gang, gang->held.size() - 1);
+  while (!gang->held().empty()) unhold(gang, gang->held().size() - 1);
   wait(gang, units);
 }
 void Scheduler::Impl::on(const GangReleased& event) {
@@ -501,16 +491,18 @@ Status Scheduler::Impl::adopt(Application application, const std::vector<Placed>
 void Scheduler::Impl::on(const Cancelled& event) {
   Request* request = find(event.id);
   if (request == nullptr) return;
-  if (request->held.empty()) return finish(request);
+  if (request->held().empty()) return finish(request);
   stop_waiting(request);
 }
 
 void Scheduler::Impl::on(const JobRemoved& event) {
   const auto it = jobs.find(event.job);
   if (it == jobs.end()) return;
-  const auto requests = it->second;  // finish() takes the original apart.
-  for (const auto& [arrival_number, request] : requests) {
-    if (!request->held.empty()) revoke(*request, RevokeReason::job_removed, placed(*request));
+  std::vector<Request*> all;  // finish() takes the list apart.
+  for (Request* request = it->second.first; request != nullptr; request = request->job_after)
+    all.push_back(request);
+  for (Request* request : all) {
+    if (!request->held().empty()) revoke(*request, RevokeReason::job_removed, placed(*request));
     finish(request);
   }
 }

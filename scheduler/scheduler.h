@@ -22,6 +22,8 @@ struct SchedulerOptions {
   Duration lease_term = std::chrono::seconds(30);
   // Smaller requests may overtake one that does not fit for this long; then nodes are kept for it.
   Duration patience = std::chrono::seconds(10);
+  // What would be more at once, waiting or placed, is rejected.
+  uint64_t requests_max = 4'000'000;
   // Protects look-ups against crafted ids. Never changes a decision.
   uint64_t hash_seed = 0;
 };

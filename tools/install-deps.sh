@@ -9,7 +9,7 @@ packages=(
   # Libraries.
   libboost1.81-dev libboost-system1.81-dev libboost-json1.81-dev
   capnproto libcapnp-dev librocksdb-dev libfmt-dev libspdlog-dev libssl-dev libxxhash-dev
-  libcli11-dev libdnnl-dev liblz4-dev
+  libcli11-dev libdnnl-dev liblz4-dev libabsl-dev
   # Tests and benchmarks.
   libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev valgrind
   # Where the heads of a cluster agree which of them leads.

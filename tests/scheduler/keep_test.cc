@@ -97,6 +97,26 @@ TEST(Keep, AMoreSeniorRequestTakesOverTheNodes) {
   EXPECT_EQ(grants(cluster.give_back(1)), "lease 3@1x1");
 }
 
+// Whose turn it is changes with what ends; that is looked at a few times within the patience, for a
+// look costs as much as there are nodes.
+TEST(Keep, WhatBecomesPossibleIsSeenWithinAnEighthOfThePatience) {
+  Scenario cluster({.lease_term = seconds(1000), .patience = seconds(80)});
+  cluster.node(1, cpus(2));
+  cluster.actor(1, cpus(1));
+  cluster.lease(2, cpus(1));
+  cluster.lease(100, cpus(2));
+  cluster.pass(seconds(80));
+  ASSERT_FALSE(cluster.scheduler.nodes()[0].kept) << "the actor may stay for ever";
+  cluster.pass(seconds(1));
+  cluster.apply(ActorReleased{make_id<ActorId>(1)});
+  EXPECT_FALSE(cluster.scheduler.nodes()[0].kept);
+  const auto look = cluster.scheduler.next_deadline();
+  ASSERT_TRUE(look);
+  EXPECT_EQ(*look - cluster.now, seconds(9));
+  cluster.pass(seconds(9));
+  EXPECT_TRUE(cluster.scheduler.nodes()[0].kept);
+}
+
 TEST(Keep, ALostKeptNodeIsReplacedByAnother) {
   Scenario cluster({.lease_term = seconds(1000), .patience = seconds(10)});
   cluster.node(1, cpus(2));

@@ -337,6 +337,41 @@ TEST(Scheduler, AFailedAdoptionTakesNothing) {
   EXPECT_EQ(cluster.scheduler.nodes()[0].device_free_milli, (std::vector<int64_t>{1000, 1000}));
 }
 
+TEST(Scheduler, RefusesWhatWouldBeMoreThanItsBound) {
+  Scenario cluster({.requests_max = 3});
+  cluster.node(1, cpus(1));
+  EXPECT_EQ(grants(cluster.actor(1, cpus(1))), "actor 1@1");
+  cluster.actor(2, cpus(1));
+  cluster.actor(3, cpus(1));
+  const auto refused = only<Rejected>(cluster.actor(4, cpus(1)));
+  ASSERT_EQ(refused.size(), 1u);
+  EXPECT_EQ(refused[0].error.code(), Code::exhausted);
+  EXPECT_EQ(refused[0].error.message(), "3 requests wait or run, and requests_max is 3");
+  EXPECT_TRUE(cluster.actor(3, cpus(1)).empty()) << "it is known";
+  cluster.apply(Cancelled{make_id<ActorId>(3)});
+  EXPECT_TRUE(cluster.actor(4, cpus(1)).empty());
+  EXPECT_EQ(grants(cluster.apply(ActorReleased{make_id<ActorId>(1)})), "actor 2@1");
+}
+
+TEST(Scheduler, RoomOnANodeGoesToTheMostSeniorOfAllSizesThatFit) {
+  Scenario cluster;
+  cluster.node(1, {.cpu_milli = 16'000, .gpu_milli = 4000});
+  cluster.actor(1, gpus(4000, 16));
+  cluster.actor(2, gpus(4000, 15));  // Larger than what will be free.
+  cluster.actor(3, gpus(1000, 1));
+  cluster.actor(4, cpus(1));
+  cluster.actor(5, gpus(500, 1));
+  cluster.actor(6, gpus(2000, 1));
+  cluster.actor(7, gpus(1000, 12));
+  cluster.actor(8, gpus(1000, 1));
+  cluster.apply(LeaseRequested{
+      .lease = make_id<LeaseId>(9), .demand = cpus(1), .slots = 2, .strategy = Strategy::spread});
+  // Behind actor 2, which takes all GPUs as soon as there is room: it would have been told first.
+  EXPECT_EQ(grants(cluster.apply(ActorReleased{make_id<ActorId>(1)})), "actor 2@1, actor 4@1");
+  EXPECT_EQ(grants(cluster.apply(ActorReleased{make_id<ActorId>(2)})),
+            "actor 3@1, actor 5@1, actor 6@1, lease 9@1x1, lease 9@1x1");
+}
+
 TEST(Scheduler, DecisionsHaveStableText) {
   Scenario cluster;
   cluster.node(1, gpus(2000, 4));

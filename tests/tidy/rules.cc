@@ -116,6 +116,7 @@ const std::vector<Adapter>& adapters() {
        {"cuda", "cublas", "cudnn", "cooperative_groups", "driver_types", "nvml", "cub/", "thrust/"},
        {}},
       {"NCCL", "plugins/llm/cuda", {"nccl"}, {}},
+      {"Abseil", "scheduler", {"absl/"}, {}},
   };
   return list;
 }

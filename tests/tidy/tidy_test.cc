@@ -90,6 +90,7 @@ TEST(Adapters, AForeignHeaderOutsideItsFolderIsFound) {
   EXPECT_EQ(adapters("runtime/transport/x.cc", "#include \"protocol/wire.capnp.h\"\n"), 1u);
   EXPECT_EQ(adapters("plugins/llm/x.cc", "#include <cuda_runtime.h>\n"), 1u);
   EXPECT_EQ(adapters("plugins/llm/x.cc", "#include <nccl.h>\n"), 1u);
+  EXPECT_EQ(adapters("runtime/head/x.cc", "#include <absl/container/btree_map.h>\n"), 1u);
 }
 
 TEST(Adapters, InItsFolderItIsNot) {
