@@ -32,7 +32,7 @@ constexpr Duration attempt_budget =
 // Less is not worth another try, and would replace what the head said by a time-out.
 constexpr Duration attempt_least = std::chrono::milliseconds(100);
 constexpr Duration retry_first = std::chrono::milliseconds(10);
-constexpr Duration retry_most = std::chrono::seconds(1);
+constexpr Duration retry_most = std::chrono::milliseconds(250);
 constexpr Duration takeover_retry = std::chrono::milliseconds(100);  // Another head leads soon.
 constexpr Duration nodes_budget = std::chrono::seconds(30);
 constexpr Duration hold_budget = std::chrono::hours(1);  // Of one question whether it is dead.

@@ -18,7 +18,6 @@ namespace {
 constexpr Duration connect_budget = std::chrono::seconds(5);
 // One of several heads may be gone without a word, while another one leads; or all are slow.
 constexpr Duration patience_first = std::chrono::milliseconds(300);
-constexpr Duration takeover_pause = std::chrono::milliseconds(200);
 constexpr Duration register_budget = std::chrono::seconds(5);
 constexpr size_t reports_at_once = 512;
 constexpr Duration report_budget = std::chrono::seconds(5);
@@ -80,9 +79,7 @@ Async<void> HeadLink::keep_connected() {
     log::warning("head_away",
                  {{"why", ended.error()}, {"retry_ms", pause / std::chrono::milliseconds(1)}});
     co_await sleep_for(environment_.clock, pause);
-    const Duration longest =
-        options_.heads.size() > 1 ? takeover_pause : options_.reconnect_longest;
-    delay = std::min(delay * 2, longest);
+    delay = std::min(delay * 2, options_.reconnect_longest);
   }
 }
 

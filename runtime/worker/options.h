@@ -65,7 +65,8 @@ struct WorkerOptions {
   // The part of the machine's memory beyond which processes are ended; 0: none ever is.
   double memory_high = 0.95;
   Duration reconnect_first = std::chrono::milliseconds(50);  // Doubles up to the longest.
-  Duration reconnect_longest = std::chrono::seconds(1);
+  // That nobody listens costs both sides microseconds to find out.
+  Duration reconnect_longest = std::chrono::milliseconds(200);
   Duration idle_slot_life = std::chrono::seconds(10);
   uint32_t idle_slots_max = 8;
   Duration job_check_period = std::chrono::seconds(10);
