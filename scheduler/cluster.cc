@@ -61,6 +61,7 @@ NodeIndex Cluster::add(NodeId id, const ResourceVector& total, const std::vector
     nodes_[index] = Node(id, total, labels);
   }
   by_id_.emplace(id, index);
+  for (size_t r = 0; r < total_.size(); ++r) total_[r] += amounts_of(total)[r];
   reindex(index);
   return index;
 }
@@ -68,6 +69,7 @@ NodeIndex Cluster::add(NodeId id, const ResourceVector& total, const std::vector
 void Cluster::remove(NodeIndex index) {
   Node& node = nodes_[index];
   TROUPE_ASSERT(node.holders.empty(), "a node is removed after what it held");
+  for (size_t r = 0; r < total_.size(); ++r) total_[r] -= amounts_of(node.ledger.total())[r];
   node.alive = false;
   index_anew(index);  // At once: its place may be another's next.
   by_id_.erase(node.id);

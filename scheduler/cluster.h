@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "scheduler/events.h"
+#include "scheduler/pools.h"
 #include "scheduler/resources.h"
 
 namespace troupe::scheduler {
@@ -111,6 +112,8 @@ class Cluster {
   }
 
   size_t size() const { return by_id_.size(); }
+  // Of all living nodes, draining or not.
+  const Amounts& total() const { return total_; }
   // fn(NodeIndex, const Node&) for each living node by index; stops when it returns false.
   template <class Fn>
   void for_each(Fn&& fn) const {
@@ -219,6 +222,7 @@ class Cluster {
 
   std::deque<Node> nodes_;
   std::vector<NodeIndex> vacant_;
+  Amounts total_{};
   std::deque<Node> bundles_;
   std::vector<NodeIndex> vacant_bundles_;
   std::unordered_map<RawId, NodeIndex, SeededIdHash> by_id_;

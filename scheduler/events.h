@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/ids.h"
+#include "scheduler/pools.h"
 #include "scheduler/resources.h"
 
 namespace troupe::scheduler {
@@ -114,6 +115,7 @@ struct LeaseRequested {
   int32_t priority = 0;  // Higher goes first.
   Affinity affinity;
   Strategy strategy = Strategy::pack;
+  std::string pool;  // As PoolSpec::name; empty: the default one.
 };
 // Gives back slots, which are not wanted any more; an empty list gives back all and ends the lease.
 struct LeaseReturned {
@@ -146,6 +148,7 @@ struct ActorRequested {
   bool restart = false;  // Restarts go before first starts of the same priority.
   Affinity affinity;
   Strategy strategy = Strategy::pack;
+  std::string pool;
 };
 struct ActorReleased {
   ActorId actor;
@@ -163,6 +166,7 @@ struct GangRequested {
   // preempts may ask it to.
   bool can_pause = false;
   std::optional<Duration> run_time;  // What it is expected to run in all.
+  std::string pool;
 };
 // It was asked to make room, and holds nothing any more: it waits again, with what it ran so far.
 struct GangYielded {
@@ -202,13 +206,18 @@ struct Cancelled {
 struct JobRemoved {
   JobId job;
 };
+// In place of all pools but the default one these (which may be among them). What waits and runs
+// stays in its pool, under the policy that it has now. Rejected: as Pools::replaced_by says.
+struct PoolsSet {
+  std::vector<PoolSpec> pools;
+};
 // Time went by: due when Scheduler::next_deadline() says so.
 struct TimePassed {};
 
 using Event =
     std::variant<NodeAdded, NodeRemoved, NodeDraining, LeaseRequested, LeaseReturned, SlotLost,
                  SlotWaits, LeaseRenewed, ActorRequested, ActorReleased, GangRequested, GangYielded,
-                 GangReleased, Adopted, Cancelled, JobRemoved, TimePassed>;
+                 GangReleased, Adopted, Cancelled, JobRemoved, PoolsSet, TimePassed>;
 
 // ---- Decisions --------------------------------------------------------------------------------
 
@@ -254,7 +263,7 @@ struct Infeasible {
   RequestId id;
   std::string why;
 };
-// The event was wrong and changed nothing.
+// The event was wrong and changed nothing. Of a PoolsSet the id is a nil node's.
 struct Rejected {
   SubjectId id;
   Error error;

@@ -102,6 +102,9 @@ std::string Scheduler::Impl::infeasible_text(const Shape& shape) const {
     eligible += node.eligible(needs.affinity) ? 1 : 0;
     return true;
   });
+  if (is_shared_out(needs) && !pools.feasible(needs.pool, amounts_of(needs)))
+    return fmt::format("{} is more than pool '{}' may ever use", needs_text(needs),
+                       pools.spec(needs.pool).name);
   std::string text =
       fmt::format("{} fits no node, were it empty: {} of {} nodes are eligible{}",
                   needs_text(needs), eligible, cluster.size(), affinity_text(needs.affinity));
@@ -143,6 +146,10 @@ Explanation Scheduler::explain(const RequestId& id) const {
                                ? fmt::format("; {} of the same needs go first, next before it {}",
                                              result.ahead, to_string(*result.behind))
                                : "";
+  if (shape.state == Shape::State::capped) {
+    result.text += "; " + impl_->cap_text(shape) + line;
+    return result;
+  }
   if (needs.affinity.within) {
     result.text += (infeasible ? "; infeasible: " : "; ") + impl_->why_not_within(shape) + line;
     return result;
@@ -249,6 +256,19 @@ std::vector<PendingView> Scheduler::pending() const {
       TROUPE_ASSERT(add(view.demand, bundle), "amounts and counts are bounded");
     result.push_back(std::move(view));
   });
+  return result;
+}
+
+std::vector<PoolView> Scheduler::pools() const {
+  std::vector<PoolView> result;
+  for (PoolIndex pool = 1; pool < impl_->pools.size(); ++pool) {
+    if (!impl_->pools.is_there(pool)) continue;
+    result.push_back({.spec = impl_->pools.spec(pool),
+                      .used = impl_->pools.used(pool),
+                      .requests = impl_->requests_in[pool],
+                      .policy = std::string(impl_->policies[pool]->name())});
+  }
+  std::ranges::sort(result, {}, [](const PoolView& view) { return view.spec.name; });
   return result;
 }
 

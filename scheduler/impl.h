@@ -4,6 +4,8 @@
 
 #include <array>
 #include <map>
+#include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -21,10 +23,13 @@ struct Scheduler::Impl {
   explicit Impl(SchedulerOptions given)
       : options(std::move(given)),
         cluster(options.hash_seed),
-        queue(options.hash_seed),
+        queue(pools, options.hash_seed),
         requests{RequestTable{options.hash_seed}, RequestTable{options.hash_seed},
                  RequestTable{options.hash_seed}} {
     if (!options.policy) options.policy = make_priority_policy();
+    policies.assign(pools.size(), options.policy.get());
+    victims.resize(pools.size());
+    requests_in.resize(pools.size());
   }
 
   // ---- Events (scheduler.cc) ----
@@ -44,6 +49,7 @@ struct Scheduler::Impl {
   void on(const Adopted& event);
   void on(const Cancelled& event);
   void on(const JobRemoved& event);
+  void on(const PoolsSet& event);
   void on(const TimePassed&) {}
   void expire_leases();
   void expire_later(Request* lease);
@@ -60,9 +66,10 @@ struct Scheduler::Impl {
     uint32_t units = 1;
     bool can_pause = false;
   };
-  static Result<Application> read(const LeaseRequested& event);
-  static Result<Application> read(const ActorRequested& event);
-  static Result<Application> read(const GangRequested& event);
+  Result<Application> read(const LeaseRequested& event) const;
+  Result<Application> read(const ActorRequested& event) const;
+  Result<Application> read(const GangRequested& event) const;
+  Result<PoolIndex> read_pool(const std::string& name) const;
   Request* admit(Application application);
   uint64_t request_count() const {
     return requests[0].size() + requests[1].size() + requests[2].size();
@@ -126,6 +133,25 @@ struct Scheduler::Impl {
   void announce_infeasible();
   bool helps(const Node& node, const Shape& shape) const;
 
+  // ---- Pools (pooling.cc) ----
+  const Policy& policy_of(const Request& request) const {
+    return *policies[request.shape->needs->pool];
+  }
+  // What lies within a gang is of the gang's share.
+  static bool is_shared_out(const Needs& needs) { return !needs.affinity.within; }
+  // Of one unit, or of all of a gang's.
+  static Amounts amounts_of(const Needs& needs);
+  std::optional<PoolIndex> obstacle(const Shape& shape) const;
+  // Less than nothing counts as nothing.
+  bool has_share(PoolIndex pool, Amounts more) const;
+  void take_share(const Request& request, uint32_t unit);
+  void give_share_back(const Request& request, uint32_t unit);
+  // Places what waited for a pool that uses less now.
+  void refill_pools();
+  void refill_pool(PoolIndex by);
+  void place_capped(Shape& shape);
+  std::string cap_text(const Shape& shape) const;
+
   // ---- Nodes kept for what waited too long (keep.cc) ----
   // True if nodes were let go, so that others may fit.
   bool update_kept();
@@ -153,6 +179,7 @@ struct Scheduler::Impl {
   void remove_victim(Request* request);
   // Asks the least senior ones that can pause for room, if something of a higher rank waits.
   void preempt();
+  bool preempt_in(PoolIndex pool);
   bool claim_room(Shape* shape);
   GangPlan plan_without(const Shape& shape, const std::vector<Request*>& gone) const;
   Rank rank_of_victim(const Request& victim) const;
@@ -164,6 +191,11 @@ struct Scheduler::Impl {
 
   SchedulerOptions options;
   Cluster cluster;
+  Pools pools;
+  std::vector<const Policy*> policies;                // By pool.
+  std::vector<std::unique_ptr<Policy>> own_policies;  // Of pools that name one.
+  std::vector<uint64_t> requests_in;                  // By pool.
+  std::set<PoolIndex> caps_freed;                     // Use less since the last settle.
   Queue queue;
   std::array<RequestTable, 3> requests;  // By Request::Kind.
   std::map<JobId, Job> jobs;
@@ -185,9 +217,10 @@ struct Scheduler::Impl {
   bool claims_open = false;   // One is overdue and has no nodes kept.
   // Requests whose rank changes by itself, by the time when it may.
   absl::btree_map<std::pair<Instant, uint64_t>, Request*> reviews;
-  // What runs and can pause, if the policy preempts. Ranks as of time zero, by the policy's slope,
-  // so that time changes no order.
-  absl::btree_map<std::pair<Rank, uint64_t>, Request*> victims;
+  // By pool, what runs and can pause, if the policy preempts. Ranks as of time zero, by the
+  // policy's slope, so that time changes no order.
+  using Victims = absl::btree_map<std::pair<Rank, uint64_t>, Request*>;
+  std::vector<Victims> victims;
   uint32_t leaving = 0;         // Asked to make room, and still there.
   uint64_t claims_version = 0;  // Changes with the victims, and when room was freed.
   Line<Request> to_tell;        // Found infeasible since the last settle.

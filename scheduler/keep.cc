@@ -40,11 +40,12 @@ bool Scheduler::Impl::update_kept() {
   claims_seen_at = version;
   claims_open = false;
   std::vector<Claim> claims;
-  for (const auto& [seniority, shape] : queue.blocked()) {
-    Claim claim = claim_of(*shape);
+  queue.for_each_blocked([&](Shape& shape) {
+    const Claim claim = claim_of(shape);
     next_claim = std::min(next_claim, claim.next_due);
     if (claim.overdue) claims.push_back(claim);
-  }
+    return true;
+  });
   std::sort(claims.begin(), claims.end(),
             [](const Claim& a, const Claim& b) { return *a.overdue < *b.overdue; });
   const bool had_nodes = keeper != nullptr;

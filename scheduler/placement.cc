@@ -30,7 +30,8 @@ void Scheduler::Impl::settle() {
   do {
     wake();
     place_ready();
-  } while (update_kept() || !freed.empty());
+    refill_pools();
+  } while (update_kept() || !freed.empty() || (leaving == 0 && !caps_freed.empty()));
   preempt();
   announce_infeasible();
 }
@@ -46,7 +47,7 @@ void Scheduler::Impl::wake() {
   std::sort(freed.begin(), freed.end());
   freed.erase(std::unique(freed.begin(), freed.end()), freed.end());
   const auto more_room = std::exchange(freed, {});
-  if (more_room.size() == 1 && more_room.front() < bundle_bit && queue.ready().empty())
+  if (more_room.size() == 1 && more_room.front() < bundle_bit && queue.next_ready() == nullptr)
     return refill(more_room.front());
   for (const NodeIndex index : more_room) {
     const Node& node = cluster[index];
@@ -69,27 +70,32 @@ void Scheduler::Impl::refill(NodeIndex index) {
   const Node& node = cluster[index];
   if (!node.alive) return;
   std::vector<Shape*> rest;
+  std::vector<Shape*> capped;
   queue.for_each_asleep(SizeClass::of(node.ledger), [&](Shape& shape) {
     if (!helps(node, shape)) return;
+    if (obstacle(shape)) {
+      capped.push_back(&shape);
+      return;
+    }
     Request* request = shape.head();
     if (freed.empty() && shape.needs->gang) {
       place_gang(request);
       return;
     }
     const auto fits = [&] {
-      return request->units_pending > 0 && node.ledger.fits(shape.demand());
+      return request->units_pending > 0 && !obstacle(shape) && node.ledger.fits(shape.demand());
     };
     while (freed.empty() && fits()) grant(request, index);
     if (request->units_pending > 0) rest.push_back(&shape);
   });
+  for (Shape* shape : capped) set_aside(shape);
   if (freed.empty()) return;
   for (Shape* shape : rest)
     if (!shape->waiting.empty()) queue.set_state(shape, Shape::State::ready);
 }
 
 void Scheduler::Impl::place_ready() {
-  while (!queue.ready().empty()) {
-    Shape* shape = queue.ready().begin()->second;
+  while (Shape* shape = queue.next_ready()) {
     Request* request = shape->head();
     const bool done = shape->needs->gang ? place_gang(request) : place_units(request);
     if (!done) set_aside(shape);
@@ -100,7 +106,7 @@ void Scheduler::Impl::place_ready() {
 bool Scheduler::Impl::place_units(Request* request) {
   Shape* shape = request->shape;
   while (request->units_pending > 0) {
-    const auto index = room_for(*shape);
+    const auto index = obstacle(*shape) ? std::nullopt : room_for(*shape);
     if (!index) return false;
     grant(request, *index);
   }
@@ -114,7 +120,7 @@ void Scheduler::Impl::grant(Request* request, NodeIndex index) {
   const bool spread = shape->needs->strategy == Strategy::spread;
   const uint32_t wanted = spread ? 1 : request->units_pending;
   const size_t first = request->held().size();
-  for (uint32_t n = 0; n < wanted; ++n) {
+  for (uint32_t n = 0; n < wanted && (n == 0 || !obstacle(*shape)); ++n) {
     auto devices = node.ledger.take(shape->demand());
     if (!devices) break;
     hold(request, request->next_slot++, index, std::move(*devices));
@@ -158,6 +164,7 @@ std::optional<NodeIndex> Scheduler::Impl::room_for(Shape& shape) {
 
 bool Scheduler::Impl::place_gang(Request* request) {
   Shape& shape = *request->shape;
+  if (obstacle(shape)) return false;
   GangPlan plan = plan_now(shape);
   if (plan.outcome != GangPlan::Outcome::found) return false;
   for (uint32_t i = 0; i < plan.places.size(); ++i) {
@@ -222,6 +229,11 @@ GangPlan Scheduler::Impl::plan_among(Among nodes, const Shape& shape) {
 
 void Scheduler::Impl::set_aside(Shape* shape) {
   if (feasible(shape)) {
+    if (const auto by = obstacle(*shape)) {
+      if (keeper == shape && leaving == 0) release_kept();
+      queue.set_capped(shape, *by);
+      return;
+    }
     queue.set_state(shape, Shape::State::blocked);
     next_claim = std::min(next_claim, std::max(shape->due_at, claims_rest_until));
     return;
@@ -235,6 +247,8 @@ void Scheduler::Impl::set_aside(Shape* shape) {
 bool Scheduler::Impl::feasible(Shape* shape) {
   if (shape->feasible_at == version) return true;
   const Needs& needs = *shape->needs;
+  if (pools.has_caps() && is_shared_out(needs) && !pools.feasible(needs.pool, amounts_of(needs)))
+    return false;
   if (needs.affinity.within) return feasible_within(needs);
   bool fits = false;
   if (!needs.gang) {
@@ -261,10 +275,7 @@ bool Scheduler::Impl::feasible(Shape* shape) {
 
 // After a change of the nodes.
 void Scheduler::Impl::recheck_feasibility() {
-  std::vector<Shape*> waiting;
-  for (const Line<Shape>* line : {&queue.blocked(), &queue.infeasible()})
-    for (const auto& [seniority, shape] : *line) waiting.push_back(shape);
-  for (Shape* shape : waiting) set_aside(shape);
+  for (Shape* shape : queue.unplaced()) set_aside(shape);
 }
 
 void Scheduler::Impl::tell_infeasible(Request* request) {

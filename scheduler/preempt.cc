@@ -12,6 +12,10 @@ namespace {
 // Of one claim.
 constexpr size_t victims_max = 4096;
 
+void subtract_from(Amounts& amounts, const Amounts& less) {
+  for (size_t r = 0; r < amounts.size(); ++r) amounts[r] -= less[r];
+}
+
 int64_t nanoseconds(Instant instant) {
   return instant.time_since_epoch().count();
 }
@@ -38,8 +42,9 @@ void Scheduler::Impl::set_running(Request* request, bool runs) {
 
 void Scheduler::Impl::rank_anew(Request* request) {
   Standing& standing = request->standing;
-  if (options.policy->promotes(standing, now)) standing.promoted_at = standing.ran;
-  const Rank rank = options.policy->rank(standing, now);
+  const Policy& policy = policy_of(*request);
+  if (policy.promotes(standing, now)) standing.promoted_at = standing.ran;
+  const Rank rank = policy.rank(standing, now);
   if (rank != request->seniority.rank) {
     const bool is_told = to_tell.erase(request->seniority) > 0;
     queue.rerank(request, rank);
@@ -50,7 +55,7 @@ void Scheduler::Impl::rank_anew(Request* request) {
 }
 
 void Scheduler::Impl::schedule_review(Request* request) {
-  const Instant next = options.policy->changes_at(request->standing, now);
+  const Instant next = policy_of(*request).changes_at(request->standing, now);
   if (next == request->review) return;
   const uint64_t arrival_number = request->seniority.arrival_number;
   if (request->review != Instant::max()) reviews.erase({request->review, arrival_number});
@@ -71,37 +76,49 @@ void Scheduler::Impl::review_due() {
 }
 
 void Scheduler::Impl::add_victim(Request* request) {
-  if (!request->can_pause || !options.policy->preempts()) return;
+  const Policy& policy = policy_of(*request);
+  if (!request->can_pause || !policy.preempts()) return;
   request->is_victim = true;
-  request->holding->victim_shift = options.policy->running_slope() * nanoseconds(now);
-  victims.emplace(victim_key(*request), request);
+  request->holding->victim_shift = policy.running_slope() * nanoseconds(now);
+  victims[request->shape->needs->pool].emplace(victim_key(*request), request);
   ++claims_version;
 }
 
 void Scheduler::Impl::remove_victim(Request* request) {
   if (std::exchange(request->is_leaving, false)) --leaving;
   if (!request->is_victim) return;
-  victims.erase(victim_key(*request));
+  victims[request->shape->needs->pool].erase(victim_key(*request));
   request->is_victim = false;
   ++claims_version;
 }
 
 Rank Scheduler::Impl::rank_of_victim(const Request& victim) const {
   Rank rank = victim_key(victim).first;
-  rank.major += options.policy->running_slope() * nanoseconds(now);
+  rank.major += policy_of(victim).running_slope() * nanoseconds(now);
   return rank;
 }
 
 void Scheduler::Impl::preempt() {
-  if (victims.empty() || leaving > 0) return;
-  for (const auto& [seniority, shape] : queue.blocked()) {
-    // Those behind it are of no higher rank.
-    if (!(shape->head()->seniority.rank < rank_of_victim(*victims.rbegin()->second))) return;
-    const std::pair attempt{claims_version, shape->head()->seniority.arrival_number};
-    if (shape->unclaimable_at == attempt) continue;
-    if (claim_room(shape)) return;
-    shape->unclaimable_at = attempt;
-  }
+  if (leaving > 0) return;
+  for (PoolIndex pool = 1; pool < victims.size(); ++pool)
+    if (!victims[pool].empty() && preempt_in(pool)) return;
+}
+
+bool Scheduler::Impl::preempt_in(PoolIndex pool) {
+  const auto try_line = [&](const Line<Shape>& line) {
+    for (const auto& [seniority, shape] : line) {
+      // Those behind it are of no higher rank.
+      const Request& worst = *victims[pool].rbegin()->second;
+      if (!(shape->head()->seniority.rank < rank_of_victim(worst))) return false;
+      const std::pair attempt{claims_version, shape->head()->seniority.arrival_number};
+      if (shape->unclaimable_at == attempt) continue;
+      if (claim_room(shape)) return true;
+      shape->unclaimable_at = attempt;
+    }
+    return false;
+  };
+  return try_line(queue.blocked(pool)) ||
+         std::ranges::any_of(queue.capped(pool), [&](const auto* line) { return try_line(*line); });
 }
 
 // The least senior ones that will do, and of those as few as possible. Whole numbers say first when
@@ -124,10 +141,11 @@ bool Scheduler::Impl::claim_room(Shape* shape) {
     slots += measure(node.ledger.available()) / largest;
     return slots < of_largest;
   });
+  Amounts more = amounts_of(needs);  // Than the pool would use without them.
   std::map<NodeIndex, int64_t> room;
   std::vector<Request*> chosen;
   GangPlan plan;
-  for (const auto& [place, victim] : std::views::reverse(victims)) {
+  for (const auto& [place, victim] : std::views::reverse(victims[needs.pool])) {
     if (!(rank < rank_of_victim(*victim)) || chosen.size() == victims_max) return false;
     if (!victim->is_open()) continue;  // Broken, released, or not all of it adopted yet.
     chosen.push_back(victim);
@@ -140,21 +158,27 @@ bool Scheduler::Impl::claim_room(Shape* shape) {
       gained += entry->second / largest - before;
     }
     slots += gained;
-    if (gained == 0 || slots < of_largest) continue;
+    const bool had_share = has_share(needs.pool, more);
+    subtract_from(more, amounts_of(*victim->shape->needs));
+    if (slots < of_largest || !has_share(needs.pool, more) || (gained == 0 && had_share)) continue;
     plan = plan_without(*shape, chosen);
     if (plan.outcome == GangPlan::Outcome::found) break;
   }
   if (plan.outcome != GangPlan::Outcome::found) return false;
   // Those elsewhere stay, and of the others the more senior ones where it is possible.
-  std::erase_if(chosen, [&](const Request* victim) {
+  const auto is_elsewhere = [&](const Request* victim) {
     return std::ranges::none_of(victim->held(), [&](const Request::Unit& unit) {
       return std::ranges::find(plan.places, unit.node, &GangPlan::Place::node) != plan.places.end();
     });
-  });
+  };
+  if (has_share(needs.pool, amounts_of(needs))) std::erase_if(chosen, is_elsewhere);
   for (size_t i = chosen.size(); i-- > 0 && chosen.size() > 1;) {
     Request* const spared = chosen[i];
     chosen.erase(chosen.begin() + static_cast<ptrdiff_t>(i));
-    GangPlan without = plan_without(*shape, chosen);
+    more = amounts_of(needs);
+    for (const Request* victim : chosen) subtract_from(more, amounts_of(*victim->shape->needs));
+    GangPlan without;
+    if (has_share(needs.pool, more)) without = plan_without(*shape, chosen);
     if (without.outcome == GangPlan::Outcome::found) {
       plan = std::move(without);
     } else {

@@ -27,6 +27,7 @@ void mix(size_t& hash, const std::optional<IdType>& id) {
 
 size_t NeedsHash::operator()(const Needs& needs) const noexcept {
   size_t hash = seed;
+  boost::hash_combine(hash, needs.pool);
   boost::hash_combine(hash, needs.gang);
   for (const ResourceVector& bundle : needs.bundles) {
     boost::hash_combine(hash, bundle.cpu_milli);
@@ -111,7 +112,7 @@ Shape* Queue::intern(Needs needs) {
       ++line.shapes;
       it->second->asleep = &line.asleep;
     } else {
-      it->second->asleep = &asleep_[SizeClass::of(it->first.bundles)];
+      it->second->asleep = &asleep_[{SizeClass::of(it->first.bundles), it->first.pool}];
     }
     by_number_.emplace(it->second->number, it->second.get());
   }
@@ -193,18 +194,90 @@ std::vector<Shape*> Queue::asleep_within(const GangId& gang) const {
   return shapes;
 }
 
+std::vector<Shape*> Queue::unplaced() const {
+  std::vector<Shape*> shapes;
+  for (const Shape::State state : {Shape::State::blocked, Shape::State::infeasible})
+    for (const PoolLines& lines : pool_lines_)
+      for (const auto& [seniority, shape] : lines.of(state)) shapes.push_back(shape);
+  return shapes;
+}
+
+Shape* Queue::next_ready() const {
+  std::optional<Front> first;
+  for (const PoolIndex pool : ready_) {
+    const auto& [seniority, shape] = *pool_lines_[pool].of(Shape::State::ready).begin();
+    const Front front{seniority, shape, nullptr};
+    if (!first || goes_before(front, *first)) first = front;
+  }
+  return first ? first->shape : nullptr;
+}
+
+const Line<Shape>& Queue::blocked(PoolIndex pool) const {
+  static const Line<Shape> none;
+  return pool < pool_lines_.size() ? pool_lines_[pool].of(Shape::State::blocked) : none;
+}
+
+std::vector<const Line<Shape>*> Queue::capped(PoolIndex pool) const {
+  std::vector<const Line<Shape>*> lines;
+  for (const auto& [by, of_pools] : capped_) {
+    const auto line = of_pools.find(pool);
+    if (line != of_pools.end() && !line->second.empty()) lines.push_back(&line->second);
+  }
+  return lines;
+}
+
+std::vector<Shape*> Queue::all_capped() const {
+  std::vector<Shape*> shapes;
+  for (const auto& [by, of_pools] : capped_)
+    for (const auto& [pool, line] : of_pools)
+      for (const auto& [seniority, shape] : line) shapes.push_back(shape);
+  return shapes;
+}
+
+bool Queue::has_blocked() const {
+  return std::ranges::any_of(
+      pool_lines_, [](const PoolLines& lines) { return !lines.of(Shape::State::blocked).empty(); });
+}
+
+void Queue::set_capped(Shape* shape, PoolIndex by) {
+  leave(shape);
+  shape->state = Shape::State::capped;
+  shape->cap = by;
+  enter(shape);
+}
+
+Line<Shape>& Queue::line_of(const Shape& shape) {
+  const PoolIndex pool = shape.needs->pool;
+  if (shape.state == Shape::State::capped) return capped_[shape.cap][pool];
+  if (pool >= pool_lines_.size()) pool_lines_.resize(pool + 1);
+  return pool_lines_[pool].by_state[static_cast<size_t>(shape.state)];
+}
+
 void Queue::leave(Shape* shape) {
   if (shape->state == Shape::State::idle) return;
   const Seniority& head = shape->head()->seniority;
-  lines_[static_cast<size_t>(shape->state)].erase(head);
-  if (shape->state != Shape::State::ready) shape->asleep->erase(head);
+  Line<Shape>& line = line_of(*shape);
+  line.erase(head);
+  if (shape->state == Shape::State::capped) {
+    --shapes_capped_;
+  } else if (shape->state != Shape::State::ready) {
+    shape->asleep->erase(head);
+  } else if (line.empty()) {
+    ready_.erase(shape->needs->pool);
+  }
 }
 
 void Queue::enter(Shape* shape) {
   if (shape->state == Shape::State::idle) return;
   const Seniority& head = shape->head()->seniority;
-  lines_[static_cast<size_t>(shape->state)].emplace(head, shape);
-  if (shape->state != Shape::State::ready) shape->asleep->emplace(head, shape);
+  line_of(*shape).emplace(head, shape);
+  if (shape->state == Shape::State::capped) {
+    ++shapes_capped_;
+  } else if (shape->state == Shape::State::ready) {
+    ready_.insert(shape->needs->pool);
+  } else {
+    shape->asleep->emplace(head, shape);
+  }
 }
 
 }  // namespace troupe::scheduler

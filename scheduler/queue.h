@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -17,12 +18,14 @@
 #include "scheduler/cluster.h"
 #include "scheduler/events.h"
 #include "scheduler/policy.h"
+#include "scheduler/pools.h"
 #include "scheduler/resources.h"
 
 namespace troupe::scheduler {
 
 // All that decides where a request may go.
 struct Needs {
+  PoolIndex pool = 1;                   // Whose share it is of.
   bool gang = false;                    // All bundles at once; otherwise one unit at a time.
   std::vector<ResourceVector> bundles;  // One for leases and actors.
   Affinity affinity;
@@ -66,6 +69,7 @@ struct Shape {
     idle,        // Nothing waits.
     ready,       // May fit: to be tried.
     blocked,     // Does not fit now.
+    capped,      // Its pool, or one above, has no more to give now.
     infeasible,  // Fits no node, were it empty.
   };
   uint64_t number = 0;  // In the order of first arrival.
@@ -76,6 +80,7 @@ struct Shape {
   // No request in line is overdue before: as of the last look at them, or earlier.
   Instant due_at = Instant::max();
   Line<Shape>* asleep = nullptr;  // Where it stands while it does not fit.
+  PoolIndex cap = 0;              // While it is capped, whose limit is in the way.
   State state = State::idle;
   // Versions of the cluster: when it was last found to fit empty nodes, and when no nodes could
   // be kept for it. Of its nodes alone: when none was there that it prefers.
@@ -147,10 +152,18 @@ struct Request {
   }
 };
 
+// Where a walk over lines of several pools stands.
+struct Front {
+  Seniority seniority;
+  Shape* shape;
+  Line<Shape>* line;
+};
+
 class Queue {
  public:
-  // As SchedulerOptions::hash_seed.
-  explicit Queue(uint64_t hash_seed) : shapes_(16, NeedsHash{hash_seed}) {}
+  // `hash_seed` as in SchedulerOptions.
+  Queue(const Pools& pools, uint64_t hash_seed)
+      : pools_(pools), shapes_(16, NeedsHash{hash_seed}) {}
 
   // Finds or makes the shape and counts one more request of it.
   Shape* intern(Needs needs);
@@ -161,31 +174,84 @@ class Queue {
   void push(Request* request, uint32_t units);
   void pop(Request* request, uint32_t units);
   void set_state(Shape* shape, Shape::State state);
+  void set_capped(Shape* shape, PoolIndex by);
   // The request's place in its line, and its shape's among the others.
   void rerank(Request* request, const Rank& rank);
 
-  const Line<Shape>& ready() const { return line(Shape::State::ready); }
-  const Line<Shape>& blocked() const { return line(Shape::State::blocked); }
-  const Line<Shape>& infeasible() const { return line(Shape::State::infeasible); }
-  // fn(Shape&), by the seniority of their first, for those that do not fit and that room of this
-  // class might help. It may take requests out of the shape's line, which then comes again with
-  // its next one.
+  // The next to be tried: of the pool whose turn it is, the most senior. Null: none.
+  Shape* next_ready() const;
+  bool has_blocked() const;
+  const Line<Shape>& blocked(PoolIndex pool) const;
+  // By whose limit is in the way.
+  std::vector<const Line<Shape>*> capped(PoolIndex pool) const;
+  std::vector<Shape*> all_capped() const;
+  bool all_fit_their_pools() const { return shapes_capped_ == 0; }
+  // fn(Shape&) -> go on, pool by pool, by seniority.
+  template <class Fn>
+  void for_each_blocked(Fn&& fn) const {
+    for (const PoolLines& lines : pool_lines_)
+      for (const auto& [seniority, shape] : lines.of(Shape::State::blocked))
+        if (!fn(*shape)) return;
+  }
+  // Those that do not fit, or never will. By pool and seniority.
+  std::vector<Shape*> unplaced() const;
+  // fn(Shape&), in the order of pools and seniority, for those that do not fit and that room of
+  // this class might help. It may take requests out of the shape's line, which then comes again
+  // with its next one.
   template <class Fn>
   void for_each_asleep(const SizeClass& room, Fn&& fn) {
-    struct Front {
-      Seniority seniority;
-      Shape* shape;
-      Line<Shape>* line;
-    };
     std::vector<Front> fronts;
-    for (auto& [size, line] : asleep_) {
-      if (size.gpu > room.gpu) break;
-      if (size.cpu > room.cpu || line.empty()) continue;
-      const auto& [seniority, shape] = *line.begin();
-      fronts.push_back({seniority, shape, &line});
+    for (auto& [place, line] : asleep_) {
+      if (place.first.gpu > room.gpu) break;
+      if (place.first.cpu <= room.cpu) start(fronts, line);
     }
+    walk(fronts, fn);
+  }
+  // The same for those that this pool's limit keeps waiting.
+  template <class Fn>
+  void for_each_capped(PoolIndex by, Fn&& fn) {
+    const auto of_pools = capped_.find(by);
+    if (of_pools == capped_.end()) return;
+    std::vector<Front> fronts;
+    for (auto& [pool, line] : of_pools->second) start(fronts, line);
+    walk(fronts, fn);
+  }
+  // Those that wait for the bundles of a gang.
+  std::vector<Shape*> asleep_within(const GangId& gang) const;
+  uint64_t units_waiting() const { return units_waiting_; }
+
+  // fn(const Shape&) in the order of first arrival.
+  template <class Fn>
+  void for_each_shape(Fn&& fn) const {
+    for (const auto& [number, shape] : by_number_) fn(*shape);
+  }
+
+ private:
+  struct PoolLines {
+    Line<Shape> by_state[5];  // Nothing stands in the first, nor in that of capped ones.
+    const Line<Shape>& of(Shape::State state) const { return by_state[static_cast<size_t>(state)]; }
+  };
+  using LinesOfPools = std::map<PoolIndex, Line<Shape>>;
+
+  static void start(std::vector<Front>& fronts, Line<Shape>& line) {
+    if (line.empty()) return;
+    const auto& [seniority, shape] = *line.begin();
+    fronts.push_back({seniority, shape, &line});
+  }
+  bool goes_before(const Front& a, const Front& b) const {
+    const PoolIndex pool_a = a.shape->needs->pool;
+    const PoolIndex pool_b = b.shape->needs->pool;
+    if (pool_a != pool_b) {
+      if (pools_.before(pool_a, pool_b)) return true;
+      if (pools_.before(pool_b, pool_a)) return false;
+    }
+    return a.seniority < b.seniority;
+  }
+  template <class Fn>
+  void walk(std::vector<Front>& fronts, Fn& fn) {
     while (!fronts.empty()) {
-      const auto first = std::ranges::min_element(fronts, {}, &Front::seniority);
+      const auto first = std::ranges::min_element(
+          fronts, [this](const Front& a, const Front& b) { return goes_before(a, b); });
       fn(*first->shape);
       const auto next = first->line->upper_bound(first->seniority);
       if (next != first->line->end()) {
@@ -197,35 +263,27 @@ class Queue {
       }
     }
   }
-  // Those that wait for the bundles of a gang.
-  std::vector<Shape*> asleep_within(const GangId& gang) const;
-
-  uint64_t units_waiting() const { return units_waiting_; }
-
-  // fn(const Shape&) in the order of first arrival.
-  template <class Fn>
-  void for_each_shape(Fn&& fn) const {
-    for (const auto& [number, shape] : by_number_) fn(*shape);
-  }
-
- private:
-  const Line<Shape>& line(Shape::State state) const { return lines_[static_cast<size_t>(state)]; }
+  Line<Shape>& line_of(const Shape& shape);
   // A shape leaves its line while its head changes, for the line is ordered by heads.
   void leave(Shape* shape);
   void enter(Shape* shape);
 
+  const Pools& pools_;
   std::unordered_map<Needs, std::unique_ptr<Shape>, NeedsHash> shapes_;
   std::map<uint64_t, Shape*> by_number_;
   uint64_t next_number_ = 0;
   uint64_t units_waiting_ = 0;
-  Line<Shape> lines_[4];  // By state; nothing stands in the first.
+  std::vector<PoolLines> pool_lines_;
+  std::set<PoolIndex> ready_;  // That have something to try.
   // Those blocked or infeasible once more: by class, and for what lies within a gang by the gang.
-  std::map<SizeClass, Line<Shape>> asleep_;
+  std::map<std::pair<SizeClass, PoolIndex>, Line<Shape>> asleep_;
   struct Within {
     Line<Shape> asleep;
     uint64_t shapes = 0;
   };
   std::map<GangId, Within> within_;
+  uint64_t shapes_capped_ = 0;
+  std::map<PoolIndex, LinesOfPools> capped_;  // By whose limit is in the way.
 };
 
 }  // namespace troupe::scheduler

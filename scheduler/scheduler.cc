@@ -82,30 +82,37 @@ Status check_held(const RequestId& id, uint32_t units, const std::vector<Placed>
 
 }  // namespace
 
-Result<Scheduler::Impl::Application> Scheduler::Impl::read(const LeaseRequested& event) {
+Result<Scheduler::Impl::Application> Scheduler::Impl::read(const LeaseRequested& event) const {
+  TROUPE_TRY(const PoolIndex pool, read_pool(event.pool));
   TROUPE_CHECK(check_demand(event.demand));
   TROUPE_CHECK(check_affinity(event.affinity));
   if (event.slots == 0 || event.slots > slots_max)
     return error(Code::invalid, fmt::format("{} slots: 1 to {} possible", event.slots, slots_max));
-  return Application{
-      .id = event.lease,
-      .job = event.job,
-      .standing = {.priority = event.priority},
-      .needs = {.bundles = {event.demand}, .affinity = event.affinity, .strategy = event.strategy},
-      .units = event.slots};
+  return Application{.id = event.lease,
+                     .job = event.job,
+                     .standing = {.priority = event.priority},
+                     .needs = {.pool = pool,
+                               .bundles = {event.demand},
+                               .affinity = event.affinity,
+                               .strategy = event.strategy},
+                     .units = event.slots};
 }
 
-Result<Scheduler::Impl::Application> Scheduler::Impl::read(const ActorRequested& event) {
+Result<Scheduler::Impl::Application> Scheduler::Impl::read(const ActorRequested& event) const {
+  TROUPE_TRY(const PoolIndex pool, read_pool(event.pool));
   TROUPE_CHECK(check_demand(event.demand));
   TROUPE_CHECK(check_affinity(event.affinity));
-  return Application{
-      .id = event.actor,
-      .job = event.job,
-      .standing = {.priority = event.priority, .restart = event.restart},
-      .needs = {.bundles = {event.demand}, .affinity = event.affinity, .strategy = event.strategy}};
+  return Application{.id = event.actor,
+                     .job = event.job,
+                     .standing = {.priority = event.priority, .restart = event.restart},
+                     .needs = {.pool = pool,
+                               .bundles = {event.demand},
+                               .affinity = event.affinity,
+                               .strategy = event.strategy}};
 }
 
-Result<Scheduler::Impl::Application> Scheduler::Impl::read(const GangRequested& event) {
+Result<Scheduler::Impl::Application> Scheduler::Impl::read(const GangRequested& event) const {
+  TROUPE_TRY(const PoolIndex pool, read_pool(event.pool));
   TROUPE_CHECK(check_affinity(event.affinity));
   if (event.affinity.within) return error(Code::invalid, "a gang lies within no other");
   if (event.bundles.empty() || event.bundles.size() > bundles_max)
@@ -119,7 +126,8 @@ Result<Scheduler::Impl::Application> Scheduler::Impl::read(const GangRequested& 
                      .standing = {.priority = event.priority,
                                   .restart = event.restart,
                                   .run_time = event.run_time},
-                     .needs = {.gang = true,
+                     .needs = {.pool = pool,
+                               .gang = true,
                                .bundles = event.bundles,
                                .affinity = event.affinity,
                                .gang_strategy = event.strategy},
@@ -146,8 +154,9 @@ Request* Scheduler::Impl::admit(Application application) {
     request.standing.gpu_milli += bundle.gpu_milli;
   if (!application.needs.gang) request.standing.gpu_milli *= application.units;
   request.can_pause = application.can_pause;
-  request.seniority = {options.policy->rank(request.standing, now), next_arrival_number++};
   request.shape = queue.intern(std::move(application.needs));
+  request.seniority = {policy_of(request).rank(request.standing, now), next_arrival_number++};
+  ++requests_in[request.shape->needs->pool];
   Job& job = jobs[application.job];
   job.id = application.job;
   job.add(&request);
@@ -203,6 +212,7 @@ void Scheduler::Impl::forget(Request* request) {
   Job& job = *request->job;
   job.remove(request);
   if (job.first == nullptr) jobs.erase(job.id);
+  --requests_in[request->shape->needs->pool];
   queue.release(request->shape);
   if (request->review != Instant::max())
     reviews.erase({request->review, request->seniority.arrival_number});
@@ -225,6 +235,7 @@ void Scheduler::Impl::hold(Request* request, uint32_t unit, NodeIndex index, Dev
       [](uint32_t number, const Request::Unit& other) { return number < other.number; });
   units.insert(place, std::move(held));
   cluster[index].add_unit_of(request);
+  take_share(*request, unit);
   if (!request->standing.runs) set_running(request, true);
 }
 
@@ -241,6 +252,7 @@ void Scheduler::Impl::unhold(Request* request, size_t position) {
   freed.push_back(unit.node);
   ++claims_version;
   if (!request->is_lease()) ++version;
+  give_share_back(*request, unit.number);
   if (units.empty()) {
     if (request->is_lease())
       expiries.erase({request->holding->expires_at, request->seniority.arrival_number});
@@ -291,12 +303,14 @@ void Scheduler::Impl::on(const NodeAdded& event) {
     cluster.reindex(*index);
   }
   freed.push_back(*index);
+  caps_freed.insert(Pools::cluster);
   nodes_changed();
 }
 
 void Scheduler::Impl::nodes_changed() {
   ++version;
   ++nodes_version;
+  pools.set_total(cluster.total());
   recheck_feasibility();
 }
 
@@ -451,7 +465,7 @@ void Scheduler::Impl::on(const Adopted& event) {
       std::visit([](const auto& requested) { return request_id(requested); }, event.request);
   if (find(id) != nullptr && std::holds_alternative<ActorId>(id)) return;
   auto application =
-      std::visit([](const auto& requested) { return read(requested); }, event.request);
+      std::visit([this](const auto& requested) { return read(requested); }, event.request);
   const Status adopted =
       application ? adopt(std::move(*application), event.held) : Status{application.error()};
   if (!adopted) decisions.emplace_back(Rejected{subject_of(id), adopted.error()});
@@ -538,7 +552,7 @@ std::optional<Instant> Scheduler::next_deadline() const {
   if (!impl_->expiries.empty()) next = impl_->expiries.begin()->first.first;
   if (!impl_->reviews.empty() && (!next || impl_->reviews.begin()->first.first < *next))
     next = impl_->reviews.begin()->first.first;
-  if (!impl_->queue.blocked().empty() && impl_->next_claim != Instant::max() &&
+  if (impl_->queue.has_blocked() && impl_->next_claim != Instant::max() &&
       (!next || impl_->next_claim < *next))
     next = std::max(impl_->next_claim, impl_->now);
   return next;

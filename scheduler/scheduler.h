@@ -62,6 +62,13 @@ struct NodeView {
   std::vector<Label> labels;
 };
 
+struct PoolView {
+  PoolSpec spec;
+  Amounts used{};         // With what is reserved in the pools within it.
+  uint64_t requests = 0;  // Waiting and placed, in itself.
+  std::string policy;     // By name.
+};
+
 struct PendingView {
   ResourceVector demand;  // Of one unit; of the whole gang for gangs.
   uint32_t bundles = 0;   // 0: leases or actors.
@@ -96,6 +103,8 @@ class Scheduler {
   // By shape, in the order of first arrival of the shape.
   std::vector<PendingView> pending() const;
   uint64_t pending_units() const;
+  // All but the cluster itself, by name.
+  std::vector<PoolView> pools() const;
 
  private:
   struct Impl;
