@@ -229,6 +229,10 @@ Async<Status> Groups::remove(protocol::RemovePlacementGroups request) {
   co_return co_await journal_.settled(written);
 }
 
+Async<Status> Groups::settled() const {
+  co_return co_await journal_.settled(journal_.latest());
+}
+
 void Groups::end_job(JobId job) {
   if (job.is_nil()) return;
   std::vector<PlacementGroupId> ending;

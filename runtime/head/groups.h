@@ -59,6 +59,9 @@ class Groups : public NodeListener, public PlacementListener {
   // Whether this is the grant that counts.
   bool is_current(PlacementGroupId group, uint32_t grant) const;
   uint32_t grant_of(PlacementGroupId group) const;
+  // Until where they lie is durable: what starts in one before would be without a place if the head
+  // then lost it.
+  Async<Status> settled() const;
 
   void node_registered(const protocol::RegisterNode& node) override;
   void node_lost(NodeId node, const std::string& reason) override;

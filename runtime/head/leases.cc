@@ -243,6 +243,10 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
   };
   for (;;) {
     if (!wanted()) co_return;
+    if (!look_up(id)->request.placement.group.is_nil()) {
+      const Status durable = co_await groups_.settled();
+      if (!durable || !wanted()) co_return;  // Without its disk the head ends.
+    }
     const Lease* begun = look_up(id);
     const size_t known_of = begun->shares.at(node).held.size();
     protocol::StartSlots request = start_request(*begun, begun->shares.at(node));

@@ -324,6 +324,22 @@ TEST_F(Groups, ANewHeadTakesThemOverWithWhatRunsInThem) {
       ask<protocol::LeaseGranted>(client, Method::renew_lease, protocol::RenewLease{lease.lease}));
 }
 
+// Else a head that starts then may place the group elsewhere, and what runs here has no place.
+TEST_F(Groups, NoSlotStartsInABundleBeforeItsPlaceIsDurable) {
+  start_head();
+  const auto client = driver();
+  const auto spec = spec_of({1});
+  make(client, spec);
+  const auto granted =
+      begin<protocol::LeaseGranted>(client, Method::request_lease, lease_in(spec.group, 1));
+  simulation.run_for(1s);
+  store.commits_left = 0;
+  FakeWorker& worker = add_stranger(4);
+  begin<protocol::NodeRegistered>(worker.head, Method::register_node, worker.registration);
+  simulation.run_for(1s);
+  EXPECT_TRUE(worker.slots_started.empty());
+}
+
 TEST_F(Groups, ANewHeadCountsWhatRunsInABundleThereIfItsClientAsksAgain) {
   start_head();
   FakeWorker& lost = add_worker(4);
