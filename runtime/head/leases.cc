@@ -326,6 +326,11 @@ void Leases::press_to_leave(const Lease& lease, NodeId node) {
 Result<protocol::LeaseGranted> Leases::renew(LeaseId id) {
   Lease* lease = look_up(id);
   if (lease == nullptr) {
+    // To give it up now would leave its slots idle until this head gives it up, too.
+    if (is_young() && !ended_.contains(id))
+      return error(Code::unavailable,
+                   fmt::format("the head has just started: a node may still bring lease {}",
+                               id.to_string()));
     return error(Code::not_found, fmt::format("lease {} is over", id.to_string()));
   }
   keep_for_a_quantum(*lease);
@@ -563,8 +568,8 @@ void Leases::take_over(LeaseId id, NodeId node, std::vector<const protocol::Runn
     auto& held = lease.shares[node].held;
     held.insert(held.end(), found.begin(), found.end());
     // A head that has been here for long would have known a lease that counts.
-    const bool young = environment_.clock.now() - started_ < 2 * options_.window;
-    if (is_new && !young) finish(id, error(Code::not_found, "the head does not know the lease"));
+    if (is_new && !is_young())
+      finish(id, error(Code::not_found, "the head does not know the lease"));
     const protocol::PlacementSpec& placement = slots.front()->placement;
     if (!placement.group.is_nil() && !groups_.is_current(placement.group, placement.grant)) {
       finish(id, error(Code::not_found, "its placement group is no more, or was granted anew"),

@@ -26,7 +26,7 @@ class Leases : public NodeListener, public PlacementListener, public GroupListen
   // its place: ask again), and why no slot could start.
   Async<Result<protocol::LeaseGranted>> request(protocol::RequestLease request,
                                                 transport::CallContext context);
-  // Errors: not_found (it is over).
+  // Errors: not_found (it is over), unavailable (this head has just started, and does not know).
   Result<protocol::LeaseGranted> renew(LeaseId lease);
   // Idempotent; of an unknown lease there is nothing left to return.
   void give_back(const protocol::ReturnLease& request);
@@ -91,6 +91,8 @@ class Leases : public NodeListener, public PlacementListener, public GroupListen
   };
 
   Lease* look_up(LeaseId id);
+  // Nodes may not be back yet.
+  bool is_young() const { return environment_.clock.now() - started_ < 2 * options_.window; }
   protocol::StartSlots start_request(const Lease& lease, const Share& share) const;
   static bool runs(const Lease& lease);
   static bool starts(const Lease& lease);

@@ -494,6 +494,25 @@ TEST_F(Leases, NewHeadGivesWhatStillRunsToWhoAsksAgainBeforeItsNodeIsBack) {
   }
 }
 
+TEST_F(Leases, NewHeadDoesNotCallALeaseOverBeforeItsNodesMayBeBack) {
+  start_head();
+  FakeWorker& worker = add_worker(1);
+  const auto wanted = lease_of(1);
+  const auto granted = request(driver(), wanted);
+  ASSERT_TRUE(granted);
+  restart_head();
+  const auto client = driver();
+  const LeaseId unknown = LeaseId::random(simulation.random());
+  EXPECT_EQ(code_of(renew(client, wanted.lease)), Code::unavailable);
+  worker.registration.slots = {running(wanted, granted->slots[0].address)};
+  return_worker(worker);
+  EXPECT_EQ(code_of(renew(client, wanted.lease)), Code::ok);
+  give_back(client, wanted.lease);
+  EXPECT_EQ(code_of(renew(client, wanted.lease)), Code::not_found) << "it ended here";
+  simulation.run_for(10s);
+  EXPECT_EQ(code_of(renew(client, unknown)), Code::not_found);
+}
+
 TEST_F(Leases, NewHeadEndsWhatNobodyRenews) {
   start_head();
   FakeWorker& worker = add_worker(1);
