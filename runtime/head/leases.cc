@@ -269,6 +269,8 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
     }
     // Each process that no slot has yet takes its slot, or the next without one if the worker is
     // of a version that does not tell.
+    std::vector<ProcessId>
+        unwanted;  // Of a request that another head, or life of the node, forgot.
     for (const protocol::ProcessStarted& process : started->processes) {
       if (is_leaving(lease, node, process.address.process)) continue;
       const bool known = std::any_of(share.held.begin(), share.held.end(), [&](const Held& held) {
@@ -279,9 +281,13 @@ Async<void> Leases::start_slots(LeaseId id, NodeId node) {
         const bool meant = process.slot == 0 || process.slot == held.slot + 1;
         return held.address.process.is_nil() && meant;
       });
-      if (free == share.held.end()) continue;
+      if (free == share.held.end()) {
+        unwanted.push_back(process.address.process);
+        continue;
+      }
       free->address = process.address;
     }
+    if (!unwanted.empty()) stop_some(lease, node, std::move(unwanted), {});
     const bool more = share.held.size() > known_of;
     if (more) continue;  // A further grant came meanwhile.
     share.starting = false;

@@ -233,6 +233,13 @@ Async<Result<Bytes>> Membership::call_raw(NodeId id, transport::Method method, B
       }
       if (asked) {
         auto answer = co_await asked->reply();
+        // What comes late over a connection that another one has replaced may be of a worker's life
+        // before, whose processes are gone: the present one is asked. A node that was lost
+        // meanwhile is another one when it is back.
+        const auto present = nodes_.find(id);
+        const bool is_replaced =
+            present == nodes_.end() || (present->second.peer && present->second.peer != peer);
+        if (is_replaced) continue;
         if (answer) co_return std::move(answer->body);
         // An error over a connection that lives is the worker's answer; only silence is asked
         // again.

@@ -513,6 +513,49 @@ TEST_F(Leases, NewHeadDoesNotCallALeaseOverBeforeItsNodesMayBeBack) {
   EXPECT_EQ(code_of(renew(client, unknown)), Code::not_found);
 }
 
+TEST_F(Leases, WhatANodeWasAskedBeforeItWasLostIsNotAskedAgainWhenItIsBack) {
+  start_head();
+  FakeWorker& worker = add_worker(2);
+  const auto client = driver();
+  simulation.network().partition("head", worker.registration.name);
+  simulation.run_for(3s);
+  const auto granted =
+      begin<protocol::LeaseGranted>(client, Method::request_lease, lease_of(2), 1min);
+  simulation.run_until([&] { return look(client, worker.node).state == "dead"; }, 10s);
+  simulation.network().heal();
+  worker.hold_starts = true;
+  return_worker(worker);
+  simulation.run_for(10s);  // The first was given 5 s.
+  for (const auto& asked : worker.slots_started) {
+    ASSERT_EQ(asked.slots.size(), 2u);
+    EXPECT_EQ(asked.slots[0].number, worker.slots_started[0].slots[0].number)
+        << "for slots that were lost with the node";
+  }
+  worker.let_go();
+  simulation.run_for(1s);
+  ASSERT_TRUE(granted->has_value() && **granted);
+  EXPECT_EQ((**granted)->slots.size(), 2u);
+}
+
+TEST_F(Leases, SlotsThatNobodyAskedForAreStopped) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  auto wanted = lease_of(2);
+  ASSERT_TRUE(request(driver(), wanted));
+  restart_head();
+  return_worker(worker);  // It names both as what runs of the lease, though it did not list them.
+  wanted.slots = 1;
+  const auto client = driver();
+  const auto granted = request(client, wanted);
+  ASSERT_TRUE(granted);
+  ASSERT_EQ(granted->slots.size(), 1u);
+  simulation.run_for(100ms);
+  ASSERT_EQ(worker.slots_stopped.size(), 1u);
+  ASSERT_EQ(worker.slots_stopped[0].processes.size(), 1u);
+  EXPECT_NE(worker.slots_stopped[0].processes[0], granted->slots[0].address.process);
+  EXPECT_EQ(renew(client, wanted.lease)->slots.size(), 1u);
+}
+
 TEST_F(Leases, NewHeadEndsWhatNobodyRenews) {
   start_head();
   FakeWorker& worker = add_worker(1);

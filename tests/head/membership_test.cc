@@ -70,6 +70,22 @@ TEST_F(Membership, AnOlderRegistrationThatComesLateSaysNothing) {
   EXPECT_EQ(cpus(), 2000);
 }
 
+// A machine that was lost and is back may have answered with its last breath.
+TEST_F(Membership, AnswerOverAConnectionThatWasReplacedDoesNotCount) {
+  start_head();
+  FakeWorker& worker = add_worker(4);
+  const auto client = driver();
+  const auto spec = actor_spec();
+  worker.hold_starts = true;
+  ASSERT_TRUE(create(client, spec));
+  simulation.run_until([&] { return worker.started.size() == 1; }, 1s);
+  const auto before = worker.head;  // Neither side has closed it.
+  return_worker(worker);
+  worker.let_go();
+  ASSERT_TRUE(wait_alive(client, spec.actor));
+  EXPECT_EQ(worker.started.size(), 2u) << "the present one was not asked";
+}
+
 TEST_F(Membership, RefusesMoreNodesThanTheLimit) {
   options.nodes_max = 1;
   start_head();
