@@ -32,22 +32,36 @@ Status Scheduler::Impl::check_within(const Needs& needs) const {
 
 const Scheduler::Impl::Members& Scheduler::Impl::members_of(const Request& gang) const {
   static const Members none;
-  const auto inside = members.find(GangId{gang.raw});
-  return inside == members.end() ? none : inside->second;
+  const auto found = inside.find(GangId{gang.raw});
+  return found == inside.end() ? none : found->second.members;
 }
 
 void Scheduler::Impl::join(Request* request) {
-  if (Request* gang = gang_of(*request))
-    members[GangId{gang->raw}].emplace(request->seniority.arrival_number, request);
+  Request* gang = gang_of(*request);
+  if (gang == nullptr) return;
+  Inside& of_gang = inside[GangId{gang->raw}];
+  if (of_gang.members.empty()) of_gang.priorities = {{gang->standing.priority, 1}};
+  of_gang.members.emplace(request->seniority.arrival_number, request);
+  ++of_gang.priorities[request->standing.priority];
+  inherit(gang, of_gang);
 }
 
 void Scheduler::Impl::leave(Request* request) {
   Request* gang = gang_of(*request);
   if (gang == nullptr) return;
-  const auto inside = members.find(GangId{gang->raw});
-  inside->second.erase(request->seniority.arrival_number);
-  if (inside->second.empty()) members.erase(inside);
+  const auto of_gang = inside.find(GangId{gang->raw});
+  Inside& all = of_gang->second;
+  all.members.erase(request->seniority.arrival_number);
+  const auto priority = all.priorities.find(request->standing.priority);
+  if (--priority->second == 0) all.priorities.erase(priority);
+  inherit(gang, all);
+  if (all.members.empty()) inside.erase(of_gang);
   end_closed(gang);
+}
+
+void Scheduler::Impl::inherit(Request* gang, const Inside& from) {
+  const int32_t highest = from.priorities.rbegin()->first;
+  if (std::exchange(gang->standing.priority, highest) != highest) restand(gang);
 }
 
 void Scheduler::Impl::close(Request* gang) {

@@ -19,6 +19,10 @@ namespace troupe::scheduler {
 
 struct Scheduler::Impl {
   using Members = absl::btree_map<uint64_t, Request*>;  // By number of arrival.
+  struct Inside {
+    Members members;
+    std::map<int32_t, uint32_t> priorities;  // Of the gang itself and of each of them.
+  };
 
   explicit Impl(SchedulerOptions given)
       : options(std::move(given)),
@@ -30,6 +34,7 @@ struct Scheduler::Impl {
     policies.assign(pools.size(), options.policy.get());
     victims.resize(pools.size());
     requests_in.resize(pools.size());
+    virtual_times.resize(pools.size());
   }
 
   // ---- Events (scheduler.cc) ----
@@ -95,6 +100,9 @@ struct Scheduler::Impl {
   Status check_within(const Needs& needs) const;
   void join(Request* request);
   void leave(Request* request);
+  // The gang runs at the highest priority of what needs it: else who waits in it would wait for
+  // who goes before it.
+  void inherit(Request* gang, const Inside& from);
   void close(Request* gang);
   // Forgets it once nothing is left of it.
   void end_closed(Request* gang);
@@ -121,6 +129,7 @@ struct Scheduler::Impl {
   void grant(Request* request, NodeIndex index);
   // Of a node that has more room now, and no other has.
   void refill(NodeIndex index);
+  void wake_for(NodeIndex index);
   bool place_gang(Request* request);
   enum class Among : uint8_t { preferred, all };
   std::optional<NodeIndex> room_for(Shape& shape);
@@ -141,11 +150,10 @@ struct Scheduler::Impl {
   static bool is_shared_out(const Needs& needs) { return !needs.affinity.within; }
   // Of one unit, or of all of a gang's.
   static Amounts amounts_of(const Needs& needs);
-  std::optional<PoolIndex> obstacle(const Shape& shape) const;
-  // Less than nothing counts as nothing.
-  bool has_share(PoolIndex pool, Amounts more) const;
+  std::optional<PoolIndex> obstacle(const Shape& shape);
   void take_share(const Request& request, uint32_t unit);
   void give_share_back(const Request& request, uint32_t unit);
+  void share_freed(PoolIndex of);
   // Places what waited for a pool that uses less now.
   void refill_pools();
   void refill_pool(PoolIndex by);
@@ -173,6 +181,8 @@ struct Scheduler::Impl {
   // Of its standing, from now on.
   void set_running(Request* request, bool runs);
   void rank_anew(Request* request);
+  // As something else in its standing changed.
+  void restand(Request* request);
   void schedule_review(Request* request);
   void review_due();
   void add_victim(Request* request);
@@ -180,7 +190,9 @@ struct Scheduler::Impl {
   // Asks the least senior ones that can pause for room, if something of a higher rank waits.
   void preempt();
   bool preempt_in(PoolIndex pool);
-  bool claim_room(Shape* shape);
+  bool reclaim();
+  template <class Next>
+  bool claim_room(Shape* shape, Shape::Attempt& failed_at, Next&& next);
   GangPlan plan_without(const Shape& shape, const std::vector<Request*>& gone) const;
   Rank rank_of_victim(const Request& victim) const;
 
@@ -195,12 +207,13 @@ struct Scheduler::Impl {
   std::vector<const Policy*> policies;                // By pool.
   std::vector<std::unique_ptr<Policy>> own_policies;  // Of pools that name one.
   std::vector<uint64_t> requests_in;                  // By pool.
+  std::vector<Duration> virtual_times;                // By pool; see Policy::virtual_time.
   std::set<PoolIndex> caps_freed;                     // Use less since the last settle.
   Queue queue;
   std::array<RequestTable, 3> requests;  // By Request::Kind.
   std::map<JobId, Job> jobs;
   // Of each gang what asked to lie within.
-  std::map<GangId, Members> members;
+  std::map<GangId, Inside> inside;
   absl::btree_map<std::pair<Instant, uint64_t>, Request*> expiries;
   uint64_t next_arrival_number = 0;
   // Changes with the nodes, and when an actor or gang goes: what may change feasibility or keeping.
@@ -209,6 +222,8 @@ struct Scheduler::Impl {
   Instant now;
   std::vector<NodeIndex> freed;  // Have more room since the last settle.
   Shape* keeper = nullptr;       // The shape that nodes are kept for.
+  // The share that it claimed as well: it counts as used, so that nobody else takes it meanwhile.
+  std::optional<Amounts> kept_share;
   std::vector<NodeIndex> kept;
   // Whose turn it is to have nodes kept is looked at again from then on, and at a new version.
   Instant next_claim = Instant::max();

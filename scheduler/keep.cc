@@ -2,6 +2,7 @@
 // options.patience gets nodes kept for it: what is freed there is not given to others.
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 #include "scheduler/impl.h"
 
@@ -82,6 +83,10 @@ void Scheduler::Impl::keep_nodes_of(const GangPlan& plan, Shape* shape) {
 
 void Scheduler::Impl::release_kept() {
   if (keeper == nullptr) return;
+  if (kept_share) {
+    pools.remove(keeper->needs->pool, *std::exchange(kept_share, {}));
+    share_freed(keeper->needs->pool);
+  }
   next_claim = now;
   for (const NodeIndex index : kept) {
     cluster[index].kept_for = nullptr;

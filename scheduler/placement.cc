@@ -49,53 +49,53 @@ void Scheduler::Impl::wake() {
   const auto more_room = std::exchange(freed, {});
   if (more_room.size() == 1 && more_room.front() < bundle_bit && queue.next_ready() == nullptr)
     return refill(more_room.front());
-  for (const NodeIndex index : more_room) {
-    const Node& node = cluster[index];
-    if (!node.alive) continue;
-    std::vector<Shape*> woken;
-    if (node.bundle_of) {
-      woken = queue.asleep_within(node.bundle_of->gang);
-    } else {
-      queue.for_each_asleep(SizeClass::of(node.ledger),
-                            [&](Shape& shape) { woken.push_back(&shape); });
-    }
-    for (Shape* shape : woken)
-      if (helps(node, *shape)) queue.set_state(shape, Shape::State::ready);
-  }
+  for (const NodeIndex index : more_room) wake_for(index);
 }
 
-// What did not fit fits nowhere but here, so there is nothing to search for; until nodes that were
-// kept are open, of which the rest may prefer one.
+void Scheduler::Impl::wake_for(NodeIndex index) {
+  const Node& node = cluster[index];
+  if (!node.alive) return;
+  const auto helped = [&](const Shape& shape) { return helps(node, shape); };
+  std::vector<Shape*> woken;
+  if (node.bundle_of) {
+    for (Shape* shape : queue.asleep_within(node.bundle_of->gang))
+      if (helped(*shape)) woken.push_back(shape);
+  } else {
+    queue.for_each_asleep(SizeClass::of(node.ledger), helped, [&](Shape& shape) {
+      woken.push_back(&shape);
+      return false;
+    });
+  }
+  for (Shape* shape : woken) queue.set_state(shape, Shape::State::ready);
+}
+
+// What did not fit fits nowhere but here, so there is nothing to search for.
 void Scheduler::Impl::refill(NodeIndex index) {
   const Node& node = cluster[index];
   if (!node.alive) return;
-  std::vector<Shape*> rest;
   std::vector<Shape*> capped;
-  queue.for_each_asleep(SizeClass::of(node.ledger), [&](Shape& shape) {
-    if (!helps(node, shape)) return;
+  const auto helped = [&](const Shape& shape) { return freed.empty() && helps(node, shape); };
+  queue.for_each_asleep(SizeClass::of(node.ledger), helped, [&](Shape& shape) {
     if (obstacle(shape)) {
       capped.push_back(&shape);
-      return;
+      return false;
     }
     Request* request = shape.head();
-    if (freed.empty() && shape.needs->gang) {
-      place_gang(request);
-      return;
-    }
-    const auto fits = [&] {
-      return request->units_pending > 0 && !obstacle(shape) && node.ledger.fits(shape.demand());
-    };
-    while (freed.empty() && fits()) grant(request, index);
-    if (request->units_pending > 0) rest.push_back(&shape);
+    if (shape.needs->gang) return place_gang(request);
+    const uint32_t before = request->units_pending;
+    while (freed.empty() && request->units_pending > 0 && !obstacle(shape) &&
+           node.ledger.fits(shape.demand()))
+      grant(request, index);
+    return request->units_pending < before;
   });
   for (Shape* shape : capped) set_aside(shape);
-  if (freed.empty()) return;
-  for (Shape* shape : rest)
-    if (!shape->waiting.empty()) queue.set_state(shape, Shape::State::ready);
+  // Nodes that were kept are open now, this one perhaps among them: the rest looks at all of them.
+  if (!freed.empty()) wake_for(index);
 }
 
+// Until nodes that were kept are open: they are the next one's to keep, or all may try them.
 void Scheduler::Impl::place_ready() {
-  while (Shape* shape = queue.next_ready()) {
+  while (Shape* shape = freed.empty() ? queue.next_ready() : nullptr) {
     Request* request = shape->head();
     const bool done = shape->needs->gang ? place_gang(request) : place_units(request);
     if (!done) set_aside(shape);

@@ -24,15 +24,18 @@ struct Rank {
 
 // What a policy may look at. Times are of the whole request, all of its units together.
 struct Standing {
-  int32_t priority = 0;
+  int32_t priority = 0;  // Of a gang at least that of what waits for it or lies in it.
+  uint32_t weight = 1;
   bool restart = false;
   bool runs = false;
   int64_t gpu_milli = 0;             // Of all units.
   std::optional<Duration> run_time;  // What it is expected to run in all; empty: nobody knows.
-  Instant since;                     // It runs, or waits, without a break.
-  Duration ran{};                    // Held what it needs, over all stints before `since`.
-  Duration progress{};               // Of that, what brought it forward, as its workers reported.
-  Duration promoted_at{};            // What it had run when it was promoted last.
+  Instant arrived;
+  Instant since;           // It runs, or waits, without a break.
+  Duration ran{};          // Held what it needs, over all stints before `since`.
+  Duration progress{};     // Of that, what brought it forward, as its workers reported.
+  Duration promoted_at{};  // What it had run when it was promoted last.
+  Duration joined_at{};    // The pool's virtual time when it arrived.
 
   Duration stint(Instant now) const { return runs ? now - since : Duration::zero(); }
   // Attained service until `now`, and since it was promoted. No report takes any of it back: who
@@ -60,12 +63,27 @@ class Policy {
     (void)standing, (void)now;
     return false;
   }
+  // How far it is, for policies by which each starts where the others are: the pool's virtual time
+  // is the farthest at which anything was placed or had its rank changed (start-time fair queueing:
+  // Goyal, Vin and Cheng, SIGCOMM 1996).
+  virtual Duration virtual_time(const Standing& standing, Instant now) const {
+    (void)standing, (void)now;
+    return {};
+  }
   // Whether one of a lower rank, which can pause, makes room for one of a higher one.
   virtual bool preempts() const { return false; }
 };
 
 // Strict priority, restarts before first starts, then first come, first served.
 std::unique_ptr<Policy> make_priority_policy();
+// A request gains a priority with each step that it waits; what waits at priority p for a step goes
+// with what arrives at p + 1. Starvation is bounded: of two that differ by d the lower one waits
+// for those that arrive up to d steps later.
+struct AgingOptions {
+  Duration step = std::chrono::minutes(10);
+  bool preempts = false;  // What has been placed keeps the place in line that it had.
+};
+std::unique_ptr<Policy> make_aging_policy(AgingOptions options = {});
 // First come, first served.
 std::unique_ptr<Policy> make_fifo_policy();
 // Shortest expected run time first; what nobody knows last. Never preempts.
@@ -87,8 +105,16 @@ struct MlfqOptions {
 };
 std::unique_ptr<Policy> make_mlfq_policy(MlfqOptions options = {});
 
-inline constexpr std::array<std::string_view, 5> policy_names = {"fifo", "mlfq", "priority", "sjf",
-                                                                 "srtf"};
+// Round robin by GPU-time (of what has no GPU, time) and weight: nobody begins a round while one
+// that waits is in an earlier one. Of two that stay, neither gets 2 quanta a weight more than the
+// other.
+struct RoundRobinOptions {
+  Duration quantum = std::chrono::hours(1);  // Of GPU-time, for a weight of 1.
+};
+std::unique_ptr<Policy> make_round_robin_policy(RoundRobinOptions options = {});
+
+inline constexpr std::array<std::string_view, 7> policy_names = {
+    "aging", "fifo", "mlfq", "priority", "rr", "sjf", "srtf"};
 // With its defaults. Errors: invalid (no such policy; the message names all).
 Result<std::unique_ptr<Policy>> make_policy(std::string_view name);
 

@@ -7,16 +7,6 @@
 #include "scheduler/impl.h"
 
 namespace troupe::scheduler {
-namespace {
-
-bool covers(const Amounts& a, const Amounts& b) {
-  for (size_t r = 0; r < a.size(); ++r)
-    if (a[r] < b[r]) return false;
-  return true;
-}
-
-}  // namespace
-
 Result<PoolIndex> Scheduler::Impl::read_pool(const std::string& name) const {
   const auto pool = pools.find(name);
   if (!pool) return error(Code::not_found, fmt::format("there is no pool '{}'", name));
@@ -34,16 +24,14 @@ Amounts Scheduler::Impl::amounts_of(const Needs& needs) {
   return sum;
 }
 
-std::optional<PoolIndex> Scheduler::Impl::obstacle(const Shape& shape) const {
+std::optional<PoolIndex> Scheduler::Impl::obstacle(const Shape& shape) {
   const Needs& needs = *shape.needs;
   if (!pools.has_caps() || !is_shared_out(needs)) return std::nullopt;
-  return pools.obstacle(needs.pool, amounts_of(needs));
-}
-
-bool Scheduler::Impl::has_share(PoolIndex pool, Amounts more) const {
-  if (!pools.has_caps()) return true;
-  for (int64_t& amount : more) amount = std::max<int64_t>(amount, 0);
-  return !pools.obstacle(pool, more);
+  const bool has_kept = &shape == keeper && kept_share;
+  if (has_kept) pools.remove(needs.pool, *kept_share);
+  const auto by = pools.obstacle(needs.pool, amounts_of(needs));
+  if (has_kept) pools.add(needs.pool, *kept_share);
+  return by;
 }
 
 void Scheduler::Impl::take_share(const Request& request, uint32_t unit) {
@@ -55,10 +43,14 @@ void Scheduler::Impl::give_share_back(const Request& request, uint32_t unit) {
   const Needs& needs = *request.shape->needs;
   if (!is_shared_out(needs)) return;
   pools.remove(needs.pool, scheduler::amounts_of(request.demand_of(unit)));
+  share_freed(needs.pool);
+}
+
+void Scheduler::Impl::share_freed(PoolIndex of) {
   if (queue.all_fit_their_pools()) return;
   // Up to the cluster, though a reserve may hide it from those above: what a pool then wants of
   // them is less.
-  for (PoolIndex pool = needs.pool;; pool = pools.parent(pool)) {
+  for (PoolIndex pool = of;; pool = pools.parent(pool)) {
     caps_freed.insert(pool);
     if (pool == Pools::cluster) return;
   }
@@ -73,20 +65,20 @@ void Scheduler::Impl::refill_pools() {
 
 void Scheduler::Impl::refill_pool(PoolIndex by) {
   std::vector<Shape*> elsewhere;  // That another limit, or a lack of room, keeps waiting now.
-  std::vector<Amounts> refused;
-  queue.for_each_capped(by, [&](Shape& shape) {
-    const Amounts wanted = amounts_of(*shape.needs);
-    // What asks for more than one that was refused would be, too.
-    const auto hopeless = [&](const Amounts& less) { return covers(wanted, less); };
-    if (!pools.has_reserves() && std::ranges::any_of(refused, hopeless)) return;
-    if (const auto obstacle = pools.obstacle(shape.needs->pool, wanted)) {
-      if (*obstacle == by) refused.push_back(wanted);
+  // Without reserves whatever is wanted below counts here in full.
+  const auto viable = [&](const Shape& shape) {
+    return pools.has_reserves() || pools.has_left(by, amounts_of(*shape.needs));
+  };
+  queue.for_each_capped(by, viable, [&](Shape& shape) {
+    if (const auto obstacle = this->obstacle(shape)) {
       if (*obstacle != by) elsewhere.push_back(&shape);
-      return;
+      return false;
     }
     Request* request = shape.head();
+    const uint32_t before = request->units_pending;
     const bool done = shape.needs->gang ? place_gang(request) : place_units(request);
     if (!done) elsewhere.push_back(&shape);
+    return done || request->units_pending < before;
   });
   for (Shape* shape : elsewhere)
     if (shape->state == Shape::State::capped) set_aside(shape);
@@ -100,9 +92,9 @@ void Scheduler::Impl::place_capped(Shape& shape) {
 }
 
 std::string Scheduler::Impl::cap_text(const Shape& shape) const {
-  const auto by = obstacle(shape);
-  if (!by) return "its pool has room again";
   const Amounts wanted = amounts_of(*shape.needs);
+  const auto by = pools.obstacle(shape.needs->pool, wanted);
+  if (!by) return "its pool has room again";
   const PoolSpec& spec = pools.spec(*by);
   if (*by == Pools::cluster)
     return "the rest of the cluster is reserved for pools that do not lend";
@@ -143,16 +135,14 @@ void Scheduler::Impl::on(const PoolsSet& event) {
     for (Request* request = job.first; request != nullptr; request = request->job_after)
       all.push_back(request);
   // Out of all order while the old policies hold, and back in under the new ones.
-  std::vector<Request*> running;
-  for (Request* request : all) {
-    if (request->is_victim && !request->is_leaving) running.push_back(request);
+  for (Request* request : all)
     if (request->is_victim && !request->is_leaving) remove_victim(request);
-  }
   pools = std::move(*next);
   policies = std::move(by_pool);
   const auto old_policies = std::exchange(own_policies, std::move(own));
   victims.resize(pools.size());
   requests_in.resize(pools.size());
+  virtual_times.resize(pools.size());
   for (Request* request : all)
     if (!request->is_leaving) rank_anew(request);
   for (Request* request : all)

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <tuple>
 
 namespace troupe::scheduler {
 namespace {
 
-constexpr int64_t whole_share = 1'000'000'000;
 constexpr size_t pools_max = 100'000;
 
 Status check(const PoolSpec& spec) {
@@ -78,8 +78,8 @@ Result<Pools> Pools::replaced_by(std::vector<PoolSpec> specs,
                                                nodes_[i].spec.name));
   }
   TROUPE_CHECK(next.check_reserves());
-  next.set_total(total());
   next.count_from(*this);
+  next.set_total(total());
   return next;
 }
 
@@ -119,6 +119,7 @@ Status Pools::link(PoolIndex index) {
   for (size_t r = 0; r < node.reserved.size(); ++r) {
     node.reserved[r] = node.spec.quota[r] - std::min(node.spec.lends[r], node.spec.quota[r]);
     has_reserves_ = has_reserves_ || node.reserved[r] > 0;
+    has_quotas_ = has_quotas_ || node.spec.quota[r] > 0;
     has_caps_ = has_caps_ || has_reserves_ || node.spec.limit[r] != unlimited;
   }
   return ok();
@@ -156,6 +157,13 @@ std::optional<PoolIndex> Pools::obstacle(PoolIndex pool, const Amounts& more) co
   }
 }
 
+bool Pools::has_left(PoolIndex pool, const Amounts& more) const {
+  const Node& node = nodes_[pool];
+  for (size_t r = 0; r < more.size(); ++r)
+    if (more[r] > 0 && more[r] > node.spec.limit[r] - node.used[r]) return false;
+  return true;
+}
+
 bool Pools::feasible(PoolIndex pool, const Amounts& amounts) const {
   for (PoolIndex i = pool; i != cluster; i = nodes_[i].parent) {
     for (size_t r = 0; r < amounts.size(); ++r)
@@ -173,6 +181,7 @@ void Pools::add(PoolIndex pool, const Amounts& amounts) {
       node.used[r] += rest[r];
       rest[r] = counted(node, r) - before;
     }
+    weigh(node);
     if (i == cluster) return;
   }
 }
@@ -187,39 +196,62 @@ void Pools::remove(PoolIndex pool, const Amounts& amounts) {
       TROUPE_ASSERT(node.used[r] >= 0, "a pool gives back what it took");
       rest[r] = before - counted(node, r);
     }
+    weigh(node);
     if (i == cluster) return;
   }
 }
 
-bool Pools::is_over_quota(const Node& node) {
-  for (size_t r = 0; r < node.used.size(); ++r)
-    if (node.used[r] > node.spec.quota[r]) return true;
-  return false;
-}
-
-int64_t Pools::share(const Node& node) const {
-  int64_t largest = 0;
+void Pools::weigh(Node& node) const {
+  node.is_over_quota = false;
+  node.share = 0;
   for (size_t r = 0; r < node.used.size(); ++r) {
+    if (node.used[r] > node.spec.quota[r]) node.is_over_quota = true;
     const int64_t all = total()[r];
     if (all == 0 || all == unlimited) continue;
-    const auto share = static_cast<__int128>(node.used[r]) * whole_share / all / node.spec.weight;
-    largest = std::max(largest, static_cast<int64_t>(share));
+    const double share = static_cast<double>(node.used[r]) / static_cast<double>(all);
+    node.share = std::max(node.share, share / static_cast<double>(node.spec.weight));
   }
-  return largest;
 }
 
-bool Pools::before(PoolIndex a, PoolIndex b) const {
-  if (a == b) return false;
+void Pools::set_total(const Amounts& total) {
+  nodes_[cluster].spec.limit = total;
+  for (Node& node : nodes_) weigh(node);
+}
+
+std::pair<PoolIndex, PoolIndex> Pools::siblings(PoolIndex a, PoolIndex b) const {
   while (nodes_[a].depth > nodes_[b].depth) a = nodes_[a].parent;
   while (nodes_[b].depth > nodes_[a].depth) b = nodes_[b].parent;
   while (nodes_[a].parent != nodes_[b].parent) {
     a = nodes_[a].parent;
     b = nodes_[b].parent;
   }
-  const bool a_over = is_over_quota(nodes_[a]);
-  const bool b_over = is_over_quota(nodes_[b]);
-  if (a_over != b_over) return b_over;
-  return share(nodes_[a]) < share(nodes_[b]);
+  return {a, b};
+}
+
+bool Pools::has_quota_left(PoolIndex pool, const Amounts& more) const {
+  const Node& node = nodes_[pool];
+  for (size_t r = 0; r < more.size(); ++r)
+    if (more[r] > 0 && node.used[r] + more[r] > node.spec.quota[r]) return false;
+  return true;
+}
+
+bool Pools::owes(PoolIndex borrower, PoolIndex other, const Amounts& wanted) const {
+  if (borrower == other) return false;
+  const auto [its, others] = siblings(borrower, other);
+  bool is_over = false;
+  for (size_t r = 0; r < wanted.size(); ++r) {
+    if (wanted[r] == 0) continue;
+    if (nodes_[others].used[r] + wanted[r] > nodes_[others].spec.quota[r]) return false;
+    is_over = is_over || nodes_[its].used[r] > nodes_[its].spec.quota[r];
+  }
+  return is_over;
+}
+
+bool Pools::before(PoolIndex a, PoolIndex b) const {
+  if (a == b) return false;
+  std::tie(a, b) = siblings(a, b);
+  if (nodes_[a].is_over_quota != nodes_[b].is_over_quota) return nodes_[b].is_over_quota;
+  return nodes_[a].share < nodes_[b].share;
 }
 
 }  // namespace troupe::scheduler

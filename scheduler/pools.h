@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -69,14 +70,22 @@ class Pools {
   const Amounts& used(PoolIndex pool) const { return nodes_[pool].used; }
   // What the cluster has. Shares are of it, and no more than that is given out while some of it
   // is reserved for a pool that does not lend.
-  void set_total(const Amounts& total) { nodes_[cluster].spec.limit = total; }
+  void set_total(const Amounts& total);
   const Amounts& total() const { return nodes_[cluster].spec.limit; }
 
   // The pool, it or one above, whose limit or reserve is in the way; nothing if none is.
   std::optional<PoolIndex> obstacle(PoolIndex pool, const Amounts& more) const;
+  // Its own limit alone.
+  bool has_left(PoolIndex pool, const Amounts& more) const;
   bool has_reserves() const { return has_reserves_; }
   // Without them nothing is ever in the way.
   bool has_caps() const { return has_caps_; }
+  bool has_quotas() const { return has_quotas_; }
+  // Whether it would stay within its quota of all that it wants.
+  bool has_quota_left(PoolIndex pool, const Amounts& more) const;
+  // Below the pool that both are in: whether `borrower` is over its quota of what the other one
+  // wants, which stays within its own.
+  bool owes(PoolIndex borrower, PoolIndex other, const Amounts& wanted) const;
   // Could it ever be, with nothing else in use?
   bool feasible(PoolIndex pool, const Amounts& amounts) const;
   void add(PoolIndex pool, const Amounts& amounts);
@@ -95,6 +104,9 @@ class Pools {
     uint32_t children = 0;
     Amounts reserved{};  // Of its quota, what it does not lend.
     Amounts used{};      // As its parent would count it without the reserve.
+    // Follow from the above.
+    bool is_over_quota = false;
+    double share = 0;  // The dominant one, by weight.
   };
   static int64_t counted(const Node& node, size_t resource) {
     return std::max(node.used[resource], node.reserved[resource]);
@@ -103,14 +115,15 @@ class Pools {
   std::vector<PoolIndex> deepest_first() const;
   Status check_reserves() const;
   void count_from(const Pools& before);
-  static bool is_over_quota(const Node& node);
-  // Of the largest of its resources, by weight; in billionths.
-  int64_t share(const Node& node) const;
+  void weigh(Node& node) const;
+  // Those just below the pool that both are in.
+  std::pair<PoolIndex, PoolIndex> siblings(PoolIndex a, PoolIndex b) const;
 
   std::vector<Node> nodes_;
   std::map<std::string, PoolIndex, std::less<>> by_name_;
   bool has_reserves_ = false;
   bool has_caps_ = false;  // Limits or reserves.
+  bool has_quotas_ = false;
 };
 
 }  // namespace troupe::scheduler

@@ -2,7 +2,7 @@
 // time: its nodes are kept (keep.cc) until all its victims have left.
 #include <algorithm>
 #include <map>
-#include <ranges>
+#include <optional>
 
 #include "scheduler/impl.h"
 
@@ -11,10 +11,6 @@ namespace {
 
 // Of one claim.
 constexpr size_t victims_max = 4096;
-
-void subtract_from(Amounts& amounts, const Amounts& less) {
-  for (size_t r = 0; r < amounts.size(); ++r) amounts[r] -= less[r];
-}
 
 int64_t nanoseconds(Instant instant) {
   return instant.time_since_epoch().count();
@@ -44,6 +40,10 @@ void Scheduler::Impl::rank_anew(Request* request) {
   Standing& standing = request->standing;
   const Policy& policy = policy_of(*request);
   if (policy.promotes(standing, now)) standing.promoted_at = standing.ran;
+  if (standing.runs) {
+    Duration& virtual_time = virtual_times[request->shape->needs->pool];
+    virtual_time = std::max(virtual_time, policy.virtual_time(standing, now));
+  }
   const Rank rank = policy.rank(standing, now);
   if (rank != request->seniority.rank) {
     const bool is_told = to_tell.erase(request->seniority) > 0;
@@ -52,6 +52,14 @@ void Scheduler::Impl::rank_anew(Request* request) {
     ++claims_version;
   }
   schedule_review(request);
+}
+
+void Scheduler::Impl::restand(Request* request) {
+  if (request->is_leaving) return;  // Its rank counts again once it has left.
+  const bool is_victim = request->is_victim;
+  if (is_victim) remove_victim(request);
+  rank_anew(request);
+  if (is_victim) add_victim(request);
 }
 
 void Scheduler::Impl::schedule_review(Request* request) {
@@ -68,16 +76,13 @@ void Scheduler::Impl::review_due() {
     Request* request = reviews.begin()->second;
     reviews.erase(reviews.begin());
     request->review = Instant::max();
-    const bool is_victim = request->is_victim;
-    if (is_victim) remove_victim(request);
-    rank_anew(request);
-    if (is_victim) add_victim(request);
+    restand(request);
   }
 }
 
 void Scheduler::Impl::add_victim(Request* request) {
   const Policy& policy = policy_of(*request);
-  if (!request->can_pause || !policy.preempts()) return;
+  if (!request->can_pause || !(policy.preempts() || pools.has_quotas())) return;
   request->is_victim = true;
   request->holding->victim_shift = policy.running_slope() * nanoseconds(now);
   victims[request->shape->needs->pool].emplace(victim_key(*request), request);
@@ -101,19 +106,24 @@ Rank Scheduler::Impl::rank_of_victim(const Request& victim) const {
 void Scheduler::Impl::preempt() {
   if (leaving > 0) return;
   for (PoolIndex pool = 1; pool < victims.size(); ++pool)
-    if (!victims[pool].empty() && preempt_in(pool)) return;
+    if (!victims[pool].empty() && policies[pool]->preempts() && preempt_in(pool)) return;
+  if (pools.has_quotas() && reclaim()) return;
 }
 
+// Those behind one that has no higher rank than any victim have none either.
 bool Scheduler::Impl::preempt_in(PoolIndex pool) {
+  const auto claim = [&](Shape* shape) {
+    const Rank rank = shape->head()->seniority.rank;
+    auto next = victims[pool].rbegin();
+    return claim_room(shape, shape->unclaimable_at, [&](const Pools&) -> Request* {
+      if (next == victims[pool].rend() || !(rank < rank_of_victim(*next->second))) return nullptr;
+      return (next++)->second;
+    });
+  };
   const auto try_line = [&](const Line<Shape>& line) {
     for (const auto& [seniority, shape] : line) {
-      // Those behind it are of no higher rank.
-      const Request& worst = *victims[pool].rbegin()->second;
-      if (!(shape->head()->seniority.rank < rank_of_victim(worst))) return false;
-      const std::pair attempt{claims_version, shape->head()->seniority.arrival_number};
-      if (shape->unclaimable_at == attempt) continue;
-      if (claim_room(shape)) return true;
-      shape->unclaimable_at = attempt;
+      if (!(seniority.rank < rank_of_victim(*victims[pool].rbegin()->second))) return false;
+      if (claim(shape)) return true;
     }
     return false;
   };
@@ -121,13 +131,50 @@ bool Scheduler::Impl::preempt_in(PoolIndex pool) {
          std::ranges::any_of(queue.capped(pool), [&](const auto* line) { return try_line(*line); });
 }
 
-// The least senior ones that will do, and of those as few as possible. Whole numbers say first when
-// it is worth while to plan: how many of the largest bundles the nodes could hold, by the resource
-// that is scarcest.
-bool Scheduler::Impl::claim_room(Shape* shape) {
+// Who stays within its quota gets it from those that borrow, those with the largest share first.
+// What is used beyond quotas becomes less each time, so no two take from each other for ever.
+bool Scheduler::Impl::reclaim() {
+  std::vector<PoolIndex> borrowers;
+  for (PoolIndex pool = 1; pool < victims.size(); ++pool)
+    if (!victims[pool].empty()) borrowers.push_back(pool);
+  if (borrowers.empty()) return false;
+  std::ranges::stable_sort(borrowers, [&](PoolIndex a, PoolIndex b) { return pools.before(b, a); });
+  const auto claim = [&](Shape* shape) {
+    const PoolIndex own = shape->needs->pool;
+    const Amounts wanted = amounts_of(*shape->needs);
+    if (!is_shared_out(*shape->needs) || !pools.has_quota_left(own, wanted)) return false;
+    auto pool = borrowers.begin();
+    std::optional<Victims::const_reverse_iterator> next;
+    return claim_room(shape, shape->unreclaimable_at, [&](const Pools& rest) -> Request* {
+      for (; pool != borrowers.end(); ++pool, next.reset()) {
+        if (!rest.owes(*pool, own, wanted)) continue;
+        if (!next) next = victims[*pool].rbegin();
+        if (*next != victims[*pool].rend()) return ((*next)++)->second;
+      }
+      return nullptr;
+    });
+  };
+  for (PoolIndex pool = 1; pool < pools.size(); ++pool) {
+    std::vector<const Line<Shape>*> lines = queue.capped(pool);
+    lines.push_back(&queue.blocked(pool));
+    for (const Line<Shape>* line : lines)
+      for (const auto& [seniority, shape] : *line)
+        if (claim(shape)) return true;
+  }
+  return false;
+}
+
+// Those that next(Pools) names, given what pools would use without the ones before; as few of them
+// as will do. Whole numbers say first when it is worth while to plan: how many of the largest
+// bundles the nodes could hold, by the resource that is scarcest. `failed_at` is when it was tried
+// in vain.
+template <class Next>
+bool Scheduler::Impl::claim_room(Shape* shape, Shape::Attempt& failed_at, Next&& next) {
   const Needs& needs = *shape->needs;
   if (needs.affinity.within) return false;
-  const Rank rank = shape->head()->seniority.rank;
+  const std::pair attempt{claims_version, shape->head()->seniority.arrival_number};
+  if (failed_at == attempt) return false;
+  failed_at = attempt;
   const bool of_gpus = floor_of(needs.bundles).gpu;
   const auto measure = [&](const ResourceVector& amounts) {
     return of_gpus ? amounts.gpu_milli : amounts.cpu_milli;
@@ -141,12 +188,25 @@ bool Scheduler::Impl::claim_room(Shape* shape) {
     slots += measure(node.ledger.available()) / largest;
     return slots < of_largest;
   });
-  Amounts more = amounts_of(needs);  // Than the pool would use without them.
+  const Amounts wanted = amounts_of(needs);
+  // Accounts only where they matter: there may be many pools.
+  const bool has_shares = pools.has_caps() || pools.has_quotas();
+  Pools rest = has_shares ? pools : Pools();
+  const auto leaves = [&](const Request& victim) {
+    const Needs& its = *victim.shape->needs;
+    if (has_shares) rest.remove(its.pool, amounts_of(its));
+  };
+  const auto stays = [&](const Request& victim) {
+    const Needs& its = *victim.shape->needs;
+    if (has_shares) rest.add(its.pool, amounts_of(its));
+  };
+  const auto has_share = [&] {
+    return !has_shares || !is_shared_out(needs) || !rest.obstacle(needs.pool, wanted);
+  };
   std::map<NodeIndex, int64_t> room;
   std::vector<Request*> chosen;
   GangPlan plan;
-  for (const auto& [place, victim] : std::views::reverse(victims[needs.pool])) {
-    if (!(rank < rank_of_victim(*victim)) || chosen.size() == victims_max) return false;
+  while (Request* victim = chosen.size() < victims_max ? next(std::as_const(rest)) : nullptr) {
     if (!victim->is_open()) continue;  // Broken, released, or not all of it adopted yet.
     chosen.push_back(victim);
     int64_t gained = 0;
@@ -158,34 +218,36 @@ bool Scheduler::Impl::claim_room(Shape* shape) {
       gained += entry->second / largest - before;
     }
     slots += gained;
-    const bool had_share = has_share(needs.pool, more);
-    subtract_from(more, amounts_of(*victim->shape->needs));
-    if (slots < of_largest || !has_share(needs.pool, more) || (gained == 0 && had_share)) continue;
+    const bool had_share = has_share();
+    leaves(*victim);
+    if (slots < of_largest || !has_share() || (gained == 0 && had_share)) continue;
     plan = plan_without(*shape, chosen);
     if (plan.outcome == GangPlan::Outcome::found) break;
   }
   if (plan.outcome != GangPlan::Outcome::found) return false;
-  // Those elsewhere stay, and of the others the more senior ones where it is possible.
-  const auto is_elsewhere = [&](const Request* victim) {
-    return std::ranges::none_of(victim->held(), [&](const Request::Unit& unit) {
-      return std::ranges::find(plan.places, unit.node, &GangPlan::Place::node) != plan.places.end();
-    });
-  };
-  if (has_share(needs.pool, amounts_of(needs))) std::erase_if(chosen, is_elsewhere);
+  // The more senior ones stay where it is possible.
   for (size_t i = chosen.size(); i-- > 0 && chosen.size() > 1;) {
     Request* const spared = chosen[i];
     chosen.erase(chosen.begin() + static_cast<ptrdiff_t>(i));
-    more = amounts_of(needs);
-    for (const Request* victim : chosen) subtract_from(more, amounts_of(*victim->shape->needs));
+    stays(*spared);
     GangPlan without;
-    if (has_share(needs.pool, more)) without = plan_without(*shape, chosen);
+    const bool is_elsewhere = std::ranges::none_of(spared->held(), [&](const Request::Unit& unit) {
+      return std::ranges::find(plan.places, unit.node, &GangPlan::Place::node) != plan.places.end();
+    });
+    if (has_share() && is_elsewhere) continue;
+    if (has_share()) without = plan_without(*shape, chosen);
     if (without.outcome == GangPlan::Outcome::found) {
       plan = std::move(without);
     } else {
       chosen.insert(chosen.begin() + static_cast<ptrdiff_t>(i), spared);
+      leaves(*spared);
     }
   }
   keep_nodes_of(plan, shape);
+  if (has_shares && is_shared_out(needs)) {
+    kept_share = wanted;
+    pools.add(needs.pool, wanted);
+  }
   for (Request* victim : chosen) {
     victim->is_leaving = true;
     ++leaving;

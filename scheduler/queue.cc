@@ -107,12 +107,13 @@ Shape* Queue::intern(Needs needs) {
     it->second = std::make_unique<Shape>();
     it->second->needs = &it->first;
     it->second->number = next_number_++;
+    it->second->size = SizeClass::of(it->first.bundles);
     if (const auto& within = it->first.affinity.within) {
       Within& line = within_[within->gang];
       ++line.shapes;
       it->second->asleep = &line.asleep;
     } else {
-      it->second->asleep = &asleep_[{SizeClass::of(it->first.bundles), it->first.pool}];
+      it->second->asleep = &asleep_[place_of(*it->second)];
     }
     by_number_.emplace(it->second->number, it->second.get());
   }
@@ -246,6 +247,10 @@ void Queue::set_capped(Shape* shape, PoolIndex by) {
   enter(shape);
 }
 
+Queue::Place Queue::place_of(const Shape& shape) {
+  return {shape.size, shape.needs->pool};
+}
+
 Line<Shape>& Queue::line_of(const Shape& shape) {
   const PoolIndex pool = shape.needs->pool;
   if (shape.state == Shape::State::capped) return capped_[shape.cap][pool];
@@ -262,6 +267,7 @@ void Queue::leave(Shape* shape) {
     --shapes_capped_;
   } else if (shape->state != Shape::State::ready) {
     shape->asleep->erase(head);
+    if (shape->asleep->empty() && !shape->needs->affinity.within) occupied_.erase(place_of(*shape));
   } else if (line.empty()) {
     ready_.erase(shape->needs->pool);
   }
@@ -276,6 +282,8 @@ void Queue::enter(Shape* shape) {
   } else if (shape->state == Shape::State::ready) {
     ready_.insert(shape->needs->pool);
   } else {
+    if (shape->asleep->empty() && !shape->needs->affinity.within)
+      occupied_.emplace(place_of(*shape), shape->asleep);
     shape->asleep->emplace(head, shape);
   }
 }

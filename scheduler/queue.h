@@ -74,6 +74,7 @@ struct Shape {
   };
   uint64_t number = 0;  // In the order of first arrival.
   const Needs* needs = nullptr;
+  SizeClass size;
   uint64_t requests = 0;  // Waiting or placed; at 0 the shape is forgotten.
   Line<Request> waiting;
   uint64_t units_waiting = 0;
@@ -87,8 +88,10 @@ struct Shape {
   std::optional<uint64_t> feasible_at;
   std::optional<uint64_t> unpreferable_at;
   std::optional<uint64_t> unkeepable_at;
-  // Impl::claims_version, and for whom no victims were found then.
-  std::optional<std::pair<uint64_t, uint64_t>> unclaimable_at;
+  // Impl::claims_version, and for whom no victims were found then, in its pool and in others.
+  using Attempt = std::optional<std::pair<uint64_t, uint64_t>>;
+  Attempt unclaimable_at;
+  Attempt unreclaimable_at;
 
   const ResourceVector& demand() const { return needs->bundles.front(); }
   Request* head() const { return waiting.begin()->second; }
@@ -195,26 +198,27 @@ class Queue {
   }
   // Those that do not fit, or never will. By pool and seniority.
   std::vector<Shape*> unplaced() const;
-  // fn(Shape&), in the order of pools and seniority, for those that do not fit and that room of
-  // this class might help. It may take requests out of the shape's line, which then comes again
-  // with its next one.
-  template <class Fn>
-  void for_each_asleep(const SizeClass& room, Fn&& fn) {
+  // fn(Shape&) -> whether it placed something, in the order of pools and seniority, for those that
+  // do not fit, that room of this class might help, and that are viable(const Shape&). It may take
+  // requests out of the shape's line, which then comes again with its next one. What is viable
+  // becomes less as things are placed, never more.
+  template <class Viable, class Fn>
+  void for_each_asleep(const SizeClass& room, Viable&& viable, Fn&& fn) {
     std::vector<Front> fronts;
-    for (auto& [place, line] : asleep_) {
+    for (const auto& [place, line] : occupied_) {
       if (place.first.gpu > room.gpu) break;
-      if (place.first.cpu <= room.cpu) start(fronts, line);
+      if (place.first.cpu <= room.cpu) start(fronts, *line, line->begin(), viable);
     }
-    walk(fronts, fn);
+    walk(fronts, viable, fn);
   }
   // The same for those that this pool's limit keeps waiting.
-  template <class Fn>
-  void for_each_capped(PoolIndex by, Fn&& fn) {
+  template <class Viable, class Fn>
+  void for_each_capped(PoolIndex by, Viable&& viable, Fn&& fn) {
     const auto of_pools = capped_.find(by);
     if (of_pools == capped_.end()) return;
     std::vector<Front> fronts;
-    for (auto& [pool, line] : of_pools->second) start(fronts, line);
-    walk(fronts, fn);
+    for (auto& [pool, line] : of_pools->second) start(fronts, line, line.begin(), viable);
+    walk(fronts, viable, fn);
   }
   // Those that wait for the bundles of a gang.
   std::vector<Shape*> asleep_within(const GangId& gang) const;
@@ -233,10 +237,15 @@ class Queue {
   };
   using LinesOfPools = std::map<PoolIndex, Line<Shape>>;
 
-  static void start(std::vector<Front>& fronts, Line<Shape>& line) {
-    if (line.empty()) return;
-    const auto& [seniority, shape] = *line.begin();
-    fronts.push_back({seniority, shape, &line});
+  // From there on the first that is viable.
+  template <class Viable>
+  static void start(std::vector<Front>& fronts, Line<Shape>& line, Line<Shape>::iterator from,
+                    Viable& viable) {
+    for (; from != line.end(); ++from) {
+      if (!viable(std::as_const(*from->second))) continue;
+      fronts.push_back({from->first, from->second, &line});
+      return;
+    }
   }
   bool goes_before(const Front& a, const Front& b) const {
     const PoolIndex pool_a = a.shape->needs->pool;
@@ -247,22 +256,35 @@ class Queue {
     }
     return a.seniority < b.seniority;
   }
-  template <class Fn>
-  void walk(std::vector<Front>& fronts, Fn& fn) {
+  // The next one is on top of a heap. What is placed changes the turns of pools.
+  template <class Viable, class Fn>
+  void walk(std::vector<Front>& fronts, Viable& viable, Fn& fn) {
+    const auto later = [this](const Front& a, const Front& b) { return goes_before(b, a); };
+    std::ranges::make_heap(fronts, later);
     while (!fronts.empty()) {
-      const auto first = std::ranges::min_element(
-          fronts, [this](const Front& a, const Front& b) { return goes_before(a, b); });
-      fn(*first->shape);
-      const auto next = first->line->upper_bound(first->seniority);
-      if (next != first->line->end()) {
-        first->seniority = next->first;
-        first->shape = next->second;
-      } else {
-        *first = fronts.back();
-        fronts.pop_back();
+      std::ranges::pop_heap(fronts, later);
+      const Front first = fronts.back();
+      fronts.pop_back();
+      const bool placed = viable(std::as_const(*first.shape)) && fn(*first.shape);
+      const size_t others = fronts.size();
+      start(fronts, *first.line, first.line->upper_bound(first.seniority), viable);
+      if (placed) {
+        std::erase_if(fronts, [&](const Front& front) {
+          if (viable(std::as_const(*front.shape))) return false;
+          pending_.push_back(front);
+          return true;
+        });
+        for (const Front& front : pending_)
+          start(fronts, *front.line, front.line->upper_bound(front.seniority), viable);
+        pending_.clear();
+        std::ranges::make_heap(fronts, later);
+      } else if (fronts.size() > others) {
+        std::ranges::push_heap(fronts, later);
       }
     }
   }
+  using Place = std::pair<SizeClass, PoolIndex>;
+  static Place place_of(const Shape& shape);
   Line<Shape>& line_of(const Shape& shape);
   // A shape leaves its line while its head changes, for the line is ordered by heads.
   void leave(Shape* shape);
@@ -276,7 +298,9 @@ class Queue {
   std::vector<PoolLines> pool_lines_;
   std::set<PoolIndex> ready_;  // That have something to try.
   // Those blocked or infeasible once more: by class, and for what lies within a gang by the gang.
-  std::map<std::pair<SizeClass, PoolIndex>, Line<Shape>> asleep_;
+  std::map<Place, Line<Shape>> asleep_;
+  absl::btree_map<Place, Line<Shape>*> occupied_;  // The lines of those that are not empty.
+  std::vector<Front> pending_;                     // Empty but within walk().
   struct Within {
     Line<Shape> asleep;
     uint64_t shapes = 0;

@@ -121,9 +121,12 @@ Result<Scheduler::Impl::Application> Scheduler::Impl::read(const GangRequested& 
   for (const ResourceVector& bundle : event.bundles) TROUPE_CHECK(check_demand(bundle));
   if (event.run_time && *event.run_time < Duration::zero())
     return error(Code::invalid, "an expected run time is not negative");
+  if (event.weight == 0 || event.weight > 1'000'000)
+    return error(Code::invalid, "a weight is 1 to 1,000,000");
   return Application{.id = event.gang,
                      .job = event.job,
                      .standing = {.priority = event.priority,
+                                  .weight = event.weight,
                                   .restart = event.restart,
                                   .run_time = event.run_time},
                      .needs = {.pool = pool,
@@ -149,12 +152,13 @@ Request* Scheduler::Impl::admit(Application application) {
   request.kind = static_cast<Request::Kind>(application.id.index());
   request.arrival = now;
   request.standing = application.standing;
-  request.standing.since = now;
+  request.standing.since = request.standing.arrived = now;
   for (const ResourceVector& bundle : application.needs.bundles)
     request.standing.gpu_milli += bundle.gpu_milli;
   if (!application.needs.gang) request.standing.gpu_milli *= application.units;
   request.can_pause = application.can_pause;
   request.shape = queue.intern(std::move(application.needs));
+  request.standing.joined_at = virtual_times[request.shape->needs->pool];
   request.seniority = {policy_of(request).rank(request.standing, now), next_arrival_number++};
   ++requests_in[request.shape->needs->pool];
   Job& job = jobs[application.job];

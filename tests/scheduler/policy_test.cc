@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <set>
@@ -40,6 +41,16 @@ double total_completion(const std::vector<TraceJob>& jobs, std::unique_ptr<Polic
   const ReplayResult result = replay(jobs, one_machine(std::move(policy)));
   EXPECT_EQ(result.jobs, jobs.size());
   return result.jct_avg_s * static_cast<double>(jobs.size());
+}
+
+std::string log_of(const std::vector<TraceJob>& jobs, std::unique_ptr<Policy> policy) {
+  std::string log;
+  ReplayOptions options = one_machine(std::move(policy));
+  options.on_decision = [&log](const Decision& decision, Instant now) {
+    log += fmt::format("{} {}\n", now.time_since_epoch().count(), to_string(decision));
+  };
+  (void)replay(jobs, std::move(options));
+  return log;
 }
 
 // --- Against brute force, on one machine
@@ -189,16 +200,7 @@ TEST(Mlfq, BeatsFirstComeOnHeavyTailsAndNotOnEqualJobs) {
 TEST(Mlfq, OfOneLevelIsFirstComeFirstServed) {
   SeededRandom random{5};
   const auto jobs = random_jobs(random, 200, 50);
-  const auto log_of = [&](std::unique_ptr<Policy> policy) {
-    std::string log;
-    ReplayOptions options = one_machine(std::move(policy));
-    options.on_decision = [&log](const Decision& decision, Instant now) {
-      log += fmt::format("{} {}\n", now.time_since_epoch().count(), to_string(decision));
-    };
-    (void)replay(jobs, std::move(options));
-    return log;
-  };
-  EXPECT_EQ(log_of(make_mlfq_policy(levels({}))), log_of(make_fifo_policy()));
+  EXPECT_EQ(log_of(jobs, make_mlfq_policy(levels({}))), log_of(jobs, make_fifo_policy()));
 }
 
 // Down a level by all that it held, whatever is reported of it; up by promotion alone.
@@ -256,6 +258,133 @@ TEST(Mlfq, PromotionBoundsStarvation) {
   EXPECT_GE(starved, 20'000);
   // 10 s of service, then 4 times as long a wait, 100 times.
   EXPECT_LE(end_of_first(4), 100 * 51);
+}
+
+// --- Round robin
+
+std::unique_ptr<Policy> rounds_of(Duration quantum) {
+  return make_round_robin_policy({.quantum = quantum});
+}
+
+TEST(RoundRobin, OfAnEndlessQuantumIsFirstComeFirstServed) {
+  SeededRandom random{8};
+  const auto jobs = random_jobs(random, 200, 50);
+  EXPECT_EQ(log_of(jobs, rounds_of(hours(1000))), log_of(jobs, make_fifo_policy()));
+}
+
+// n jobs that are all there: the first service comes within (n - 1) quanta, and one of length p
+// ends within n p + (n - 1) q.
+TEST(RoundRobin, BoundsTheFirstServiceAndTheEndOfEach) {
+  SeededRandom random{9};
+  for (int round = 0; round < 30; ++round) {
+    const auto count = static_cast<int64_t>(2 + random.below(10));
+    const auto quantum = static_cast<int64_t>(1 + random.below(10));
+    std::vector<TraceJob> jobs;
+    for (int64_t i = 0; i < count; ++i)
+      jobs.push_back(job_of(0, 1 + static_cast<int64_t>(random.below(60))));
+    std::map<uint64_t, Instant> first;
+    ReplayOptions options = one_machine(rounds_of(seconds(quantum)));
+    std::map<uint64_t, Instant> ends;
+    options.on_decision = [&](const Decision& decision, Instant now) {
+      if (const auto* placed = std::get_if<GangPlaced>(&decision))
+        first.emplace(placed->gang.low, now);
+    };
+    const ReplayResult result = replay(jobs, std::move(options));
+    EXPECT_EQ(result.jobs, jobs.size());
+    for (const auto& [job, at] : first)
+      EXPECT_LE(at - first.at(1), seconds((count - 1) * quantum) + milliseconds(1));
+    double longest = 0;
+    for (const TraceJob& job : jobs)
+      longest = std::max(longest, std::chrono::duration<double>(job.run_time).count());
+    const auto jobs_count = static_cast<double>(count);
+    EXPECT_LE(result.jct_max_s,
+              jobs_count * longest + (jobs_count - 1) * static_cast<double>(quantum) + 0.001);
+  }
+}
+
+// Who stays gets its share by weight, wherever it came in: two quanta apart at most.
+TEST(RoundRobin, NobodyLagsMoreThanTwoQuantaBehindItsShare) {
+  SeededRandom random{10};
+  for (int round = 0; round < 30; ++round) {
+    SchedulerOptions options;
+    options.policy = rounds_of(seconds(10));
+    Scenario cluster(std::move(options));
+    cluster.node(1, gpus(1000));
+    struct Job {
+      uint32_t weight;
+      Instant joined;
+    };
+    std::map<uint64_t, Job> jobs;
+    std::map<uint64_t, Duration> served;
+    uint64_t runs = 0;
+    const std::function<void(const Decisions&)> heed = [&](const Decisions& decisions) {
+      for (const Decision& decision : decisions) {
+        if (const auto* placed = std::get_if<GangPlaced>(&decision)) runs = placed->gang.low;
+        if (std::holds_alternative<Revoked>(decision)) {
+          const GangId leaving = make_id<GangId>(std::exchange(runs, 0));
+          heed(cluster.apply(GangYielded{leaving, {}}));
+        }
+      }
+    };
+    for (uint64_t n = 1; n <= 6; ++n) {
+      jobs[n] = {1 + static_cast<uint32_t>(random.below(4)), cluster.now};
+      heed(cluster.apply(GangRequested{.gang = make_id<GangId>(n),
+                                       .job = make_id<JobId>(n),
+                                       .bundles = {gpus(1000)},
+                                       .can_pause = true,
+                                       .weight = jobs[n].weight}));
+      std::map<uint64_t, Duration> since;  // Since this one came.
+      for (int step = 0; step < 200; ++step) {
+        const auto next = cluster.scheduler.next_deadline();
+        const Instant until = next ? *next : cluster.now + seconds(10);
+        since[runs] += until - cluster.now;
+        heed(cluster.pass(until - cluster.now));
+        std::vector<double> shares;
+        for (const auto& [job, of] : jobs)
+          shares.push_back(std::chrono::duration<double>(since[job]).count() / of.weight);
+        const auto [least, most] = std::ranges::minmax(shares);
+        ASSERT_LE(most - least, 20.001) << "after " << n << " came, step " << step;
+      }
+    }
+  }
+}
+
+// --- Aging
+
+TEST(Aging, BoundsHowLongALowPriorityWaits) {
+  const auto first_wait = [](std::unique_ptr<Policy> policy) {
+    std::vector<TraceJob> jobs{job_of(0, 1), job_of(0, 1)};
+    jobs[1].priority = -10;
+    for (int64_t i = 1; i < 1000; ++i) {
+      jobs.push_back(job_of(i - 1, 1));  // One always waits.
+    }
+    Instant began;
+    ReplayOptions options = one_machine(std::move(policy));
+    options.on_decision = [&](const Decision& decision, Instant now) {
+      const auto* placed = std::get_if<GangPlaced>(&decision);
+      if (placed != nullptr && placed->gang.low == 2) began = now;
+    };
+    (void)replay(jobs, std::move(options));
+    return began - Instant(seconds(1));
+  };
+  EXPECT_EQ(first_wait(make_priority_policy()), seconds(1000)) << "when all others are done";
+  // Ten steps, and what runs then.
+  EXPECT_LE(first_wait(make_aging_policy({.step = seconds(10)})), seconds(101));
+}
+
+TEST(Aging, WhoWaitedOneStepGoesWithWhoHasOnePriorityMore) {
+  const auto policy = make_aging_policy({.step = seconds(10)});
+  Standing old;
+  old.arrived = Instant(seconds(100));
+  Standing young;
+  young.priority = 1;
+  young.arrived = Instant(seconds(110));
+  const Instant now(seconds(200));
+  EXPECT_EQ(policy->rank(old, now).major, policy->rank(young, now).major);
+  young.priority = INT32_MAX;
+  EXPECT_LT(policy->rank(young, now), policy->rank(old, now));
+  young.priority = INT32_MIN;
+  EXPECT_GT(policy->rank(young, now), policy->rank(old, now));
 }
 
 // --- Preemption
@@ -318,6 +447,68 @@ TEST_F(Preemption, NobodyLeavesForOneThatCouldNotStartThen) {
   gang(1, 2, 100, false);
   gang(2, 2, 100);
   EXPECT_EQ(preempted(gang(3, 4, 10)), Ids{});  // The first stays: 2 GPUs at most would be free.
+}
+
+// The node is kept for the one that claimed it. Once that has its part, the rest goes by seniority,
+// not to others of its size.
+TEST_F(Preemption, WhatIsLeftOfAClaimGoesToTheMostSenior) {
+  cluster.node(1, gpus(8000));
+  gang(1, 8, 1000);
+  gang(2, 1, 1600);
+  gang(3, 4, 1500);
+  gang(4, 1, 1700);
+  EXPECT_EQ(preempted(gang(5, 1, 400)), Ids{1});
+  EXPECT_EQ(grants(yields(1)), "gang 5@1, gang 3@1, gang 2@1, gang 4@1");
+}
+
+// What waits in a gang's bundles is not held up by who goes before the gang.
+TEST(Inheritance, AGangRunsAtThePriorityOfWhatNeedsIt) {
+  Scenario cluster;  // By priority.
+  cluster.node(1, cpus(1));
+  cluster.actor(1, cpus(1));
+  const auto ask = [&](uint64_t n, int32_t priority) {
+    cluster.apply(GangRequested{.gang = make_id<GangId>(n),
+                                .job = make_id<JobId>(1),
+                                .bundles = {cpus(1)},
+                                .priority = priority});
+  };
+  ask(1, 0);
+  ask(2, 5);
+  const ActorRequested inside{.actor = make_id<ActorId>(10),
+                              .job = make_id<JobId>(1),
+                              .demand = cpus(1),
+                              .priority = 9,
+                              .affinity = {.within = WithinGang{make_id<GangId>(1), {}}}};
+  cluster.apply(inside);
+  EXPECT_EQ(grants(cluster.apply(ActorReleased{make_id<ActorId>(1)})), "gang 1@1, actor 10@1");
+  // Without it the gang has its own priority.
+  ask(3, 0);
+  ActorRequested other = inside;
+  other.actor = make_id<ActorId>(11);
+  other.affinity.within = WithinGang{make_id<GangId>(3), {}};
+  cluster.apply(other);
+  cluster.apply(Cancelled{make_id<ActorId>(11)});
+  cluster.apply(ActorReleased{make_id<ActorId>(10)});
+  EXPECT_EQ(grants(cluster.apply(GangReleased{make_id<GangId>(1)})), "gang 2@1");
+}
+
+// Its rank changes by time alone; that it was asked to leave does not.
+TEST(MlfqPreemption, OneThatLeavesMayStillDoSoAfterItsLevelChanged) {
+  SchedulerOptions options;
+  options.policy = make_mlfq_policy(levels({seconds(10), seconds(100)}));
+  Scenario cluster(std::move(options));
+  cluster.node(1, gpus(1000));
+  const auto ask = [&](uint64_t n) {
+    return cluster.apply(GangRequested{.gang = make_id<GangId>(n),
+                                       .job = make_id<JobId>(1),
+                                       .bundles = {gpus(1000)},
+                                       .can_pause = true});
+  };
+  EXPECT_EQ(grants(ask(1)), "gang 1@1");
+  cluster.pass(seconds(10));
+  EXPECT_EQ(only<Revoked>(ask(2)).size(), 1u);
+  cluster.pass(seconds(95));
+  EXPECT_EQ(grants(cluster.apply(GangYielded{make_id<GangId>(1), {}})), "gang 2@1");
 }
 
 TEST_F(Preemption, TakesNoMoreThanItNeeds) {
@@ -479,7 +670,7 @@ TEST(Policies, AreMadeByName) {
   const auto unknown = make_policy("lottery");
   ASSERT_FALSE(unknown);
   EXPECT_THAT(unknown.error().message(),
-              testing::HasSubstr("choose one of fifo, mlfq, priority, sjf, srtf"));
+              testing::HasSubstr("choose one of aging, fifo, mlfq, priority, rr, sjf, srtf"));
 }
 
 }  // namespace

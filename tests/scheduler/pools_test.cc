@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <set>
 
 #include "base/random.h"
@@ -325,6 +326,92 @@ TEST(PooledScheduler, OneOfAHigherRankMakesRoomInAPoolThatIsAtItsLimit) {
   EXPECT_EQ(asked[0].id, RequestId{make_id<GangId>(2)});
   EXPECT_EQ(grants(cluster.apply(GangYielded{make_id<GangId>(2), {}})), "gang 3@1");
   EXPECT_EQ(cluster.pool("a").used, gpu_amount(2));
+}
+
+TEST(Reclaim, WhoStaysWithinItsQuotaGetsItBack) {
+  PooledCluster cluster(
+      {{.name = "a", .quota = gpu_amount(4)}, {.name = "b", .quota = gpu_amount(4)}});
+  cluster.node(1, gpus(8000));
+  for (uint64_t n = 1; n <= 4; ++n) EXPECT_NE(grants(cluster.gang_in("b", n, 2)), "");
+  const auto asked = [](const Decisions& decisions) {
+    std::set<uint64_t> ids;
+    for (const Revoked& revoked : only<Revoked>(decisions))
+      ids.insert(std::get<GangId>(revoked.id).low);
+    return ids;
+  };
+  using Ids = std::set<uint64_t>;
+  EXPECT_EQ(asked(cluster.gang_in("a", 11, 3)), (Ids{3, 4})) << "the youngest";
+  EXPECT_EQ(grants(cluster.apply(GangYielded{make_id<GangId>(3), {}})), "");
+  EXPECT_EQ(grants(cluster.apply(GangYielded{make_id<GangId>(4), {}})), "gang 11@1");
+  // b has its quota, and there is one GPU left for a: no more is taken from b.
+  EXPECT_EQ(asked(cluster.gang_in("a", 12, 2)), Ids{});
+  EXPECT_EQ(grants(cluster.gang_in("a", 13, 1)), "gang 13@1");
+  EXPECT_EQ(cluster.pool("b").used, gpu_amount(4));
+  // What left waits for its turn.
+  EXPECT_EQ(grants(cluster.apply(GangReleased{make_id<GangId>(1)})), "gang 3@1");
+}
+
+TEST(Reclaim, NobodyLeavesForWhoWouldBorrowItselfOrCouldNotStart) {
+  PooledCluster cluster({{.name = "a", .quota = gpu_amount(4)}, {.name = "b"}, {.name = "c"}});
+  for (uint64_t n = 1; n <= 2; ++n) cluster.node(n, gpus(4000));
+  cluster.in("a", 1, gpus(1000));
+  cluster.gang_in("b", 3, 2);
+  cluster.gang_in("b", 4, 2);
+  cluster.gang_in("b", 2, 3);
+  EXPECT_TRUE(only<Revoked>(cluster.gang_in("c", 5, 1)).empty()) << "c has no quota";
+  EXPECT_TRUE(only<Revoked>(cluster.gang_in("a", 6, 4)).empty()) << "it would be beyond a's quota";
+  EXPECT_EQ(only<Revoked>(cluster.gang_in("a", 7, 3)).size(), 1u);
+}
+
+TEST(Reclaim, GoesByTheQuotasBelowThePoolThatBothAreIn) {
+  PooledCluster cluster({{.name = "x", .quota = gpu_amount(4)},
+                         {.name = "y", .quota = gpu_amount(4)},
+                         {.name = "x1", .parent = "x", .quota = gpu_amount(2)},
+                         {.name = "x2", .parent = "x", .quota = gpu_amount(2)},
+                         {.name = "y1", .parent = "y"}});
+  cluster.node(1, gpus(8000));
+  for (uint64_t n = 1; n <= 4; ++n) cluster.gang_in("x1", n, 1);
+  for (uint64_t n = 5; n <= 8; ++n) cluster.gang_in("y1", n, 1);
+  // Within x its x1 borrowed; y is within its quota, though y1 has none.
+  const auto asked = only<Revoked>(cluster.gang_in("x2", 9, 1));
+  ASSERT_EQ(asked.size(), 1u);
+  EXPECT_EQ(asked[0].id, RequestId{make_id<GangId>(4)});
+}
+
+// Whatever they want and have: it ends, and nobody within its quota is asked to leave.
+TEST(Reclaim, NoTwoTakeFromEachOtherForEver) {
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    SeededRandom random(seed);
+    std::vector<PoolSpec> specs;
+    for (int i = 0; i < 5; ++i) {
+      PoolSpec spec{.name = fmt::format("p{}", i)};
+      spec.quota = gpu_amount(static_cast<int64_t>(random.below(6)));
+      if (random.below(3) == 0) spec.limit = gpu_limit(5 + static_cast<int64_t>(random.below(4)));
+      if (i >= 3) spec.parent = "p0";
+      spec.policy = std::array{"", "srtf", "mlfq"}[random.below(3)];
+      specs.push_back(spec);
+    }
+    if (!make(specs)) continue;
+    PooledCluster cluster(specs);
+    for (uint64_t n = 1; n <= 3; ++n) cluster.node(n, gpus(4000));
+    std::map<GangId, std::string> pool_of;
+    int asked = 0;
+    const std::function<void(const Decisions&)> heed = [&](const Decisions& decisions) {
+      for (const Revoked& revoked : only<Revoked>(decisions)) {
+        ASSERT_LT(++asked, 1000) << "for ever";
+        heed(cluster.apply(GangYielded{std::get<GangId>(revoked.id), {}}));
+      }
+    };
+    for (uint64_t n = 1; n <= 40; ++n) {
+      const std::string pool = std::array{"p1", "p2", "p3", "p4", ""}[random.below(5)];
+      pool_of[make_id<GangId>(n)] = pool;
+      heed(cluster.gang_in(pool, n, 1 + static_cast<int64_t>(random.below(4)),
+                           seconds(1 + random.below(100))));
+      ASSERT_FALSE(HasFailure());
+    }
+    for (const NodeView& node : cluster.scheduler.nodes()) EXPECT_FALSE(node.kept);
+  }
 }
 
 // Random pools, requests and ends: no limit and no reserve is ever overrun, what is used adds up,

@@ -201,7 +201,7 @@ class Model {
     FAIL() << to_string(rejected.id) << rejected.error.to_string();
   }
 
-  std::set<NodeId> kept;  // Before the event.
+  std::set<NodeId> kept;  // Before the event, or after it.
 
  private:
   void hold_within(const ModelRequest& request, const Placed& placed) {
@@ -421,6 +421,8 @@ class History {
     std::visit([this](const auto& typed) { before(typed); }, event);
     steps_.push_back({event, now_});
     const Decisions decisions = scheduler_.apply(event, now_);
+    for (const NodeView& node : scheduler_.nodes())
+      if (node.kept) model_.kept.insert(node.node);
     // What the event itself frees, after what time has freed.
     size_t first = 0;
     for (; first < decisions.size(); ++first) {
