@@ -167,7 +167,7 @@ struct GangRequested {
   bool can_pause = false;
   std::optional<Duration> run_time;  // What it is expected to run in all.
   std::string pool;
-  uint32_t weight = 1;  // Of policies that share. 1 to 1,000,000.
+  uint32_t weight = 1;  // Of policies that share. 1 to 65,535.
 };
 // It was asked to make room, and holds nothing any more: it waits again, with what it ran so far.
 struct GangYielded {

@@ -20,7 +20,7 @@ Scheduler::Impl::Claim Scheduler::Impl::claim_of(Shape& shape) const {
   // Of equal rank the first is the oldest: one look at each rank.
   for (auto it = shape.waiting.begin(); it != shape.waiting.end() && !claim.overdue;) {
     const Request& oldest = *it->second;
-    const Instant due = oldest.arrival + options.patience;
+    const Instant due = oldest.standing.arrived + options.patience;
     if (due <= now) claim.overdue = oldest.seniority;
     if (due > now) claim.next_due = std::min(claim.next_due, due);
     it = shape.waiting.upper_bound(Seniority{oldest.seniority.rank, UINT64_MAX});

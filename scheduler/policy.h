@@ -5,7 +5,6 @@
 #include <compare>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -24,12 +23,14 @@ struct Rank {
 
 // What a policy may look at. Times are of the whole request, all of its units together.
 struct Standing {
+  static constexpr Duration unknown_run_time = Duration::max();
+
   int32_t priority = 0;  // Of a gang at least that of what waits for it or lies in it.
-  uint32_t weight = 1;
+  uint16_t weight = 1;
   bool restart = false;
   bool runs = false;
-  int64_t gpu_milli = 0;             // Of all units.
-  std::optional<Duration> run_time;  // What it is expected to run in all; empty: nobody knows.
+  int64_t gpu_milli = 0;                 // Of all units.
+  Duration run_time = unknown_run_time;  // What it is expected to run in all.
   Instant arrived;
   Instant since;           // It runs, or waits, without a break.
   Duration ran{};          // Held what it needs, over all stints before `since`.

@@ -130,7 +130,6 @@ struct Request {
   Request* job_before = nullptr;  // By arrival.
   Request* job_after = nullptr;
   Seniority seniority;
-  Instant arrival;
   Standing standing;
   Instant review = Instant::max();  // When its rank may be another.
   Shape* shape = nullptr;

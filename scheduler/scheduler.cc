@@ -121,14 +121,14 @@ Result<Scheduler::Impl::Application> Scheduler::Impl::read(const GangRequested& 
   for (const ResourceVector& bundle : event.bundles) TROUPE_CHECK(check_demand(bundle));
   if (event.run_time && *event.run_time < Duration::zero())
     return error(Code::invalid, "an expected run time is not negative");
-  if (event.weight == 0 || event.weight > 1'000'000)
-    return error(Code::invalid, "a weight is 1 to 1,000,000");
+  if (event.weight == 0 || event.weight > UINT16_MAX)
+    return error(Code::invalid, "a weight is 1 to 65,535");
   return Application{.id = event.gang,
                      .job = event.job,
                      .standing = {.priority = event.priority,
-                                  .weight = event.weight,
+                                  .weight = static_cast<uint16_t>(event.weight),
                                   .restart = event.restart,
-                                  .run_time = event.run_time},
+                                  .run_time = event.run_time.value_or(Standing::unknown_run_time)},
                      .needs = {.pool = pool,
                                .gang = true,
                                .bundles = event.bundles,
@@ -150,7 +150,6 @@ Request* Scheduler::Impl::find(const RequestId& id) {
 Request* Scheduler::Impl::admit(Application application) {
   Request& request = *requests[application.id.index()].add(raw_of(application.id));
   request.kind = static_cast<Request::Kind>(application.id.index());
-  request.arrival = now;
   request.standing = application.standing;
   request.standing.since = request.standing.arrived = now;
   for (const ResourceVector& bundle : application.needs.bundles)
@@ -188,7 +187,7 @@ void Scheduler::Impl::submit(const Requested& event) {
 void Scheduler::Impl::wait(Request* request, uint32_t units) {
   queue.push(request, units);
   Shape& shape = *request->shape;
-  const Instant due = request->arrival + options.patience;
+  const Instant due = request->standing.arrived + options.patience;
   shape.due_at = std::min(shape.due_at, due);
   if (shape.state == Shape::State::infeasible) tell_infeasible(request);
   if (shape.state == Shape::State::blocked)

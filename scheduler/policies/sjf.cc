@@ -7,7 +7,7 @@ class SjfPolicy final : public Policy {
  public:
   std::string_view name() const override { return "sjf"; }
   Rank rank(const Standing& standing, Instant) const override {
-    return {.major = standing.run_time.value_or(Duration::max()).count()};
+    return {.major = standing.run_time.count()};
   }
 };
 

@@ -12,9 +12,9 @@ class SrtfPolicy final : public Policy {
   // One that takes longer than expected has nothing left, and is not stopped for that.
   Rank rank(const Standing& standing, Instant now) const override {
     const Duration stint = standing.stint(now);
-    if (!standing.run_time)
+    if (standing.run_time == Standing::unknown_run_time)
       return {.major = unknown - stint.count(), .minor = standing.ran.count()};
-    return {.major = (*standing.run_time - standing.progress - stint).count()};
+    return {.major = (standing.run_time - standing.progress - stint).count()};
   }
   int64_t running_slope() const override { return -1; }
   bool preempts() const override { return true; }
