@@ -214,7 +214,7 @@ struct Scheduler::Impl {
   std::map<JobId, Job> jobs;
   // Of each gang what asked to lie within.
   std::map<GangId, Inside> inside;
-  absl::btree_map<std::pair<Instant, uint64_t>, Request*> expiries;
+  std::map<std::pair<Instant, uint64_t>, Request*> expiries;
   uint64_t next_arrival_number = 0;
   // Changes with the nodes, and when an actor or gang goes: what may change feasibility or keeping.
   uint64_t version = 0;
@@ -231,7 +231,7 @@ struct Scheduler::Impl {
   Instant claims_rest_until;  // Unless nodes were let go.
   bool claims_open = false;   // One is overdue and has no nodes kept.
   // Requests whose rank changes by itself, by the time when it may.
-  absl::btree_map<std::pair<Instant, uint64_t>, Request*> reviews;
+  std::map<std::pair<Instant, uint64_t>, Request*> reviews;
   // By pool, what runs and can pause, if the policy preempts. Ranks as of time zero, by the
   // policy's slope, so that time changes no order.
   using Victims = absl::btree_map<std::pair<Rank, uint64_t>, Request*>;

@@ -436,7 +436,10 @@ void Scheduler::Impl::on(const LeaseRenewed& event) {
 
 void Scheduler::Impl::expire_later(Request* lease) {
   lease->holding->expires_at = now + options.lease_term;
-  expiries.emplace(std::pair{lease->holding->expires_at, lease->seniority.arrival_number}, lease);
+  // Nearly always after all others.
+  expiries.emplace_hint(expiries.end(),
+                        std::pair{lease->holding->expires_at, lease->seniority.arrival_number},
+                        lease);
 }
 
 void Scheduler::Impl::on(const ActorReleased& event) {
