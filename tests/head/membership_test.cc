@@ -53,7 +53,7 @@ TEST_F(Membership, AnOlderRegistrationThatComesLateSaysNothing) {
   ASSERT_TRUE(register_worker(worker));
   const auto cpus = [&] { return look(driver(), worker.node).total.at(0).milli; };
   worker.registration.total = {{"cpu", 1000}};
-  for (const uint64_t sequence : {1, 2}) {
+  for (const uint64_t sequence : {uint64_t{1}, uint64_t{2}}) {
     worker.registration.sequence = sequence;
     const auto late = register_worker(worker);
     ASSERT_TRUE(late) << "its sender may have asked twice";
