@@ -206,6 +206,7 @@ constexpr std::string_view found_late[] = {"any-epoch",
                                            "start-stopped-leases",
                                            "start-what-was-stopped",
                                            "stop-forgets-next",
+                                           "stopped-too-soon",
                                            "take-what-leaves",
                                            "tell-before-durable"};
 constexpr uint64_t nightly_seconds = 600;
