@@ -7,6 +7,7 @@
 #include "scheduler/impl.h"
 
 namespace troupe::scheduler {
+
 Result<PoolIndex> Scheduler::Impl::read_pool(const std::string& name) const {
   const auto pool = pools.find(name);
   if (!pool) return error(Code::not_found, fmt::format("there is no pool '{}'", name));

@@ -179,6 +179,7 @@ void Pools::add(PoolIndex pool, const Amounts& amounts) {
     for (size_t r = 0; r < rest.size(); ++r) {
       const int64_t before = counted(node, r);
       node.used[r] += rest[r];
+      TROUPE_ASSERT(node.used[r] >= 0, "a pool gives back what it took");
       rest[r] = counted(node, r) - before;
     }
     weigh(node);
@@ -187,18 +188,9 @@ void Pools::add(PoolIndex pool, const Amounts& amounts) {
 }
 
 void Pools::remove(PoolIndex pool, const Amounts& amounts) {
-  Amounts rest = amounts;
-  for (PoolIndex i = pool;; i = nodes_[i].parent) {
-    Node& node = nodes_[i];
-    for (size_t r = 0; r < rest.size(); ++r) {
-      const int64_t before = counted(node, r);
-      node.used[r] -= rest[r];
-      TROUPE_ASSERT(node.used[r] >= 0, "a pool gives back what it took");
-      rest[r] = before - counted(node, r);
-    }
-    weigh(node);
-    if (i == cluster) return;
-  }
+  Amounts less = amounts;
+  for (int64_t& amount : less) amount = -amount;
+  add(pool, less);
 }
 
 void Pools::weigh(Node& node) const {

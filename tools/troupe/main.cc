@@ -1,11 +1,13 @@
 // `troupe`: the command line and the daemons of a cluster.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>
 
+#include "scheduler/policy.h"
 #include "troupe/commands.h"
 #include "troupe/version.h"
 
@@ -172,7 +174,9 @@ int main(int argc, char** argv) {
   sim_run->add_option("--gpus", sim.gpus, "GPUs of each node (default: 8)")
       ->check(CLI::Range(0, 1024));
   sim_run
-      ->add_option("--policy", sim.policies, "fifo, mlfq, priority, sjf or srtf; several in turn")
+      ->add_option(
+          "--policy", sim.policies,
+          fmt::format("{}; several in turn", fmt::join(troupe::scheduler::policy_names, ", ")))
       ->required();
   sim_run
       ->add_option("--restart-cost", sim.restart_cost_s,
